@@ -23,13 +23,11 @@ from dcaseg.method.network import DCANet
 from dcaseg.models.bundle import Bundle, information, save_bundle, save_scores, verify
 from dcaseg.models.metadata import MeasuredScores, Metadata, TrainingData
 from dcaseg.models.metadata_reader import most_weight_bytes
+from dcaseg.models.store import shipped_bundles
 from dcaseg.organs import AMOS, SYNAPSE
 
 COUNTS = {organ.label: 4 ** (1 + organ.label % 5) for organ in AMOS}
-REPOSITORY = Path(__file__).parents[1]
-SHIPPED = sorted(
-    path.parents[1] for path in (REPOSITORY / "DCASegmentation/dcaseg/models/shipped").glob("*/configs/metadata.json")
-)
+SHIPPED = shipped_bundles()
 torch.set_num_threads(1)
 
 WEIGHTS = Path("models", "model.safetensors")

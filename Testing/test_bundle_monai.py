@@ -23,13 +23,11 @@ from dcaseg.method.log_gap import partition
 from dcaseg.models.bundle import Bundle, save_bundle
 from dcaseg.models.metadata import Metadata, TrainingData
 from dcaseg.models.monai_config import with_exact_rotation
+from dcaseg.models.store import shipped_bundles
 from dcaseg.organs import AMOS
 from small_model import PATCH, vivid_network
 
-REPOSITORY = Path(__file__).parents[1]
-SHIPPED = sorted(
-    path.parents[1] for path in (REPOSITORY / "DCASegmentation/dcaseg/models/shipped").glob("*/configs/metadata.json")
-)
+SHIPPED = shipped_bundles()
 # If the two best organs are this close, float32 sums in another order may select the other one.
 CLOSE_CALL = 1e-4
 

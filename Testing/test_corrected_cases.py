@@ -13,7 +13,7 @@ from monai.data import load_decathlon_datalist
 from dcaseg.errors import ImageError, OutputError, UserError
 from dcaseg.imaging.grid import Grid
 from dcaseg.organs import AMOS, SYNAPSE
-from dcaseg.training.corrections import TouchedPlace, add_corrected_case, read_dataset
+from dcaseg.training.corrections import OrganClicks, TouchedPlace, add_corrected_case, read_dataset
 
 GRID = Grid((10, 9, 8), (2.0, 2.0, 3.0), (1.0, 2.0, 3.0), (1, 0, 0, 0, -1, 0, 0, 0, 1))
 LIVER, SPLEEN, BLADDER = (AMOS.by_key[key].label for key in ("liver", "spleen", "bladder"))
@@ -50,6 +50,18 @@ def test_an_added_case_is_read_back(tmp_path):
     assert (case.model, case.model_sha256) == MODEL
     assert case.reviewed == ("gallbladder", "liver", "bladder")
     assert case.places == (TouchedPlace(3, "liver", "corrected"),)
+
+
+def test_a_case_states_the_clicks_of_each_organ_and_one_without_them_is_still_read(tmp_path):
+    case = add(tmp_path, clicks=(OrganClicks("liver", 2, 1),))
+    assert case.clicks == (OrganClicks("liver", 2, 1),)
+    path = case.image.parent / "case.json"
+    content = json.loads(path.read_text())
+    assert content["clicks"] == [{"organ": "liver", "added": 2, "removed": 1}]
+    del content["clicks"]
+    path.write_text(json.dumps(content))
+    (earlier,) = read_dataset(tmp_path)
+    assert earlier.clicks == ()
 
 
 def test_organs_that_were_not_reviewed_are_unannotated(tmp_path):

@@ -77,6 +77,18 @@ def test_a_click_restores_a_missing_organ(scene):
     assert (session.labels == LIVER).sum() > 0.85 * scene.liver.sum()
 
 
+@pytest.mark.parametrize("margin_mm", [4.0, 12.0])
+def test_a_box_adds_a_missing_organ_inside_of_it(scene, margin_mm):
+    session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)))
+    half = np.full(3, 20.0 + margin_mm)
+    middle = np.array(to_point(scene.spleen_at, scene.grid))
+    change = session.apply(SPLEEN, Stroke.click(*middle, True), (tuple(middle - half), tuple(middle + half)))
+    assert dice(session.labels == SPLEEN, scene.spleen) > 0.9
+    rest = np.ones(scene.spleen.shape, bool)
+    rest[change.box] = False
+    assert not (session.labels[rest] == SPLEEN).any()
+
+
 def test_a_click_outside_the_mask_adds_the_missing_half(scene):
     half = scene.spleen.copy()
     half[:, : scene.spleen_at[1]] = False
@@ -148,6 +160,31 @@ def test_a_click_that_adds_never_removes_more_than_it_adds(scene):
     session.apply(SPLEEN, scene.stroke((z, y - 5, x)))
     assert (session.labels[half] == SPLEEN).all()
     assert session.labels[z, y - 5, x] == SPLEEN
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_click_changes_one_piece_around_it_in_its_direction_only(scene, adds):
+    """Both ends of the spleen are wrong, and its whole border by a voxel in the other direction."""
+    z, y, x = scene.spleen_at
+    shape, spacing = scene.spleen.shape, scene.spacing
+    ends = [ball(shape, (z, y + side * 10, x), 9.0, spacing) & (scene.spleen == adds) for side in (-1, 1)]
+    if not adds:
+        ends = [ball(shape, (z, y + side * 14, x), 9.0, spacing) & ~scene.spleen for side in (-1, 1)]
+    wrong_border = ball(shape, scene.spleen_at, 22.0 if adds else 18.0, spacing)
+    start = (wrong_border & ~(ends[0] | ends[1])) if adds else (wrong_border | ends[0] | ends[1])
+    session = scene.session(scene.labels(spleen=start))
+    # Where the liver overlaps it, the label map has the liver.
+    start = np.array(session.labels == SPLEEN)
+    click = tuple(int(each) for each in np.argwhere(ends[0]).mean(axis=0).round())
+    assert start[click] != adds
+    change = session.apply(SPLEEN, scene.stroke(click, add=adds))
+    after = session.labels == SPLEEN
+    assert (change.removed if adds else change.added) == 0
+    changed = after != start
+    assert changed[ends[0]].mean() > 0.4
+    assert not changed[ends[1]].any(), "the other end was not clicked"
+    pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(changed.astype(np.uint8))))
+    assert pieces.max() == 1
 
 
 def test_a_click_for_one_organ_is_not_overwritten_by_the_next_organ(scene):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import torch
 from dcaseg.errors import BundleError, UserError
 from dcaseg.file_lock import locked_folder
 from dcaseg.imaging.grid import Grid
+from dcaseg.imaging.writers import write_image
+from dcaseg.interaction import engines
 from dcaseg.interaction.click_network import (
     CHANNELS,
     ClickNetwork,
@@ -23,9 +26,11 @@ from dcaseg.interaction.click_network import (
     save_click_bundle,
 )
 from dcaseg.interaction.click_options import ClickNetworkOptions
+from dcaseg.interaction.engines import default_engine, engine_of
 from dcaseg.interaction.session import CorrectionSession
 from dcaseg.interaction.strokes import Stroke, to_point
 from dcaseg.interaction.view import SeenStroke, View
+from dcaseg.models import store
 from dcaseg.training.cases import Case
 from dcaseg.training.click_training import (
     ClickSampler,
@@ -35,6 +40,8 @@ from dcaseg.training.click_training import (
 )
 from dcaseg.training.options import ClickTrainingOptions
 from dcaseg.training.run_folder import LOCK, LOG
+from dcaseg.worker.handlers import CorrectionHandler
+from dcaseg.worker.protocol import Correct
 
 torch.set_num_threads(1)
 SMALL = ClickNetworkOptions(n_filters=4, side=16, spacing_mm=4.0)
@@ -251,6 +258,69 @@ def test_a_session_with_the_network_changes_nothing_outside_its_cube(bundle, cas
     assert np.array_equal(session.labels, case.labels)
 
 
+@pytest.fixture
+def computer(tmp_path, monkeypatch):
+    """A computer without any bundle; returns the folder of the shipped ones."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DCA_MODELS", raising=False)
+    monkeypatch.setattr(store, "_shipped", lambda: [tmp_path / "shipped"])
+    return tmp_path / "shipped"
+
+
+def test_a_shipped_click_network_becomes_the_default_engine(bundle, computer, monkeypatch):
+    network, _ = bundle
+    assert default_engine().name == "random_walker"
+    with pytest.raises(UserError, match="engine 'dca-clicks' does not exist"):
+        engine_of("dca-clicks")
+    save_click_bundle(computer / "dca-clicks", network, "dca-clicks", [], 5)
+    assert default_engine().name == engine_of("auto").name == engine_of("dca-clicks").name == "dca-clicks"
+    assert engine_of("random_walker").name == "random_walker"
+    # It is not a model that segments.
+    assert store.find_bundles() == [] and store.shipped_bundles() == []
+    assert store.find_click_bundles() == [computer / "dca-clicks"]
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert default_engine().name == "random_walker"
+    with pytest.raises(UserError, match="needs PyTorch"):
+        engine_of("dca-clicks")
+
+
+def test_a_damaged_shipped_network_is_reported_and_clicks_still_work(bundle, computer, caplog):
+    network, _ = bundle
+    saved = save_click_bundle(computer / "dca-clicks", network, "dca-clicks", [], 5)
+    weights = saved.folder / saved.weights.file
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert default_engine().name == "random_walker"
+    assert "dca-clicks" in caplog.text
+    with pytest.raises(BundleError):
+        engine_of("dca-clicks")
+
+
+def test_the_worker_answers_with_the_shipped_network_which_it_loads_once(bundle, case, computer, tmp_path, monkeypatch):
+    network, _ = bundle
+    save_click_bundle(computer / "dca-clicks", network, "dca-clicks", [], 5)
+    loaded, load = [], engines._network_engine
+
+    def count(folder):
+        loaded.append(folder)
+        return load(folder)
+
+    monkeypatch.setattr(engines, "_network_engine", count)
+    view = view_of(case, (16, 16, 17), case.labels == 1)
+    write_image(view.grid.image_of(case.hu), tmp_path / "ct.nrrd")
+    write_image(view.grid.image_of(case.labels), tmp_path / "labels.nrrd")
+    corrections = CorrectionHandler()
+
+    def ask(action):
+        return corrections.answer(Correct("1", action), lambda *_: None, lambda: False).answer
+
+    for _ in range(2):
+        opened = ask({"type": "open", "ct": str(tmp_path / "ct.nrrd"), "labels": str(tmp_path / "labels.nrrd")})
+        points = [list(to_point((16, 16, 17), view.grid))]
+        stroke = {"type": "stroke", "session": opened["session"], "label": 1, "points": points}
+        assert ask({**stroke, "add": None, "patch": str(tmp_path / "patch.nrrd")})["engine"] == "dca-clicks"
+    assert len(loaded) == 1
+
+
 @pytest.mark.slow
 def test_train_clicks_trains_resumes_and_writes_a_bundle_for_dca_correct(dca, tmp_path):
     run_folder, made = tmp_path / "run", tmp_path / "bundle"
@@ -267,9 +337,7 @@ def test_train_clicks_trains_resumes_and_writes_a_bundle_for_dca_correct(dca, tm
     assert run.code == 0 and "at step 4 of 4" in run.out, run.err
     bundle = load_click_bundle(made)
     assert bundle.steps == 4 and bundle.training_data[0].synthetic
-    from dcaseg.cli.correct import engine_of
-
-    assert engine_of(str(made)).name == "network"
+    assert engine_of(str(made)).name == "dca-clicks"
 
 
 @pytest.mark.parametrize(

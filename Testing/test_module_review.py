@@ -279,6 +279,9 @@ def review_the_liver(review):
 def test_reviewed_organs_are_added_to_a_training_set_and_others_are_unannotated(review, case, fake_slicer, tmp_path):
     review_the_liver(review)
     tick(review, "gallbladder")
+    for segment_id in ("liver", "spleen"):
+        # As saved scenes of Fix with clicks have it.
+        case.segmentation.GetSegmentation().GetSegment(segment_id).SetTag("DCASegmentation.Clicks", "2 1")
     text = add_to(review, fake_slicer, tmp_path)
     assert "Added as ct-" in text and "Gallbladder, Liver" in text and "in the folder: 1." in text
     (entry,) = json.loads((tmp_path / "dataset.json").read_text())["training"]
@@ -290,6 +293,7 @@ def test_reviewed_organs_are_added_to_a_training_set_and_others_are_unannotated(
     provenance = json.loads((tmp_path / entry["provenance"]).read_text())
     assert provenance["model"] == {"name": "made-up", "sha256": "ab" * 32}
     assert provenance["places"] == [{"rank": 1, "organ": "liver", "status": "suggestion accepted"}]
+    assert provenance["clicks"] == [{"organ": "liver", "added": 2, "removed": 1}], "the spleen was not reviewed"
 
 
 def test_segments_keep_their_organ_when_renamed(review, case, fake_slicer, tmp_path):

@@ -59,6 +59,7 @@ class _Stroke:
     target: Target
     points: tuple[Point, ...]
     adds: bool
+    corners: tuple[Point, Point] | None = None
     label: int = 0
     isDropped: bool = False
     isRepeated: bool = False
@@ -155,8 +156,13 @@ class ClickCorrection:
         if nodes is not None and not self._isOpening and not self._worker.isBusy() and not self._isCurrent(nodes):
             self._open()
 
-    def stroke(self, target: Target, points: tuple[Point, ...], adds: bool) -> None:
-        """Correct ``target`` with a click or a scribble through ``points`` (RAS, mm, world); the preview follows."""
+    def stroke(
+        self, target: Target, points: tuple[Point, ...], adds: bool, corners: tuple[Point, Point] | None = None
+    ) -> None:
+        """Correct ``target`` with a click or a scribble through ``points`` (RAS, mm, world); the preview follows.
+
+        Nothing changes outside the box with opposite ``corners`` (RAS, mm, world).
+        """
         nodes = recall(self._segmentation)
         if nodes is None:
             return
@@ -168,7 +174,7 @@ class ClickCorrection:
             self._open()
             if wasDropped:
                 self._say(_("The segmentation was changed by other means, so the preview was dropped."))
-        self._queued.append(_Stroke(target, points, adds))
+        self._queued.append(_Stroke(target, points, adds, corners))
         if self._session is not None:
             self._sendQueued()
         self._onChanged()
@@ -371,6 +377,7 @@ class ClickCorrection:
             "label": label,
             "points": [list(point) for point in stroke.points],
             "add": stroke.adds,
+            "corners": None if stroke.corners is None else [list(corner) for corner in stroke.corners],
             "locked": sorted(self._locked),
             "patch": str(patch),
         }

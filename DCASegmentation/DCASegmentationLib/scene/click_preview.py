@@ -1,4 +1,4 @@
-"""The preview of clicks in the slice views: outlines of the voxels that would be added and removed."""
+"""The preview of clicks in the slice views: outlines of the voxels that would be added and removed, and of a box."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import slicer
+import vtk
 
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.finding_view import FindingVoxels, surface_around
@@ -15,6 +16,7 @@ from DCASegmentationLib.scene.volumes import Box
 _OUTLINES = {
     "added": ("DCASegmentation.clicks.added", "Clicks add", (0.0, 0.9, 1.0)),
     "removed": ("DCASegmentation.clicks.removed", "Clicks remove", (1.0, 0.45, 0.0)),
+    "box": ("DCASegmentation.clicks.box", "Box around an organ", (1.0, 1.0, 1.0)),
 }
 _THICKNESS = 3
 
@@ -26,14 +28,28 @@ def show_preview(nodes: CaseNodes, box: Box, before: np.ndarray, after: np.ndarr
         _outline(kind, FindingVoxels(nodes.ct, box, mask) if mask.any() else None)
 
 
+def show_box(corners: tuple[tuple[float, float, float], tuple[float, float, float]]) -> None:
+    """Outline the box between two opposite ``corners`` (RAS, mm, world)."""
+    sides = zip(*corners, strict=True)
+    box = vtk.vtkCubeSource()
+    box.SetBounds(*(bound for side in sides for bound in sorted(side)))
+    box.Update()
+    _show("box", box.GetOutput(), None)
+
+
+def hide_box() -> None:
+    """Hide the outline of the box."""
+    _outline("box", None)
+
+
 def hide_preview() -> None:
-    """Hide both outlines."""
+    """Hide all outlines."""
     for kind in _OUTLINES:
         _outline(kind, None)
 
 
 def previewed() -> tuple[str, ...]:
-    """Which outlines are visible: "added", "removed"."""
+    """Which outlines are visible: "added", "removed", "box"."""
     return tuple(kind for kind in _OUTLINES if (node := _node(kind)) is not None and _is_visible(node))
 
 
@@ -43,11 +59,16 @@ def _outline(kind: str, voxels: FindingVoxels | None) -> None:
         if node is not None and node.GetDisplayNode() is not None:
             node.GetDisplayNode().SetVisibility(False)
         return
-    node = node or _new_node(kind)
+    _show(kind, surface_around(voxels), voxels.volume.GetTransformNodeID())
+
+
+def _show(kind: str, surface: Any, transform: str | None) -> None:
+    """Outline ``surface`` (vtkPolyData), which lies under the transform node with the ID ``transform``."""
+    node = _node(kind) or _new_node(kind)
     display = _display_of(node, kind)
     before = node.StartModify()
-    node.SetAndObservePolyData(surface_around(voxels))
-    node.SetAndObserveTransformNodeID(voxels.volume.GetTransformNodeID())
+    node.SetAndObservePolyData(surface)
+    node.SetAndObserveTransformNodeID(transform)
     display.SetVisibility(True)
     node.EndModify(before)
 

@@ -18,6 +18,7 @@ from dcaseg.organs import Organ, Vocabulary
 from dcaseg.training.corrections import CASES, case_name
 from dcaseg.worker.protocol import AddCorrectedCase, AddUnlabeledCT
 from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.click_labels import clicks_of
 from DCASegmentationLib.scene.ct_export import ct_checksum, export_ct, require_ct
 from DCASegmentationLib.scene.finding_status import organ_is_reviewed
 from DCASegmentationLib.scene.review_record import SUGGESTION, Origin, read_origin, read_review, read_state
@@ -71,6 +72,7 @@ def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version
         model=origin.model,
         model_sha256=origin.sha256,
         findings=tuple(_checked_findings(nodes)),
+        clicks=tuple(_clicks(nodes, {organ.key: segments[organ.key] for organ in reviewed if organ.key in segments})),
     )
     return CorrectedCase(name, reviewed, left_out, request)
 
@@ -233,6 +235,13 @@ def _checked_findings(nodes: CaseNodes) -> list[dict[str, Any]]:
         for finding in review.findings
         if (status := state.statuses.get(finding.rank)) is not None
     ]
+
+
+def _clicks(nodes: CaseNodes, segments: dict[str, str]) -> list[dict[str, Any]]:
+    """The clicks for each organ that was corrected with clicks; ``segments`` maps organ keys to segment IDs."""
+    content = nodes.segmentation.GetSegmentation()
+    counts = {key: clicks_of(content.GetSegment(segment_id)) for key, segment_id in segments.items()}
+    return [{"organ": key, "added": count[0], "removed": count[1]} for key, count in counts.items() if any(count)]
 
 
 def _write(labels: np.ndarray, ct: Path, folder: Path) -> Path:

@@ -17,10 +17,11 @@ from DCASegmentationLib.click_correction import ClickCorrection, ClickWorker, Po
 from DCASegmentationLib.event_loop import SegmentationWatch
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.click_labels import NEW_SEGMENT, Target, target_at, target_of_organ, targets_of
+from DCASegmentationLib.scene.click_preview import hide_box, show_box
 from DCASegmentationLib.scene.editable_area import editor_node
 from DCASegmentationLib.widgets.correct_panel import CorrectPanel
 from DCASegmentationLib.widgets.html import errorText
-from DCASegmentationLib.widgets.slice_clicks import SliceClicks
+from DCASegmentationLib.widgets.slice_clicks import SliceClicks, box_of_drag
 
 
 class ClickPanel(VTKObservationMixin):
@@ -36,7 +37,7 @@ class ClickPanel(VTKObservationMixin):
         self._segmentation: Any = None
         self._targets: list[Target] = []
         self.correction = ClickCorrection(worker, self.update, correctPanel.saveStateForUndo)
-        self.clicks = SliceClicks(self._onStroke)
+        self.clicks = SliceClicks(self._onStroke, self._onDrag)
         self._watch = SegmentationWatch(self._fillTargets)
         self.widget = slicer.util.loadUI(str(uiFolder / "Clicks.ui"))
         layout.addWidget(self.widget)
@@ -144,6 +145,7 @@ class ClickPanel(VTKObservationMixin):
             self.clicks.start()
         else:
             self.clicks.stop()
+            hide_box()
             self.correction.stop()
             self._watch.watch(None)
             self.removeObservers()
@@ -157,8 +159,18 @@ class ClickPanel(VTKObservationMixin):
 
     def _onStroke(self, points: tuple[Point, ...], isInverted: bool) -> None:
         target = self._target
-        if target is not None:
-            self.correction.stroke(target, points, self.ui.addRadioButton.checked != isInverted)
+        if target is None:
+            return
+        if self.ui.boxRadioButton.checked and len(points) > 1:
+            hide_box()
+            corners = box_of_drag(points[0], points[-1])
+            self.correction.stroke(target, (_middle(*corners),), True, corners)
+        else:
+            self.correction.stroke(target, points, self.ui.removeRadioButton.checked == isInverted)
+
+    def _onDrag(self, first: Point, last: Point) -> None:
+        if self.ui.boxRadioButton.checked:
+            show_box(box_of_drag(first, last))
 
     @property
     def _target(self) -> Target | None:
@@ -187,3 +199,7 @@ class ClickPanel(VTKObservationMixin):
         shortcut = qt.QShortcut(qt.QKeySequence(keys), self.widget)
         shortcut.connect("activated()", action)
         return shortcut
+
+
+def _middle(one: Point, other: Point) -> Point:
+    return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2, (one[2] + other[2]) / 2

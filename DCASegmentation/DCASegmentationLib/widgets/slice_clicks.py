@@ -23,10 +23,13 @@ class SliceClicks:
     """Calls ``onStroke(points, isInverted)`` for each left click or drag in a slice view between start and stop.
 
     ``points`` are RAS, mm, world. ``isInverted`` is true if Ctrl was pressed. With Shift, the mouse pans as usual.
+    ``onDrag(first, last)`` is called with the first and the last point so far while the mouse is dragged.
     """
 
-    def __init__(self, onStroke: Callable[[tuple[Point, ...], bool], None]) -> None:
-        self._onStroke = onStroke
+    def __init__(
+        self, onStroke: Callable[[tuple[Point, ...], bool], None], onDrag: Callable[[Point, Point], None]
+    ) -> None:
+        self._onStroke, self._onDrag = onStroke, onDrag
         self._isOn = False
         self._observations: list[tuple[Any, int]] = []
         self._views: list[Any] = []
@@ -86,8 +89,11 @@ class SliceClicks:
             return
         elif event == _MOVE:
             point = _position(view, interactor)
-            if point != self._points[-1] and len(self._points) < _MOST_POINTS:
+            if point != self._points[-1]:
+                # A box ends at the last point, so a longer scribble keeps that one.
+                del self._points[_MOST_POINTS - 1 :]
                 self._points.append(point)
+                self._onDrag(self._points[0], point)
         else:
             points, self._points, self._pressedIn = tuple(self._points), [], None
             self._onStroke(points, self._isInverted)
@@ -101,6 +107,21 @@ class SliceClicks:
         for each, tag in self._observations:
             if each is interactor:
                 interactor.GetCommand(tag).SetAbortFlag(1)
+
+
+def box_of_drag(first: Point, last: Point) -> tuple[Point, Point]:
+    """Two opposite corners (RAS, mm) of the box whose diagonal in a slice leads from ``first`` to ``last``.
+
+    The box is centered on the slice and as deep as the shorter side of the rectangle, as most organs are.
+    """
+    sides = [abs(b - a) for a, b in zip(first, last, strict=True)]
+    across = sides.index(min(sides))
+    depth = sorted(sides)[1]
+    corners = [list(first), list(last)]
+    middle = (first[across] + last[across]) / 2
+    corners[0][across], corners[1][across] = middle - depth / 2, middle + depth / 2
+    (a, b, c), (d, e, f) = corners
+    return (a, b, c), (d, e, f)
 
 
 def _position(view: Any, interactor: Any) -> Point:

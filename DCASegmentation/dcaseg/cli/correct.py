@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from ..inference.segmenter import Result
     from ..interaction.result_correction import CorrectedResult, OrganStroke
-    from ..interaction.view import Engine
 
 NAME = "correct"
 EXAMPLES = "Example: dca correct result/ --organ pancreas --add -12,40,95 --remove 5,38,90 -o corrected/"
@@ -39,13 +38,21 @@ def run(
         ),
     ] = None,
     box: Annotated[
-        str | None, typer.Option(help="Only change voxels in this box, given by two corners x,y,z;x,y,z (RAS, mm).")
+        str | None,
+        typer.Option(
+            help="Only change voxels in this box, given by two corners x,y,z;x,y,z (RAS, mm). Without points, add the "
+            "organ in the middle of the box."
+        ),
     ] = None,
     lock: Annotated[str, typer.Option(help="Organs that must not change, such as liver,spleen.")] = "",
     ct: Annotated[Path | None, typer.Option(help="The CT, if it was moved after the segmentation.")] = None,
     engine: Annotated[
-        str, typer.Option(help="Engine: random_walker, or the folder of a network made by dca train-clicks.")
-    ] = "random_walker",
+        str,
+        typer.Option(
+            help="Engine: random_walker, or the name or folder of a click network. auto: the installed click network, "
+            "or random_walker without one."
+        ),
+    ] = "auto",
     no_scene: Annotated[
         bool, typer.Option("--no-scene", help="Do not write segmentation.seg.nrrd and scene.mrb for 3D Slicer.")
     ] = False,
@@ -56,6 +63,7 @@ def run(
     scribbles. The new folder contains the corrected labels, volumes.csv, and request.json, which records the clicks.
     The original result is not changed.
     """
+    from ..interaction.engines import engine_of
     from ..interaction.result_correction import correct_result
 
     strokes = _strokes(organ, add or [], remove or [], scribble or [], box)
@@ -81,24 +89,6 @@ def run(
     print_line(f"The corrected result is in {out}.")
 
 
-def engine_of(name: str) -> Engine:
-    """Return the engine with this name, or load the network in this folder. Raises UserError if neither exists."""
-    from ..interaction.random_walker import RandomWalkerEngine, SeededRandomWalker
-
-    engines = {each.name: each for each in (RandomWalkerEngine, SeededRandomWalker)}
-    if name in engines:
-        engine: Engine = engines[name]()
-        return engine
-    folder = Path(name)
-    if not folder.is_dir():
-        raise UserError(
-            f"The engine '{name}' does not exist.", f"Choose {', '.join(engines)}, or the folder of a network."
-        )
-    from ..interaction.click_network import NetworkEngine, load_click_bundle
-
-    return NetworkEngine(load_click_bundle(folder).network())
-
-
 def _strokes(organ: str, add: list[str], remove: list[str], scribbles: list[str], box: str | None) -> list[OrganStroke]:
     from ..interaction.result_correction import OrganStroke
     from ..interaction.strokes import Stroke
@@ -109,6 +99,9 @@ def _strokes(organ: str, add: list[str], remove: list[str], scribbles: list[str]
         if len(ends) != 2:
             raise UserError(f"--box '{box}' is not two corners.", "Write it like this: --box -60,10,40;20,90,120.")
         corners = (ends[0], ends[1])
+        if not (add or remove or scribbles):
+            x, y, z = ((a + b) / 2 for a, b in zip(*corners, strict=True))
+            return [OrganStroke(organ, Stroke.click(x, y, z, True), corners)]
     strokes = [Stroke((_point(text, "--add"),), True) for text in add]
     strokes += [Stroke((_point(text, "--remove"),), False) for text in remove]
     for text in scribbles:

@@ -12,7 +12,6 @@ import typer
 from ..errors import UserError
 from .bundle import load
 from .console import print_line, print_table, progress_bar, table
-from .correct import engine_of
 from .evaluate import labeled_entries
 from .field_options import expand
 from .option_values import parse_list
@@ -41,8 +40,8 @@ def run(
     engines: Annotated[
         str,
         typer.Option(
-            help="Engines, separated by commas: random_walker, seeded_random_walker, brush, or folders of networks "
-            "made by dca train-clicks."
+            help="Engines, separated by commas: random_walker, seeded_random_walker, brush, auto (the default of dca "
+            "correct), or names or folders of click networks."
         ),
     ] = "random_walker,seeded_random_walker,brush",
     clicks: Annotated[int, typer.Option(min=1, max=10, help="Maximum number of clicks per organ.")] = 10,
@@ -80,6 +79,7 @@ def run(
     from ..inference.options import SegmentOptions
     from ..inference.process_settings import keep_freed_memory
     from ..inference.segmenter import Segmenter
+    from ..interaction.engines import engine_of
 
     chosen = [BallBrush() if name == BallBrush.name else engine_of(name) for name in parse_list(engines)]
     if not chosen:

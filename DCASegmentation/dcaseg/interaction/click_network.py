@@ -24,7 +24,7 @@ from ..imaging.resampling import resample
 from ..imaging.writers import new_folder, write_json, write_text
 from ..json_io import DataError, dump, load, parse_json
 from ..method.vnet import ConvBlock, Downsampling, Upsampling
-from ..models.metadata import METADATA, WEIGHTS, TrainingData, Weights
+from ..models.metadata import CLICK_NETWORK, METADATA, WEIGHTS, TrainingData, Weights
 from ..models.metadata_reader import GET_AGAIN, MOST_METADATA_BYTES, check_weights
 from ..models.weight_files import open_regular
 from ..models.weights import load_weights, write_weights
@@ -163,7 +163,6 @@ def _array(image: sitk.Image) -> FloatArray:
 
 FORMAT = 1
 LICENSE = "LICENSE"
-_KIND = "dca_clicks"
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ def save_click_bundle(
             "description": f"Class-agnostic click network, {steps} steps on synthetic CT with simulated clicks.",
             "intended_use": "Research. This is not a medical device.",
             "license": "Apache-2.0",
-            _KIND: {
+            CLICK_NETWORK: {
                 "format": FORMAT,
                 "network": asdict(network.options),
                 "channels": list(CHANNELS),
@@ -235,11 +234,11 @@ def load_click_bundle(folder: Path) -> ClickBundle:
     try:
         with open_regular(folder, METADATA) as file:
             content = parse_json(file.read(MOST_METADATA_BYTES))
-        own = content[_KIND]
+        own = content[CLICK_NETWORK]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         raise other from None
     try:
-        described = load(_Description, own, _KIND)
+        described = load(_Description, own, CLICK_NETWORK)
         about = load(_About, content, ignore_unknown=True)
         weights = check_weights(described.weights)
     except DataError as error:

@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from .view import FloatArray, Mask, SeenStroke, View, distance_to
+from .view import FloatArray, Mask, SeenStroke, View, distance_to, smoothed
 
 # Range of the histograms in HU. Outside of it lie air and bone, which do not distinguish soft organs.
 _HU = (-200.0, 350.0)
@@ -262,15 +262,6 @@ def solve(
         direction *= np.float32(error / previous)
         direction += scaled
     return x
-
-
-def smoothed(hu: FloatArray, spacing: tuple[float, float, float], sigma_mm: float) -> FloatArray:
-    """Return ``hu`` (z, y, x) smoothed with a Gaussian of ``sigma_mm``; ``spacing`` is (x, y, z) in mm."""
-    if sigma_mm <= 0 or min(hu.shape) < 4:
-        return hu.astype(np.float32)
-    image = sitk.GetImageFromArray(hu.astype(np.float32))
-    image.SetSpacing(spacing)
-    return sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, sigma_mm))
 
 
 def _pair(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

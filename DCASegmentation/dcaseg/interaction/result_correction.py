@@ -29,6 +29,7 @@ from ..inference.segmenter import Result, report_progress
 from ..json_io import DataError, load, read_json
 from ..organs import VOCABULARIES, Organ, Vocabulary
 from ..types import ProgressCallback
+from .engines import default_engine
 from .session import Change, CorrectionSession
 from .strokes import Point, Stroke
 from .view import Engine
@@ -161,8 +162,9 @@ def correct_result(
 ) -> CorrectedResult:
     """Correct the result in ``folder`` with ``strokes``, in order, and write it to the new folder ``out``.
 
-    ``ct`` is the path of the CT, if it was moved. ``locked`` are keys of organs that must not change.
-    ``also_write(folder, ct, result)`` may add files. ``out`` appears once it is complete, and never replaces anything.
+    ``ct`` is the path of the CT, if it was moved. ``locked`` are keys of organs that must not change. ``engine`` None
+    means ``engines.default_engine``. ``also_write(folder, ct, result)`` may add files. ``out`` appears once it is
+    complete, and never replaces anything.
     Raises UserError for an invalid stroke, or if the strokes change nothing; then there is no folder.
     """
     if not strokes:
@@ -171,7 +173,7 @@ def correct_result(
     labels = [organ_of(result.vocabulary, each.organ).label for each in strokes]
     report_progress(progress, 0.0, "Reading the result and its CT")
     with new_folder(out) as temporary:
-        session, image = open_session(result, ct, locked, engine)
+        session, image = open_session(result, ct, locked, engine or default_engine())
         hu = sitk.GetArrayViewFromImage(image)
         grid = Grid.of(image)
         before = measure(_bytes(session), hu, grid.volume_ml_per_voxel, result.vocabulary)

@@ -28,7 +28,7 @@ from ..imaging.readers import read_ct, read_labels
 from ..imaging.resampling import resample
 from ..imaging.writers import write_image
 from ..types import Box
-from .random_walker import RandomWalkerEngine
+from .calibration import calibrated_random_walker
 from .strokes import Point, Stroke, box_around, box_of_corners, inside, rasterize
 from .view import Engine, SeenStroke, View, distance_to, mask_on_ct, reduced, reduced_grid, strides_of, sub_grid
 
@@ -40,6 +40,9 @@ _AIR_HU = -500.0
 _HOLLOW = frozenset({"esophagus", "stomach", "duodenum", "bowel", "small_bowel", "colon", "rectum"})
 # An adding and a removing stroke that are closer than this contradict each other.
 _CONTRADICTION_MM = 2.0
+# The radius at the middle of a missing organ, as a share of the shortest side of the box around it. Larger shares leak
+# into neighbors in the box.
+_SHARE_OF_BOX = 0.2
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class CorrectionSession:
         self._titles = dict(titles or {})
         self._locked = frozenset(locked)
         self._probabilities = dict(probabilities or {})
-        self._engine: Engine = engine or RandomWalkerEngine()
+        self._engine: Engine = engine or calibrated_random_walker()
         self._placed: list[_Placed] = []
         self._changes: list[Change] = []
 
@@ -165,7 +168,7 @@ class CorrectionSession:
         placed = _Placed(label, adds, voxels)
         in_organ = self._labels[tuple(voxels.T)] == label
         # A stroke that agrees with the mask confirms it: it is recorded, and nothing else happens.
-        found = before == label if (in_organ == adds).all() else self._corrected(placed, box)
+        found = before == label if (in_organ == adds).all() else self._corrected(placed, box, corners is not None)
         organ = before == label
         if self._locked:
             found = np.where(np.isin(before, list(self._locked)), organ, found)
@@ -259,8 +262,11 @@ class CorrectionSession:
                         "Undo the earlier stroke first, or click farther away from it.",
                     )
 
-    def _corrected(self, latest: _Placed, box: Box) -> NDArray[np.bool_]:
-        """Return the organ's mask in ``box`` after all of its strokes, of which ``latest`` is the last."""
+    def _corrected(self, latest: _Placed, box: Box, is_drawn: bool) -> NDArray[np.bool_]:
+        """Return the organ's mask in ``box`` after all of its strokes, of which ``latest`` is the last.
+
+        ``is_drawn``: the user has drawn the box around the organ, so a missing organ is about as large as it.
+        """
         label = latest.label
         grid = sub_grid(self.grid, box)
         strides = strides_of(grid)
@@ -278,6 +284,10 @@ class CorrectionSession:
         newest = seen(latest)
         if coarse.any():
             latest.radius_mm = float(np.abs(distance_to(coarse, view_grid.spacing)[tuple(newest.T)]).max())
+        elif is_drawn:
+            latest.radius_mm = _SHARE_OF_BOX * min(
+                size * step for size, step in zip(grid.size, grid.spacing, strict=True)
+            )
         # A stroke that adds to another organ counts as one that removes from this organ.
         earlier = [
             replace(each, adds=each.adds and each.label == label)

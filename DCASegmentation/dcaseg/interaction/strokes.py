@@ -110,7 +110,8 @@ def box_of_corners(corners: tuple[Point, Point], grid: Grid) -> Box:
     high = np.minimum(index.max(axis=0) + 1, grid.shape).astype(int)
     if (high - low < 2).any():
         raise UserError("The box contains no voxels of the CT.", "Draw a larger box, inside the CT.")
-    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+    z, y, x = (slice(int(first), int(last)) for first, last in zip(low, high, strict=True))
+    return z, y, x
 
 
 def inside(voxels: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:

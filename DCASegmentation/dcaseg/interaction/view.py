@@ -147,3 +147,12 @@ def distance_to(seeds: Mask, spacing: tuple[float, float, float]) -> FloatArray:
     image = sitk.GetImageFromArray(seeds.astype(np.uint8))
     image.SetSpacing(spacing)
     return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, False, False, True))
+
+
+def smoothed(hu: FloatArray, spacing: tuple[float, float, float], sigma_mm: float) -> FloatArray:
+    """Return ``hu`` (z, y, x) smoothed with a Gaussian of ``sigma_mm``; ``spacing`` is (x, y, z) in mm."""
+    if sigma_mm <= 0 or min(hu.shape) < 4:
+        return hu.astype(np.float32)
+    image = sitk.GetImageFromArray(hu.astype(np.float32))
+    image.SetSpacing(spacing)
+    return sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, sigma_mm))

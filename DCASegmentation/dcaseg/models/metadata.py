@@ -19,6 +19,8 @@ from ..organs import Vocabulary
 
 FORMAT = 1
 METADATA = "configs/metadata.json"
+CLICK_NETWORK = "dca_clicks"
+"""The part of the metadata that the bundle of a click network has (see ``interaction.click_network``)."""
 INFERENCE = "configs/inference.json"
 WEIGHTS = "models/model.safetensors"
 # Older bundles store their weights in this file; it is still read, but no longer written.

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 from ..errors import BundleError
+from ..json_io import parse_json
 from ..user_folders import expanded, home_or_temporary
-from .metadata import METADATA
+from .metadata import CLICK_NETWORK, METADATA
+from .metadata_reader import MOST_METADATA_BYTES
 
 VARIABLE = "DCA_MODELS"
 """The environment variable with further folders of bundles."""
@@ -22,18 +24,30 @@ def own_models() -> Path:
 
 
 def find_bundles() -> list[Path]:
-    """The folders of all bundles found, the default one first.
+    """The folders of all bundles that segment, the default one first.
 
     They are searched in the folders named by the environment variable DCA_MODELS (each a bundle, or a folder of
     bundles), in ~/.dca/models, and among those shipped with this program. Of several bundles with the same folder name,
     only the first is returned. Raises BundleError if DCA_MODELS names a folder that does not exist.
     """
-    bundles: dict[str, Path] = {}
-    for location in [*_from_environment(), own_models(), *_shipped()]:
-        for folder in [location, *sorted(location.iterdir())] if location.is_dir() else []:
-            if (folder / METADATA).is_file():
-                bundles.setdefault(folder.resolve().name, folder)
-    return list(bundles.values())
+    return [folder for folder in _every_bundle() if not _is_click_network(folder)]
+
+
+def find_click_bundles() -> list[Path]:
+    """The folders of all bundles of click networks, the default one first; searched like those of ``find_bundles``."""
+    return [folder for folder in _every_bundle() if _is_click_network(folder)]
+
+
+def find_click_bundle(name_or_folder: str) -> Path:
+    """The folder of the click network with this name or path; a path takes precedence. Raises BundleError."""
+    folder = expanded(name_or_folder)
+    if folder.is_dir():
+        return folder
+    bundles = {bundle.resolve().name: bundle for bundle in find_click_bundles()}
+    if name_or_folder not in bundles:
+        known = f"Known click networks: {', '.join(bundles)}." if bundles else "No click network is installed."
+        raise BundleError(f"There is no click network '{name_or_folder}'.", known)
+    return bundles[name_or_folder]
 
 
 def default_bundle() -> Path:
@@ -62,13 +76,13 @@ def find_bundle(name_or_folder: str) -> Path:
 
 
 def shipped_bundles() -> list[Path]:
-    """The folders of the bundles shipped with the program, including those hidden by others."""
+    """The folders of the bundles that segment and are shipped, including those hidden by others."""
     return [
         folder
         for location in _shipped()
         if location.is_dir()
         for folder in sorted(location.iterdir())
-        if (folder / METADATA).is_file()
+        if (folder / METADATA).is_file() and not _is_click_network(folder)
     ]
 
 
@@ -78,6 +92,26 @@ def hidden_by(bundle: Path) -> Path | None:
         if shipped.resolve() != bundle.resolve() and shipped.resolve().name == bundle.resolve().name:
             return shipped
     return None
+
+
+def _every_bundle() -> list[Path]:
+    """All bundles, of any kind. Of several with the same folder name, only the first is listed."""
+    bundles: dict[str, Path] = {}
+    for location in [*_from_environment(), own_models(), *_shipped()]:
+        for folder in [location, *sorted(location.iterdir())] if location.is_dir() else []:
+            if (folder / METADATA).is_file():
+                bundles.setdefault(folder.resolve().name, folder)
+    return list(bundles.values())
+
+
+def _is_click_network(bundle: Path) -> bool:
+    try:
+        with (bundle / METADATA).open("rb") as file:
+            content = parse_json(file.read(MOST_METADATA_BYTES))
+    except (OSError, ValueError):
+        # Whoever loads the bundle reports what is wrong with it.
+        return False
+    return isinstance(content, dict) and CLICK_NETWORK in content
 
 
 def _from_environment() -> list[Path]:

@@ -3,7 +3,7 @@
     dataset.json                      the data list (see ``training.datalist``)
     cases/<name>/ct.nii.gz            the CT, in HU
     cases/<name>/labels.nii.gz        the corrected label map, on the CT's grid
-    cases/<name>/case.json            its origin: model with checksum, date, reviewed organs and findings
+    cases/<name>/case.json            its origin: model with checksum, date, reviewed organs, findings and clicks
     unlabelled/<name>/ct.nii.gz       an unlabeled CT
     unlabelled/<name>/case.json       its date and checksum
 
@@ -62,12 +62,21 @@ class TouchedPlace:
 
 
 @dataclass(frozen=True)
+class OrganClicks:
+    """The number of clicks that added to an organ and that removed from it; ``organ`` is its key."""
+
+    organ: str
+    added: int
+    removed: int
+
+
+@dataclass(frozen=True)
 class CorrectedCase:
     """A corrected case.
 
     ``unannotated`` are the labels that its label map does not include, ``reviewed`` the keys of the organs that it
     does. ``model`` and ``model_sha256`` are the name and weights' checksum of the corrected model, ``places`` the
-    findings.
+    findings, ``clicks`` the clicks for organs that were corrected with clicks.
     """
 
     name: str
@@ -80,6 +89,7 @@ class CorrectedCase:
     date: str
     reviewed: tuple[str, ...]
     places: tuple[TouchedPlace, ...]
+    clicks: tuple[OrganClicks, ...] = ()
 
 
 def case_name(checksum: str, version: int = 1) -> str:
@@ -129,6 +139,8 @@ class _StoredCase:
     date: str
     reviewed: tuple[str, ...]
     places: tuple[TouchedPlace, ...]
+    # Earlier versions did not write it, and ignore it.
+    clicks: tuple[OrganClicks, ...] = ()
 
 
 def read_case(path: Path) -> CorrectedCase:
@@ -149,6 +161,7 @@ def read_case(path: Path) -> CorrectedCase:
         date=stored.date,
         reviewed=stored.reviewed,
         places=stored.places,
+        clicks=stored.clicks,
     )
 
 
@@ -299,6 +312,7 @@ def add_corrected_case(
     reviewed: Collection[str],
     model: tuple[str, str],
     places: Sequence[TouchedPlace] = (),
+    clicks: Sequence[OrganClicks] = (),
 ) -> CorrectedCase:
     """Add a corrected case to ``folder``, which is created if necessary, and return it.
 
@@ -307,6 +321,7 @@ def add_corrected_case(
     - ``reviewed``: the keys of the organs that were reviewed. A reviewed organ without voxels is absent.
     - ``model``: the name and the weights' SHA-256 of the corrected model.
     - ``places``: the review findings that were handled.
+    - ``clicks``: the clicks for each organ that was corrected with clicks.
 
     Raises UserError if nothing was reviewed, for organs or labels outside the vocabulary, an invalid name, or a folder
     with another vocabulary; ImageError if the grids differ; OutputError if the case exists or cannot be written. The
@@ -336,6 +351,7 @@ def add_corrected_case(
             "reviewed": [organ.key for organ in vocabulary if organ.key in reviewed],
             "unannotated": list(unannotated),
             "places": [asdict(place) for place in places],
+            "clicks": [asdict(each) for each in clicks],
             "sha256": {file: sha256(case / file) for file in (CT, LABELS)},
         }
         write_json(content, case / CASE)

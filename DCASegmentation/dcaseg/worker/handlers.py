@@ -11,10 +11,13 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import Cancelled, UserError, root_cause
+from ..interaction.engines import default_engine
 from ..interaction.session import Sessions, handle
+from ..interaction.view import Engine
 from ..models.download import Source, download_bundle
 from ..organs import VOCABULARIES
 from ..training.corrections import (
+    OrganClicks,
     TouchedPlace,
     add_corrected_case,
     add_unlabeled_ct,
@@ -41,10 +44,20 @@ class DownloadHandler:
 
 
 class CorrectionHandler:
-    """Corrects labels with clicks. Its sessions stay open between requests."""
+    """Corrects labels with clicks, with ``default_engine``. Its sessions stay open between requests.
+
+    Without a click network, it does not need PyTorch.
+    """
 
     def __init__(self) -> None:
-        self._sessions = Sessions()
+        self._sessions = Sessions(self._loaded_engine)
+        self._engine: Engine | None = None
+
+    def _loaded_engine(self) -> Engine:
+        """Return the engine, loaded once for all sessions: the first one waits for it, before its first click."""
+        if self._engine is None:
+            self._engine = default_engine()
+        return self._engine
 
     def answer(self, request: Correct, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Corrected:
         """Carry out the action of ``request`` (see ``server.Handler``).
@@ -85,5 +98,6 @@ def _add(request: AddCorrectedCase | AddUnlabeledCT) -> CaseAdded:
         request.reviewed,
         (request.model, request.model_sha256),
         [TouchedPlace(int(each["rank"]), str(each["organ"]), str(each["status"])) for each in request.findings],
+        [OrganClicks(str(each["organ"]), int(each["added"]), int(each["removed"])) for each in request.clicks],
     )
     return CaseAdded(request.id, case.name, len(case_folders(training)))

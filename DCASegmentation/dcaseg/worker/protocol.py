@@ -136,6 +136,7 @@ class AddCorrectedCase:
 
     ``reviewed`` are the keys of the organs of ``vocabulary`` that were reviewed. ``model`` and ``model_sha256`` name
     the model that was corrected. Each of ``findings`` has the rank, the organ's key and the status of a review finding.
+    Each of ``clicks`` has an organ's key and the number of clicks that ``added`` to it and ``removed`` from it.
     """
 
     type: ClassVar[str] = "add_corrected_case"
@@ -149,6 +150,7 @@ class AddCorrectedCase:
     model: str
     model_sha256: str
     findings: tuple[Mapping[str, Any], ...] = ()
+    clicks: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
