@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dcaseg.rendering.planes import _body_box, _points, _thinned
+from dcaseg.rendering.body import thinned
+from dcaseg.rendering.planes import _body_box, _points
 
 
 def body(seed: int) -> sitk.Image:
@@ -26,7 +27,7 @@ def body(seed: int) -> sitk.Image:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_box_contains_the_body_and_excludes_the_table(seed):
     image = body(seed)
-    opened = sitk.BinaryMorphologicalOpening(_thinned(image) > -300, [1, 1, 1])
+    opened = sitk.BinaryMorphologicalOpening(thinned(image) > -300, [1, 1, 1])
     largest = sitk.RelabelComponent(sitk.ConnectedComponent(opened)) == 1
     points, _ = _points(image, sitk.GetArrayViewFromImage(largest) > 0)
     np.testing.assert_allclose(_body_box(image), (points.min(axis=0), points.max(axis=0)))
