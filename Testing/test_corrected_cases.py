@@ -93,7 +93,7 @@ def test_no_personal_data_is_written(tmp_path):
 def test_a_case_is_never_replaced(tmp_path):
     add(tmp_path)
     before = tree(tmp_path)
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         add(tmp_path, reviewed=("spleen",))
     assert tree(tmp_path) == before
 
