@@ -3,6 +3,7 @@ import pytest
 
 from dcaseg.inference import postprocessing as islands
 from dcaseg.inference.postprocessing import remove_islands
+from dcaseg.organs import AMOS, SYNAPSE
 
 
 def two_pieces(large: int, small: int) -> np.ndarray:
@@ -22,6 +23,21 @@ def test_both_halves_of_an_organ_are_kept():
     labels = two_pieces(large=40, small=5)
     assert remove_islands(labels) == {}
     assert (labels == 6).sum() == 45
+
+
+def test_a_compact_organ_keeps_no_piece_below_a_third_or_so():
+    labels = two_pieces(large=40, small=11)
+    assert remove_islands(labels.copy()) == {}
+    assert remove_islands(labels, {6}) == {6: 11}
+    labels = two_pieces(large=40, small=13)
+    assert remove_islands(labels, {6}) == {}
+
+
+def test_lobes_and_loops_may_look_separate_in_a_short_scan_and_are_not_compact():
+    for vocabulary in (AMOS, SYNAPSE):
+        keys = {vocabulary.by_label[label].key for label in vocabulary.compact}
+        assert {"spleen", "left_kidney", "right_kidney", "gallbladder"} <= keys
+        assert not keys & {"liver", "stomach", "duodenum", "pancreas", "aorta", "esophagus", "left_adrenal_gland"}
 
 
 def test_islands_are_compared_with_their_own_organ_and_neighbors_stay():

@@ -41,6 +41,7 @@ class Organ:
     ``label`` is its number in label maps, ``key`` its name in files and options, ``name`` its name on the screen,
     ``abbreviation`` its abbreviation in the paper's tables, ``code`` its SNOMED CT term (with ``side`` and
     ``category``), ``color`` its RGB color (0 to 255) and ``volume_ml`` the usual range of adult volumes in ml.
+    ``compact``: it is in one piece even in a short scan, unlike the lobes of the liver or the loops of the duodenum.
     """
 
     label: int
@@ -52,6 +53,7 @@ class Organ:
     volume_ml: tuple[float, float]
     side: Code | None = None
     category: Code = ANATOMICAL_STRUCTURE
+    compact: bool = False
 
     def is_stray(self, ml: float) -> bool:
         """Whether a volume of ``ml`` is too small to be this organ: a few stray voxels. False for a volume of 0."""
@@ -107,6 +109,11 @@ class Vocabulary:
         """The organs by key."""
         return {organ.key: organ for organ in self.organs}
 
+    @cached_property
+    def compact(self) -> frozenset[int]:
+        """The labels of compact organs (see ``Organ``)."""
+        return frozenset(organ.label for organ in self.organs if organ.compact)
+
     def find(self, text: str) -> Organ:
         """The organ with this key or name: ``right_kidney``, ``Right kidney``, ``right-kidney``.
 
@@ -134,6 +141,7 @@ _SPLEEN = partial(
     code=Code("78961009", "Spleen"),
     color=(157, 108, 162),
     volume_ml=(80.0, 450.0),
+    compact=True,
 )
 _KIDNEY = Code("64033007", "Kidney")
 _RIGHT_KIDNEY = partial(
@@ -145,6 +153,7 @@ _RIGHT_KIDNEY = partial(
     side=RIGHT,
     color=(165, 50, 85),
     volume_ml=(90.0, 300.0),
+    compact=True,
 )
 _LEFT_KIDNEY = partial(
     Organ,
@@ -155,6 +164,7 @@ _LEFT_KIDNEY = partial(
     side=LEFT,
     color=(205, 85, 110),
     volume_ml=(90.0, 300.0),
+    compact=True,
 )
 _GALLBLADDER = partial(
     Organ,
@@ -164,6 +174,7 @@ _GALLBLADDER = partial(
     code=Code("28231008", "Gallbladder"),
     color=(112, 168, 72),
     volume_ml=(5.0, 120.0),
+    compact=True,
 )
 _ESOPHAGUS = partial(
     Organ,
@@ -266,6 +277,7 @@ _BLADDER = partial(
     code=Code("89837001", "Bladder"),
     color=(165, 215, 245),
     volume_ml=(20.0, 700.0),
+    compact=True,
 )
 # One label for two organs: either organ's code would be wrong for half of the patients, so the code is the system's.
 _PROSTATE_UTERUS = partial(
@@ -276,6 +288,7 @@ _PROSTATE_UTERUS = partial(
     code=Code("21514008", "Genitourinary system"),
     color=(235, 110, 200),
     volume_ml=(8.0, 250.0),
+    compact=True,
 )
 
 

@@ -6,7 +6,7 @@ sometimes finds a few voxels of an organ elsewhere. The paper and the methods it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -105,6 +105,10 @@ def _roots(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
 SMALL_SHARE = 0.1
 """A piece below this share of the organ's largest piece is an island. Organs found in two halves keep both."""
 
+COMPACT_SHARE = 0.3
+"""The same for organs that are compact (see ``organs.Organ``). A network that sees one window at a time takes muscle or
+bowel far away for a part of them; measured in Resources/Docs/measurements/models.md."""
+
 SLAB_VOXELS = 32_000_000
 """Voxels of a slab, at five bytes each: more than the box of an organ holds, and less than that of noise in a long
 scan."""
@@ -116,18 +120,24 @@ _BLOCK = 4_000_000
 
 
 def remove_islands(
-    labels: NDArray[np.uint8], share: float = SMALL_SHARE, slab_voxels: int = SLAB_VOXELS
+    labels: NDArray[np.uint8],
+    compact: Collection[int] = (),
+    share: float = SMALL_SHARE,
+    compact_share: float = COMPACT_SHARE,
+    slab_voxels: int = SLAB_VOXELS,
 ) -> dict[int, int]:
     """Set the islands in ``labels`` (z, y, x) to background, in place. Returns the number of voxels removed by label.
 
     An island is a connected component of a label (26 neighbors) with less than ``share`` of the voxels of the label's
-    largest component. Boxes of more than ``slab_voxels`` voxels are processed in slabs; the result is the same.
+    largest component; of the labels ``compact``, with less than ``compact_share``. Boxes of more than ``slab_voxels``
+    voxels are processed in slabs; the result is the same.
     """
     removed = {}
     for label, box in boxes_of(labels).items():
         part = labels[box]
         planes = max(1, slab_voxels // part[0].size)
-        count = _remove(label, [part[z : z + planes] for z in range(0, len(part), planes)], share)
+        slabs = [part[z : z + planes] for z in range(0, len(part), planes)]
+        count = _remove(label, slabs, compact_share if label in compact else share)
         if count:
             removed[label] = count
     return removed

@@ -256,7 +256,7 @@ class Segmenter:
         removed: dict[int, int] = {}
         if not options.keep_islands:
             with clock.phase("islands"):
-                removed = remove_islands(label_array)
+                removed = remove_islands(label_array, metadata.vocabulary.compact)
         with clock.phase("measuring"):
             hu = sitk.GetArrayViewFromImage(ct)
             measurements = measure(

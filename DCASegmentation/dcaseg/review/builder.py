@@ -270,7 +270,7 @@ class ReviewCollector:
         if not self._keep_islands:
             self._evidence.remove_islands()
             if self._other is not None:
-                remove_islands(self._other)
+                remove_islands(self._other, self._evidence.vocabulary.compact)
         return make_review(
             self._evidence,
             labels,

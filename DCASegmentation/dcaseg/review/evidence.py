@@ -112,10 +112,10 @@ class Evidence:
         The label of an island voxel becomes its alternative.
         """
         before = self.labels.copy()
-        remove_islands(self.labels)
+        remove_islands(self.labels, self.vocabulary.compact)
         np.copyto(self.alternative, before, where=before != self.labels)
         if self.other is not None:
-            remove_islands(self.other)
+            remove_islands(self.other, self.vocabulary.compact)
 
     def _folded(self, probabilities: FloatArray) -> FloatArray:
         """Add the probabilities of organs that are not kept to the background."""
