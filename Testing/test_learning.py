@@ -200,5 +200,5 @@ def test_the_experiment_scores_every_arm_once_and_keeps_its_settings(dca, small_
     assert scores == {path: path.stat().st_mtime_ns for path in scores}, "what is done is kept"
     other = dca("experiment", "learning", *options, "--steps", "3")
     assert other.code == 2 and "other settings" in other.err
-    assert "of its own" in dca("experiment", "learning", *options, "--filters", 4).err
+    assert "its own data, grid and network" in dca("experiment", "learning", *options, "--filters", 4).err
     assert "--bundle is for learning" in dca("experiment", "table3", "--bundle", small_bundle, "-o", tmp_path).err
