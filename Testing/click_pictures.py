@@ -40,7 +40,7 @@ def draw(chosen: argparse.Namespace) -> None:
 
     ct = read_ct(chosen.ct)
     start = (
-        read_labels(chosen.start) if chosen.start else Segmenter(load(None), "cpu", runtime="auto").segment(ct).labels
+        read_labels(chosen.start) if chosen.start else Segmenter(load(None), "cpu", backend="auto").segment(ct).labels
     )
     truth = None
     if chosen.labels:

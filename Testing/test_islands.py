@@ -25,7 +25,7 @@ def test_both_halves_of_an_organ_are_kept():
     assert (labels == 6).sum() == 45
 
 
-def test_a_compact_organ_keeps_no_piece_below_a_third_or_so():
+def test_a_compact_organ_loses_pieces_below_its_own_share():
     labels = two_pieces(large=40, small=11)
     assert remove_islands(labels.copy()) == {}
     assert remove_islands(labels, {6}) == {6: 11}

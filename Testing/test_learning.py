@@ -201,4 +201,5 @@ def test_the_experiment_scores_every_arm_once_and_keeps_its_settings(dca, small_
     other = dca("experiment", "learning", *options, "--steps", "3")
     assert other.code == 2 and "other settings" in other.err
     assert "its own data, grid and network" in dca("experiment", "learning", *options, "--filters", 4).err
-    assert "--bundle only works with learning" in dca("experiment", "table3", "--bundle", small_bundle, "-o", tmp_path).err
+    refused = dca("experiment", "table3", "--bundle", small_bundle, "-o", tmp_path)
+    assert "--bundle only works with learning" in refused.err
