@@ -413,7 +413,7 @@ def test_a_registration_increases_the_overlap_without_folding(anatomy, other):
 def test_a_body_changes_gradually_with_the_blending_weight(anatomy, other, warps):
     """Half of the warp gives a body between the one without and the one with all of it."""
     renderer = Renderer([anatomy, other], (6.0, 6.0, 6.0), warps=warps)
-    plain = draw_recipe(0, [anatomy], kind="trunk")
+    plain = draw_recipe(0, [anatomy], scan_range="trunk")
     view = FieldOfView((-180.0, -140.0, -250.0), (360.0, 280.0, 500.0))
 
     def labels(blend):

@@ -154,6 +154,8 @@ class TrainingOptions:
     # The decay of the averaged weights, which are validated and exported. None: no average.
     ema_decay: float | None = option(0.998, minimum=0, maximum=1, earlier=("averaging",))
     augment: bool = True
+    # Scale, rotate and bend patches of stored cases (see training.spatial_augmentation).
+    spatial_augmentation: bool = True
     # Half precision with gradient scaling on CUDA; other devices use single precision.
     mixed_precision: bool = True
     seed: int = option(0, "Seed of all random numbers.", minimum=0)
@@ -208,6 +210,7 @@ class TrainingOptions:
             "ramp_fraction": 1.0,
             "ema_decay": None,
             "augment": False,
+            "spatial_augmentation": False,
             "mixed_precision": False,
         }
         return cls(**{**literal, **changes})
@@ -241,6 +244,7 @@ _BEFORE: dict[str, Any] = {
     "expert_pseudo_labels": False,
     "short_scans": "air",
     "attention_weight": 0.0,
+    "spatial_augmentation": False,
 }
 _GRID_BEFORE: dict[str, Any] = {"anti_aliasing": False}
 

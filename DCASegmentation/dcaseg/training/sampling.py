@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from .cases import Case
 from .options import TrainingOptions
+from .spatial_augmentation import PROBABILITY, PatchCoordinates
 
 Volumes = NDArray[np.float32]
 
@@ -146,6 +147,8 @@ class PatchSampler:
     as in the repositories of related methods. The option ``short_scans`` decides how a volume that is shorter than the
     patch along z (the first axis) is padded: with "air", or with its end slices ("repeat"), for the labels too.
 
+    With the option ``spatial_augmentation``, most patches are scaled, rotated and bent (see ``spatial_augmentation``).
+
     Raises ValueError if there are no cases.
     """
 
@@ -177,13 +180,14 @@ class PatchSampler:
         ignored: list[np.ndarray] = []
         for _ in range(count):
             case, center = self._choose(generator)
-            volumes.append(case.scaled(self._cut(case.hu, center, fill=-1000), self._options.grid))
+            cut = self._cutter(case, center, generator)
+            volumes.append(case.scaled(cut(case.hu, -1000), self._options.grid))
             if case.labels is not None:
-                labels.append(self._cut(case.labels, center, fill=0).astype(np.int64))
+                labels.append(cut(case.labels, 0).astype(np.int64))
             unannotated.append(case.unannotated)
             if self._some_ignored:
                 whole = np.zeros(case.hu.shape, bool) if case.ignored is None else case.ignored
-                ignored.append(self._cut(whole, center, fill=case.ignored is not None))
+                ignored.append(cut(whole, case.ignored is not None))
         return Patches(
             np.stack(volumes)[:, None], np.stack(labels) if labels else None, tuple(unannotated),
             np.stack(ignored) if ignored else None,
@@ -203,6 +207,23 @@ class PatchSampler:
             starts = np.array([generator.integers(n + 1) for n in free])
             return case, starts + np.minimum(self._options.patch, case.hu.shape) // 2
         return case, np.array([generator.integers(size) for size in case.hu.shape])
+
+    def _cutter(
+        self, case: Case, center: np.ndarray, generator: np.random.Generator
+    ) -> Callable[[np.ndarray, int], np.ndarray]:
+        """A function that cuts the patch at ``center`` from an array of ``case``, all arrays in the same way.
+
+        Its second argument is the value outside the volume.
+        """
+        if not self._options.spatial_augmentation or generator.random() >= PROBABILITY:
+            return lambda array, fill: self._cut(array, center, fill)
+        shape, patch = np.asarray(case.hu.shape), np.asarray(self._options.patch)
+        start = np.clip(center - patch // 2, 0, np.maximum(shape - patch, 0))
+        middle = np.where(shape < patch, (shape - 1) / 2, start + (patch - 1) / 2)
+        size = case.voxel_size(self._options.grid)
+        coordinates = PatchCoordinates.draw(middle, self._options.patch, size, generator)
+        repeat = self._options.short_scans == "repeat"
+        return lambda array, fill: coordinates.sample(array, array is case.hu, fill, repeat)
 
     def _cut(self, array: np.ndarray, center: np.ndarray, fill: int) -> np.ndarray:
         patch = np.asarray(self._options.patch)

@@ -23,6 +23,7 @@ from ..models.metadata import TrainingData
 from ..option_fields import option
 from ..synthesis.label_to_ct.anatomy import load_anatomy
 from ..synthesis.label_to_ct.recipe import RECIPE_VERSION
+from ..synthesis.label_to_ct.recipe_generator import ScanRange
 from ..synthesis.label_to_ct.registration import read_warps
 from ..synthesis.label_to_ct.renderer import Renderer
 from ..synthesis.phantom.case import Phantom, generate
@@ -259,6 +260,7 @@ class SynthesizedCTs:
     """``count`` synthetic CTs made from the label maps ``maps``, with consecutive seeds from ``first_seed`` on.
 
     ``warps`` is a folder of registrations (``dca register-label-maps``), which allow anatomies between the label maps.
+    ``scan_range`` is the scanned part of the body; None draws another for each CT, with short and cut scans.
     """
 
     kind: ClassVar[str] = "painted"
@@ -267,6 +269,7 @@ class SynthesizedCTs:
     first_seed: int
     count: int
     warps: str | None = None
+    scan_range: ScanRange | None = None
 
     def cases(
         self, cache: Path, grid: GridOptions, labeled: bool, progress: ProgressCallback | None = None
@@ -286,7 +289,7 @@ class SynthesizedCTs:
             path = folder / f"painted_{seed}.npz"
             if not path.exists():
                 renderer = renderer or self.renderer(cache, grid)
-                save_case(synthesize_case(renderer, seed), path)
+                save_case(synthesize_case(renderer, seed, scan_range=self.scan_range), path)
             case = load_case(path)
             cases.append(case if labeled else Case(case.name, case.hu, None))
             if progress is not None:
@@ -326,7 +329,8 @@ class SynthesizedCTs:
         ]
         if self.warps is not None:
             states += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(Path(self.warps).glob("*.npz"))]
-        return hashlib.sha256(repr((RECIPE_VERSION, states)).encode()).hexdigest()[:12]
+        about = (RECIPE_VERSION, states) if self.scan_range is None else (RECIPE_VERSION, states, self.scan_range)
+        return hashlib.sha256(repr(about).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -393,9 +397,11 @@ def _renderer(
     return Renderer(anatomies, grid.spacing, grid.orientation, device, loaded_warps)
 
 
-def synthesize_case(renderer: Renderer, seed: int, phase: str | None = None) -> Case:
-    """Render the synthetic case of ``seed``; ``phase`` as in ``draw_recipe``."""
-    recipe = renderer.draw_recipe(seed, phase=phase)
+def synthesize_case(
+    renderer: Renderer, seed: int, phase: str | None = None, scan_range: ScanRange | None = None
+) -> Case:
+    """Render the synthetic case of ``seed``; ``phase`` and ``scan_range`` as in ``draw_recipe``."""
+    recipe = renderer.draw_recipe(seed, phase=phase, scan_range=scan_range)
     rendered = renderer.render_case(recipe)
     hu = rendered.hu.cpu().numpy().astype(np.int16)
     name = f"painted_{seed}_{recipe.anatomy}_{recipe.appearance.phase}"

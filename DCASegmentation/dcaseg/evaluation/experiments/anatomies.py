@@ -58,6 +58,6 @@ def anatomies_training_set(maps: Path) -> tuple[TrainingSet, TrainingSet, str]:
 def _sources(maps: Path, counts: dict[str, int], group: str) -> tuple[SynthesizedCTs, ...]:
     first = _FIRST_SEEDS[group]
     return tuple(
-        SynthesizedCTs((LabelMapFolder(str(maps / name)),), first + 1000 * index, count)
+        SynthesizedCTs((LabelMapFolder(str(maps / name)),), first + 1000 * index, count, scan_range="abdomen")
         for index, (name, count) in enumerate(counts.items())
     )

@@ -13,11 +13,11 @@ from .anatomy import CHANGING, Anatomy
 from .recipe import Appearance, Arm, Deformation, FieldOfView, Filling, Lesions, Recipe, Scanner, Table
 from .tissues import LUMENS, N_SHELLS, SHELL_MM, TISSUES
 
-Kind = Literal["abdomen", "cut", "upper", "chest", "trunk", "pelvis", "slab", "chest_only", "pelvis_only"]
+ScanRange = Literal["abdomen", "cut", "upper", "chest", "trunk", "pelvis", "slab", "chest_only", "pelvis_only"]
 
-# Probability of each kind of scan. Scans of the abdomen often reach far into the chest, and a network that has never
+# Probability of each scan range. Scans of the abdomen often reach far into the chest, and a network that has never
 # seen a heart labels it as liver. Short and cut scans teach the network that organs may be absent.
-_KINDS: dict[Kind, float] = {
+_SCAN_RANGES: dict[ScanRange, float] = {
     "abdomen": 0.22, "cut": 0.09, "upper": 0.12, "chest": 0.10, "trunk": 0.08, "pelvis": 0.07, "slab": 0.25,
     "chest_only": 0.03, "pelvis_only": 0.04,
 }  # fmt: skip
@@ -49,13 +49,13 @@ def draw_recipe(
     anatomies: Sequence[Anatomy],
     phase: str | None = None,
     partners: Mapping[str, Collection[str]] | None = None,
-    kind: Kind | None = None,
+    scan_range: ScanRange | None = None,
     attempt: int = 0,
 ) -> Recipe:
     """Draw the recipe of ``seed``. The same arguments give the same recipe.
 
-    ``phase`` is one of ``PHASES``, ``kind`` the scanned part of the body; both are drawn if None. ``partners`` maps
-    names of anatomies to the names of those that they can be blended with. Different values of ``attempt`` give
+    ``phase`` is one of ``PHASES``, ``scan_range`` the scanned part of the body; both are drawn if None. ``partners``
+    maps names of anatomies to the names of those that they can be blended with. Different values of ``attempt`` give
     different recipes for the same seed. Raises ValueError for an unknown ``phase``.
     """
     if phase is not None and phase not in PHASES:
@@ -67,7 +67,7 @@ def draw_recipe(
     prone = bool(random.random() < 0.06)
     missing = _missing(anatomy, random)
     arms = random.random() < 0.12
-    view = _field_of_view(anatomy, deformation, appearance, arms, kind, random)
+    view = _field_of_view(anatomy, deformation, appearance, arms, scan_range, random)
     table = None
     if random.random() < 0.7:
         table = Table(
@@ -273,34 +273,34 @@ def _scanner(random: np.random.Generator) -> Scanner:
     )
 
 
-def _levels(anatomy: Anatomy, kind: Kind | None, random: np.random.Generator) -> tuple[float, float]:
+def _levels(anatomy: Anatomy, scan_range: ScanRange | None, random: np.random.Generator) -> tuple[float, float]:
     """Lowest and highest level of the scan, in mm of the label map."""
     levels = anatomy.levels
     end = (len(anatomy.tissues) - 1) * anatomy.spacing[2]
     liver_low, liver = levels["liver"]
     kidney = min(levels.get(name, levels["liver"])[0] for name in ("right_kidney", "left_kidney"))
     bottom = levels.get("bladder", (0.0, 0.0))[0]
-    kinds = list(_KINDS)
-    drawn = kinds[int(random.choice(len(kinds), p=list(_KINDS.values())))]
-    kind = kind or drawn
+    ranges = list(_SCAN_RANGES)
+    drawn = ranges[int(random.choice(len(ranges), p=list(_SCAN_RANGES.values())))]
+    scan_range = scan_range or drawn
     least = 120.0
-    if kind == "abdomen":
+    if scan_range == "abdomen":
         low, high = bottom - random.uniform(-5, 55), liver + random.uniform(3, 60)
-    elif kind == "cut":
+    elif scan_range == "cut":
         low, high = bottom + random.uniform(-40, 60), liver - random.uniform(0, 45)
-    elif kind == "upper":
+    elif scan_range == "upper":
         low, high = kidney - random.uniform(-40, 70), liver + random.uniform(-10, 50)
-    elif kind == "chest":
+    elif scan_range == "chest":
         low, high = kidney - random.uniform(-70, 60), liver + random.uniform(40, 260)
-    elif kind == "trunk":
+    elif scan_range == "trunk":
         low, high = bottom - random.uniform(-5, 55), liver + random.uniform(60, 260)
-    elif kind == "pelvis":
+    elif scan_range == "pelvis":
         low, high = bottom - random.uniform(-5, 55), kidney + random.uniform(-20, 110)
-    elif kind == "slab":
+    elif scan_range == "slab":
         least = float(random.uniform(30.0, 110.0))
         low = random.uniform(bottom, liver + 10.0 - least)
         high = low + least
-    elif kind == "chest_only":
+    elif scan_range == "chest_only":
         least = 60.0
         low = liver_low + random.uniform(0.6, 1.1) * (liver - liver_low)
         high = low + random.uniform(90.0, 260.0)
@@ -316,10 +316,10 @@ def _field_of_view(
     deformation: Deformation,
     appearance: Appearance,
     arms: bool,
-    kind: Kind | None,
+    scan_range: ScanRange | None,
     random: np.random.Generator,
 ) -> FieldOfView:
-    low, high = _levels(anatomy, kind, random)
+    low, high = _levels(anatomy, scan_range, random)
     corner, opposite = body_box(anatomy, deformation, appearance.muscle_mm + appearance.fat_mm)
     cut = random.random() < 0.14
     margins = random.uniform(-40.0, 5.0, 4) if cut else random.uniform(2.0, 34.0, 4)

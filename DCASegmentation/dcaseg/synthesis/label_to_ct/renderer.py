@@ -25,7 +25,7 @@ from .anatomy import Anatomy
 from .geometry import Geometry, Nodes, Resident, Warp
 from .noise import normal, smooth_noise
 from .recipe import Arm, Recipe
-from .recipe_generator import Kind, draw_recipe
+from .recipe_generator import ScanRange, draw_recipe
 from .tissues import INDEX, LUMENS, N_SHELLS, SHELL_MM, SHELLS, STRETCHES, TISSUES
 
 _AIR = -1000.0
@@ -145,17 +145,21 @@ class Renderer:
         return Scene(self, recipe, resident, geometry)
 
     def draw_recipe(
-        self, seed: int, anatomies: Collection[str] | None = None, phase: str | None = None, kind: Kind | None = None
+        self,
+        seed: int,
+        anatomies: Collection[str] | None = None,
+        phase: str | None = None,
+        scan_range: ScanRange | None = None,
     ) -> Recipe:
         """Draw the recipe of ``seed`` from one of ``anatomies`` (names; None: all).
 
-        ``phase`` and ``kind`` are as in ``recipe_generator.draw_recipe``. Bodies whose organs would fold or have
+        ``phase`` and ``scan_range`` are as in ``recipe_generator.draw_recipe``. Bodies whose organs would fold or have
         implausible volumes are drawn again.
         """
         chosen = [anatomy for name, anatomy in self.anatomies.items() if anatomies is None or name in anatomies]
         partners = {name: list(to) for name, to in self.warps.items()}
         for attempt in range(_ATTEMPTS):
-            recipe = draw_recipe(seed, chosen, phase, partners, kind, attempt)
+            recipe = draw_recipe(seed, chosen, phase, partners, scan_range, attempt)
             if not recipe.deformation.blend or self._plausible(recipe):
                 return recipe
         # The anatomy without blending; its size, shape and organs still vary.
