@@ -37,8 +37,8 @@ def run(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="One or more of table1, table2 (all methods), table3, table4, table5, baselines, fig1, fig2, fig5 to "
-            "fig8; or learning alone.",
+            help="One or more of table1, table2 (all methods), table3, table4, table5, unlabeled, baselines, fig1, "
+            "fig2, fig5 to fig8; or learning alone.",
             metavar="NAME...",
         ),
     ],

@@ -133,6 +133,15 @@ EXPERIMENTS = {
                 Arm(DCA_KEY, "Depth and dilation (DCA)"),
             ),
         ),
+        Experiment(
+            "unlabeled",
+            "What unlabeled CTs add to DCA",
+            (
+                Arm("labeled-only", "DCA, labeled part", {"unsupervised_weight": 0.0}),
+                Arm(DCA_KEY, "DCA"),
+                Arm("expert-pseudo", "DCA, pseudo-labels for the experts, too", {"expert_pseudo_labels": True}),
+            ),
+        ),
     )
 }
 
