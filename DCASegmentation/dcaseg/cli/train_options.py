@@ -210,7 +210,7 @@ class ScheduleGroup:
         Values,
         fields_of(
             TrainingOptions,
-            *("learning_rate", "expert_stage_fraction", "aggregation_start", "class_balance"),
+            *("learning_rate", "expert_stage_fraction", "aggregation_start", "class_balance", "spatial_augmentation"),
             panel=SCHEDULE_PANEL,
         ),
     ]

@@ -154,8 +154,8 @@ class TrainingOptions:
     # The decay of the averaged weights, which are validated and exported. None: no average.
     ema_decay: float | None = option(0.998, minimum=0, maximum=1, earlier=("averaging",))
     augment: bool = True
-    # Scale, rotate and bend patches of stored cases (see training.spatial_augmentation).
-    spatial_augmentation: bool = True
+    # See training.spatial_augmentation. Synthetic patches already vary in shape.
+    spatial_augmentation: bool = option(True, off="Do not scale, rotate and bend the patches of stored cases.")
     # Half precision with gradient scaling on CUDA; other devices use single precision.
     mixed_precision: bool = True
     seed: int = option(0, "Seed of all random numbers.", minimum=0)
