@@ -211,6 +211,7 @@ class ScheduleGroup:
         fields_of(
             TrainingOptions,
             *("learning_rate", "expert_stage_fraction", "aggregation_start", "class_balance", "spatial_augmentation"),
+            "mixed_precision",
             panel=SCHEDULE_PANEL,
         ),
     ]

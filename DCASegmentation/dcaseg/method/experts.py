@@ -56,10 +56,13 @@ class ExpertDecoder(nn.Module):
         self.head = nn.Conv3d(n_filters, out_channels, kernel_size=1)
 
     def forward(self, encoded: Sequence[Tensor]) -> DecoderOutput:
-        """Decode the encoder's features x1 to x5 (``encoded``, see ``vnet.Encoder``) to F6 to F9 and the logits."""
+        """Decode the encoder's features x1 to x5 (``encoded``, see ``vnet.Encoder``) to F6 to F9 and the logits.
+
+        The logits are in single precision even under autocast, because every loss needs that.
+        """
         features: list[Tensor] = []
         stream = encoded[-1]
         for up, block, skip in zip(self.ups, self.blocks, reversed(encoded[:-1]), strict=True):
             stream = block(up(stream) + skip)
             features.append(stream)
-        return DecoderOutput(features, self.head(self.dropout(stream)))
+        return DecoderOutput(features, self.head(self.dropout(stream)).float())

@@ -156,8 +156,9 @@ class TrainingOptions:
     augment: bool = True
     # See training.spatial_augmentation. Synthetic patches already vary in shape.
     spatial_augmentation: bool = option(True, off="Do not scale, rotate and bend the patches of stored cases.")
-    # Half precision with gradient scaling on CUDA; other devices use single precision.
-    mixed_precision: bool = True
+    # Half precision with gradient scaling on CUDA, bfloat16 on processors with AMX (training.mixed_precision); other
+    # devices use single precision.
+    mixed_precision: bool = option(True, off="Train in single precision.")
     seed: int = option(0, "Seed of all random numbers.", minimum=0)
     # The steps of the experts' stage once it is over, so that a run with more steps does not return to it. None: the
     # fraction expert_stage_fraction of the steps.

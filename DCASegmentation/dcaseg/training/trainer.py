@@ -28,6 +28,7 @@ from .compact_state import LIMIT_BYTES, Detail, read_compact, write_compact
 from .distributed import Processes, join, without_averaging
 from .ema import EMA
 from .interruption import Interruption
+from .mixed_precision import low_precision
 from .options import TrainingOptions
 from .run_folder import BEST, CHECKPOINT, LOCK, append_to_log, trim_log
 from .sampling import MixedSampler, PatchSampler, Prefetcher, Sampler, StepPatches, StepSampler
@@ -111,8 +112,9 @@ class Trainer:
         self.averaged = EMA(self._validated_network, options.ema_decay) if options.ema_decay else None
         self.optimizer = _optimizer(self.strategy, options)
         self._model = self.processes.wrapped(self.strategy, self.device)
-        self._half = options.mixed_precision and self.device.type == "cuda"
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._half)
+        self._low_precision = low_precision(self.device) if options.mixed_precision else None
+        # Only half precision needs it: bfloat16 has the exponents of single precision.
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._low_precision == torch.float16)
 
         if unlabeled_sampler is None and unlabeled:
             unlabeled_sampler = PatchSampler(unlabeled, options)
@@ -310,7 +312,7 @@ class Trainer:
         values: dict[str, torch.Tensor] = {}
         for name in names:
             with nullcontext() if name == names[-1] else without_averaging(self._model):
-                with torch.autocast(self.device.type, torch.float16, enabled=self._half):
+                with torch.autocast(self.device.type, self._low_precision, enabled=self._low_precision is not None):
                     loss = self._model(name, batch, step_state)
                 # Recomputed activations update the batch statistics a second time, which must be undone.
                 buffers = [buffer.clone() for buffer in self.strategy.buffers()] if self._memory_level else []
