@@ -79,8 +79,8 @@ class Segmentation:
     """Volume in ml of each organ that was requested, by its key such as ``"right_kidney"``. 0 if it was not found."""
     attention: dict[str, sitk.Image]
     """Attention to the experts ``"head"``, ``"medium"`` and ``"tail"``, float32 on the model's grid, at the finest
-    level (DeB-9 in Fig. 3 of the paper). The maps sum to 1 in the part of the scan that the network ran on, and are 0 in
-    the air around it. Empty if no maps were requested."""
+    level (DeB-9 in Fig. 3 of the paper). The maps sum to 1 in the part of the scan that the network ran on, and are 0
+    in the air around it. Empty if no maps were requested."""
     dominant_expert: sitk.Image | None
     """The expert with the most attention, uint8 on the CT's grid: 1 head, 2 medium, 3 tail, and 0 where ``labels`` are
     0. None if no maps were requested."""

@@ -99,6 +99,6 @@ def _use(metadata: Metadata) -> str:
         "network):\n\n"
         "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . "
         "--image CT.nii.gz --output_dir OUT\n\n"
-        "Both give the same labels with `dca segment --keep-islands`. Without that option, `dca segment` removes "
-        "pieces that are far too small to be the organ."
+        "`dca segment --keep-islands --no-body-box` gives the same labels. Without these options, `dca segment` "
+        "removes pieces that are far too small to be the organ, and does not run the network on the air around the body."
     )
