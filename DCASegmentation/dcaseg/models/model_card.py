@@ -100,5 +100,6 @@ def _use(metadata: Metadata) -> str:
         "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . "
         "--image CT.nii.gz --output_dir OUT\n\n"
         "`dca segment --keep-islands --no-body-box` gives the same labels. Without these options, `dca segment` "
-        "removes pieces that are far too small to be the organ, and does not run the network on the air around the body."
+        "removes pieces that are far too small to be the organ, and does not run the network on the air around the "
+        "body."
     )
