@@ -179,8 +179,7 @@ def information(bundle: Bundle) -> list[tuple[str, str]]:
         ("License", metadata.licence),
     ]
     for data in metadata.training_data:
-        counts = f"{data.labeled} labeled and {data.unlabeled} unlabeled cases"
-        rows.append(("Training data", f"{data.name}: {counts}, {data.licence}"))
+        rows.append(("Training data", f"{data.name}: {data.counts}, {data.licence}"))
     if metadata.scores is None:
         return [*rows, ("Mean Dice", "not measured")]
     cases = f"{metadata.scores.cases} case{'s' if metadata.scores.cases != 1 else ''}"

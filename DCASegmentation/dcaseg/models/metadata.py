@@ -48,6 +48,13 @@ class TrainingData:
     source: str = ""
     synthetic: bool = False
 
+    @property
+    def counts(self) -> str:
+        """The numbers of cases in words, such as "24 labeled and 8 unlabeled cases" or "1 labeled case"."""
+        groups = ((self.labeled, "labeled"), (self.unlabeled, "unlabeled"))
+        numbers = " and ".join(f"{count} {kind}" for count, kind in groups if count)
+        return f"{numbers or 'no'} case{'s' if self.labeled + self.unlabeled != 1 else ''}"
+
 
 @dataclass(frozen=True)
 class MeasuredScores:

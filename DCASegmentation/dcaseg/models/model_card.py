@@ -95,8 +95,8 @@ def _use(metadata: Metadata) -> str:
     return (
         "With SlicerDCASegmentation, from this folder:\n\n"
         "    dca segment CT -o OUT --bundle .\n\n"
-        "With MONAI (which needs pytorch-ignite, fire and nibabel, and the package dca-segmentation for the "
-        "network):\n\n"
+        'With MONAI, after `pip install -e ".[monai]"` in a clone of SlicerDCASegmentation, whose package has the '
+        "network:\n\n"
         "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . "
         "--image CT.nii.gz --output_dir OUT\n\n"
         "`dca segment --keep-islands --no-body-box` gives the same labels. Without these options, `dca segment` "
