@@ -1,4 +1,4 @@
-"""An organ before and after clicks on a CT: the pictures in Resources/Docs/measurements/clicks.md are made so.
+"""Draw an organ of a CT before and after clicks, as in Resources/Docs/measurements/clicks.md.
 
 Run: python Testing/click_pictures.py CT PICTURE --organ KEY --labels LABELS [--label-table TABLE] [--clicks 3]
   or: python Testing/click_pictures.py CT PICTURE --organ KEY --stroke=+x,y,z --stroke=-x,y,z

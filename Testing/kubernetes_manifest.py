@@ -1,4 +1,4 @@
-"""The Kubernetes manifest that comes along, for tests: its resources and the commands of its containers."""
+"""Reads the Kubernetes manifest for tests: its resources and the commands of its containers."""
 
 from __future__ import annotations
 

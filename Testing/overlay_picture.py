@@ -1,9 +1,9 @@
-"""Labeled CTs of a list with what a model finds in them: the picture in the README of a real CT is made so.
+"""Draw the labeled CTs of a list with their labels and the result of a model, as in Docs/measurements/models.md.
 
 Run: python Testing/overlay_picture.py LIST PICTURE [--group validation] [--bundle MODEL] [--labels "Whose labels"]
 
-LIST is a list of data (``dca dataset``). The labels of a case are titled as ``--labels`` says, which is to tell whose
-they are; the Dice is that of ``dca evaluate``, on the CT's own grid.
+LIST is a data list (``dca dataset``). ``--labels`` is the title of the labels, which should say who made them. Dice is
+that of ``dca evaluate``, on the CT's own grid.
 """
 
 from __future__ import annotations

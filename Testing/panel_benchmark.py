@@ -1,9 +1,9 @@
-"""From a CT in the scene to its segments: everything but the network, with a worker that is warm.
+"""Measure the time from a CT in the scene to its segments, outside the network, with a warm worker.
 
     python Testing/panel_benchmark.py [--ct CT] [--slices 150] [--bundle NAME] [--threads 2] [-o FILE.json]
 
-The same road as the module's Apply, without its widgets: the CT node to a file, the worker's job, its results into
-nodes of the scene. Without slicer-core the scene is left out: the CT is a file, the results stay files.
+This does what Apply does in the module, without its widgets: export the CT node, run the worker, import the results
+into the scene. Without slicer-core there is no scene: the CT is a file, and the results stay files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From Apply in the panel to segments in the scene: the time outside the network, and how long the GUI stood still.
+"""Measure the time from Apply to segments in the scene, outside the network, and how long the GUI was blocked.
 
 Run: python Testing/panel_times.py CT [BUNDLE]
 """

@@ -1,4 +1,4 @@
-"""A small network with random weights whose answers vary from voxel to voxel, for tests of the inference."""
+"""A small network with random weights whose output varies from voxel to voxel, for tests of the inference."""
 
 from __future__ import annotations
 

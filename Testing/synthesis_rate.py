@@ -1,9 +1,9 @@
-"""Patches a second that training gets from recipes, and pictures of synthetic CTs to look at.
+"""Measure how many synthetic patches a second training gets, and draw pictures of synthetic CTs.
 
     python Testing/synthesis_rate.py LABELMAP_FOLDER... --patches 40 --pictures pictures.png
 
 Prints CPU seconds and wall seconds for each part of a patch with labels. With --pictures, draws axial and coronal
-slices of several recipes with their labels outlined; with --real, CTs from files beside them in the same way.
+slices of several recipes with their labels outlined; with --real, also CTs from files, drawn in the same way.
 """
 
 from __future__ import annotations

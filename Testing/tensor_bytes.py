@@ -1,4 +1,4 @@
-"""Bytes that torch's tensors take, counted by allocations: the same on every machine, whatever else runs on it."""
+"""Counts the bytes of torch's tensors by their allocations, which is the same on every machine."""
 
 from __future__ import annotations
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -169,3 +171,46 @@ def test_a_wheel_segments_out_of_the_box(ct, tmp_path):
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "site"), str(ct)], check=True, cwd=tmp_path, env=environment
     )
+
+
+def examples(docstring: str | None) -> str:
+    """The code of a docstring: the indented lines after ``::``."""
+    code = inspect.cleandoc(docstring or "").partition("::\n")[2]
+    return textwrap.dedent("\n".join(line for line in code.splitlines() if line.startswith("    ") or not line))
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_docstrings_run(small_bundle, ct, tmp_path, monkeypatch):
+    nibabel = pytest.importorskip("nibabel")
+    for name in ("first.nii.gz", "second.nii.gz", "ct.nii.gz"):
+        shutil.copy(ct, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    names = {"dcaseg": dcaseg, "nibabel": nibabel}
+    for documented in (dcaseg.Segmenter, dcaseg.Segmenter.segment, dcaseg.segment):
+        code = examples(documented.__doc__)
+        assert code
+        exec(code, names)
+    assert (tmp_path / "result" / "labels.nrrd").exists()
+
+
+def test_the_example_of_a_model_runs(capsys):
+    exec(examples(dcaseg.load_model.__doc__), {"dcaseg": dcaseg})
+    assert "(3.0, 3.0, 3.0)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_example_of_training_makes_a_model(tmp_path, monkeypatch):
+    """The lines run as they stand but for the options: a few steps of a tiny network on a coarse grid."""
+    import dcaseg.training
+    from dcaseg.training.options import GridOptions, TrainingOptions
+
+    code = examples(dcaseg.training.__doc__)
+    stated = "TrainingOptions(steps=200)"
+    assert code.count(stated) == 1
+    small = TrainingOptions(
+        grid=GridOptions(spacing=(12.0, 12.0, 12.0)), patch=(16, 16, 16), n_filters=2, norm="batch", steps=2
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace(stated, "small"), {"small": small})
+    assert dcaseg.load_model("model").metadata.spacing == (12.0, 12.0, 12.0)

@@ -526,3 +526,16 @@ def test_every_refusal_is_an_error_shown_to_the_user(folder):
 
     with pytest.raises(UserError):
         Bundle.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("labeled", "unlabeled", "words"),
+    [
+        (24, 8, "24 labeled and 8 unlabeled cases"),
+        (1, 0, "1 labeled case"),
+        (0, 3, "3 unlabeled cases"),
+        (0, 0, "no cases"),
+    ],
+)
+def test_training_data_count_their_cases_in_words(labeled, unlabeled, words):
+    assert TrainingData("CTs", labeled, unlabeled, "CC BY 4.0").counts == words

@@ -226,3 +226,21 @@ def test_the_list_of_corrected_cases_has_unannotated_labels(coarse_phantom, tmp_
     assert datalist.training[0].unannotated == tuple(label for label in range(1, 16) if label not in (1, 6))
     case = training_set_of(datalist).cases(tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0)))[0][0]
     assert case.unannotated == datalist.training[0].unannotated and set(np.unique(case.labels)) == {0, 1, 6}
+
+
+def test_american_spelling_is_read(write_list):
+    case = {"image": "a.nii.gz", "label": "b.nii.gz"}
+    datalist = read_datalist(write_list(training=[case], unlabeled=[{"image": "c.nii.gz"}], license="CC BY 4.0"))
+    assert [entry.image.name for entry in datalist.unlabeled] == ["c.nii.gz"] and datalist.licence == "CC BY 4.0"
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"unlabeled": [], "unlabelled": []}, "mean the same"),
+        ({"validate": [{"image": "c.nii.gz", "label": "d.nii.gz"}]}, "'validate' in .* would not be used"),
+    ],
+)
+def test_cases_that_would_be_ignored_are_rejected(write_list, extra, message):
+    with pytest.raises(UserError, match=message):
+        read_datalist(write_list(training=[{"image": "a.nii.gz", "label": "b.nii.gz"}], **extra))

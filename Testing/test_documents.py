@@ -112,6 +112,17 @@ def test_the_page_of_commands_is_the_programs():
     assert text_of(PAGE) == page(), "Run: python Testing/make_command_reference.py"
 
 
+def test_the_cards_of_the_shipped_models_are_the_programs():
+    from dcaseg.models.bundle import Bundle
+    from dcaseg.models.model_card import model_card
+    from dcaseg.models.store import shipped_bundles
+
+    folders = shipped_bundles()
+    assert folders
+    for folder in folders:
+        assert text_of(folder / "docs/README.md") == model_card(Bundle.load(folder).metadata), folder.name
+
+
 COMMANDS: dict[str, Any] = dict(commands())
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 

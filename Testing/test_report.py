@@ -76,8 +76,8 @@ def test_the_slice_and_the_outcome_of_every_decision_are_listed_and_long_lists_e
     (one,) = report.findings
     findings = [replace(one, outcome=NOT_CHECKED, reasons=("Liver: it is cut.",), position_mm=place)] * 30 + [one]
     text = page(replace(report, findings=findings))
-    assert "31 findings, the most likely wrong first: 30 not checked, 1 accepted as it is." in text
-    assert "The 10 least likely of those not checked are left out here." in text
+    assert "31 findings, sorted by the probability of an error: 30 not checked, 1 accepted as it is." in text
+    assert "The 10 least likely of those that were not checked are left out." in text
     assert text.count("<td class=number>12</td>") == 21, "20 times slice 12, and once rank 12"
     assert text.count("It is cut.") == 20 and "Liver: it is cut." not in text
     assert "<td class=number>31</td>" in text, "a decision is listed whatever its rank"

@@ -90,7 +90,7 @@ def test_errors_in_the_first_findings_are_counted_for_every_order():
     assert rows["review", 1].ml == pytest.approx(4 * 8), "the island"
     assert rows["size", 1].errors == 0.0, "the spleen's finding is larger"
     assert rows["random", 1].errors == pytest.approx(0.5, abs=0.1)
-    assert all(rows[order, 2].errors == 1.0 for order in ("review", "size", "random", "entropy, same places"))
+    assert all(rows[order, 2].errors == 1.0 for order in ("review", "size", "random", "entropy, same findings"))
 
 
 def test_the_volume_budget_counts_findings_in_part():

@@ -1,4 +1,4 @@
-"""One real worker for many tests of the panel: PyTorch takes longer to load than most of them last."""
+"""One real worker shared by many tests of the panel, because loading PyTorch takes longer than most of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the worker: a CT whose phases last long enough to meet, and requests."""
+"""Fixtures for the tests of the worker: requests, and a CT whose phases last long enough to interrupt them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A caller of the real worker for tests: starts it as a process of its own and waits for its events."""
+"""A client of the real worker for tests: starts it as a separate process and waits for its events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the worker takes to start, to run cold and warm, and to be gone once cancelled.
+"""Measure how long the worker takes to start, to segment cold and warm, and to end after a cancellation.
 
 Run: python Testing/worker_times.py BUNDLE CT [OUT_FOLDER]
 """

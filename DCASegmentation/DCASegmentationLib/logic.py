@@ -238,7 +238,7 @@ class SegmentationLogic:
         """
 
         def onWorkerAnswer(answer: Answer) -> None:
-            assert isinstance(answer, Corrected | Failure), "a correction is never cancelled"
+            assert isinstance(answer, Corrected | Failure), "a correction is never canceled"
             onAnswer(answer)
 
         self._getWorker().send(Correct(uuid.uuid4().hex, action), onWorkerAnswer)

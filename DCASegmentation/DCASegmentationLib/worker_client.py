@@ -407,7 +407,7 @@ class WorkerProcess:
 
     def _answer(self, run: _Run, answer: Answer) -> None:
         # The answer may have been sent before the worker received the request to cancel. A result is then removed, but
-        # a model or a case that was added stays, and the user is told so.
+        # a model or a case that was added stays, and the user is informed.
         if run.cancelRequested and not isinstance(answer, Downloaded | CaseAdded):
             remove_traces(run.request, run.connection.workerPid)
             answer = WasCancelled(run.request.id)

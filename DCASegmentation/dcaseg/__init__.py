@@ -1,4 +1,4 @@
-"""Segmentation of abdominal CT with DCA, and the method itself, its training and its evaluation.
+"""Segmentation of abdominal organs in CT with DCA (Divide, Conquer, and Aggregate), its training and its evaluation.
 
 ::
 
@@ -8,7 +8,8 @@
     print(result.volumes_ml)
     result.save("result")
 
-``import dcaseg`` is fast: torch and other large libraries are imported only when they are used.
+The names in ``__all__`` are the public API; ``api`` documents them. To train a model from Python, see ``training``.
+``import dcaseg`` is fast: torch and other large libraries are imported only when they are first used.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from .review.builder import ReviewResult
 from .types import ProgressCallback
 
 CT = str | PathLike[str] | sitk.Image | ArrayLike
-"""A CT: a path, a SimpleITK image in HU, or an array (x, y, z) in HU, which also needs an affine."""
+"""A CT: a path, a SimpleITK image in HU, or an array (x, y, z) in HU, for which an affine must be given, too."""
 
 FINEST_LEVEL = 4
 # Largest cosine of the angle between two axes of an affine that still count as perpendicular.
@@ -39,16 +39,28 @@ _MAX_AXIS_COSINE = 1e-3
 
 
 def read_ct(path: str | PathLike[str], series: str | None = None) -> sitk.Image:
-    """Read a CT in HU from a file or a folder of DICOM files.
+    """Read a CT from a file (NIfTI, NRRD, MetaImage) or from a folder with the DICOM files of a series.
 
-    ``series`` is the number or UID of a series in a folder of DICOM files. Raises ImageError if the CT cannot be read,
-    or if the file does not state its spacing or orientation.
+    ``series`` selects one of several DICOM series, by UID or by the number that the error message lists it with. The
+    image is 3D with one value per voxel: int16, or float32 if int16 would change a value. The values are not checked;
+    ``segment`` refuses those that are not HU.
+
+    Raises ImageError if the CT cannot be read, or if the file does not state its spacing or orientation.
     """
     return _read_ct(Path(fspath(path)), series)
 
 
 def load_model(model: str | PathLike[str] | None = None) -> Bundle:
-    """Load the model bundle with this name or in this folder, or the default model for None. Raises BundleError."""
+    """Load the model bundle with this name or in this folder, or the default model for None.
+
+    ``metadata`` of the bundle has the organs, the spacing, the scores and the limits; ``network()`` returns the
+    ``DCANet`` with its weights, in evaluation mode. Raises BundleError if there is no such bundle, or if it is damaged.
+
+    Example::
+
+        model = dcaseg.load_model("dca-abdomen")
+        print(model.metadata.spacing, model.metadata.limits)
+    """
     return default_model() if model is None else Bundle.load(find_bundle(fspath(model)))
 
 
@@ -56,29 +68,33 @@ def load_model(model: str | PathLike[str] | None = None) -> Bundle:
 class Segmentation:
     """The result for one CT.
 
-    All images are SimpleITK images. Images on the CT's grid have exactly its size, spacing, origin and direction.
+    All images are SimpleITK images; as arrays (``SimpleITK.GetArrayFromImage``) they have the axes (z, y, x). Images on
+    the CT's grid have exactly its size, spacing, origin and direction. Images on the model's grid have the model's
+    spacing and orientation, and cover the same body.
     """
 
     labels: sitk.Image
     """Labels, uint8 on the CT's grid: 0 is background, 1 to K are the organs of ``vocabulary``."""
     volumes_ml: dict[str, float]
-    """Volume of each organ in ml, by its key such as ``"right_kidney"``. 0 if the organ was not found."""
+    """Volume in ml of each organ that was requested, by its key such as ``"right_kidney"``. 0 if it was not found."""
     attention: dict[str, sitk.Image]
-    """Attention maps of the experts ``"head"``, ``"medium"`` and ``"tail"``, float32 on the model's grid. In every
-    voxel they add up to 1 (Fig. 3 of the paper, DeB-9). Empty if no maps were requested."""
+    """Attention to the experts ``"head"``, ``"medium"`` and ``"tail"``, float32 on the model's grid, at the finest
+    level (DeB-9 in Fig. 3 of the paper). The maps sum to 1 in the part of the scan that the network ran on, and are 0
+    in the air around it. Empty if no maps were requested."""
     dominant_expert: sitk.Image | None
-    """The expert with the most attention, uint8 on the CT's grid: 0 background, 1 head, 2 medium, 3 tail. None if no
-    maps were requested."""
+    """The expert with the most attention, uint8 on the CT's grid: 1 head, 2 medium, 3 tail, and 0 where ``labels`` are
+    0. None if no maps were requested."""
     uncertainty: sitk.Image | None
-    """Entropy of the softmax, normalized to 0..1, float32 on the model's grid. None if no maps were requested."""
+    """Entropy of the softmax divided by its maximum, 0 (certain) to 1, float32 on the model's grid. None if no maps
+    were requested."""
     review: ReviewResult | None
-    """The findings: regions that are most likely wrong. None if no review was requested."""
+    """The findings, regions that are most likely wrong. None if no review was requested."""
     vocabulary: Vocabulary
     """The organs by label."""
     warnings: tuple[str, ...]
     """Notes on the CT or the result that a user should see."""
     details: Result = field(repr=False)
-    """All other results: mean HU, time of each step, attention of the coarser levels."""
+    """All other results: mean HU of each organ, disagreement, time of each phase, attention of coarser levels."""
     _ct: sitk.Image = field(repr=False)
     _job: Job = field(repr=False)
 
@@ -89,9 +105,9 @@ class Segmentation:
         return array
 
     def mask(self, organ: str) -> sitk.Image:
-        """Return the mask of one organ, given by key or name: uint8 on the CT's grid, 0 or 1.
+        """Return the mask of one organ, given by key or name (``"liver"``, ``"Right kidney"``).
 
-        Raises UserError for an unknown organ.
+        It is uint8 on the CT's grid, 0 or 1. Raises UserError for an organ that the model does not have.
         """
         return self.labels == self.vocabulary.find(organ).label
 
@@ -113,15 +129,17 @@ class Segmentation:
 class Segmenter:
     """Segments any number of CTs with one model, which stays loaded.
 
-    ``model`` is the name or the folder of a model bundle (None: the default model). ``device`` is ``auto``, ``cpu``,
-    ``gpu``, ``cuda``, ``cuda:1`` or ``mps``. ``backend`` runs the network: ``eager``, ``openvino``, ``compile`` or
-    ``cuda-half``; ``auto`` uses the fastest on this computer. Raises BundleError if the model cannot be used, and
-    UserError if the device or backend cannot be used.
+    ``model`` is the name or the folder of a model bundle, or what ``load_model`` returned; None is the default model.
+    ``device`` is ``auto``, ``cpu``, ``gpu``, ``cuda``, ``cuda:1`` or ``mps``. ``backend`` runs the network: ``eager``,
+    ``openvino``, ``openvino-bf16``, ``compile`` or ``cuda-half``. ``auto`` measures once which is fastest on this
+    computer, and ``measure`` repeats the measurement.
+
+    Raises BundleError if the model cannot be used, and UserError if the device or the backend cannot be used here.
 
     Example::
 
         segmenter = dcaseg.Segmenter(device="cpu")
-        for path in paths:
+        for path in ("first.nii.gz", "second.nii.gz"):
             print(segmenter.segment(path).volumes_ml["liver"])
     """
 
@@ -147,14 +165,24 @@ class Segmenter:
     ) -> Segmentation:
         """Segment one CT.
 
-        ``ct`` is a path, a SimpleITK image in HU, or an array (x, y, z) in HU. Only an array needs the 4 x 4
-        ``affine`` from voxel indices to RAS coordinates in mm, as in nibabel. ``organs`` are the keys or names of the
-        organs to segment (None: all). ``maps`` makes the attention maps, the dominant expert, and the uncertainty.
-        ``review`` lists findings, the regions that are most likely wrong. ``series`` selects a series of a DICOM
-        folder, by number or UID. ``progress(fraction, message)`` is called during the work. ``options`` are other
-        fields of ``dcaseg.inference.options.SegmentOptions``, such as ``overlap``.
+        ``ct`` is a path, a SimpleITK image in HU, or an array (x, y, z) in HU. Any orientation and spacing will do.
 
-        Raises ImageError if the CT cannot be read or is not a CT in HU, and UserError for invalid options.
+        - ``affine``: only for an array, and required there: the 4 x 4 matrix from voxel indices to RAS coordinates in
+          mm, as in nibabel.
+        - ``organs``: keys or names of the organs to segment; None segments all.
+        - ``maps``: also compute the attention, the dominant expert, the uncertainty and the disagreement.
+        - ``review``: also list findings, the regions that are most likely wrong.
+        - ``series``: selects one of several series in a DICOM folder, by number or UID.
+        - ``progress(fraction, message)``: called during the work, with ``fraction`` from 0 to 1.
+        - ``options``: other fields of ``dcaseg.inference.options.SegmentOptions``, such as ``overlap``.
+
+        Raises ImageError if the CT cannot be read or is not a CT in HU, UserError for invalid options, and TypeError
+        for an option that does not exist.
+
+        Example::
+
+            image = nibabel.load("ct.nii.gz")
+            labels = segmenter.segment(image.get_fdata(), image.affine).labels_array
         """
         chosen: dict[str, Any] = {"entropy": maps, "dominant_expert": maps, "disagreement": maps, "review": review}
         chosen["attention_levels"] = (FINEST_LEVEL,) if maps else ()

@@ -1,13 +1,13 @@
-"""Ten minutes on a big GPU, as one call: check CUDA, time a step, then train from a state with the time that is left.
+"""Use a large GPU for ten minutes in one call: test CUDA, time a step, then train in the remaining time.
 
     python Testing/gpu/train_on_gpu.py --run FOLDER --minutes 9 --out $OUT
 
-FOLDER holds what the call needs, and is made where there is a network: ``--prepare`` writes a run's state
-(``dca train --export-state``) and its prepared cases into it. The call uses no network. It leaves at most eight files
-in ``--out``: ``report.json``, ``tests.txt``, the run's log, and ``state.npz``, at most 16 MiB, which the next call goes
-on from; the state is written anew every two minutes, so that a call that is cut off has lost no more than that.
+FOLDER contains what the call needs, since the machine with the GPU may have no internet access: ``--prepare`` writes a
+run's state (``dca train --export-state``) and its prepared cases into it. The call leaves at most eight files in
+``--out``: ``report.json``, ``tests.txt``, the run's log, and ``state.npz`` (at most 16 MiB), from which the next call
+continues. The state is written every two minutes, so that a call that is cut off loses no more than that.
 
-Without a GPU it does the same on the CPU, tests of CUDA aside: ``--minutes 2`` tries it.
+Without a GPU it does the same on the CPU, except the tests of CUDA; ``--minutes 2`` tries it.
 """
 
 from __future__ import annotations

@@ -36,9 +36,7 @@ def modelCard(model: Model) -> str:
 
 
 def _trainingData(data: TrainingData) -> str:
-    return _("{name} ({labeled} labeled and {unlabeled} unlabeled cases, {license})").format(
-        name=data.name, labeled=data.labeled, unlabeled=data.unlabeled, license=data.licence
-    )
+    return f"{data.name} ({data.counts}, {data.licence})"
 
 
 def _scores(model: Model) -> str:

@@ -90,8 +90,8 @@ def run(
         float,
         typer.Option(
             min=0.01,
-            help="Minutes that a case may take. One that takes longer, such as a damaged file that a library never "
-            "finishes, fails, and the others go on.",
+            help="Time limit for each case in minutes. A case that takes longer fails, for instance because a library "
+            "never finishes reading a damaged file; the others continue.",
             rich_help_panel=RUN_PANEL,
         ),
     ] = 120.0,

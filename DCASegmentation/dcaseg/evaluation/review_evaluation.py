@@ -10,8 +10,8 @@ Orders of findings that are compared:
 - ``review``: the findings of the review in its own order.
 - ``random``, ``size``: the same findings in random order, or the largest first. Both benefit from the review's choice
   of findings.
-- ``entropy, same places``: the same findings by decreasing mean entropy.
-- ``entropy, own places``: findings made and ordered by entropy alone, as without a review. They consist of the most
+- ``entropy, same findings``: the same findings by decreasing mean entropy.
+- ``entropy, own findings``: findings made and ordered by entropy alone, as without a review. They consist of the most
   uncertain voxels, with the same total volume and the same size limit as the review's findings, by decreasing sum of
   entropy.
 
@@ -99,7 +99,7 @@ def odd_phantom(seed: int) -> Phantom:
 
 FIRST = (5, 10, 20)
 OURS = "review"
-ORDERS = (OURS, "random", "size", "entropy, own places", "entropy, same places")
+ORDERS = (OURS, "random", "size", "entropy, own findings", "entropy, same findings")
 
 _WRONG_BELOW = 0.7
 _REACHED = 0.25
@@ -244,7 +244,7 @@ class TruthOfCase:
         return self._contents(sitk.GetArrayFromImage(self._review.ranks), len(self._review.review.findings))
 
     def of_entropy(self) -> PlaceContents:
-        """Contents of findings made from entropy alone, see ``entropy, own places`` in the module's docstring."""
+        """Contents of findings made from entropy alone, see ``entropy, own findings`` in the module's docstring."""
         entropy = self._review.evidence.entropy
         voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(self._review.ranks)))
         wanted = round(voxels * self._ct.volume_ml_per_voxel / self._grid.volume_ml_per_voxel)
@@ -290,8 +290,8 @@ def reached(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Reached]:
         OURS: (ours, [ranks]),
         "random": (ours, [np.random.default_rng(seed).permutation(ranks) for seed in range(_SHUFFLES)]),
         "size": (ours, [_by_decreasing(ours.ml[1:])]),
-        "entropy, own places": (entropy, [np.arange(1, entropy.count + 1)]),
-        "entropy, same places": (ours, [_by_decreasing(ours.entropy[1:])]),
+        "entropy, own findings": (entropy, [np.arange(1, entropy.count + 1)]),
+        "entropy, same findings": (ours, [_by_decreasing(ours.entropy[1:])]),
     }
     found = []
     for name in ORDERS:

@@ -179,13 +179,11 @@ def information(bundle: Bundle) -> list[tuple[str, str]]:
         ("License", metadata.licence),
     ]
     for data in metadata.training_data:
-        counts = f"{data.labeled} labeled and {data.unlabeled} unlabeled cases"
-        rows.append(("Training data", f"{data.name}: {counts}, {data.licence}"))
+        rows.append(("Training data", f"{data.name}: {data.counts}, {data.licence}"))
     if metadata.scores is None:
         return [*rows, ("Mean Dice", "not measured")]
-    rows.append(
-        ("Mean Dice", f"{metadata.scores.mean_dice:.3f} ({metadata.scores.cases} cases: {metadata.scores.data})")
-    )
+    cases = f"{metadata.scores.cases} case{'s' if metadata.scores.cases != 1 else ''}"
+    rows.append(("Mean Dice", f"{metadata.scores.mean_dice:.3f} ({cases}: {metadata.scores.data})"))
     organs = metadata.vocabulary.by_key
     rows += [(f"Dice {organs[key].name}", f"{value:.3f}") for key, value in metadata.scores.dice.items()]
     return rows

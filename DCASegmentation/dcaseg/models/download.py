@@ -67,7 +67,6 @@ def download_bundle(source: Source, models: Path, progress: Callable[[float, str
     After an interruption, the downloaded part is kept in ``models / ".downloads"`` and the next call resumes it.
     ``progress(fraction, message)`` is called for every part. Raises UserError if the file cannot be downloaded, has
     another checksum, or is not a bundle, and OutputError if it cannot be written.
-    another checksum, or is not a bundle.
     """
     part = models / ".downloads" / f"{source.sha256}.zip"
     refused_redirects: list[str] = []

@@ -95,10 +95,11 @@ def _use(metadata: Metadata) -> str:
     return (
         "With SlicerDCASegmentation, from this folder:\n\n"
         "    dca segment CT -o OUT --bundle .\n\n"
-        "With MONAI (which needs pytorch-ignite, fire and nibabel, and the package dca-segmentation for the "
-        "network):\n\n"
+        'With MONAI, after `pip install -e ".[monai]"` in a clone of SlicerDCASegmentation, whose package has the '
+        "network:\n\n"
         "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . "
         "--image CT.nii.gz --output_dir OUT\n\n"
-        "Both give the same labels with `dca segment --keep-islands`. Without that option, `dca segment` removes "
-        "pieces that are far too small to be the organ."
+        "`dca segment --keep-islands --no-body-box` gives the same labels. Without these options, `dca segment` "
+        "removes pieces that are far too small to be the organ, and does not run the network on the air around the "
+        "body."
     )

@@ -109,7 +109,7 @@ def _is_click_network(bundle: Path) -> bool:
         with (bundle / METADATA).open("rb") as file:
             content = parse_json(file.read(MOST_METADATA_BYTES))
     except (OSError, ValueError):
-        # Whoever loads the bundle reports what is wrong with it.
+        # The code that loads the bundle reports what is wrong with it.
         return False
     return isinstance(content, dict) and CLICK_NETWORK in content
 

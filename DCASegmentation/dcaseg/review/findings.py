@@ -255,7 +255,8 @@ def _volume(
     own = evidence.labels[box] == organ.label
     if measured.ml < low:
         mask = own if evidence.other is None else own | (evidence.other[box] == organ.label)
-        text = f"{measured.ml:.1f} ml, smaller than usual ({low:g} to {high:g} ml): only a part, or another organ."
+        size = f"{measured.ml:.1f} ml, smaller than usual ({low:g} to {high:g} ml)"
+        text = f"{size}: only a part of it was found, or this is another organ."
     elif evidence.other is None:
         return
     else:

@@ -66,7 +66,7 @@ def network_reasons(
         differ = _counts(ranks, evidence.other != evidence.labels, count) / size
         for number in range(1, count + 1):
             if differ[number] >= _DISAGREES:
-                text = f"the {other_name} differ in {differ[number]:.0%} of the uncertain voxels."
+                text = f"the {other_name} give another label to {differ[number]:.0%} of the uncertain voxels."
                 reasons[number].append(_reason("disagreement", text, organs[number]))
     if evidence.dominant is not None and evidence.attention is not None:
         _attention_reasons(reasons, evidence, ranks, organs, owners, size)

@@ -1,8 +1,8 @@
 """Splitting of probably wrong voxels into connected regions that can be judged at a glance.
 
-The network's own probabilities understate small error probabilities (it is sure of borders that are half a voxel off)
-and overstate large ones. ``error_probability_of`` corrects them with a table. The table was measured on synthetic
-people (the tuning cases of ``evaluation.review_evaluation``) with both shipped models, which agree within about 0.03.
+The network's own probabilities understate small error probabilities (it is confident about borders that are half a
+voxel off) and overstate large ones. ``error_probability_of`` corrects them with a table. The table was measured on
+phantoms (the tuning cases of ``evaluation.review_evaluation``) with two models of 4 mm, which agree within about 0.03.
 For other data the order of the findings holds, but the volumes in ml may be off.
 """
 

@@ -12,8 +12,8 @@ Paths are absolute or relative to the list's folder. Only the key ``training`` i
 - ``unannotated``: labels of the vocabulary that the label map does not include. Its background may be these organs.
 - ``label_map``: converts the numbers of the label map (left) to labels of the vocabulary (right). Numbers that it does
   not contain become background.
-- ``unlabelled``: unlabeled cases. The label of such an entry is used only for fully supervised training, as a
-  comparison.
+- ``unlabelled`` (or ``unlabeled``): unlabeled cases. The label of such an entry is used only for fully supervised
+  training, as a comparison.
 - ``test``: entries may be plain paths, as in the Decathlon.
 
 ``monai.data.load_decathlon_datalist`` can read these lists too.
@@ -97,6 +97,7 @@ def read_datalist(path: Path) -> Datalist:
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("training"), list):
         raise UserError(f"{path} is not a data list: it has no list 'training'.", "Create one with dca dataset.")
+    content = _with_our_spelling(content, path)
     vocabulary = _vocabulary(content, path)
     groups: dict[str, tuple[Entry, ...]] = {}
     for group in GROUPS:
@@ -111,6 +112,27 @@ def read_datalist(path: Path) -> Datalist:
     return Datalist(
         vocabulary, groups["training"], groups["unlabelled"], groups["validation"], groups["test"], **origin
     )
+
+
+_SPELLINGS = {"unlabeled": "unlabelled", "license": "licence"}
+
+
+def _with_our_spelling(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """``content`` with the keys of this format. Raises UserError for a list of cases under an unknown key."""
+    both = [spelling for spelling, ours in _SPELLINGS.items() if spelling in content and ours in content]
+    if both:
+        raise UserError(
+            f"{path} has the keys '{both[0]}' and '{_SPELLINGS[both[0]]}'.", "Merge them: they mean the same."
+        )
+    content = {_SPELLINGS.get(key, key): value for key, value in content.items()}
+    for key, value in content.items():
+        is_cases = isinstance(value, list) and any(isinstance(each, dict) and "image" in each for each in value)
+        if is_cases and key not in GROUPS:
+            raise UserError(
+                f"'{key}' in {path} would not be used: it is not one of {', '.join(GROUPS)}.",
+                "Rename it, or remove it from the list.",
+            )
+    return content
 
 
 def write_datalist(datalist: Datalist, path: Path) -> None:

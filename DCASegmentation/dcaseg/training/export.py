@@ -91,7 +91,8 @@ def _summary(training_data: tuple[TrainingData, ...]) -> str:
         return "synthetic CT only"
     groups = {("labeled" if data.labeled else "unlabeled", data.synthetic) for data in training_data}
     nouns = {True: "synthetic CT", False: "CT of patients"}
-    return ", ".join(f"{labels} {nouns[synthetic]}" for labels, synthetic in sorted(groups))
+    *others, last = [f"{labels} {nouns[synthetic]}" for labels, synthetic in sorted(groups)]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _limits(training_data: tuple[TrainingData, ...]) -> tuple[str, ...]:

@@ -48,10 +48,13 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class Trainer:
-    """One training run in one folder.
+    """One training run in the existing folder ``folder``; the docstring of ``training`` has an example.
 
-    ``labeled`` (labeled), ``unlabeled`` and ``validation`` are cases on the model grid. Every patch of a step is
-    drawn from the options' seed and the step number, so a resumed run draws the same patches as an uninterrupted one.
+    ``labeled``, ``unlabeled`` and ``validation`` are cases on the model grid of ``options.grid``, as
+    ``TrainingSet.cases`` returns them. Their labels are 0 (background) and those of ``vocabulary``. ``device`` is a
+    torch device. Every patch of a step is drawn from the options' seed and the step number, so a resumed run draws the
+    same patches as an uninterrupted one.
+
     Optional inputs:
 
     - ``initial``: a trained network whose weights the run starts from.
@@ -164,8 +167,9 @@ class Trainer:
         Ctrl+C, SIGTERM and SIGHUP end the run after the current step or validation case: a checkpoint is saved, and
         KeyboardInterrupt is raised. A second signal raises it immediately, and the last checkpoint stays as it is.
 
-        ``report`` receives each line of the log, and ``notify`` messages for the user. ``lock`` keeps other processes
-        from training in the folder; set it to False if the caller holds the lock. Patches are drawn ahead by
+        ``report`` receives each line of the log: the step, its losses, its seconds and, after a validation, ``dice`` (0
+        to 1) as a mean and by organ. ``notify`` receives messages for the user. ``lock`` keeps other processes from
+        training in the folder; set it to False if the caller holds the lock. Patches are drawn ahead by
         ``workers`` processes or, with 0, by a thread of this process.
 
         Raises UserError if the gradient is not finite in a hundred steps in a row; these steps are skipped, so the

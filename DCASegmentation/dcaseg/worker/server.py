@@ -55,7 +55,7 @@ class Handler(Protocol):
         """Carry out ``request`` and return its answer; an error that it raises is reported to the caller.
 
         ``progress`` is called with the fraction done (0 to 1) and the current step; it raises Cancelled if the request
-        was cancelled. ``cancelled`` says so for work between two reports.
+        was canceled. ``cancelled`` says so for work between two reports.
         """
         ...
 
@@ -151,7 +151,7 @@ def when_parent_ends(callback: Callable[[], object]) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-# How long to wait for a cancelled run to stop; one window of the network can take longer on a CPU.
+# How long to wait for a canceled run to stop; one window of the network can take longer on a CPU.
 _SECONDS_TO_STOP = 0.2
 
 
@@ -276,7 +276,7 @@ class Service:
         try:
             answer = self._handler(request).answer(request, progress, run.cancelled.is_set)
         except Cancelled:
-            # The thread that cancelled the run has settled it.
+            # The thread that canceled the run has settled it.
             pass
         except Exception as error:
             answer = failure_of(request.id, error)

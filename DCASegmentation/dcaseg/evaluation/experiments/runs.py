@@ -72,7 +72,7 @@ def make_in_parallel(runs: Runs, jobs: Sequence[tuple[Arm, int]], processes: int
     except BrokenProcessPool as error:
         raise UserError(
             "The process of a run was killed, perhaps because memory ran out.",
-            "Run the command again to resume, with a smaller --at-once.",
+            "Run the command again to resume, with a smaller --max-parallel.",
         ) from error
     finally:
         stop.set()
