@@ -1,8 +1,9 @@
 """Compares our trainer with a plain MONAI loop that trains the same network: samples per second, CPU time, memory.
 
-Both train the V-Net of ``dca train --strategy vnet`` on one labeled phantom, with AdamW, single precision and the same
-size and number of patches. The MONAI loop follows its tutorials: CacheDataset, RandCropByPosNegLabeld, three random
-intensity transforms, DiceCELoss, and the default memory format.
+Both train the V-Net of ``dca train --strategy vnet`` on one labeled phantom, with AdamW, the same size and number of
+patches, and no spatial augmentation. The MONAI loop follows its tutorials: CacheDataset, RandCropByPosNegLabeld, three
+random intensity transforms, DiceCELoss, single precision, and the default memory format. Our loop is measured with its
+usual precision (see ``training.mixed_precision``) and in single precision.
 
 Runs in a separate process: python -m dcaseg.benchmark.training_loops LOOP OPTIONS
 """
@@ -32,7 +33,7 @@ from ..training.training_set import divide
 from .process_cost import ProcessFailedError
 from .step_cost import peak_mib
 
-LOOPS = ("ours", "monai")
+LOOPS = ("ours", "ours, single precision", "monai")
 _SCAN_MM = (4.0, 4.0, 5.0)
 
 
@@ -103,7 +104,8 @@ class _Clock:
             torch.cuda.synchronize(self._device)
 
 
-def _ours(options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
+def _ours(loop: str, options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
+    options = replace(options, spatial_augmentation=False)
     clock = _Clock(device)
 
     class Timed(Trainer):
@@ -125,7 +127,7 @@ def _ours(options: TrainingOptions, device: torch.device, case: Case) -> LoopCos
 
         def report(line: dict[str, Any]) -> None:
             if line["step"] == options.steps:
-                costs.append(clock.cost("ours", options.labeled_per_step))
+                costs.append(clock.cost(loop, options.labeled_per_step))
 
         trainer.run(save_every=10**9, report=report)
     return costs[0]
@@ -184,14 +186,17 @@ def _main(loop: str, json_args: str) -> None:
     options = replace(TrainingOptions.from_json(args["options"]), strategy="vnet", steps=args["steps"] + 1)
     if args["threads"]:
         torch.set_num_threads(args["threads"])
-    if loop == "ours":
+    if loop != "monai":
         # Like dca train.
         from ..inference.process_settings import keep_freed_memory
 
         keep_freed_memory()
     phantom = generate(1, _SCAN_MM)
     case = prepare_case("labelled", phantom.ct, phantom.labels, options.grid)
-    cost = {"ours": _ours, "monai": _monai}[loop](options, torch.device(args["device"]), case)
+    device = torch.device(args["device"])
+    if loop == "ours, single precision":
+        options = replace(options, mixed_precision=False)
+    cost = _monai(options, device, case) if loop == "monai" else _ours(loop, options, device, case)
     print(json.dumps(asdict(cost)))
 
 
