@@ -15,7 +15,7 @@ import pytest
 pytestmark = [pytest.mark.scene, pytest.mark.usefixtures("one_model", "warm_worker")]
 slicer = pytest.importorskip("slicer")
 
-from DCASegmentationLib.scene.segmentation import remove_nodes
+from DCASegmentationLib.scene.nodes import remove_nodes
 from module_driving import add_ct, apply, message, temporary_files, wait_for_end
 
 # Packages whose objects are counted, and VTK's classes, wherever their Python wrapper is alive.

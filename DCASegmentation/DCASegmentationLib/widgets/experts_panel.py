@@ -65,9 +65,11 @@ class CursorReadOut(VTKObservationMixin):
         self._show(ReadOut())
 
     def _onMoved(self, crosshair: Any, event: str) -> None:
-        position = [0.0, 0.0, 0.0]
-        isInside = crosshair.GetCursorPositionRAS(position)
-        self._show(read_at(self._nodes, position, self._level) if isInside and self._nodes is not None else ReadOut())
+        ras = [0.0, 0.0, 0.0]
+        values = ReadOut()
+        if crosshair.GetCursorPositionRAS(ras) and self._nodes is not None:
+            values = read_at(self._nodes, (ras[0], ras[1], ras[2]), self._level)
+        self._show(values)
 
     def _show(self, values: ReadOut) -> None:
         organ = ", ".join(values.organs) or _("no organ")
