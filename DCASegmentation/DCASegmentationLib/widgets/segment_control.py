@@ -15,6 +15,7 @@ from dcaseg.errors import UserError
 from dcaseg.worker.protocol import FoundDevices
 from DCASegmentationLib import requirements
 from DCASegmentationLib.batch import BatchSettings
+from DCASegmentationLib.event_loop import drawNow
 from DCASegmentationLib.logic import ALL_MAPS, Outcome
 from DCASegmentationLib.parameters import Device
 from DCASegmentationLib.scene.case_record import recall
@@ -152,7 +153,7 @@ class SegmentControl:
     def loadSample(self) -> bool:
         """Download the sample CT and select it as input. If that fails, shows the error and returns False."""
         self.panel.showMessage(_("Downloading the sample CT..."))
-        slicer.app.processEvents()
+        drawNow()
         try:
             with slicer.util.WaitCursor():
                 node = load_sample_ct()
@@ -185,11 +186,20 @@ class SegmentControl:
 
     def _onApply(self) -> None:
         try:
+            # Shows an error that nobody expected, with its traceback, and raises it again.
+            with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
+                self._tryToStart()
+        finally:
+            self.panel.setApplicable(self._unavailableReason())
+
+    def _tryToStart(self) -> None:
+        try:
             self._start()
-        except UserError as error:
+        except BaseException as error:
             self.panel.showEnd()
+            if not isinstance(error, UserError):
+                raise
             self.panel.showError(error)
-        self.panel.setApplicable(self._unavailableReason())
 
     def _onCancel(self) -> None:
         self.panel.showCancelling()
