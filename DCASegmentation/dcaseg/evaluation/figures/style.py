@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from ...errors import OutputError
 from ...rendering.layout import EXPERTS
+from ...temp_paths import replacing
 
 Color = tuple[float, float, float]
 
@@ -46,11 +47,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"The plot {path.name} has an unsupported format.", f"Use {', '.join(FORMATS)}.")
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        figure.savefig(temporary, dpi=150)
-        temporary.replace(path)
+        with replacing(path, path.suffix) as temporary:
+            figure.savefig(temporary, dpi=150)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another path.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
