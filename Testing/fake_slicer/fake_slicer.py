@@ -76,8 +76,10 @@ class FakeSlicer:
         """Make ``import qt``, ``slicer.app``, and everything else that the module uses available."""
         ctk = ctk_module()
         widgets = {**self.stand_ins, **stand_ins_of(sys.modules["fake_slicer.ctk_widgets"])}
+        # One for all files, because Qt looks for its plugins on the disk for each new loader.
+        loader = UiLoader(widgets)
         qt = QtModule(
-            QUiLoader=lambda *arguments: UiLoader(widgets, *arguments),
+            QUiLoader=lambda: loader,
             QFileDialog=self.dialogs.file_dialog(),
             QInputDialog=self.dialogs.input_dialog(),
         )
