@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..organs import Vocabulary
-from ..temp_paths import replacing
+from ..temp_paths import partial_name
 from .metrics import DICE, Metric
 
 
@@ -64,8 +66,16 @@ class Scores:
 
     def write_csv(self, path: Path) -> None:
         """Write a line for each case and one for the mean, for each metric. A score that does not count is empty."""
-        with replacing(path) as part, part.open("x", newline="", encoding="utf-8") as file:
-            self._write_rows(csv.writer(file))
+        part = partial_name(path)
+        try:
+            with part.open("x", newline="", encoding="utf-8") as file:
+                self._write_rows(csv.writer(file))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
     def _write_rows(self, writer: Any) -> None:
         several = len(self.metrics) > 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +20,7 @@ from ..imaging.grid import grid_of_shape, model_grid
 from ..imaging.intensity import standardize, window
 from ..imaging.resampling import resample
 from ..models.metadata import TrainingData
-from ..temp_paths import replacing
+from ..temp_paths import partial_name
 from ..types import ProgressCallback
 from .options import GridOptions
 
@@ -144,6 +146,7 @@ def save_case(case: Case, path: Path) -> None:
 
     Raises OutputError if the file cannot be written.
     """
+    part = partial_name(path)
     arrays = {"hu": case.hu}
     if case.labels is not None:
         arrays |= {"labels": case.labels, "unannotated": np.array(case.unannotated, np.int64)}
@@ -152,13 +155,19 @@ def save_case(case: Case, path: Path) -> None:
     if case.ignored is not None:
         arrays["ignored"] = case.ignored
     try:
-        with replacing(path) as part, part.open("xb") as file:
+        with part.open("xb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
     except OSError as error:
         raise OutputError(
             f"The prepared case {path} cannot be written ({error.strerror or error}).",
             "Free some disk space, or choose another folder with --cache.",
         ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def load_case(path: Path) -> Case:

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from ...errors import OutputError
 from ...rendering.layout import EXPERTS
-from ...temp_paths import replacing
 
 Color = tuple[float, float, float]
 
@@ -47,8 +46,11 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"The plot {path.name} has an unsupported format.", f"Use {', '.join(FORMATS)}.")
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        with replacing(path, path.suffix) as temporary:
-            figure.savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=150)
+        temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another path.") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from ...organs import AMOS
-from ...temp_paths import replacing
 from . import body
 from .label_map import LabelMap, Sidecar, read_label_map
 from .tissues import INDEX, LUMENS, SHELLS, STRETCHES, TISSUES, structure_of
@@ -158,8 +157,10 @@ def write_prepared(anatomy: Anatomy, path: Path) -> None:
     arrays: dict[str, Any] = {"tissues": anatomy.tissues, "info": np.array(json.dumps(info))}
     arrays |= {f"change_{name}": change.field for name, change in anatomy.changes.items()}
     arrays |= {f"positions_{label}": points for label, points in anatomy.positions.items()}
-    with replacing(path) as part, part.open("xb") as file:
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
         np.savez_compressed(file, **arrays)
+    part.replace(path)
 
 
 def read_prepared(path: Path) -> Anatomy:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from ...organs import AMOS
-from ...temp_paths import replacing
 from .anatomy import Anatomy
 from .geometry import Warp
 from .tissues import STRETCHES, TISSUES
@@ -91,8 +90,10 @@ def register(anatomy: Anatomy, other: Anatomy) -> Registration:
 
 def write_warp(warp: Warp, path: Path) -> None:
     """Write a warp as NPZ, atomically."""
-    with replacing(path) as part, part.open("xb") as file:
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
         np.savez_compressed(file, field=warp.field, step=np.array(warp.step), start=np.array(warp.start))
+    part.replace(path)
 
 
 def warp_name(anatomy: str, other: str) -> str:
