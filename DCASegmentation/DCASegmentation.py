@@ -48,7 +48,7 @@ class DCASegmentation(ScriptedLoadableModule):
 class DCASegmentationWidget(ScriptedLoadableModuleWidget):
     """Puts the panel into Slicer's window and passes Slicer's events on to it."""
 
-    panel: ModulePanel
+    panel: ModulePanel | None = None
 
     def setup(self) -> None:
         """Create the panel."""
@@ -57,15 +57,18 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget):
 
     def enter(self) -> None:
         """The user opens the module."""
-        self.panel.enter()
+        if self.panel is not None:
+            self.panel.enter()
 
     def exit(self) -> None:
         """The user leaves the module."""
-        self.panel.exit()
+        if self.panel is not None:
+            self.panel.exit()
 
     def cleanup(self) -> None:
-        """Slicer is closing or the module is being reloaded."""
-        self.panel.cleanup()
+        """Slicer is closing or the module is being reloaded; there is no panel if it could not be created."""
+        if self.panel is not None:
+            self.panel.cleanup()
 
     def onReload(self) -> None:
         """Reload this file and the library (the Reload button in developer mode). A run in progress is stopped."""
@@ -77,7 +80,7 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget):
             # If the new code cannot be imported, keep this panel and the library it was created with.
             sys.modules.update(before)
             raise
-        if self.panel.isEntered:
+        if self.panel is not None and self.panel.isEntered:
             # Slicer sets up the new panel but does not call enter, although the module is open.
             slicer.modules.DCASegmentationWidget.enter()
 

@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 import SimpleITK as sitk
 
-from dcaseg.cli.bundle import load
+from dcaseg.cli.option_values import load_bundle
 from dcaseg.evaluation.click_simulation import next_click
 from dcaseg.evaluation.scoring import read_table, translated
 from dcaseg.imaging.grid import Grid
@@ -40,7 +40,9 @@ def draw(chosen: argparse.Namespace) -> None:
 
     ct = read_ct(chosen.ct)
     start = (
-        read_labels(chosen.start) if chosen.start else Segmenter(load(None), "cpu", backend="auto").segment(ct).labels
+        read_labels(chosen.start)
+        if chosen.start
+        else Segmenter(load_bundle(None), "cpu", backend="auto").segment(ct).labels
     )
     truth = None
     if chosen.labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -32,6 +33,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_STARTED] = time.monotonic()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without a test that needs slicer-core when only such tests run.
+
+    Importing the others, with MONAI and all that they compare with, takes each process longer than most files run.
+    """
+    only_scene = re.search(r"(?<!not )\bscene\b", config.getoption("markexpr"))
+    is_test_file = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    if only_scene and is_test_file and "mark.scene" not in collection_path.read_text(encoding="utf-8"):
+        return True
+    return None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -34,6 +35,7 @@ def commands() -> Iterator[tuple[str, Any]]:
     yield from _below(root(), "")
 
 
+@cache
 def root() -> Any:
     """The Typer command ``dca`` itself."""
     return typer.main.get_command(build_app())

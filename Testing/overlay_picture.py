@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dcaseg.cli.bundle import load
-from dcaseg.cli.evaluate import labeled_entries
+from dcaseg.cli.option_values import labeled_entries, load_bundle
 from dcaseg.evaluation.figures.overlays import CaseResults, overlay_figure
 from dcaseg.evaluation.figures.style import save_figure
 from dcaseg.evaluation.scoring import read_entry, score_labels
@@ -29,7 +28,7 @@ _SHOWN_MM = (3.0, 3.0, 3.0)
 
 def draw(data: Path, group: str, bundle: str | None, labels: str, picture: Path) -> None:
     """Segment the labeled CTs of a group, and draw each in two planes. Raises UserError."""
-    model = load(bundle)
+    model = load_bundle(bundle)
     segmenter = Segmenter(model, "cpu", backend="auto")
     cases = [_case(entry, segmenter, model.metadata.name) for entry in labeled_entries([], [], data, group)]
     title = "A CT of a patient, not trained on" if len(cases) == 1 else "CTs of patients, not trained on"

@@ -84,8 +84,15 @@ def assert_same_answer(given, expected):
 @needs_openvino
 @pytest.mark.parametrize(
     ("wanted", "options"),
-    [(EVERYTHING, {}), (RequestedOutputs(False, True, (3,)), {"stitching": "log_softmax", "fusion": "average"})],
-    ids=["everything", "experts"],
+    [
+        pytest.param(EVERYTHING, {}, id="everything"),
+        pytest.param(
+            RequestedOutputs(False, True, (3,)),
+            {"stitching": "log_softmax", "fusion": "average"},
+            id="experts",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_openvino_gives_the_results_of_pytorch(windows, wanted, options):
     asked = task(wanted, weights_sha256=None, **options)

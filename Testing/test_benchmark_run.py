@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,19 +98,6 @@ def test_ours_and_monai_are_measured_and_a_missing_peer_is_reported(dca, coarse_
     other = dca("benchmark", "inference", *given, *tiny, "--rounds", 1, "--resume", "--threads", 2)
     assert other.code == 2
     assert "has different settings: threads." in other.err
-
-
-@pytest.mark.slow
-@pytest.mark.scene
-def test_the_panel_is_measured_with_a_warm_worker(small_bundle, coarse_phantom, tmp_path):
-    out = tmp_path / "panel.json"
-    program = [sys.executable, str(Path(__file__).with_name("panel_benchmark.py")), "--bundle", str(small_bundle)]
-    run = subprocess.run(
-        [*program, "--ct", str(coarse_phantom / "ct.nii.gz"), "-o", str(out)], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    assert "Everything but the network:" in run.stdout
-    assert '"with_scene": true' in Path(out).read_text()
 
 
 @pytest.mark.slow

@@ -171,9 +171,9 @@ def test_a_second_run_on_a_folder_in_use_is_rejected(finished, dca, small_bundle
     assert "Another run is using" in refused.err
 
 
-def test_a_folder_with_other_files_is_not_changed(archive, dca, small_bundle, tmp_path):
+def test_a_folder_with_other_files_is_not_changed(coarse_phantom, dca, small_bundle, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
-    refused = dca("cohort", archive, "-o", tmp_path, "--bundle", small_bundle)
+    refused = dca("cohort", coarse_phantom, "-o", tmp_path, "--bundle", small_bundle)
     assert refused.code == 2
     assert "is not empty and is not a cohort" in refused.err
     assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
@@ -194,22 +194,22 @@ def test_an_empty_folder_gives_an_empty_report(dca, small_bundle, tmp_path):
     assert "No case has results yet" in (tmp_path / "out/report.html").read_text()
 
 
-def test_a_scheduler_that_does_not_answer_is_an_error(archive, dca, small_bundle, tmp_path, monkeypatch):
+def test_a_scheduler_that_does_not_answer_is_an_error(coarse_phantom, dca, small_bundle, tmp_path, monkeypatch):
     from dcaseg.cohort import dask_workers as workers
 
     monkeypatch.setattr(workers, "_CONNECT_TIMEOUT", "1s")
     address = ("--scheduler", "tcp://127.0.0.1:9")
-    refused = dca("cohort", archive, "-o", tmp_path / "out", "--bundle", small_bundle, *address)
+    refused = dca("cohort", coarse_phantom, "-o", tmp_path / "out", "--bundle", small_bundle, *address)
     assert refused.code == 2
     assert "does not answer" in refused.err
 
 
-def test_workers_that_do_not_start_are_an_error(archive, dca, small_bundle, tmp_path, monkeypatch):
+def test_workers_that_do_not_start_are_an_error(coarse_phantom, dca, small_bundle, tmp_path, monkeypatch):
     from dcaseg.cohort import dask_workers as workers
 
     monkeypatch.setattr(workers, "_START_SECONDS", 0.1)
     options = ("--workers", "1", "--device", "cpu", "--dashboard-port", "0")
-    refused = dca("cohort", archive, "-o", tmp_path / "out", "--bundle", small_bundle, *options)
+    refused = dca("cohort", coarse_phantom, "-o", tmp_path / "out", "--bundle", small_bundle, *options)
     assert refused.code == 2
     assert "The worker processes did not start" in refused.err
     assert "The last run ended early. The worker processes did not start" in (tmp_path / "out/report.html").read_text()

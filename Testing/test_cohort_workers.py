@@ -77,13 +77,6 @@ def test_a_worker_uses_its_share_of_the_cores_whatever_the_program_uses(monkeypa
     assert threads == (1, 1)
 
 
-def test_workers_run_without_the_profiler():
-    with local_client(LocalWorkers(1, 1, 2 * GIB), 0) as client:
-        (recurring,) = client.run(_recurring).values()
-    assert "heartbeat" in recurring
-    assert not [name for name in recurring if name.startswith("profile")]
-
-
 def _recurring(dask_worker) -> list[str]:
     """Names of Dask's periodic callbacks in this worker."""
     return list(dask_worker.periodic_callbacks)
@@ -119,8 +112,11 @@ def test_nobody_else_can_connect_to_the_workers_and_no_page_is_served():
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=3)
 
 
-def test_the_optional_dashboard_answers_only_to_its_own_name():
+def test_workers_have_no_profiler_and_the_optional_dashboard_answers_only_to_its_own_name():
     with local_client(LocalWorkers(1, 1, 2 * GIB), 0) as client:
+        (recurring,) = client.run(_recurring).values()
+        assert "heartbeat" in recurring
+        assert not [name for name in recurring if name.startswith("profile")]
         port = int(client.dashboard_link.rpartition(":")[2].split("/")[0])
         own = f"127.0.0.1:{port}"
         for headers, expected in (

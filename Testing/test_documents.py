@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -40,6 +41,7 @@ by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(pa
 present = pytest.mark.parametrize("document", PRESENT, ids=lambda path: str(path.relative_to(ROOT)))
 
 
+@cache
 def text_of(document: Path) -> str:
     return document.read_text(encoding="utf-8")
 
@@ -80,6 +82,25 @@ def extras() -> set[str]:
     """The optional dependencies of pyproject.toml."""
     section = PYPROJECT.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     return set(re.findall(r"^(\w+) = \[", section, flags=re.MULTILINE))
+
+
+@cache
+def sources() -> str:
+    """All Python code, of the program and of the tests."""
+    return "".join(map(text_of, SOURCES))
+
+
+@cache
+def scripts() -> str:
+    """The code of the scripts in Testing."""
+    return "".join(text_of(path) for path in (ROOT / "Testing").rglob("*.py") if not path.name.startswith("test_"))
+
+
+@cache
+def panel_words() -> str:
+    """The code and the .ui files of the panel, without the marks of shortcuts."""
+    files = [path for kind in ("py", "ui") for path in (ROOT / "DCASegmentation").rglob(f"*.{kind}")]
+    return "".join(map(text_of, files)).replace("&amp;", "").replace("&", "")
 
 
 def test_the_readme_is_short():
@@ -163,11 +184,10 @@ def test_options_named_alone_exist(document):
     """An option in running text (`--review`) is one of some command of ours or of a script of Testing."""
     options = [each for command in (root(), *COMMANDS.values()) for each in command.params]
     known = {name for each in options for name in (*each.opts, *each.secondary_opts)}
-    scripts = "".join(text_of(path) for path in (ROOT / "Testing").rglob("*.py") if not path.name.startswith("test_"))
     alone = {code.split()[0].partition("=")[0] for code in inline_code(text_of(document)) if re.match(r"--[a-z]", code)}
     # Dask's own, of which the pages on clusters speak.
     alone -= {"--scheduler-file", "--no-dashboard", "--help"}
-    assert not {option for option in alone if option not in known and f'"{option}"' not in scripts}
+    assert not {option for option in alone if option not in known and f'"{option}"' not in scripts()}
 
 
 @present
@@ -195,9 +215,8 @@ def test_packages_exist(document):
 
 @present
 def test_environment_variables_exist(document):
-    sources = "".join(text_of(path) for path in SOURCES)
     named = set(re.findall(r"\bDCA_[A-Z_]+\b", text_of(document)))
-    assert not {name for name in named if name not in sources}
+    assert not {name for name in named if name not in sources()}
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "Resources/Docs/explanation/design.md"])
@@ -221,8 +240,6 @@ def test_documents_that_the_code_names_exist():
 )
 def test_the_panels_words_are_the_panels(name):
     """What a document sets in bold or italics is written on the panel: a button, a section, a choice."""
-    files = [path for kind in ("py", "ui") for path in (ROOT / "DCASegmentation").rglob(f"*.{kind}")]
-    panel = "".join(text_of(path) for path in files).replace("&amp;", "").replace("&", "")
     text = text_of(ROOT / name)
     section = text if name != "README.md" else text.partition("## In 3D Slicer")[2].partition("\n## ")[0]
     named = set()
@@ -230,7 +247,7 @@ def test_the_panels_words_are_the_panels(name):
         parts = " ".join(words.split()).split(" / ")
         named |= set(parts) if parts[0] not in SLICERS_MENUS else set()
     assert named
-    assert not {words for words in named - SLICERS_OWN if words.rstrip(".") not in panel}
+    assert not {words for words in named - SLICERS_OWN if words.rstrip(".") not in panel_words()}
 
 
 def test_settings_are_complete():

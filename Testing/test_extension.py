@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dcaseg.worker.server import HANDLERS
-from test_house import imported_modules
+from test_house import imported_modules, parsed
 
 ROOT = Path(__file__).parents[1]
 MODULE = ROOT / "DCASegmentation"
@@ -99,9 +99,10 @@ def test_cmake_packages_what_slicer_needs_and_nothing_else(tmp_path):
     assert run.returncode == 0, run.stderr
     packaged = set((tmp_path / "build" / "packaged.txt").read_text().split(";"))
     scripts = {name for name in packaged if name.endswith(".py")}
-    assert needed_by_slicer() <= scripts
+    needed = needed_by_slicer()
+    assert needed <= scripts
     # Packages that are needed are packaged completely; others are not packaged at all.
-    used = {Path(name).parent for name in needed_by_slicer()}
+    used = {Path(name).parent for name in needed}
     assert {name for name in scripts if Path(name).parent not in used} == set()
     assert not [name for name in scripts if name.startswith(("dcaseg/cli/", "dcaseg/evaluation/", "dcaseg/benchmark/"))]
     assert packaged - scripts == files_below(MODULE / "Resources") | files_below(
@@ -147,7 +148,7 @@ def test_the_index_entry_satisfies_the_schema_and_agrees_with_cmake():
 
 
 def statements(path: Path) -> list[ast.stmt]:
-    return ast.parse(path.read_text(encoding="utf-8")).body
+    return parsed(path).body
 
 
 @pytest.mark.parametrize("path", SLICER_LOADS, ids=lambda path: path.relative_to(MODULE).as_posix())
@@ -174,7 +175,7 @@ def test_files_loaded_by_slicer_have_no_side_effects_on_import(path):
 
 def test_torch_is_never_installed_by_pip_directly():
     for path in MODULE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and "pip" in ast.unparse(node.func):
                 assert "torch" not in ast.unparse(node), f"{path.name}: {ast.unparse(node)}"
 

@@ -125,6 +125,22 @@ def test_an_error_in_a_slot_is_recorded_and_the_sender_continues(fake_slicer):
     fake_slicer.slot_errors.clear()
 
 
+def test_a_slot_that_lets_a_second_click_start_it_within_itself_fails(fake_slicer):
+    import qt
+    import slicer
+
+    button = qt.QPushButton()
+    button.connect("clicked()", slicer.app.processEvents)
+    button.click()
+    assert "second click" in fake_slicer.slot_errors[0]
+    fake_slicer.slot_errors.clear()
+    without_clicks = qt.QPushButton()
+    without_clicks.connect("clicked()", lambda: slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents))
+    without_clicks.click()
+    slicer.app.processEvents()
+    assert fake_slicer.slot_errors == []
+
+
 def test_uninstall_removes_everything(_fake_slicer):
     import slicer
 

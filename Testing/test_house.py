@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -69,12 +70,16 @@ def package_of(module: str) -> str:
     return SLICER_SIDE if top == SLICER_SIDE else rest.split(".")[0]
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported_modules(path: Path, nodes: list[ast.stmt] | None = None) -> set[str]:
     """Full names of the modules that a file imports, relative imports resolved; of ``nodes`` only, where given."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     package = list(path.relative_to(MODULE).parent.parts)
     found: set[str] = set()
-    for top in tree.body if nodes is None else nodes:
+    for top in parsed(path).body if nodes is None else nodes:
         for node in ast.walk(top):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
@@ -105,7 +110,7 @@ def at_file_scope(path: Path) -> list[ast.stmt]:
                     found += [s for h in inner if isinstance(h, ast.ExceptHandler) for s in runs(h.body)]
         return found
 
-    return runs(ast.parse(path.read_text(encoding="utf-8")).body)
+    return runs(parsed(path).body)
 
 
 def ours(modules: set[str]) -> set[str]:
@@ -186,7 +191,7 @@ def test_what_slicer_loads_imports_no_heavy_library():
 def test_package_files_hold_no_code_but_the_entries_of_library_and_command_line(path):
     if name_of(path) in ("dcaseg", "dcaseg.cli"):
         return
-    code = [ast.unparse(node) for node in ast.parse(path.read_text(encoding="utf-8")).body]
+    code = [ast.unparse(node) for node in parsed(path).body]
     assert [line for line in code if not line.startswith(("'", '"', "from __future__ import"))] == []
 
 

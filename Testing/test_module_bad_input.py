@@ -129,6 +129,20 @@ def test_a_missing_temporary_folder_is_named(panel, monkeypatch):
     assert "/no/such/folder" in message(panel)
 
 
+def test_an_error_that_nobody_expected_is_shown_and_the_next_run_works(panel, fake_slicer, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise ValueError("negative dimensions")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(panel.logic, "segment", fail)
+        apply(panel)
+    (shown,) = fake_slicer.dialogs.shown
+    assert "could not be started" in shown.text and "negative dimensions" in shown.detail
+    assert "negative dimensions" in fake_slicer.slot_errors.pop()
+    assert panel.segmentPanel.ui.applyButton.text == "Apply" and panel.segmentPanel.ui.applyButton.enabled
+    assert not panel.segmentPanel.isRunning
+
+
 def test_a_read_only_temporary_folder_is_named(panel, fake_slicer, monkeypatch, tmp_path):
     # For root, only files provided by the kernel are read-only.
     folder = Path("/proc/self") if os.geteuid() == 0 else tmp_path / "read-only"

@@ -104,9 +104,10 @@ class Tool:
 
 
 def preview():
-    from DCASegmentationLib.scene.click_preview import previewed
-
-    return previewed()
+    """The visible outlines of clicks: "added", "removed", "box"."""
+    names = {"Clicks add": "added", "Clicks remove": "removed", "Box around an organ": "box"}
+    shown = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLModelNode") if node.GetDisplayVisibility()]
+    return tuple(kind for name, kind in names.items() if name in shown)
 
 
 def spleen_size(case):

@@ -114,10 +114,20 @@ def test_the_comparison_opens_at_the_usual_slice_with_the_whole_ct_and_legends(p
     assert set(views.sliceViewNames()) == {"DCAHead", "DCAMedium", "DCATail"}
 
 
-def test_a_second_run_hides_the_first_result_and_both_are_outlined_under_a_map(panel, fake_slicer):
-    panel.parameters.inputVolume = add_ct("CT")
+def test_a_second_run_hides_the_first_result_and_keeps_the_users_views_and_both_are_outlined_under_a_map(
+    panel, fake_slicer
+):
+    panel.parameters.inputVolume = ct = add_ct("CT")
+    ct.GetDisplayNode().SetWindowLevel(1500.0, -600.0)
     first = segmented(panel, fake_slicer).segmentation.GetDisplayNode()
-    second = segmented(panel, fake_slicer).segmentation.GetDisplayNode()
+    slice_node("Red").SetSliceOffset(-222.0)
+    panel.segmentPanel.ui.show3DButton.click()
+    nodes = segmented(panel, fake_slicer)
+    second = nodes.segmentation.GetDisplayNode()
+    assert ct.GetDisplayNode().GetWindow() == 1500.0
+    assert position("Red")[2] == pytest.approx(-222.0)
+    assert not nodes.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+    assert not panel.segmentPanel.ui.show3DButton.checked, "3D stays off"
     assert (first.GetVisibility(), second.GetVisibility()) == (0, 1)
     first.SetVisibility(True)
     panel.parameters.expertMap = "head"
@@ -209,25 +219,6 @@ def test_a_new_result_is_shown_in_an_abdominal_window_and_in_3d(panel, fake_slic
     assert panel.segmentPanel.ui.show3DButton.checked
     calls = fake_slicer.app.layoutManager().threeDWidget(0).threeDView()._state.calls
     assert "resetFocalPoint" in calls
-
-
-def test_the_users_window_and_views_are_kept(panel, fake_slicer):
-    panel.parameters.inputVolume = ct = add_ct("CT")
-    ct.GetDisplayNode().SetWindowLevel(1500.0, -600.0)
-    segmented(panel, fake_slicer)
-    slice_node("Red").SetSliceOffset(-222.0)
-    segmented(panel, fake_slicer)
-    assert ct.GetDisplayNode().GetWindow() == 1500.0
-    assert position("Red")[2] == pytest.approx(-222.0)
-
-
-def test_3d_turned_off_stays_off_after_the_next_run(panel, fake_slicer):
-    panel.parameters.inputVolume = add_ct("CT")
-    segmented(panel, fake_slicer)
-    panel.segmentPanel.ui.show3DButton.click()
-    nodes = segmented(panel, fake_slicer)
-    assert not nodes.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
-    assert not panel.segmentPanel.ui.show3DButton.checked
 
 
 def test_surfaces_computed_one_by_one_equal_slicers_own_and_follow_an_accepted_alternative(panel, case, fake_slicer):

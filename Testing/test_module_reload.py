@@ -72,3 +72,17 @@ def test_broken_code_is_not_loaded_and_the_panel_keeps_working(module_widget, fa
         module_widget.onReload()
     assert slicer.modules.DCASegmentationWidget is module_widget
     assert {name: sys.modules[name] for name in modules} == modules
+
+
+def test_a_panel_that_could_not_be_created_raises_only_once(module, fake_slicer, monkeypatch):
+    def fail(*arguments):
+        raise OSError("the .ui files are missing")
+
+    monkeypatch.setattr(module, "ModulePanel", fail)
+    with pytest.raises(OSError, match="missing"):
+        fake_slicer.make_widget(module)
+    widget = slicer.modules.DCASegmentationWidget
+    # Slicer calls these nevertheless, at the latest when it closes.
+    widget.enter()
+    widget.exit()
+    widget.cleanup()

@@ -65,9 +65,10 @@ def progress(review):
 
 
 def outline():
-    from DCASegmentationLib.scene.finding_view import outlined
-
-    return outlined()
+    """The outline of a finding that is visible in the views; None if there is none."""
+    shown = [node for node in slicer.util.getNodesByClass("vtkMRMLModelNode") if node.GetDisplayVisibility()]
+    assert len(shown) <= 1
+    return shown[0] if shown else None
 
 
 def message(review):

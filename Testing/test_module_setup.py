@@ -142,6 +142,22 @@ def test_apply_installs_torch_at_first_use_and_reports_a_failure(
     assert not module_panel.logic.isRunning
 
 
+def test_a_slider_step_does_not_look_for_packages_or_models(module_panel, small_bundle, monkeypatch):
+    from DCASegmentationLib import requirements
+    from DCASegmentationLib.widgets import segment_panel
+
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    module_panel.segmentControl.updateModels()
+    looked = []
+    monkeypatch.setattr(requirements, "_installedVersion", lambda package: looked.append(package))
+    monkeypatch.setattr(segment_panel, "modelCard", lambda model: looked.append(model) or "")
+    module_panel.parameters.mapOpacity = 0.7
+    assert looked == []
+    module_panel.setupPanel.update()
+    module_panel.segmentControl.updateModels()
+    assert "torch" in looked and len(looked) > 1, "opening the module does look"
+
+
 def test_an_intel_mac_is_reported_before_anything_is_downloaded(setup, fake_slicer, monkeypatch):
     from DCASegmentationLib import requirements
 

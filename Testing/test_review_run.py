@@ -76,7 +76,9 @@ def test_accepting_all_suggestions_gives_the_experts_labels_within_findings(segm
     np.testing.assert_array_equal(alternative[inside], experts[inside])
 
 
-@pytest.mark.parametrize("network", [{"aggregation": False}, {"fusion": "concat"}], ids=str)
+@pytest.mark.parametrize(
+    "network", [{"aggregation": False}, pytest.param({"fusion": "concat"}, marks=pytest.mark.slow)], ids=str
+)
 def test_models_without_attention_or_aggregation_are_reviewed_with_less_evidence(network, ct):
     result = Segmenter(SmallModel(vivid_network(**network)), device="cpu").segment(ct, WITH_REVIEW)
     reported = {reason.kind for finding in result.review.review.findings for reason in finding.reasons}

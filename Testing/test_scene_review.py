@@ -258,7 +258,7 @@ def test_a_finding_is_outlined_and_centered_in_all_views(case):
     assert np.array(camera.GetPosition()) - camera.GetFocalPoint() == pytest.approx(looking)
     assert node.GetHideFromEditors() and not node.GetSaveWithScene()
     finding_view.hide_outline()
-    assert finding_view.outlined() is None
+    assert not node.GetDisplayVisibility()
 
 
 def test_findings_follow_the_transform_of_the_case(case):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import pytest
 from dcaseg import temp_paths
 from dcaseg.imaging import writers
 from dcaseg.imaging.writers import exchange, new_folder, temporary_folder, write_text
-from dcaseg.temp_paths import clean, partial_name, remove_traces, replaced_name
+from dcaseg.temp_paths import clean, partial_name, remove_traces, replaced_name, replacing
 
 SECONDS_OF_A_WEEK = 7 * 24 * 3600
 
@@ -39,6 +40,34 @@ def killed(program: str, *arguments: object) -> None:
     )
     done = subprocess.run([sys.executable, "-c", imports + textwrap.dedent(program), *map(str, arguments)])
     assert done.returncode == -9
+
+
+def test_a_file_is_replaced_only_by_a_complete_one(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    for content in ("1", "2"):
+        with replacing(path) as part:
+            part.write_text(content, encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == content
+    with pytest.raises(ZeroDivisionError), replacing(path) as part:
+        part.write_text("incomp", encoding="utf-8")
+        raise ZeroDivisionError
+    assert path.read_text(encoding="utf-8") == "2" and names(tmp_path) == ["scores.csv"]
+
+
+def test_files_are_flushed_as_windows_requires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows' FlushFileBuffers fails for a file that is not open for writing."""
+    fcntl = pytest.importorskip("fcntl")
+    flush, flushed = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flush(descriptor)
+        flushed.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text("1", tmp_path / "labels.txt")
+    assert (tmp_path / "labels.txt").read_text(encoding="utf-8") == "1" and len(flushed) == 1
 
 
 def test_leftovers_of_a_killed_process_are_removed_by_the_next_one(tmp_path: Path) -> None:

@@ -136,8 +136,15 @@ def gradients(trainer: Trainer) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in trainer.strategy.parameters() if parameter.grad is not None]
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch"])
-@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize(
+    ("level", "norm"),
+    [
+        (1, "instance"),
+        (2, "batch"),
+        pytest.param(1, "batch", marks=pytest.mark.slow),
+        pytest.param(2, "instance", marks=pytest.mark.slow),
+    ],
+)
 def test_less_memory_gives_the_same_gradient(tmp_path, level, norm):
     options = replace(SHORT, expert_stage_fraction=0.0, norm=norm, unsup_weight_cutoff=0.0, ramp_fraction=0.0)
     plain, saving = (Trainer(tmp_path, options, THREE_BALLS, *CASES) for _ in range(2))
@@ -272,12 +279,18 @@ def test_decay_weights_excludes_norms_and_biases(tmp_path):
     again.run()
 
 
-@pytest.mark.parametrize("detail", compact_state._DETAILS, ids=str)
-def test_a_run_continues_from_a_compact_state(tmp_path, monkeypatch, detail):
-    monkeypatch.setattr(compact_state, "_DETAILS", (detail,))
-    trainer = Trainer(tmp_path / "run", SHORT, THREE_BALLS, *CASES)
+@pytest.fixture(scope="module")
+def after_three_steps(tmp_path_factory) -> Trainer:
+    trainer = Trainer(tmp_path_factory.mktemp("run"), SHORT, THREE_BALLS, *CASES)
     for _ in range(3):
         trainer._advance()
+    return trainer
+
+
+@pytest.mark.parametrize("detail", compact_state._DETAILS, ids=str)
+def test_a_run_continues_from_a_compact_state(after_three_steps, tmp_path, monkeypatch, detail):
+    monkeypatch.setattr(compact_state, "_DETAILS", (detail,))
+    trainer = after_three_steps
     assert trainer.export(tmp_path / "state", {"name": "a run"}) == detail
     assert is_compact(tmp_path / "state")
     assert read_compact(tmp_path / "state")[1] == {"name": "a run"}

@@ -45,7 +45,7 @@ def cancel_and_time(worker):
 # Each test starts a worker, and PyTorch takes seconds to load, so the short phases are left to the slow tests.
 PHASES = [
     pytest.param("Checking the model", EVERYTHING, id="checking the model", marks=pytest.mark.slow),
-    pytest.param("Reading the CT", EVERYTHING, id="reading"),
+    pytest.param("Reading the CT", EVERYTHING, id="reading", marks=pytest.mark.slow),
     pytest.param("Resampling", EVERYTHING, id="resampling", marks=pytest.mark.slow),
     pytest.param("Segmenting window 3 ", MANY_WINDOWS, id="network"),
     pytest.param("Writing the results", EVERYTHING, id="writing"),

@@ -33,7 +33,7 @@ from DCASegmentationLib.scene.click_preview import hide_preview, show_preview
 from DCASegmentationLib.scene.ct_export import CT_FILE, export_ct
 from DCASegmentationLib.scene.storage import new_temporary_folder, write_nrrd
 from DCASegmentationLib.scene.surfaces import renewing_surfaces
-from DCASegmentationLib.scene.volumes import Box, index_to_world, joined_box
+from DCASegmentationLib.scene.volumes import index_to_world, joined_box, relative_box
 
 Point = tuple[float, float, float]
 Answer = Corrected | Failure
@@ -445,7 +445,7 @@ class ClickCorrection:
         after = self._labels.voxels[whole]
         before = after.copy()
         for change in reversed(self._previewed):
-            before[_within(change.box, whole)] = change.before
+            before[relative_box(change.box, whole)] = change.before
         show_preview(nodes, whole, before, after)
 
     def _inWords(self) -> str:
@@ -476,12 +476,6 @@ class ClickCorrection:
     def _fail(self, error: UserError) -> None:
         self.message, self.error = "", error
         self._onChanged()
-
-
-def _within(box: Box, whole: Box) -> Box:
-    z, y, x = (slice(part.start - around.start, part.stop - around.start)
-               for part, around in zip(box, whole, strict=True))  # fmt: skip
-    return z, y, x
 
 
 def _errorOf(failure: Failure) -> UserError:

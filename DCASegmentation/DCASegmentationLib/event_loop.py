@@ -1,8 +1,8 @@
 """Work in later turns of Qt's event loop, so that Slicer stays responsive.
 
 :func:`newTimer` delays a call, :class:`Steps` spreads long work over many turns, and :class:`SegmentationWatch` waits
-until the edits of a segmentation pause. They use their own ``QTimer`` object, because PythonQt never frees a
-callable passed to ``QTimer.singleShot``, nor anything that it references.
+until the edits of a segmentation pause. :func:`drawNow` is for work that has to block. They use ``QTimer`` objects
+of their own, because PythonQt never frees a callable passed to ``QTimer.singleShot``, nor anything that it references.
 """
 
 from __future__ import annotations
@@ -27,6 +27,14 @@ def newTimer(receiver: Callable[[], None], milliseconds: int = 0) -> qt.QTimer:
     timer.setInterval(milliseconds)
     timer.connect("timeout()", receiver)
     return timer
+
+
+def drawNow() -> None:
+    """Draw what has changed in the panel, before work that blocks the event loop.
+
+    Clicks and keys wait until that work is done. Handled here, a second click would start the same work within itself.
+    """
+    slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
 
 class Steps:

@@ -22,6 +22,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from dcaseg.errors import UserError
+from DCASegmentationLib.event_loop import drawNow
 
 # The oldest PyTorch version that the network was tested with.
 TORCH_REQUIREMENT = ">=2.4.1"
@@ -121,7 +122,7 @@ def installTorch(announce: Callable[[str], None]) -> None:
             _("Open Setup and press Install extension."),
         ) from None
     announce(_("Installing PyTorch. This takes several minutes, during which Slicer does not respond."))
-    slicer.app.processEvents()
+    drawNow()
     try:
         PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT)
     # pip and the extension can raise anything; the user needs one sentence, and the log has the details.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from slicer.i18n import tr as _
 from dcaseg.models.store import find_bundles
 from dcaseg.organs import AMOS
 from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Alternative, Finding, Reason, Review
-from dcaseg.synthesis.phantom.case import generate
+from dcaseg.synthesis.phantom.case import Phantom, generate
 from DCASegmentationLib import requirements
 from DCASegmentationLib.parameters import Device
 from DCASegmentationLib.scene.ct_export import export_ct
@@ -134,7 +135,7 @@ def _let_steps_run() -> None:
         slicer.app.processEvents()
 
 
-def _write_review(phantom: Any, folder: Path) -> None:
+def _write_review(phantom: Phantom, folder: Path) -> None:
     """Write the files of a result with one finding: a few planes of the liver, with background as alternative."""
     liver = AMOS.by_key["liver"]
     labels = sitk.GetArrayFromImage(phantom.labels)
@@ -167,7 +168,12 @@ def _write_review(phantom: Any, folder: Path) -> None:
     (folder / REVIEW).write_text(json.dumps(content), encoding="utf-8")
 
 
-def _phantom() -> tuple[Any, Any]:
+def _phantom() -> tuple[Any, Phantom]:
     """A coarse synthetic CT as a node named Phantom, and the phantom that it was created from."""
-    phantom = generate(seed=1, spacing=(6.0, 6.0, 8.0))
+    phantom = _coarse_person()
     return show_ct(phantom.ct, "Phantom"), phantom
+
+
+@cache
+def _coarse_person() -> Phantom:
+    return generate(seed=1, spacing=(6.0, 6.0, 8.0))

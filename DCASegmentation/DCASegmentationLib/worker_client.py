@@ -234,21 +234,22 @@ def _endingOf(purpose: Purpose, exitCode: int, crashed: bool) -> Ending:
         return Ending(f"{purpose.process} ended without an answer (exit code {exitCode}).", _report(purpose))
     remedy = f"{purpose.again} If the error returns, the computer may be low on memory: close other programs"
     remedy += ", or segment only a part of the CT." if purpose is SEGMENTATION else "."
-    if os.name == "posix" and exitCode == signal.SIGKILL:
+    if sys.platform != "win32" and exitCode == signal.SIGKILL:
         return Ending(f"{purpose.process} was killed by the system or another program.", remedy)
     return Ending(f"{purpose.process} crashed (code {exitCode}).", remedy)
 
 
 def _endTree(workerPid: int) -> None:
     """Kill a worker and its child processes; on Linux and macOS the worker leads a process group."""
-    if os.name == "posix":
-        try:
-            os.killpg(workerPid, signal.SIGKILL)
-        except OSError:
-            # The process has ended already.
-            return
-    else:
-        subprocess.Popen(["taskkill", "/F", "/T", "/PID", str(workerPid)], creationflags=0x08000000)
+    if sys.platform == "win32":
+        command = ["taskkill", "/F", "/T", "/PID", str(workerPid)]
+        subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
+        return
+    try:
+        os.killpg(workerPid, signal.SIGKILL)
+    except OSError:
+        # The process has ended already.
+        return
 
 
 _MILLISECONDS_TO_CANCEL = 600

@@ -20,7 +20,8 @@ import shutil
 import sys
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -46,6 +47,26 @@ def partial_name(path: Path, extension: str = "") -> Path:
     ``extension`` is appended for libraries that choose a file format by it.
     """
     return _hidden_name(path, _PARTIAL, extension)
+
+
+@contextmanager
+def replacing(path: Path, extension: str = "") -> Iterator[Path]:
+    """Yield a name from ``partial_name``; the file that the block writes there becomes ``path`` if the block succeeds.
+
+    An earlier file at ``path`` stays until then, and if the block fails. Raises OSError if the file cannot be moved.
+    """
+    part = partial_name(path, extension)
+    try:
+        yield part
+        # For writing, because Windows flushes no file that is only open for reading.
+        with part.open("r+b") as stream:
+            # Network file systems and file systems with quotas may report a full disk only here.
+            os.fsync(stream.fileno())
+        part.replace(path)
+    finally:
+        # The file still exists after an error, or if Ctrl+C was pressed.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def replaced_name(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import slicer
 from PySide6 import QtCore, QtWidgets
 
 from DCASegmentationLib.scene.headless import application_logic
+from fake_slicer.pythonqt import FakeSlicerError, is_in_slot
 from fake_slicer.view_widgets import qSlicerLayoutManager
 
 
@@ -51,8 +53,13 @@ class qSlicerApplication:
 
     userSettings = revisionUserSettings = settings
 
-    def processEvents(self, *arguments: Any) -> None:
-        self._qt.processEvents()
+    def processEvents(self, flags: Any = QtCore.QEventLoop.ProcessEventsFlag.AllEvents) -> None:
+        # Slicer's own WaitCursor does it.
+        is_slicers = sys._getframe(1).f_globals["__name__"] == "slicer.util"
+        takes_clicks = not flags & QtCore.QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents
+        if is_in_slot() and takes_clicks and not is_slicers:
+            raise FakeSlicerError("processEvents() within a slot lets a second click start the slot within itself")
+        self._qt.processEvents(flags)
 
     def testingEnabled(self) -> bool:
         return self._is_testing

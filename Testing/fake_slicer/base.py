@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from fake_slicer.pythonqt import FakeSlicerError, arguments_for, class_name
+from fake_slicer.pythonqt import FakeSlicerError, arguments_for, class_name, running_slot
 
 
 class StandIn:
@@ -70,7 +70,8 @@ class _BoundSignal:
         for connected, receiver in list(self._receivers):
             if connected == signature:
                 try:
-                    receiver(*arguments_for(receiver, arguments))
+                    with running_slot():
+                        receiver(*arguments_for(receiver, arguments))
                 except Exception:  # as in Qt, an error in a slot is reported, and the sender continues
                     sys.excepthook(*sys.exc_info())
 

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +46,24 @@ _SLICER_SOURCE = "DCA_SLICER_SOURCE"
 _TURNS = 30
 
 
+@cache
+def _slicers_own(name: str, source: Path) -> ModuleType:
+    """The package ``name`` of a checkout of Slicer, imported once, as the module imports it once.
+
+    It keeps the modules that it was imported with, such as ``ctk``.
+    """
+    package = source.joinpath("Base", "Python", *name.split("."))
+    spec = importlib.util.spec_from_file_location(
+        name, package / "__init__.py", submodule_search_locations=[str(package)]
+    )
+    if spec is None or spec.loader is None or not package.is_dir():
+        raise ImportError(f"{_SLICER_SOURCE} does not name a checkout of Slicer: there is no {package}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 class FakeSlicer:
     """Slicer as the module sees it.
 
@@ -76,8 +94,10 @@ class FakeSlicer:
         """Make ``import qt``, ``slicer.app``, and everything else that the module uses available."""
         ctk = ctk_module()
         widgets = {**self.stand_ins, **stand_ins_of(sys.modules["fake_slicer.ctk_widgets"])}
+        # One for all files, because Qt looks for its plugins on the disk for each new loader.
+        loader = UiLoader(widgets)
         qt = QtModule(
-            QUiLoader=lambda *arguments: UiLoader(widgets, *arguments),
+            QUiLoader=lambda: loader,
             QFileDialog=self.dialogs.file_dialog(),
             QInputDialog=self.dialogs.input_dialog(),
         )
@@ -119,25 +139,13 @@ class FakeSlicer:
         slicer-core does not contain the package, which needs Slicer's Qt and CTK.
         """
         name, source = "slicer.parameterNodeWrapper", os.environ.get(_SLICER_SOURCE)
-        module: ModuleType = parameter_node
         if source:
-            # Imported anew, because it keeps the qt module that it was imported with.
-            for loaded in [each for each in sys.modules if each.startswith(f"{name}.")]:
-                del sys.modules[loaded]
-            package = Path(source) / "Base" / "Python" / "slicer" / "parameterNodeWrapper"
-            spec = importlib.util.spec_from_file_location(
-                name, package / "__init__.py", submodule_search_locations=[str(package)]
-            )
-            if spec is None or spec.loader is None or not package.is_dir():
-                raise ImportError(f"{_SLICER_SOURCE} does not name a checkout of Slicer: there is no {package}")
-            module = importlib.util.module_from_spec(spec)
+            # It names all widgets that it can bind; those without a stand-in become classes without instances.
+            for owner in (slicer, sys.modules["ctk"]):
+                self._put(vars(owner), "__getattr__", partial(self._put_class, vars(owner)))
+        module = _slicers_own(name, Path(source)) if source else parameter_node
         self._put(sys.modules, name, module)
         self._put(vars(slicer), "parameterNodeWrapper", module)
-        if module is not parameter_node:
-            # It names all widgets that it can bind; those without a stand-in become classes without instances.
-            for owner in (sys.modules["ctk"], slicer):
-                self._put(vars(owner), "__getattr__", partial(self._put_class, vars(owner)))
-            module.__loader__.exec_module(module)
 
     def _put_class(self, names: dict[str, Any], name: str) -> type:
         if name.startswith("_"):

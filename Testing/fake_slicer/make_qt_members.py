@@ -17,7 +17,7 @@ from pathlib import Path
 CLASSES = (
     "Qt", "QAbstractButton", "QAbstractItemView", "QAbstractSlider", "QAbstractSpinBox", "QAction", "QApplication",
     "QBrush", "QButtonGroup", "QByteArray", "QCheckBox", "QClipboard", "QColor", "QComboBox", "QCoreApplication",
-    "QCursor", "QDesktopServices", "QDialog", "QDir", "QDoubleSpinBox", "QEvent", "QFile", "QFileDialog",
+    "QCursor", "QDesktopServices", "QDialog", "QDir", "QDoubleSpinBox", "QEvent", "QEventLoop", "QFile", "QFileDialog",
     "QFileInfo", "QFont", "QFontMetrics", "QFormLayout", "QFrame", "QGridLayout", "QGroupBox", "QGuiApplication",
     "QHBoxLayout", "QHeaderView", "QIcon", "QInputDialog", "QIODevice", "QKeySequence", "QLabel", "QLayout",
     "QLineEdit", "QListWidget", "QListWidgetItem", "QMenu", "QMessageBox", "QObject", "QPainter", "QPalette",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,25 @@ _write_property = QtCore.QObject.setProperty
 _is_patched = False
 # Callables passed to QTimer.singleShot, which PythonQt never frees.
 KEPT: list[Callable[[], Any]] = []
+
+
+_running_slots = 0
+
+
+@contextmanager
+def running_slot() -> Iterator[None]:
+    """Within the context, a slot that Python code has connected is running."""
+    global _running_slots
+    _running_slots += 1
+    try:
+        yield
+    finally:
+        _running_slots -= 1
+
+
+def is_in_slot() -> bool:
+    """Whether such a slot is running."""
+    return _running_slots > 0
 
 
 class FakeSlicerError(Exception):
@@ -189,7 +209,8 @@ def _connect(self: Any, signature: str, receiver: Any, slot: str | None = None) 
     count = _argument_count(self, signature)
 
     def call(*arguments: Any) -> None:
-        receiver(*arguments_for(receiver, arguments))
+        with running_slot():
+            receiver(*arguments_for(receiver, arguments))
 
     # PySide6 inspects the number of parameters of the slot.
     deliver = (lambda: call(), lambda a: call(a), lambda a, b: call(a, b), lambda a, b, c: call(a, b, c))[count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,7 @@ class QtModule(ModuleType):
         raise AttributeError(f"module 'qt' has no attribute '{name}'")
 
 
+@cache
 def ctk_module() -> ModuleType:
     """The module ``ctk`` with the stand-ins for CTK's widgets."""
     module = ModuleType("ctk")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from PySide6 import QtCore, QtUiTools, QtWidgets
@@ -29,22 +30,29 @@ class UiLoader(QtUiTools.QUiLoader):
         return super().createWidget(class_name, parent, name)
 
     def load(self, file: Any, parent: Any = None) -> Any:
-        tree = ElementTree.fromstring(bytes(file.readAll().data()))
-        check_ui(tree)
-        # Qt would look up the signals in the stand-ins' meta objects, which do not know VTK's types.
-        connections = tree.find("connections")
-        if connections is not None:
-            tree.remove(connections)
+        tree, connections, content = _checked(bytes(file.readAll().data()))
         buffer = QtCore.QBuffer()
-        buffer.setData(ElementTree.tostring(tree))
+        buffer.setData(content)
         buffer.open(QtCore.QBuffer.OpenModeFlag.ReadOnly)
         top = super().load(buffer, parent)
         if top is None:
             raise FakeSlicerError(f"Qt cannot load the .ui: {self.errorString()}")
         _set_properties(tree, top)
-        for sender, signal, receiver, slot in _connections(connections):
+        for sender, signal, receiver, slot in connections:
             _find(top, sender).connect(signal, _find(top, receiver), slot)
         return top
+
+
+@cache
+def _checked(content: bytes) -> tuple[ElementTree.Element, list[tuple[str, ...]], bytes]:
+    """The tree of a .ui file, its connections, and the file without them."""
+    tree = ElementTree.fromstring(content)
+    check_ui(tree)
+    # Qt would look up the signals in the stand-ins' meta objects, which do not know VTK's types.
+    element = tree.find("connections")
+    if element is not None:
+        tree.remove(element)
+    return tree, _connections(element), ElementTree.tostring(tree)
 
 
 def widget_classes(tree: ElementTree.Element) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import slicer
+import slicer.util
 
 from dcaseg.rendering.layout import EXPERTS
 
@@ -128,9 +129,7 @@ def recall(segmentation: Any | None) -> CaseNodes | None:
 
 def cases_in_scene() -> list[CaseNodes]:
     """The cases in the scene, oldest first."""
-    scene = slicer.mrmlScene
-    count = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
-    found = (recall(scene.GetNthNodeByClass(index, "vtkMRMLSegmentationNode")) for index in range(count))
+    found = map(recall, slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
     return [nodes for nodes in found if nodes is not None]
 
 

@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 import slicer
+import slicer.util
 import vtk
 from slicer.i18n import tr as _
 
 from dcaseg.errors import UserError
+from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.ct_export import ct_checksum, require_ct
 from DCASegmentationLib.scene.finding_status import segment_for
 from DCASegmentationLib.scene.finding_view import FindingVoxels, move_members
 from DCASegmentationLib.scene.organ_changes import labels_by_segment
-from DCASegmentationLib.scene.review_record import CORRECTED, read_origin, read_review, read_state
+from DCASegmentationLib.scene.review_record import CORRECTED, read_origin, read_review, read_state, vocabulary_of
 from DCASegmentationLib.scene.segmentation import organs_by_segment, require_target, segment_layers
 from DCASegmentationLib.scene.surfaces import surfaces_aside
-from DCASegmentationLib.scene.volumes import Box, index_to_ras, index_to_world
+from DCASegmentationLib.scene.volumes import index_to_ras, index_to_world
 
 # Grids count as equal if they drift apart by less than this share of a voxel.
 _SAME_VOXEL = 0.01
@@ -41,8 +43,7 @@ def targets_of(nodes: CaseNodes) -> dict[Target, str]:
     """Everything that clicks can change, with its name: all segments, missing organs of the model, a new segment."""
     content = nodes.segmentation.GetSegmentation()
     found = {Target(each): content.GetSegment(each).GetName() for each in content.GetSegmentIDs()}
-    origin = read_origin(nodes.segmentation)
-    vocabulary = origin.organs() if origin is not None else None
+    vocabulary = vocabulary_of(nodes.segmentation)
     present = set(organs_by_segment(nodes.segmentation).values())
     for organ in vocabulary or ():
         if organ.key not in present:
@@ -129,7 +130,7 @@ def _is_on_grid(segmentation: Any, ct: Any) -> bool:
         image.GetImageToWorldMatrix(to_index)
         to_index.Invert()
         vtk.vtkMatrix4x4.Multiply4x4(to_index, index_to_ras(ct), between)
-        matrix = np.array([[between.GetElement(row, column) for column in range(4)] for row in range(4)])
+        matrix = slicer.util.arrayFromVTKMatrix(between)
         drift = np.abs(matrix[:3, :3] - np.eye(3)) @ size + np.abs(matrix[:3, 3] - np.rint(matrix[:3, 3]))
         if drift.max() > _SAME_VOXEL:
             return False
@@ -139,8 +140,7 @@ def _is_on_grid(segmentation: Any, ct: Any) -> bool:
 def labels_for_clicks(nodes: CaseNodes) -> ClickLabels:
     """All segments of a case as labels: organs of the model with their own labels, then all other segments."""
     content = nodes.segmentation.GetSegmentation()
-    origin = read_origin(nodes.segmentation)
-    vocabulary = origin.organs() if origin is not None else None
+    vocabulary = vocabulary_of(nodes.segmentation)
     known, organs = labels_by_segment(nodes), organs_by_segment(nodes.segmentation)
     keys = {organ.label: organ.key for organ in vocabulary or ()}
     titles = {organ.label: organ.name for organ in vocabulary or ()}

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import slicer
 import vtk
 
+from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.finding_view import FindingVoxels, surface_around
-from DCASegmentationLib.scene.volumes import Box
+from DCASegmentationLib.scene.nodes import new_singleton, singleton_node
 
+_MODEL = "vtkMRMLModelNode"
 # The two colors differ for color-blind users too, and from all organs' yellow finding outline.
 _OUTLINES = {
     "added": ("DCASegmentation.clicks.added", "Clicks add", (0.0, 0.9, 1.0)),
@@ -48,11 +49,6 @@ def hide_preview() -> None:
         _outline(kind, None)
 
 
-def previewed() -> tuple[str, ...]:
-    """Which outlines are visible: "added", "removed", "box"."""
-    return tuple(kind for kind in _OUTLINES if (node := _node(kind)) is not None and _is_visible(node))
-
-
 def _outline(kind: str, voxels: FindingVoxels | None) -> None:
     node = _node(kind)
     if voxels is None:
@@ -64,7 +60,8 @@ def _outline(kind: str, voxels: FindingVoxels | None) -> None:
 
 def _show(kind: str, surface: Any, transform: str | None) -> None:
     """Outline ``surface`` (vtkPolyData), which lies under the transform node with the ID ``transform``."""
-    node = _node(kind) or _new_node(kind)
+    tag, name, _color = _OUTLINES[kind]
+    node = _node(kind) or new_singleton(_MODEL, tag, name, hidden=True)
     display = _display_of(node, kind)
     before = node.StartModify()
     node.SetAndObservePolyData(surface)
@@ -73,23 +70,8 @@ def _show(kind: str, surface: Any, transform: str | None) -> None:
     node.EndModify(before)
 
 
-def _is_visible(node: Any) -> bool:
-    return bool(node.GetDisplayNode() is not None and node.GetDisplayNode().GetVisibility())
-
-
 def _node(kind: str) -> Any | None:
-    return slicer.mrmlScene.GetSingletonNode(_OUTLINES[kind][0], "vtkMRMLModelNode")
-
-
-def _new_node(kind: str) -> Any:
-    tag, name, _color = _OUTLINES[kind]
-    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLModelNode")
-    node.UnRegister(None)
-    node.SetSingletonTag(tag)
-    node.SetName(name)
-    node.SetHideFromEditors(True)
-    node.SetSaveWithScene(False)
-    return slicer.mrmlScene.AddNode(node)
+    return singleton_node(_MODEL, _OUTLINES[kind][0])
 
 
 def _display_of(node: Any, kind: str) -> Any:

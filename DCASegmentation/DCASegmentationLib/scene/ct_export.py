@@ -60,9 +60,7 @@ def region_of_interest(roi_node: Any, index_to_world: np.ndarray, size: tuple[in
     half = np.array(roi_node.GetSize()) / 2
     if roi_node.GetNumberOfControlPoints() == 0 or half.min() <= 0:
         raise UserError(f"The region {roi_node.GetName()} is empty.", "Place the region on the CT, or select none.")
-    to_world = np.array(
-        [[roi_node.GetObjectToWorldMatrix().GetElement(row, column) for column in range(4)] for row in range(4)]
-    )
+    to_world = slicer.util.arrayFromVTKMatrix(roi_node.GetObjectToWorldMatrix())
     corners = np.array([[*(half * signs), 1.0] for signs in product((-1.0, 1.0), repeat=3)])
     indices = (np.linalg.inv(index_to_world) @ to_world @ corners.T)[:3]
     # A voxel extends half an index to both sides of its center.
@@ -153,8 +151,7 @@ def open_ct() -> Any | None:
     scene = slicer.mrmlScene
     composite = scene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")
     shown = scene.GetNodeByID(composite.GetBackgroundVolumeID() or "") if composite is not None else None
-    count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
-    volumes = [scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode") for index in range(count)]
+    volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     volumes.sort(key=lambda node: node is not shown)
     return next((node for node in volumes if looks_like_ct(node)), None)
 

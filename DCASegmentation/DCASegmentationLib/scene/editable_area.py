@@ -14,27 +14,22 @@ import slicer
 import slicer.util
 
 from dcaseg.review.schema import Finding
+from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.finding_view import voxels_of
 from DCASegmentationLib.scene.maps import map_volume
-from DCASegmentationLib.scene.segmentation import remove_nodes
-from DCASegmentationLib.scene.volumes import Box, put_voxels
+from DCASegmentationLib.scene.nodes import new_singleton, remove_nodes, singleton_node
+from DCASegmentationLib.scene.volumes import put_voxels, relative_box
 
-_EDITOR_TAG = "DCASegmentation"
+_EDITOR, _EDITOR_TAG = "vtkMRMLSegmentEditorNode", "DCASegmentation"
 
 
 def editor_node() -> Any:
     """The panel's vtkMRMLSegmentEditorNode, one per scene, separate from that of the Segment Editor module."""
-    node = slicer.mrmlScene.GetSingletonNode(_EDITOR_TAG, "vtkMRMLSegmentEditorNode")
-    if node is not None:
-        return node
-    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
-    node.UnRegister(None)
-    node.SetSingletonTag(_EDITOR_TAG)
-    return slicer.mrmlScene.AddNode(node)
+    return singleton_node(_EDITOR, _EDITOR_TAG) or new_singleton(_EDITOR, _EDITOR_TAG, saved=True)
 
 
-_TAG = "DCASegmentation.editable"
+_VOLUME, _TAG = "vtkMRMLScalarVolumeNode", "DCASegmentation.editable"
 _MARGIN_MM = 5.0
 # Entropy (0 to 1) from which voxels count as uncertain: about where the likeliest of 16 labels falls below 85 %.
 UNCERTAIN = 0.15
@@ -56,16 +51,13 @@ def limit_to_finding(nodes: CaseNodes, finding: Finding) -> Any | None:
     spacing = np.array(voxels.volume.GetSpacing())[::-1]
     margin = np.ceil(_MARGIN_MM / spacing).astype(int)
     size = voxels.volume.GetImageData().GetDimensions()[::-1]
-    box = tuple(
+    z, y, x = (
         slice(max(part.start - more, 0), min(part.stop + more, length))
         for part, more, length in zip(voxels.box, margin.tolist(), size, strict=True)
     )
-    inside = np.zeros([part.stop - part.start for part in box], np.uint8)
-    at = tuple(
-        slice(part.start - around.start, part.stop - around.start) for part, around in zip(voxels.box, box, strict=True)
-    )
-    inside[at][voxels.mask] = 1
-    return _show(nodes, _grown(inside, spacing), (box[0], box[1], box[2]), voxels.volume)
+    inside = np.zeros([part.stop - part.start for part in (z, y, x)], np.uint8)
+    inside[relative_box(voxels.box, (z, y, x))][voxels.mask] = 1
+    return _show(nodes, _grown(inside, spacing), (z, y, x), voxels.volume)
 
 
 def limit_to_uncertain(nodes: CaseNodes, threshold: float = UNCERTAIN) -> Any | None:
@@ -94,7 +86,7 @@ def unmask(editor: Any | None) -> None:
     """Let the Segment Editor edit everywhere again, and remove the editable area from the scene."""
     if editor is not None:
         editor.SetSourceVolumeIntensityMask(False)
-    node = _node()
+    node = singleton_node(_VOLUME, _TAG)
     if node is not None:
         remove_nodes([node])
 
@@ -108,10 +100,10 @@ def _grown(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 
 def _show(nodes: CaseNodes, voxels: np.ndarray, box: Box, reference: Any) -> Any:
-    node = _node() or _new_node()
+    node = singleton_node(_VOLUME, _TAG) or new_singleton(_VOLUME, _TAG, "Editable area")
     # With a border of zeros, because the editor extends the corner values of a volume to everything outside it.
-    around = [slice(part.start - 1, part.stop + 1) for part in box]
-    put_voxels(node, np.pad(voxels * np.uint8(_EDITABLE), 1), (around[0], around[1], around[2]), reference)
+    z, y, x = (slice(part.start - 1, part.stop + 1) for part in box)
+    put_voxels(node, np.pad(voxels * np.uint8(_EDITABLE), 1), (z, y, x), reference)
     node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
     _place_in_hierarchy(node, nodes)
     return node
@@ -129,16 +121,3 @@ def _place_in_hierarchy(node: Any, nodes: CaseNodes) -> None:
     of_segmentation = hierarchy.GetItemByDataNode(nodes.segmentation)
     if of_segmentation:
         hierarchy.SetItemParent(item, hierarchy.GetItemParent(of_segmentation))
-
-
-def _node() -> Any | None:
-    return slicer.mrmlScene.GetSingletonNode(_TAG, "vtkMRMLScalarVolumeNode")
-
-
-def _new_node() -> Any:
-    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
-    node.UnRegister(None)
-    node.SetSingletonTag(_TAG)
-    node.SetName("Editable area")
-    node.SetSaveWithScene(False)
-    return slicer.mrmlScene.AddNode(node)

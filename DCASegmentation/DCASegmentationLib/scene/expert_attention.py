@@ -12,8 +12,8 @@ import vtk
 from dcaseg.organs import VOCABULARIES
 from dcaseg.rendering.layout import EXPERTS
 from DCASegmentationLib.scene.case_record import CaseNodes, mark_as_part
+from DCASegmentationLib.scene.nodes import new_node
 from DCASegmentationLib.scene.segmentation import segment_layers
-from DCASegmentationLib.scene.volumes import new_node
 
 _TABLE, _CHART = "DCASegmentation.attention_table", "DCASegmentation.attention_chart"
 _ORGAN, _NUMBER, _SERIES = "Organ", "Number", "DCASegmentation.attention_series."

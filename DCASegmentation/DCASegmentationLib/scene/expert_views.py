@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import slicer
+import slicer.util
 
 from dcaseg.rendering.layout import EXPERTS
 from DCASegmentationLib.scene import maps as map_files
@@ -108,7 +109,7 @@ def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float)
 
 def take_maps_away(nodes: CaseNodes) -> None:
     """Remove the maps of a case from all views, even if the other nodes of the case were deleted."""
-    for composite in _composites():
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         _remove_maps(composite, nodes)
     _fill_organs(nodes, True)
 
@@ -162,16 +163,11 @@ def refresh_legends(nodes: CaseNodes, level: int, shown: bool) -> None:
 
 def _composites_with(nodes: CaseNodes) -> list[Any]:
     """The slice views that show the case's CT, or all if none does; without the views of the comparison."""
-    usual = [each for each in _composites() if each.GetLayoutName() not in COMPARISON_VIEWS.values()]
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    usual = [each for each in composites if each.GetLayoutName() not in COMPARISON_VIEWS.values()]
     if nodes.ct is None:
         return usual
     return [each for each in usual if each.GetBackgroundVolumeID() == nodes.ct.GetID()] or usual
-
-
-def _composites() -> list[Any]:
-    scene = slicer.mrmlScene
-    count = scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")
-    return [scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode") for index in range(count)]
 
 
 def _fill_organs(nodes: CaseNodes, filled: bool) -> None:

@@ -20,11 +20,11 @@ from DCASegmentationLib.scene.review_record import (
     TO_CHECK,
     ReviewState,
     pack,
-    read_origin,
     read_review,
     read_state,
     read_suggestion,
     unpack,
+    vocabulary_of,
     write_state,
 )
 from DCASegmentationLib.scene.segmentation import add_empty_organ, organs_by_segment, tag_organs
@@ -255,8 +255,7 @@ def segment_for(nodes: CaseNodes, label: int) -> str:
     for segment_id, each in labels_by_segment(nodes).items():
         if each == label:
             return segment_id
-    origin = read_origin(nodes.segmentation)
-    vocabulary = origin.organs() if origin is not None else None
+    vocabulary = vocabulary_of(nodes.segmentation)
     if vocabulary is None or label not in vocabulary.by_label:
         raise UserError("This version does not know the organ.", _REMEDY)
     organ = vocabulary.by_label[label]

@@ -13,10 +13,12 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
 from dcaseg.review.schema import Finding
+from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.nodes import new_singleton, singleton_node, to_world
 from DCASegmentationLib.scene.segmentation import own_organs, segment_layers
 from DCASegmentationLib.scene.surfaces import surfaces_aside
-from DCASegmentationLib.scene.volumes import Box, index_to_ras
+from DCASegmentationLib.scene.volumes import index_to_ras
 
 _KEEP = 255
 
@@ -119,7 +121,7 @@ def _write(
     )
 
 
-_TAG = "DCASegmentation.place"
+_MODEL, _TAG = "vtkMRMLModelNode", "DCASegmentation.place"
 # Not the color of any organ, and visible on gray, red, and blue.
 COLOR = (1.0, 1.0, 0.0)
 _THICKNESS = 2
@@ -135,7 +137,7 @@ def outline(nodes: CaseNodes, finding: Finding) -> Any | None:
     if voxels is None:
         hide_outline()
         return None
-    node = _node() or _new_node()
+    node = singleton_node(_MODEL, _TAG) or new_singleton(_MODEL, _TAG, hidden=True)
     _display_of(node)
     before = node.StartModify()
     node.SetName(f"{finding.rank}: {finding.name}")
@@ -148,25 +150,16 @@ def outline(nodes: CaseNodes, finding: Finding) -> Any | None:
 
 def hide_outline() -> None:
     """Hide the outline."""
-    node = _node()
+    node = singleton_node(_MODEL, _TAG)
     if node is not None and node.GetDisplayNode() is not None:
         node.GetDisplayNode().SetVisibility(False)
-
-
-def outlined() -> Any | None:
-    """The node of the visible outline, or None."""
-    node = _node()
-    is_shown = node is not None and node.GetDisplayNode() is not None and node.GetDisplayNode().GetVisibility()
-    return node if is_shown else None
 
 
 def jump_to(nodes: CaseNodes, finding: Finding) -> None:
     """Center all slice views on a finding, and let all 3D views rotate around it."""
     position = position_of(nodes, finding)
-    scene = slicer.mrmlScene
-    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *position, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLCameraNode")):
-        camera = scene.GetNthNodeByClass(index, "vtkMRMLCameraNode")
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *position, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
         # Keep the direction and the distance.
         moved = np.array(position) - camera.GetFocalPoint()
         camera.SetPosition((np.array(camera.GetPosition()) + moved).tolist())
@@ -177,13 +170,7 @@ def jump_to(nodes: CaseNodes, finding: Finding) -> None:
 def position_of(nodes: CaseNodes, finding: Finding) -> tuple[float, float, float]:
     """The position of a finding in the world (RAS, mm), including the case's transform."""
     x, y, z = finding.position_mm
-    parent = nodes.segmentation.GetParentTransformNode()
-    if parent is None:
-        return -x, -y, z
-    to_world = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, None, to_world)
-    right, anterior, superior = to_world.TransformPoint(-x, -y, z)
-    return right, anterior, superior
+    return to_world(nodes.segmentation, (-x, -y, z))
 
 
 def surface_around(voxels: FindingVoxels) -> Any:
@@ -207,19 +194,6 @@ def surface_around(voxels: FindingVoxels) -> Any:
     placed.SetInputConnection(contour.GetOutputPort())
     placed.Update()
     return placed.GetOutput()
-
-
-def _node() -> Any | None:
-    return slicer.mrmlScene.GetSingletonNode(_TAG, "vtkMRMLModelNode")
-
-
-def _new_node() -> Any:
-    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLModelNode")
-    node.UnRegister(None)
-    node.SetSingletonTag(_TAG)
-    node.SetHideFromEditors(True)
-    node.SetSaveWithScene(False)
-    return slicer.mrmlScene.AddNode(node)
 
 
 def _display_of(node: Any) -> Any:

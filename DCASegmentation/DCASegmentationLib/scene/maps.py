@@ -72,9 +72,7 @@ def _existing(name: str) -> Any | None:
 
 
 def _own_nodes() -> list[Any]:
-    scene = slicer.mrmlScene
-    count = scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")
-    nodes = [scene.GetNthNodeByClass(index, "vtkMRMLColorTableNode") for index in range(count)]
+    nodes = slicer.util.getNodesByClass("vtkMRMLColorTableNode")
     return [node for node in nodes if node.GetAttribute(_TAG) is not None]
 
 

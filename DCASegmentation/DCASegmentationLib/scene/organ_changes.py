@@ -12,10 +12,11 @@ import slicer
 import slicer.util
 
 from dcaseg.imaging.label_comparison import OrganChange, changes_between
+from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.review_record import read_origin, read_state
+from DCASegmentationLib.scene.review_record import read_state, vocabulary_of
 from DCASegmentationLib.scene.segmentation import Layer, organs_by_segment, segment_layers
-from DCASegmentationLib.scene.volumes import Box, box_within, joined_box
+from DCASegmentationLib.scene.volumes import box_within, joined_box, relative_box
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,14 @@ def organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
     The comparison uses the CT's voxels, in a box around both; without the CT, it uses the box of the automatic result.
     A segment that overlaps another one counts in full.
     """
-    origin = read_origin(nodes.segmentation)
-    vocabulary = origin.organs() if origin is not None else None
+    vocabulary = vocabulary_of(nodes.segmentation)
     if nodes.automatic is None or vocabulary is None:
         return ()
     reference, box = _reference(nodes)
     layers = segment_layers(nodes.segmentation, reference)
     whole = joined_box(box, *(layer.box for layer in layers))
     before = np.zeros([part.stop - part.start for part in whole], np.uint8)
-    before[_shifted(box, whole)] = slicer.util.arrayFromVolume(nodes.automatic)
+    before[relative_box(box, whole)] = slicer.util.arrayFromVolume(nodes.automatic)
     labels = labels_by_segment(nodes)
     found = {
         change.organ.key: change
@@ -56,7 +56,7 @@ def organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
     }
     for layer in layers:
         after = np.zeros_like(before)
-        after[_shifted(layer.box, whole)] = organ_labels(layer, labels)
+        after[relative_box(layer.box, whole)] = organ_labels(layer, labels)
         present = {labels[segment_id] for segment_id in layer.segments.values() if segment_id in labels}
         for change in changes_between(*_images(before, after, reference), vocabulary):
             if change.organ.label in present:
@@ -86,8 +86,7 @@ def labels_now(nodes: CaseNodes) -> np.ndarray:
 
 def labels_by_segment(nodes: CaseNodes) -> dict[str, int]:
     """The label, in the vocabulary of the automatic result, of each segment that this module created."""
-    origin = read_origin(nodes.segmentation)
-    vocabulary = origin.organs() if origin is not None else None
+    vocabulary = vocabulary_of(nodes.segmentation)
     organs = organs_by_segment(nodes.segmentation)
     if vocabulary is None:
         return {}
@@ -132,14 +131,6 @@ def _reference(nodes: CaseNodes) -> tuple[Any, Box]:
     if box is not None:
         return nodes.ct, box
     return nodes.automatic, (slice(0, size[2]), slice(0, size[1]), slice(0, size[0]))
-
-
-def _shifted(box: Box, whole: Box) -> Box:
-    """``box`` relative to the start of ``whole``."""
-    z, y, x = (
-        slice(part.start - around.start, part.stop - around.start) for part, around in zip(box, whole, strict=True)
-    )
-    return z, y, x
 
 
 def _images(before: np.ndarray, after: np.ndarray, reference: Any) -> tuple[sitk.Image, sitk.Image]:

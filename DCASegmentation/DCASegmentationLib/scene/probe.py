@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import slicer
 import vtk
 
 from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.nodes import Point, from_world
 from DCASegmentationLib.scene.volumes import index_to_ras
-
-Point = Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,13 @@ def value_at(volume: Any | None, ras: Point) -> float | None:
     """The value of a volume node's nearest voxel; None outside the volume or if there is no volume."""
     if volume is None or volume.GetImageData() is None:
         return None
-    return _voxel(volume.GetImageData(), index_to_ras(volume), _from_world(volume, ras))
+    return _voxel(volume.GetImageData(), index_to_ras(volume), from_world(volume, ras))
 
 
 def segments_at(segmentation: Any, ras: Point) -> tuple[str, ...]:
     """The names of the visible segments at ``ras`` (mm, world), in all layers."""
     content, display = segmentation.GetSegmentation(), segmentation.GetDisplayNode()
-    point = _from_world(segmentation, ras)
+    point = from_world(segmentation, ras)
     names = []
     for layer in range(content.GetNumberOfLayers()):
         image = content.GetLayerDataObject(layer)
@@ -62,16 +59,6 @@ def segments_at(segmentation: Any, ras: Point) -> tuple[str, ...]:
             if visible and content.GetSegment(segment_id).GetLabelValue() == label:
                 names.append(content.GetSegment(segment_id).GetName())
     return tuple(names)
-
-
-def _from_world(node: Any, ras: Point) -> Point:
-    """A world position in the node's own coordinates, before its parent transforms."""
-    parent = node.GetParentTransformNode()
-    if parent is None:
-        return ras
-    transform = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, parent, transform)
-    return transform.TransformPoint(*ras)
 
 
 def _voxel(image: Any, to_ras: vtk.vtkMatrix4x4, point: Point) -> float | None:

@@ -18,16 +18,17 @@ from dcaseg.imaging.itk_environment import no_itk_warnings
 from dcaseg.json_io import read_json
 from dcaseg.organs import Vocabulary
 from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Finding, Point, Review, read_review
+from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, recall, remember
 from DCASegmentationLib.scene.ct_export import CT_FILE, Region, in_whole_grid
 from DCASegmentationLib.scene.finding_status import mark_kept
 from DCASegmentationLib.scene.maps import remove_map_files, show_named_map, take_map_files
+from DCASegmentationLib.scene.nodes import remove_nodes
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept
 from DCASegmentationLib.scene.review_record import Origin, ReviewState, write_origin, write_review, write_state
 from DCASegmentationLib.scene.segmentation import (
     add_organs,
     box_of_organs,
-    remove_nodes,
     replace_organs,
     segment_layers,
     show_segmentation,
@@ -38,14 +39,7 @@ from DCASegmentationLib.scene.subject_hierarchy import (
     add_to_subject_hierarchy,
     place_in_folder,
 )
-from DCASegmentationLib.scene.volumes import (
-    Box,
-    add_label_volume,
-    joined_box,
-    parent_to_world,
-    place_under,
-    show_ct,
-)
+from DCASegmentationLib.scene.volumes import add_label_volume, joined_box, parent_to_world, place_under, show_ct
 
 
 def without_kept(labels: np.ndarray, vocabulary: Vocabulary, segmentation: Any, kept: Kept, ct_node: Any) -> np.ndarray:

@@ -91,6 +91,12 @@ def read_origin(segmentation: Any) -> Origin | None:
         return None
 
 
+def vocabulary_of(segmentation: Any) -> Vocabulary | None:
+    """The vocabulary of a result's organs; None if it is not recorded or unknown to this version."""
+    origin = read_origin(segmentation)
+    return origin.organs() if origin is not None else None
+
+
 def write_review(segmentation: Any, review: Review | None, suggestions: Mapping[int, np.ndarray]) -> None:
     """Record a new review and remove all decisions of the previous one; None removes the review.
 

@@ -5,18 +5,20 @@ Terminology entries are written here rather than with Slicer's terminology files
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import slicer
+import slicer.util
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from dcaseg.errors import UserError
 from dcaseg.organs import Code, Organ, Vocabulary
+from dcaseg.types import Box
 from DCASegmentationLib.scene.volumes import index_to_ras
 
 # Names of the lists in which Slicer's terminology selector finds the codes.
@@ -154,7 +156,7 @@ def _oriented_label_map(array: np.ndarray, ct_node: Any) -> Any:
     return label_map
 
 
-def box_of_organs(array: np.ndarray) -> tuple[slice, slice, slice]:
+def box_of_organs(array: np.ndarray) -> Box:
     """The smallest box (z, y, x) around the organs, plus a margin of one voxel inside the array."""
     slices = []
     part = array
@@ -173,8 +175,6 @@ def _vtk_type(dtype: np.dtype) -> int:
     """The VTK type of a label map: Slicer uses 8 bits, or 16 bits if the labels need them."""
     return int(vtk.VTK_UNSIGNED_CHAR if dtype.itemsize == 1 else vtk.VTK_SHORT)
 
-
-Box = tuple[slice, slice, slice]
 
 # Axes count as parallel if they drift apart by less than this many voxels over the whole image.
 _SAME_VOXEL = 0.01
@@ -239,7 +239,7 @@ def _along_axes(image: Any, volume: Any) -> tuple[np.ndarray, Box] | None:
     Parallel axes are the usual case, and selecting planes is many times faster than resampling.
     """
     size = volume.GetImageData().GetDimensions()
-    to_image = np.linalg.inv(_image_to_world(image)) @ _array_of(index_to_ras(volume))
+    to_image = np.linalg.inv(_image_to_world(image)) @ slicer.util.arrayFromVTKMatrix(index_to_ras(volume))
     across = [int(axis) for axis in np.abs(to_image[:3, :3]).argmax(axis=1)]
     drift = np.abs(to_image[:3, :3])
     drift[[0, 1, 2], across] = 0.0
@@ -281,11 +281,7 @@ def _resampled(image: Any, volume: Any, transform: vtk.vtkAbstractTransform) -> 
 def _image_to_world(image: Any) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    return _array_of(matrix)
-
-
-def _array_of(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
-    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+    return np.asarray(slicer.util.arrayFromVTKMatrix(matrix))
 
 
 # A tag, because users can change IDs and names; it is saved with the segment.
@@ -360,13 +356,3 @@ def replace_organs(node: Any, add: Callable[[Any], dict[str, str]], kept: Collec
             raise
     finally:
         node.EndModify(modification)
-
-
-def remove_nodes(nodes: Iterable[Any]) -> None:
-    """Remove volumes and their display nodes, including legends, from the scene."""
-    for node in nodes:
-        displays = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
-        for each in [node, *displays]:
-            # Slicer may have removed the display nodes along with their node.
-            if each is not None and slicer.mrmlScene.IsNodePresent(each):
-                slicer.mrmlScene.RemoveNode(each)

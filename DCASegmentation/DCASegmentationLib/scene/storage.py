@@ -97,7 +97,7 @@ def _vector(values: np.ndarray) -> str:
     return f"({','.join(repr(float(value)) for value in values)})"
 
 
-_REMEDY = "Choose an existing folder that you can write to and that has free space."
+CHOOSE_ANOTHER_FOLDER = "Choose an existing folder that you can write to and that has free space."
 
 
 def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
@@ -108,7 +108,7 @@ def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
         storage.SetFileName(str(unfinished))
         storage.SetUseCompression(True)
         if not storage.WriteData(node) or not _is_whole_file(unfinished):
-            raise OutputError(f"The segmentation cannot be written to {path}.", _REMEDY)
+            raise OutputError(f"The segmentation cannot be written to {path}.", CHOOSE_ANOTHER_FOLDER)
 
 
 def save_table(text: str, path: Path, overwrite: bool = False) -> None:
@@ -121,7 +121,7 @@ def save_scene_bundle(path: Path, overwrite: bool = False) -> None:
     """Write the whole scene with its data as one .mrb file, which Slicer can open. Raises OutputError."""
     with _whole_or_not_at_all(path, ".mrb", overwrite) as unfinished:
         if not slicer.mrmlScene.WriteToMRB(str(unfinished)) or not _is_complete(unfinished):
-            raise OutputError(f"The scene cannot be written to {path}.", _REMEDY)
+            raise OutputError(f"The scene cannot be written to {path}.", CHOOSE_ANOTHER_FOLDER)
 
 
 def _is_whole_file(path: Path) -> bool:
@@ -166,7 +166,7 @@ def _whole_or_not_at_all(path: Path, suffix: str, overwrite: bool) -> Iterator[P
                 yield folder / path.name
             (folder / path.name).replace(path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", _REMEDY) from error
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", CHOOSE_ANOTHER_FOLDER) from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import vtk
 from dcaseg.errors import OutputError
 from dcaseg.imaging.writers import temporary_folder
 from dcaseg.types import ProgressCallback
+from DCASegmentationLib.scene.storage import CHOOSE_ANOTHER_FOLDER
 
 _SURFACE, _LABEL_MAP = "Closed surface", "Binary labelmap"
 
@@ -98,7 +99,6 @@ def _surface_of(segmentation: Any, segment_id: str) -> Any:
     return surface
 
 
-_REMEDY = "Choose an existing folder that you can write to and that has free space."
 _STL_HEADER, _STL_TRIANGLE = 84, 50  # bytes of a binary STL file: header with the count, and each triangle
 
 
@@ -121,14 +121,16 @@ def write_surfaces(segmentation: Any, folder: Path, progress: ProgressCallback |
                 _write_one(segmentation, segment_id, str(unfinished))
             written = sorted(unfinished.iterdir())
             if len(written) != len(ids) or not all(_is_whole(path) for path in written):
-                raise OutputError(f"The surfaces cannot be written to {folder}.", _REMEDY)
+                raise OutputError(f"The surfaces cannot be written to {folder}.", CHOOSE_ANOTHER_FOLDER)
             paths = [folder / path.name for path in written]
             if existing := [path.name for path in paths if path.exists()]:
                 raise OutputError(f"{existing[0]} already exists in {folder}.", "Choose another folder.")
             for path, target in zip(written, paths, strict=True):
                 path.rename(target)
     except OSError as error:
-        raise OutputError(f"The surfaces cannot be written to {folder}: {error.strerror or error}.", _REMEDY) from error
+        raise OutputError(
+            f"The surfaces cannot be written to {folder}: {error.strerror or error}.", CHOOSE_ANOTHER_FOLDER
+        ) from error
     if progress:
         progress(1.0, "Surfaces written")
     return paths

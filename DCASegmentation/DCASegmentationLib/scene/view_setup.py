@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import slicer
 import slicer.util
-import vtk
 
 from dcaseg.rendering.layout import EXPERTS
 from dcaseg.rendering.planes import SCREEN_AXES, Plane
 from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of
 from DCASegmentationLib.scene.expert_views import COMPARISON_VIEWS
 from DCASegmentationLib.scene.headless import application_logic
+from DCASegmentationLib.scene.nodes import to_world
 from DCASegmentationLib.scene.volumes import ABDOMEN_LEVEL, ABDOMEN_WINDOW, index_to_ras
 
 # Slice views of Slicer's standard layouts, by their orientation.
@@ -269,14 +269,4 @@ def organ_position(nodes: CaseNodes) -> tuple[float, float, float] | None:
             votes[axis] += area / area.max()
     z, y, x = (2 * int(vote.argmax()) for vote in votes)
     right, anterior, superior, _ = index_to_ras(nodes.automatic).MultiplyPoint((x, y, z, 1.0))
-    return _in_world(nodes.automatic, (right, anterior, superior))
-
-
-def _in_world(node: Any, point: tuple[float, float, float]) -> tuple[float, float, float]:
-    parent = node.GetParentTransformNode()
-    if parent is None:
-        return point
-    to_world = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, None, to_world)
-    right, anterior, superior = to_world.TransformPoint(*point)
-    return right, anterior, superior
+    return to_world(nodes.automatic, (right, anterior, superior))

@@ -11,6 +11,8 @@ import slicer.util
 import vtk
 
 from dcaseg.errors import UserError
+from dcaseg.types import Box
+from DCASegmentationLib.scene.nodes import new_node
 
 # Soft-tissue window of abdominal CT, in HU.
 ABDOMEN_WINDOW, ABDOMEN_LEVEL = 400.0, 40.0
@@ -48,15 +50,6 @@ def add_volume(image: sitk.Image, name: str, node_class: str, hidden: bool = Fal
     return node
 
 
-def new_node(node_class: str, name: str, hidden: bool) -> Any:
-    """Add a node with a unique name; a ``hidden`` one is hidden before it is added, so that no selector lists it."""
-    node = slicer.mrmlScene.CreateNodeByClass(node_class)
-    node.UnRegister(None)
-    node.SetName(slicer.mrmlScene.GenerateUniqueName(name))
-    node.SetHideFromEditors(hidden)
-    return slicer.mrmlScene.AddNode(node)
-
-
 def image_of(node: Any) -> sitk.Image:
     """The voxels and grid of a volume node as a SimpleITK image (a copy)."""
     image = sitk.GetImageFromArray(slicer.util.arrayFromVolume(node))
@@ -84,7 +77,8 @@ def index_to_world(node: Any) -> np.ndarray:
 
     Raises UserError if a transform is not linear, such as the acquisition transform of an irregular series.
     """
-    return parent_to_world(node) @ _array(index_to_ras(node))
+    matrix: np.ndarray = parent_to_world(node) @ slicer.util.arrayFromVTKMatrix(index_to_ras(node))
+    return matrix
 
 
 def parent_to_world(node: Any) -> np.ndarray:
@@ -98,7 +92,7 @@ def parent_to_world(node: Any) -> np.ndarray:
                 "Harden the transform first (module Transforms), then segment the hardened volume.",
             )
         transform.GetMatrixTransformToWorld(matrix)
-    return _array(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def place_under(ct_node: Any, volume: Any, from_world: np.ndarray) -> None:
@@ -108,17 +102,10 @@ def place_under(ct_node: Any, volume: Any, from_world: np.ndarray) -> None:
     volume was computed from it.
     """
     if not np.array_equal(from_world, np.eye(4)):
-        matrix = vtk.vtkMatrix4x4()
-        matrix.DeepCopy((from_world @ _array(index_to_ras(volume))).ravel().tolist())
-        volume.SetIJKToRASMatrix(matrix)
+        matrix = from_world @ slicer.util.arrayFromVTKMatrix(index_to_ras(volume))
+        volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
     volume.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
 
-
-def _array(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
-    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
-
-
-Box = tuple[slice, slice, slice]
 
 # Grids count as equal if they drift apart by less than this share of a voxel.
 _SAME_VOXEL = 0.01
@@ -155,7 +142,7 @@ def box_within(node: Any, reference: Any) -> Box | None:
     to_reference = index_to_ras(reference)
     to_reference.Invert()
     vtk.vtkMatrix4x4.Multiply4x4(to_reference, index_to_ras(node), between)
-    matrix = np.array([[between.GetElement(row, column) for column in range(4)] for row in range(4)])
+    matrix = slicer.util.arrayFromVTKMatrix(between)
     size = np.array(node.GetImageData().GetDimensions())
     offset = np.rint(matrix[:3, 3])
     drift = np.abs(matrix[:3, :3] - np.eye(3)) @ size + np.abs(matrix[:3, 3] - offset)
@@ -163,6 +150,14 @@ def box_within(node: Any, reference: Any) -> Box | None:
     if drift.max() > _SAME_VOXEL or offset.min() < 0 or (last > reference.GetImageData().GetDimensions()).any():
         return None
     z, y, x = (slice(int(start), int(stop)) for start, stop in zip(offset[::-1], last[::-1], strict=True))
+    return z, y, x
+
+
+def relative_box(box: Box, whole: Box) -> Box:
+    """``box`` counted from the start of ``whole``."""
+    z, y, x = (
+        slice(part.start - around.start, part.stop - around.start) for part, around in zip(box, whole, strict=True)
+    )
     return z, y, x
 
 

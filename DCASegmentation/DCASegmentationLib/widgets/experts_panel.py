@@ -16,6 +16,7 @@ from slicer.util import VTKObservationMixin
 
 from dcaseg.rendering.layout import COLOR_MAPS, EXPERTS
 from DCASegmentationLib.event_loop import ModifiedObserver, SegmentationWatch, Steps, newTimer
+from DCASegmentationLib.parameters import DCASegmentationParameterNode
 from DCASegmentationLib.scene import expert_views
 from DCASegmentationLib.scene.case_record import CaseNodes, attention_name
 from DCASegmentationLib.scene.expert_attention import SegmentAttention, attention_by_segment, update_chart
@@ -65,9 +66,11 @@ class CursorReadOut(VTKObservationMixin):
         self._show(ReadOut())
 
     def _onMoved(self, crosshair: Any, event: str) -> None:
-        position = [0.0, 0.0, 0.0]
-        isInside = crosshair.GetCursorPositionRAS(position)
-        self._show(read_at(self._nodes, position, self._level) if isInside and self._nodes is not None else ReadOut())
+        ras = [0.0, 0.0, 0.0]
+        values = ReadOut()
+        if crosshair.GetCursorPositionRAS(ras) and self._nodes is not None:
+            values = read_at(self._nodes, (ras[0], ras[1], ras[2]), self._level)
+        self._show(values)
 
     def _show(self, values: ReadOut) -> None:
         organ = ", ".join(values.organs) or _("no organ")
@@ -96,7 +99,7 @@ class ExpertsPanel(VTKObservationMixin):
     def __init__(self, layout: qt.QLayout, uiFolder: Path) -> None:
         VTKObservationMixin.__init__(self)
         self._nodes: CaseNodes | None = None
-        self._parameters: Any = None
+        self._parameters: DCASegmentationParameterNode | None = None
         self._parametersObserver = ModifiedObserver(self._onModified)
         self._rows: list[SegmentAttention] = []
         self._measured: int | None = None
@@ -127,7 +130,7 @@ class ExpertsPanel(VTKObservationMixin):
         self._isOpen = isOpen
         self.update()
 
-    def setParameterNode(self, parameterNode: Any | None) -> None:
+    def setParameterNode(self, parameterNode: DCASegmentationParameterNode | None) -> None:
         """Keep the choices in this parameter node; None if there is none."""
         self._parameters = parameterNode
         self._parametersObserver.observe(parameterNode)
@@ -195,12 +198,11 @@ class ExpertsPanel(VTKObservationMixin):
     def update(self) -> None:
         """Update the views, the table, and the widgets from the result and the choices."""
         if self._nodes is not None and self._parameters is not None:
-            self._updateViews(self._nodes)
+            self._updateViews(self._nodes, self._parameters)
             self._updateAttention(self._nodes)
         self._updateWidgets()
 
-    def _updateViews(self, nodes: CaseNodes) -> None:
-        parameters = self._parameters
+    def _updateViews(self, nodes: CaseNodes, parameters: DCASegmentationParameterNode) -> None:
         style = MapStyle(parameters.mapOpacity, parameters.mapThreshold, parameters.colorMap, parameters.showLegend)
         node = expert_views.map_node(nodes, self.level, self.choice)
         expert_views.show_map_over_ct(nodes, node, style)
@@ -274,6 +276,8 @@ class ExpertsPanel(VTKObservationMixin):
         self.update()
 
     def _onMapActivated(self, index: int) -> None:
+        if self._parameters is None:
+            return
         before, chosen = self._parameters.expertMap, self.ui.mapSelector.itemData(index)
         threshold = expert_views.starting_threshold(chosen)
         if threshold != expert_views.starting_threshold(before):
@@ -282,10 +286,12 @@ class ExpertsPanel(VTKObservationMixin):
         self._parameters.expertMap = chosen
 
     def _onLevelActivated(self, index: int) -> None:
-        self._parameters.expertLevel = self.ui.levelSelector.itemData(index)
+        if self._parameters is not None:
+            self._parameters.expertLevel = self.ui.levelSelector.itemData(index)
 
     def _onColorMapActivated(self, index: int) -> None:
-        self._parameters.colorMap = self.ui.colorMapSelector.itemData(index)
+        if self._parameters is not None:
+            self._parameters.colorMap = self.ui.colorMapSelector.itemData(index)
 
     def _onCompare(self, checked: bool) -> None:
         if checked and self._nodes is not None:
@@ -307,7 +313,7 @@ class ExpertsPanel(VTKObservationMixin):
         place_comparison()
         if self._sizes != before:
             self._placing.start()
-        elif self._nodes is not None:
+        elif self._nodes is not None and self._parameters is not None:
             expert_views.refresh_legends(self._nodes, self.level, self._parameters.showLegend)
 
     def _onSaveMaps(self, checked: bool) -> None:

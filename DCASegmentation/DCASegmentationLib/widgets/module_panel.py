@@ -16,7 +16,7 @@ from DCASegmentationLib.event_loop import ModifiedObserver, Steps, newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of, parts_left_over, recall
 from DCASegmentationLib.scene.ct_export import open_ct
 from DCASegmentationLib.scene.maps import preparing_maps, remove_unused_folders
-from DCASegmentationLib.scene.segmentation import remove_nodes
+from DCASegmentationLib.scene.nodes import remove_nodes
 from DCASegmentationLib.scene.subject_hierarchy import remove_empty_folders
 from DCASegmentationLib.scene.view_setup import (
     go_to_organs,

@@ -41,9 +41,9 @@ from DCASegmentationLib.scene.review_record import (
     SUGGESTION,
     TO_CHECK,
     ReviewState,
-    read_origin,
     read_review,
     read_state,
+    vocabulary_of,
 )
 from DCASegmentationLib.scene.storage import save_table
 from DCASegmentationLib.scene.surfaces import renewing_surfaces
@@ -456,6 +456,5 @@ def organProgressInWords(nodes: CaseNodes, finding: Finding) -> list[str]:
 
 
 def _organsByKey(nodes: CaseNodes) -> Mapping[str, Organ]:
-    origin = read_origin(nodes.segmentation)
-    vocabulary = origin.organs() if origin is not None else None
+    vocabulary = vocabulary_of(nodes.segmentation)
     return vocabulary.by_key if vocabulary is not None else {}

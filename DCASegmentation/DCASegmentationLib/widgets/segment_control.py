@@ -15,8 +15,9 @@ from dcaseg.errors import UserError
 from dcaseg.worker.protocol import FoundDevices
 from DCASegmentationLib import requirements
 from DCASegmentationLib.batch import BatchSettings
+from DCASegmentationLib.event_loop import drawNow
 from DCASegmentationLib.logic import ALL_MAPS, Outcome
-from DCASegmentationLib.parameters import Device
+from DCASegmentationLib.parameters import DCASegmentationParameterNode, Device
 from DCASegmentationLib.scene.case_record import recall
 from DCASegmentationLib.scene.ct_export import require_ct
 from DCASegmentationLib.scene.organ_changes import kept_organs
@@ -45,7 +46,7 @@ class SegmentControl:
         onShown3D: Callable[[], None],
     ) -> None:
         self._onResult, self._onInstalled = onResult, onInstalled
-        self._parameters: Any = None
+        self._parameters: DCASegmentationParameterNode | None = None
         # The CT that the message below the Apply button is about.
         self._messageCT: Any = None
         self._isGuided = False
@@ -64,7 +65,7 @@ class SegmentControl:
         self.show3D = Show3D(self.panel.ui.show3DButton, onShown3D)
         self.panel.ui.sampleButton.connect("clicked()", self._onSample)
 
-    def setParameterNode(self, parameterNode: Any | None) -> None:
+    def setParameterNode(self, parameterNode: DCASegmentationParameterNode | None) -> None:
         """Use the choices in this parameter node; None if there is none."""
         self._parameters = parameterNode
         if parameterNode is None and not self.logic.isRunning:
@@ -73,6 +74,11 @@ class SegmentControl:
         if parameterNode is not None:
             # Binding to the parameter node filled the list with member names.
             self.panel.updateDevices()
+
+    @property
+    def _choices(self) -> DCASegmentationParameterNode:
+        assert self._parameters is not None, "nothing can be started while the scene is being closed"
+        return self._parameters
 
     def update(self) -> None:
         """Update the model, the organs, and the Apply button from the choices."""
@@ -110,7 +116,7 @@ class SegmentControl:
         if model.problem is not None:
             raise model.problem
         self._requireTorch()
-        return BatchSettings(model.folder, self._parameters.device.value, self._options(), resultFolder)
+        return BatchSettings(model.folder, self._choices.device.value, self._options(), resultFolder)
 
     def setBatchRunning(self, isRunning: bool) -> None:
         """Set whether a batch is running; Apply is then disabled."""
@@ -152,7 +158,7 @@ class SegmentControl:
     def loadSample(self) -> bool:
         """Download the sample CT and select it as input. If that fails, shows the error and returns False."""
         self.panel.showMessage(_("Downloading the sample CT..."))
-        slicer.app.processEvents()
+        drawNow()
         try:
             with slicer.util.WaitCursor():
                 node = load_sample_ct()
@@ -185,18 +191,27 @@ class SegmentControl:
 
     def _onApply(self) -> None:
         try:
+            # Shows an error that nobody expected, with its traceback, and raises it again.
+            with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
+                self._tryToStart()
+        finally:
+            self.panel.setApplicable(self._unavailableReason())
+
+    def _tryToStart(self) -> None:
+        try:
             self._start()
-        except UserError as error:
+        except BaseException as error:
             self.panel.showEnd()
+            if not isinstance(error, UserError):
+                raise
             self.panel.showError(error)
-        self.panel.setApplicable(self._unavailableReason())
 
     def _onCancel(self) -> None:
         self.panel.showCancelling()
         self.logic.cancel()
 
     def _start(self) -> None:
-        parameters, model = self._parameters, self._requireModel()
+        parameters, model = self._choices, self._requireModel()
         self._requireTorch()
         target = parameters.outputSegmentation
         if target is not None:
@@ -221,7 +236,7 @@ class SegmentControl:
         )
 
     def _options(self) -> dict[str, Any]:
-        parameters, metadata = self._parameters, self.panel.model.metadata if self.panel.model else None
+        parameters, metadata = self._choices, self.panel.model.metadata if self.panel.model else None
         known = metadata.vocabulary.by_key if metadata is not None else {}
         organs = [key for key in _asKeys(parameters.organs) if key in known]
         return {**ALL_MAPS, "organs": organs or None, "find_abdomen": parameters.speed.value}

@@ -135,8 +135,9 @@ class SegmentPanel:
 
     def selectModel(self, name: str) -> None:
         """Select the model ``name``, or the default model for an empty name."""
-        if name != self._wanted or not name:
-            self._wanted = name
+        wanted = name or next(iter(self._models), "")
+        if wanted != self._wanted:
+            self._wanted = wanted
             self._fillModelSelector()
 
     def selectOrgans(self, keys: tuple[str, ...]) -> None:

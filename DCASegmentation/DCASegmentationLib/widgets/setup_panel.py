@@ -34,6 +34,7 @@ class SetupPanel:
     def __init__(self, layout: qt.QLayout, uiFolder: Path, onChanged: Callable[[], None]) -> None:
         self._onChanged = onChanged
         self._models: list[Model] = []
+        self._torch: str | None = None
         self._downloader: WorkerProcess | None = None
         self.widget = slicer.util.loadUI(str(uiFolder / "Setup.ui"))
         layout.addWidget(self.widget)
@@ -50,15 +51,18 @@ class SetupPanel:
         self.update()
 
     def isComplete(self) -> bool:
-        """Whether everything that a run needs is installed: a recent PyTorch and at least one intact model."""
-        version = requirements.torchVersion()
-        if version is None or requirements.isTooOld(version):
+        """Whether everything that a run needs is installed: a recent PyTorch and at least one intact model.
+
+        As of the last :meth:`update`, because looking for packages reads folders, and sliders ask at every step.
+        """
+        if self._torch is None or requirements.isTooOld(self._torch):
             return False
         return any(model.metadata is not None for model in self._models)
 
     def update(self) -> None:
         """Check again what is installed, and show it."""
         torch, extension = requirements.torchVersion(), requirements.extensionInstalled()
+        self._torch = torch
         problem = requirements.platformProblem()
         self.ui.torchLabel.text = _torchInWords(torch, problem)
         self.ui.installTorchButton.visible = torch is None and extension and problem is None

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .bundle import load
 from .console import print_line, print_table, progress_bar, table
-from .option_values import parse_numbers, require_new_file
+from .option_values import labeled_entries, load_bundle, parse_numbers, require_new_file
 from .options import BundleOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ def run(
     from ..errors import UserError
     from ..imaging.writers import write_text
     from ..inference.process_settings import keep_freed_memory
-    from .evaluate import labeled_entries
 
     if out is not None:
         require_new_file(out, overwrite)
@@ -60,7 +58,7 @@ def run(
     if not phantoms and not entries:
         raise UserError("There are no cases to compare.", "Give --phantoms, or --data with a list of labeled CTs.")
     keep_freed_memory()
-    model = load(bundle)
+    model = load_bundle(bundle)
     settings = with_overlaps(
         [] if overlaps is None else parse_numbers(overlaps, "--overlaps", len(overlaps.split(",")))
     )

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .bundle import load
 from .console import print_line, print_table, progress_bar, table
-from .option_values import parse_list, require_new_file
+from .option_values import load_bundle, parse_list, require_new_file
 from .options import BundleOption, overwrite_option
 
 NAME = "backends"
@@ -49,7 +48,7 @@ def run(
     names = parse_list(backends)
     options = SegmentOptions(attention_levels=(4,), entropy=True) if maps else SegmentOptions()
     keep_freed_memory()
-    model = load(bundle)
+    model = load_bundle(bundle)
     done: list[BackendRun] = []
     with progress_bar() as progress:
 

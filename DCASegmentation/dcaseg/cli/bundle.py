@@ -9,6 +9,7 @@ import typer
 
 from ..errors import BundleError, UserError
 from .console import print_json, print_line, print_table, progress_bar, table, warn
+from .option_values import labeled_entries, load_bundle
 from .options import DeviceOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
@@ -34,24 +35,13 @@ def build_group() -> typer.Typer:
     return group
 
 
-def load(name: str | None) -> Bundle:
-    """Load the bundle with this name or in this folder, or the default model for None. Raises BundleError."""
-    from ..models.bundle import Bundle
-    from ..models.store import default_bundle, find_bundle, hidden_by
-
-    folder = default_bundle() if name is None else find_bundle(name)
-    if (shipped := hidden_by(folder)) is not None and name != str(folder):
-        warn(f"Using the model in {folder}, which hides the model of the same name in {shipped}.")
-    return Bundle.load(folder)
-
-
 def info(bundle: _BundleArgument = None) -> None:
     """Show the organs of a model, its training data, measured scores and limits."""
     from ..models.bundle import information
 
     rows = table("", "", "")
     rows.show_header = False
-    facts = information(load(bundle))
+    facts = information(load_bundle(bundle))
     for name, value in facts:
         rows.add_row(name, value)
     print_table(rows)
@@ -174,7 +164,7 @@ def export(
         assert out is not None
         bundle = export_bundle(run, out, name or "", overlap, overwrite)
     else:
-        old = load(reference)
+        old = load_bundle(reference)
         cases = _held_out(run, data, group)
         if replace is not None:
             with replacing(old.folder) as (folder, old_folder):
@@ -186,7 +176,7 @@ def export(
             assert out is not None
             with new_folder(out, overwrite, recognized_by=METADATA) as folder:
                 _require_as_good(old, export_bundle(run, folder, name or out.absolute().name, overlap), cases, device)
-        bundle = load(str(out))
+        bundle = load_bundle(str(out))
     print_line(f"The model is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
     print_line(_how_to_evaluate(run, str(out)))
 
@@ -209,7 +199,6 @@ def _held_out(run: Path, data: Path | None, group: str) -> HeldOut:
     """Return the cases for the comparison: those of the list, or the run's validation cases, with a note."""
     from ..evaluation.model_comparison import HeldOut, held_out_by
     from ..training.checkpoints import read_record
-    from .evaluate import labeled_entries
 
     record = read_record(run)
     if data is not None:

@@ -15,9 +15,9 @@ from rich.text import Text
 
 from ..errors import UserError, how_to_install
 from ..inference.options import SegmentOptions
-from .bundle import load
 from .console import cancellation_message, escaped, messages, print_line, table, warn
 from .field_options import Values, expand, fields_of
+from .option_values import load_bundle
 from .options import RUN_PANEL, BackendOption, BundleOption, shared_option
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def run(
         )
     if pseudonym_key is not None and not anonymous:
         raise UserError("--pseudonym-key needs --anonymous.", "Add --anonymous.")
-    model = load(bundle)
+    model = load_bundle(bundle)
     options = SegmentOptions(**selection, **findings)
     options.kept_labels(model.metadata.vocabulary)
     if scheduler and not scheduler.startswith(("tls://", "wss://", "tcp://127.0.0.1", "tcp://localhost")):

@@ -12,10 +12,9 @@ from ..errors import UserError, how_to_install
 from ..inference.options import SegmentOptions
 from ..method.log_gap import GROUPS
 from ..types import ProgressCallback
-from .bundle import load
 from .console import print_line, print_table, progress_bar, table, warn
 from .field_options import Values, expand, fields_of
-from .option_values import parse_list, require_new_file
+from .option_values import labeled_entries, load_bundle, pair_up, parse_list, require_new_file
 from .options import CASES_PANEL, OUTPUT_PANEL, BundleOption, DeviceOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def run(
 
     scoring = Scoring(metrics_named(["dice", *parse_list(metrics)]), policy_named(empty), tolerance)
     _require_surfaces(scoring)
-    maps = _pair_up(prediction or [], truth or [], "--prediction", "--truth")
+    maps = pair_up(prediction or [], truth or [], "--prediction", "--truth")
     entries = labeled_entries(ct or [], labels or [], data, group)
     if maps and (entries or phantoms):
         raise UserError("--prediction cannot be combined with other cases.", "Omit --ct, --data and --phantoms.")
@@ -153,7 +152,7 @@ def run(
             require_new_file(file, overwrite)
     table_format = None if table_file is None else _table_format(table_file)
     keep_freed_memory()
-    model = load(bundle)
+    model = load_bundle(bundle)
     vocabulary = model.metadata.vocabulary
     with progress_bar() as progress:
         scores = Scores(vocabulary, scoring.metrics)
@@ -186,35 +185,6 @@ def _require_surfaces(scoring: Scoring) -> None:
             "Surface distances need SciPy, which is not installed.",
             f"Install it ({how_to_install('scipy')}), or measure only dice.",
         )
-
-
-def _pair_up(first: list[Path], second: list[Path], option: str, second_option: str) -> list[tuple[Path, Path]]:
-    if len(first) != len(second):
-        raise UserError(
-            f"The number of {option} options is {len(first)}, that of {second_option} options {len(second)}.",
-            f"Give one {second_option} for each {option}.",
-        )
-    return list(zip(first, second, strict=True))
-
-
-def labeled_entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
-    """Return the labeled CTs for scoring: ``cts`` with ``labels``, and those in ``group`` of the list ``data``.
-
-    Raises UserError if the group does not exist or has no labeled case.
-    """
-    from ..training.datalist import Entry, read_datalist, require_files
-
-    entries = [Entry(ct, label) for ct, label in _pair_up(cts, labels, "--ct", "--labels")]
-    if data is None:
-        return entries
-    if group not in ("test", "validation", "training"):
-        raise UserError(f"The group '{group}' does not exist.", "Choose test, validation or training.")
-    datalist = read_datalist(data)
-    require_files(datalist)
-    listed = [entry for entry in dict(datalist.groups())[group] if entry.label is not None]
-    if not listed:
-        raise UserError(f"{data} has no labeled case in the group '{group}'.", "Choose another --group.")
-    return entries + listed
 
 
 def _score_maps(scores: Scores, maps: list[tuple[Path, Path]], scoring: Scoring, progress: ProgressCallback) -> None:

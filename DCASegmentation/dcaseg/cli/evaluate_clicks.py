@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .bundle import load
 from .console import print_line, print_table, progress_bar, table
-from .evaluate import labeled_entries
 from .field_options import expand
-from .option_values import parse_list
+from .option_values import labeled_entries, load_bundle, parse_list
 from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, overwrite_option
 
 if TYPE_CHECKING:
@@ -88,7 +86,7 @@ def run(
     if not (entries or synthetic or own.ct is not None or phantoms):
         phantoms = _DEFAULT_PHANTOMS
     keep_freed_memory()
-    model = load(bundle)
+    model = load_bundle(bundle)
     segmenter = Segmenter(model, device, backend="auto")
     measured = ClickMeasurement()
     cases: list[str] = []

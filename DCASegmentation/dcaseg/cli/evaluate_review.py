@@ -10,10 +10,9 @@ import typer
 
 from ..errors import UserError
 from ..types import ProgressCallback
-from .bundle import load
 from .console import print_line, print_table, progress_bar, table
-from .evaluate import labeled_entries
 from .field_options import expand
+from .option_values import labeled_entries, load_bundle
 from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, overwrite_option
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def run(
         )
     entries = labeled_entries([], [], own.data, own.group)
     keep_freed_memory()
-    model = load(bundle)
+    model = load_bundle(bundle)
     segmenter = Segmenter(model, device, backend="auto")
     measured = ReviewMeasurement()
     first_seed = TUNING_SEEDS if tuning else REPORT_SEEDS

@@ -11,10 +11,9 @@ import typer
 
 from ..errors import UserError
 from ..training.options import TrainingOptions
-from .bundle import load
 from .console import cancellation_message, output, print_line, print_table, progress_bar, table
 from .field_options import Values, expand, fields_of
-from .option_values import parse_integers, parse_numbers
+from .option_values import load_bundle, parse_integers, parse_numbers
 from .options import DATA_PANEL, MODEL_PANEL, RUN_PANEL, SCHEDULE_PANEL, CacheOption, DeviceOption, NetworkGroup
 
 if TYPE_CHECKING:
@@ -236,7 +235,7 @@ def run_learning(
     from ..inference.process_settings import keep_freed_memory
 
     keep_freed_memory()
-    model = load(bundle or _LEARNING_MODEL)
+    model = load_bundle(bundle or _LEARNING_MODEL)
     with progress_bar() as progress:
         outcome = few_cases.run_learning(
             model, out, cache, seeds, changes, device=str(choose_device(device).torch_device), progress=progress

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import UserError
-from .bundle import load
 from .console import print_table, table
-from .option_values import parse_patch
+from .option_values import load_bundle, parse_patch
 
 if TYPE_CHECKING:
     from ..method.network import DCANet
@@ -48,7 +47,7 @@ def run(
 
     sides = None if patch is None else parse_patch(patch)
     if bundle is not None:
-        loaded = load(bundle)
+        loaded = load_bundle(bundle)
         network, title = loaded.network(), loaded.metadata.name
         sides = sides or loaded.metadata.patch
     else:

@@ -1,12 +1,17 @@
-"""Parsers and checks of option values such as ``1.5,1.5,3``."""
+"""What the values of options stand for: numbers such as ``1.5,1.5,3``, new files, models, and lists of cases."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, UserError
+from .console import warn
+
+if TYPE_CHECKING:
+    from ..models.bundle import Bundle
+    from ..training.datalist import Entry
 
 
 def parse_numbers(text: str, option: str, count: int = 3) -> tuple[float, ...]:
@@ -98,3 +103,44 @@ def grid_changes(preprocessing: str | None, spacing: str | None) -> dict[str, An
             )
         grid = replace(grid, spacing=parse_spacing(spacing))
     return {"grid": grid, **preset.changes}
+
+
+def load_bundle(name: str | None) -> Bundle:
+    """Load the bundle with this name or in this folder, or the default model for None. Raises BundleError."""
+    from ..models.bundle import Bundle
+    from ..models.store import default_bundle, find_bundle, hidden_by
+
+    folder = default_bundle() if name is None else find_bundle(name)
+    if (shipped := hidden_by(folder)) is not None and name != str(folder):
+        warn(f"Using the model in {folder}, which hides the model of the same name in {shipped}.")
+    return Bundle.load(folder)
+
+
+def pair_up(first: list[Path], second: list[Path], option: str, second_option: str) -> list[tuple[Path, Path]]:
+    """Pair the values of two options that are given equally often. Raises UserError if they are not."""
+    if len(first) != len(second):
+        raise UserError(
+            f"The number of {option} options is {len(first)}, that of {second_option} options {len(second)}.",
+            f"Give one {second_option} for each {option}.",
+        )
+    return list(zip(first, second, strict=True))
+
+
+def labeled_entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
+    """Return the labeled CTs for scoring: ``cts`` with ``labels``, and those in ``group`` of the list ``data``.
+
+    Raises UserError if the group does not exist or has no labeled case.
+    """
+    from ..training.datalist import Entry, read_datalist, require_files
+
+    entries = [Entry(ct, label) for ct, label in pair_up(cts, labels, "--ct", "--labels")]
+    if data is None:
+        return entries
+    if group not in ("test", "validation", "training"):
+        raise UserError(f"The group '{group}' does not exist.", "Choose test, validation or training.")
+    datalist = read_datalist(data)
+    require_files(datalist)
+    listed = [entry for entry in dict(datalist.groups())[group] if entry.label is not None]
+    if not listed:
+        raise UserError(f"{data} has no labeled case in the group '{group}'.", "Choose another --group.")
+    return entries + listed

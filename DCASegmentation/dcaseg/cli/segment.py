@@ -17,9 +17,9 @@ from ..inference.options import SegmentOptions
 from ..organs import VOCABULARIES
 from ..review.schema import Review
 from ..types import ProgressCallback
-from .bundle import load
 from .console import cancellation_message, print_json, print_line, print_table, progress_bar, table, warn
 from .field_options import Values, expand, fields_of
+from .option_values import load_bundle
 from .options import OUTPUT_PANEL, BackendOption, BundleOption, DeviceOption, overwrite_option, shared_option
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def segment_ct(
         from ..inference.process_settings import keep_freed_memory
 
     keep_freed_memory()
-    model = load(bundle)
+    model = load_bundle(bundle)
     job = Job(
         ct, out, model, options, device, series, extension, overwrite, backend=backend, resample=resample, shared=shared
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UserError
-from .bundle import load
+from .option_values import load_bundle
 from .train_data import training_set_of_options
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def plan_new_run(
     changes = {**model.changes(), **schedule.changes()}
     _require_no_run(out)
     state = Path(model.init) if model.init is not None and is_compact(Path(model.init)) else None
-    initial = None if model.init is None or state is not None else load(model.init)
+    initial = None if model.init is None or state is not None else load_bundle(model.init)
     is_plain = model.strategy == "dca" and model.preset == "default"
     fine_tuned = initial if data.only_data and not synthesis.maps.label_maps and is_plain else None
     options = _options(model.preset, model.strategy, changes, fine_tuned)

@@ -19,7 +19,7 @@ from pydicom.valuerep import DSfloat, validate_value
 
 from ..errors import ImageError, OutputError
 from ..organs import Organ, Vocabulary
-from ..temp_paths import partial_name
+from ..temp_paths import replacing
 
 DICOM_SEG = "segmentation.dcm"
 MANUFACTURER = "SlicerDCASegmentation"
@@ -104,12 +104,8 @@ def write_segmentation(
         stream = io.BytesIO()
         segmentation.save_as(stream)
     # Written here because pydicom hides why writing failed, and renamed so that no incomplete file has this name.
-    temporary = partial_name(path)
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(stream.getbuffer())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _header(file: Path) -> pydicom.Dataset:

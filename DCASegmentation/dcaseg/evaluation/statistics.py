@@ -57,11 +57,6 @@ class Difference(NamedTuple):
     low: float
     high: float
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low > 0 or self.high < 0
-
 
 def paired_difference(
     runs: Sequence[Scores],

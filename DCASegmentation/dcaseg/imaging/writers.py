@@ -22,7 +22,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import ImageError, OutputError, require_memory
-from ..temp_paths import clean, partial_name, replaced_name
+from ..temp_paths import clean, partial_name, replaced_name, replacing
 from ..user_folders import home_folder
 from . import nifti as nifti_checks
 from .itk_environment import no_itk_warnings
@@ -176,24 +176,17 @@ def _write_atomically(path: Path, extension: str, write: Callable[[Path], object
     if path.is_dir():
         raise OutputError(f"{path} is a folder.", "Choose another file name.")
     clean(path.parent)
-    temporary = partial_name(path, extension)
     try:
-        # Created here first, because the operating system gives the reason for a refusal and ITK does not.
-        temporary.touch(exist_ok=False)
-        write(temporary)
-        with temporary.open("rb") as stream:
-            # Network file systems and quotas report a full disk only now.
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with replacing(path, extension) as temporary:
+            # Created here first, because the operating system gives the reason for a refusal and ITK does not.
+            temporary.touch(exist_ok=False)
+            write(temporary)
     except OSError as error:
         raise _output_error(error, path) from None
     except (RuntimeError, ImageError) as error:
         require_memory(error)
         # The file could be created but not written.
         raise OutputError(f"{path} could not be written completely: the disk is probably full.", _MORE_ROOM) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _require_text_name(path: Path) -> None:

@@ -23,7 +23,6 @@ from ...training.options import GridOptions, TrainingOptions
 from ...training.strategies.registry import OWN_OPTIONS, fitted
 from .step_cost import StepCost
 
-SEEDS = (0, 1, 2)
 LABELED, UNLABELED, VALIDATION, TEST = 4, 16, 4, 6
 
 
