@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -219,3 +220,36 @@ def test_a_closed_terminal_ends_a_command_like_ctrl_c_unless_nohup_started_it(ig
         signal.signal(signal.SIGHUP, before)
     assert code == (0 if ignored else 130)
     assert ("Canceled." in capsys.readouterr().err) is not ignored
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_while_the_program_starts_ends_it_without_a_traceback():
+    """The moment is that of the import of all commands: it sends the signal itself."""
+    program = """
+        import builtins, os, signal, sys
+        from dcaseg.cli import main
+        original = builtins.__import__
+
+        def importing(name, *arguments, **options):
+            if name == "app" or name.endswith("cli.app"):
+                os.kill(os.getpid(), signal.SIGINT)
+            return original(name, *arguments, **options)
+
+        builtins.__import__ = importing
+        main(["--version"])
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert run.returncode == -signal.SIGINT
+    assert run.stdout == run.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["bundle", "list"]])
+def test_a_reader_that_ends_early_is_no_error(arguments):
+    """As with ``dca --help | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as output:
+        command = [sys.executable, "-m", "dcaseg.cli", *arguments]
+        run = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
+    assert (run.returncode, run.stderr) == (0, "")

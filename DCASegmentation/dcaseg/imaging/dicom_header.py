@@ -386,15 +386,17 @@ class _Elementary:
     def require_fragments(self, is_jpeg: bool) -> None:
         """Raise ValueError if the compressed voxels here are incomplete.
 
-        A fragment may be said to be longer than the file: GDCM allocates that many bytes, up to 4 GB. Or the last image
-        ``is_jpeg`` (also JPEG-LS and JPEG 2000) and lacks its end: GDCM fills the missing part with arbitrary values.
+        A fragment may be said to be longer than the file: GDCM allocates that many bytes, up to 4 GB. It does the same
+        if a fragment is followed by anything other than a fragment or the end. Or the last image ``is_jpeg`` (also
+        JPEG-LS and JPEG 2000) and lacks its end: GDCM fills the missing part with arbitrary values.
         """
         last = b""
         while self._stream.tell() + 8 <= self._size:
             group, element, length = struct.unpack(self.order + "2HI", self._take(8))
-            if group << 16 | element != _ITEM:
+            tag = group << 16 | element
+            if tag == _SEQUENCE_END:
                 break
-            if self._stream.tell() + length > self._size:
+            if tag != _ITEM or self._stream.tell() + length > self._size:
                 raise ValueError("its compressed voxels are damaged or incomplete")
             self._stream.seek(max(length - _LONGEST_PADDING, 0), os.SEEK_CUR)
             last = self._take(min(length, _LONGEST_PADDING))
