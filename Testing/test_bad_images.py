@@ -243,3 +243,16 @@ def test_a_compressed_metaimage_without_its_size_is_refused(tmp_path: Path) -> N
     lines = (tmp_path / "ct.mha").read_bytes().split(b"\n")
     (tmp_path / "ct.mha").write_bytes(b"\n".join(line for line in lines if not line.startswith(b"CompressedDataSize")))
     refused(tmp_path / "ct.mha", "damaged")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-inf", "nan", "1_0"])
+@pytest.mark.parametrize("name", ["Offset", "CenterOfRotation", "ElementSpacing"])
+def test_a_number_that_itk_cannot_read_is_refused_in_one_line(name, number, tmp_path, capfd):
+    path = tmp_path / "ct.mha"
+    sitk.WriteImage(a_ct(), str(path))
+    lines = path.read_bytes().split(b"\n")
+    at = next(index for index, line in enumerate(lines) if line.startswith(name.encode()))
+    lines[at] = f"{name} = {number} 1 1".encode()
+    path.write_bytes(b"\n".join(lines))
+    refused(path, "damaged|spacing")
+    assert capfd.readouterr().err == ""

@@ -101,8 +101,8 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
         dimensions = int(fields.get("NDims", "0"))
         if not 1 <= dimensions <= _MOST_DIMENSIONS:
             raise ValueError
-        numbers = {name: [float(each) for each in fields[name].split()] for name in _PER_AXIS if name in fields}
-        matrices = {name: [float(each) for each in fields[name].split()] for name in _MATRICES if name in fields}
+        numbers = {name: _numbers(fields[name]) for name in _PER_AXIS if name in fields}
+        matrices = {name: _numbers(fields[name]) for name in _MATRICES if name in fields}
         size = [int(each) for each in fields["DimSize"].split()]
         channels = int(fields.get("ElementNumberOfChannels", "1"))
         if fields.get("BinaryData", "True")[:1] not in _TRUE + _FALSE:
@@ -129,6 +129,17 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
     ):
         raise file_errors.damaged(path, "MetaImage")
     return [*size, channels] if channels > 1 else size
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers in ``text``. Raises ValueError for what Python reads and ITK does not: "1_0", "1e999", "inf".
+
+    NaN is accepted, as a spacing of NaN gets an error of its own.
+    """
+    numbers = [float(each) for each in text.split()]
+    if "_" in text or any(map(math.isinf, numbers)):
+        raise ValueError
+    return numbers
 
 
 def _data_bytes(fields: dict[str, str]) -> int | None:

@@ -19,7 +19,7 @@ from .dicom_header import DicomHeader, read_dicom_header
 from .dicom_series import read_dicom_files, read_dicom_folder
 from .geometry import Placement, placed
 from .intensity import compact_ct, compact_labels, require_finite
-from .itk_environment import no_itk_warnings
+from .itk_environment import captured_stderr, no_itk_warnings
 from .nifti import nifti_header, read_nifti
 
 _FORMATS = {
@@ -128,7 +128,9 @@ def _read_with_itk(path: Path, format_name: str, checks: ModuleType, notes: list
     reader.SetFileName(str(path))
     try:
         with no_itk_warnings():
-            reader.ReadImageInformation()
+            # What its libraries print about a header is also the reason of the error.
+            with captured_stderr():
+                reader.ReadImageInformation()
             size = reader.GetSize()
             _require_volume(path, size, reader.GetNumberOfComponents())
             checks.check_geometry_stated(path)
