@@ -254,5 +254,25 @@ def test_a_number_that_itk_cannot_read_is_refused_in_one_line(name, number, tmp_
     at = next(index for index, line in enumerate(lines) if line.startswith(name.encode()))
     lines[at] = f"{name} = {number} 1 1".encode()
     path.write_bytes(b"\n".join(lines))
-    refused(path, "damaged|spacing")
+    refused(path, "damaged|spacing|origin")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+def test_an_origin_that_is_no_place_is_refused(number, tmp_path):
+    for name, field in (("ct.nrrd", b"space origin"), ("ct.mha", b"Offset")):
+        path = tmp_path / name
+        sitk.WriteImage(a_ct(), str(path))
+        content = path.read_bytes()
+        at = content.index(field)
+        end = content.index(b"\n", at)
+        value = f"space origin: ({number},1,1)" if name == "ct.nrrd" else f"Offset = {number} 1 1"
+        path.write_bytes(content[:at] + value.encode() + content[end:])
+        refused(path, "origin|damaged")
+    path = tmp_path / "ct.nii"
+    sitk.WriteImage(a_ct(), str(path))
+    content = bytearray(path.read_bytes())
+    for at in (268, 292):
+        content[at : at + 4] = struct.pack("<f", float(number))
+    path.write_bytes(content)
+    refused(path, "origin|damaged")
