@@ -10,10 +10,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import zipfile
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError, UserError
-from ..temp_paths import partial_name
+from ..imaging.writers import write_file
 
 FORMAT = 1
 LIMIT_BYTES = 16 * 2**20
@@ -284,18 +282,4 @@ def _decode(arrays: dict[str, np.ndarray], key: str) -> Tensor:
 
 
 def _write(content: bytes, path: Path) -> None:
-    part = partial_name(path)
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"The state {path} cannot be written ({error.strerror or error}).",
-            "Free some disk space, or choose another folder.",
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    write_file(path, lambda temporary: temporary.write_bytes(content))

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ...errors import UserError
+from ...imaging.writers import write_file
 from ...organs import AMOS
 from . import body
 from .label_map import LabelMap, Sidecar, read_label_map
@@ -141,7 +142,7 @@ def _digest(folder: Path, sidecar: Sidecar | None) -> str:
 
 
 def write_prepared(anatomy: Anatomy, path: Path) -> None:
-    """Write a prepared anatomy as NPZ, atomically."""
+    """Write a prepared anatomy as NPZ, completely or not at all. Raises OutputError."""
     info: dict[str, Any] = {
         "name": anatomy.name,
         "spacing": anatomy.spacing,
@@ -157,10 +158,8 @@ def write_prepared(anatomy: Anatomy, path: Path) -> None:
     arrays: dict[str, Any] = {"tissues": anatomy.tissues, "info": np.array(json.dumps(info))}
     arrays |= {f"change_{name}": change.field for name, change in anatomy.changes.items()}
     arrays |= {f"positions_{label}": points for label, points in anatomy.positions.items()}
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    part.replace(path)
+
+    write_file(path, lambda temporary: np.savez_compressed(temporary, **arrays))
 
 
 def read_prepared(path: Path) -> Anatomy:

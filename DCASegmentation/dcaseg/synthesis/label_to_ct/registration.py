@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ...errors import UserError
+from ...imaging.writers import write_file
 from ...organs import AMOS
 from .anatomy import Anatomy
 from .geometry import Warp
@@ -89,11 +90,9 @@ def register(anatomy: Anatomy, other: Anatomy) -> Registration:
 
 
 def write_warp(warp: Warp, path: Path) -> None:
-    """Write a warp as NPZ, atomically."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, field=warp.field, step=np.array(warp.step), start=np.array(warp.start))
-    part.replace(path)
+    """Write a warp as NPZ, completely or not at all. Raises OutputError."""
+    arrays = {"field": warp.field, "step": np.array(warp.step), "start": np.array(warp.start)}
+    write_file(path, lambda temporary: np.savez_compressed(temporary, **arrays))  # type: ignore[arg-type]
 
 
 def warp_name(anatomy: str, other: str) -> str:
