@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import locale
 import os
 import sys
@@ -10,11 +11,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 
 import SimpleITK as sitk
 
 # ITK's setting applies to the whole process: the first thread to enter clears it, the last one to leave restores it.
 _lock = threading.Lock()
+_LONGEST_PATH = 500
 _stderr_lock = threading.Lock()
 _inside = 0
 _display_before = True
@@ -73,6 +76,26 @@ def captured_stderr() -> Iterator[list[str]]:
             os.dup2(original, 2)
             with suppress(BlockingIOError):
                 said.append(os.read(reader, 1 << 16).decode(errors="replace"))
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[Path]:
+    """A path of at most a few hundred bytes for the file ``path``, to read or write it with ITK.
+
+    ITK's NRRD library puts the path into its error messages, and a message of more than 1,000 bytes overwrites other
+    memory. Raises OSError if there is no folder ``path.parent``, or (where the system has no /proc) no short path.
+    """
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        yield path
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        short = Path(f"/proc/self/fd/{folder}")
+        if not short.is_dir():
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+        yield short / path.name
+    finally:
+        os.close(folder)
 
 
 @contextmanager

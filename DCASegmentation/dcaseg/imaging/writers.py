@@ -27,7 +27,7 @@ from ..errors import ImageError, OutputError, require_memory
 from ..temp_paths import clean, partial_name, replaced_name
 from ..user_folders import home_folder
 from . import nifti as nifti_checks
-from .itk_environment import no_itk_warnings
+from .itk_environment import no_itk_warnings, short_path
 
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -52,8 +52,8 @@ def write_image(image: sitk.Image, path: Path, compress: bool = True) -> None:
         raise OutputError(f"{path.name}: images cannot be written in that format.", f"Use {', '.join(_EXTENSIONS)}.")
 
     def write(temporary: Path) -> None:
-        with no_itk_warnings():
-            sitk.WriteImage(image, str(temporary), compress and extension != ".nii")
+        with short_path(temporary) as short, no_itk_warnings():
+            sitk.WriteImage(image, str(short), compress and extension != ".nii")
         if extension in (".nii", ".nii.gz"):
             # For NIfTI only, ITK does not report a full disk.
             nifti_checks.check_content(temporary)
