@@ -209,3 +209,14 @@ def test_a_damaged_outcome_is_rejected():
     for content in (None, 3, [], "text", {}):
         with pytest.raises(ValueError, match="invalid outcome"):
             Outcome.from_json(content)
+
+
+def test_a_damaged_ledger_whose_error_quotes_other_bytes_is_refused(tmp_path):
+    """SQLite quotes the schema in its message, which Python cannot decode then."""
+    file = tmp_path / "cohort.sqlite"
+    Ledger(file).close()
+    content = file.read_bytes()
+    assert content.count(b"CREATE TABLE about") == 1
+    file.write_bytes(content.replace(b"CREATE TABLE about", b"CREATE TABLE \xffbou "))
+    with pytest.raises(OutputError, match="is damaged"):
+        Ledger(file).about("run")

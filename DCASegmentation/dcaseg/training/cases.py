@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import UserError
+from ..errors import DAMAGED_NPZ, UserError
 from ..imaging.grid import grid_of_shape, model_grid
 from ..imaging.intensity import standardize, window
 from ..imaging.resampling import resample
@@ -163,7 +162,7 @@ def load_case(path: Path) -> Case:
             sides = arrays.get("spacing")
             spacing = None if sides is None else (float(sides[0]), float(sides[1]), float(sides[2]))
             return Case(path.stem, arrays["hu"], arrays.get("labels"), unannotated, spacing, arrays.get("ignored"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_NPZ as error:
         raise UserError(
             f"The cached case {path} cannot be read ({error}).", "Delete the file; it will be created again."
         ) from error

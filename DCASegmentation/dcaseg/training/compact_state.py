@@ -11,7 +11,6 @@ import io
 import json
 import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import OutputError, UserError
+from ..errors import DAMAGED_NPZ, OutputError, UserError
 from ..imaging.writers import write_file
 
 FORMAT = 1
@@ -101,7 +100,7 @@ def read_compact(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         return _state(_unpacked(packed, about["index"]), about), about["record"]
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.", "Give a file written by dca train --export-state.") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED_NPZ as error:
         raise UserError(
             f"{path} is not the state of a run, or is damaged ({error}).",
             "Give a file written by dca train --export-state.",

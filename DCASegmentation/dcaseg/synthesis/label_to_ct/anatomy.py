@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ...errors import UserError
+from ...errors import DAMAGED_NPZ, UserError
 from ...imaging.writers import write_file
 from ...organs import AMOS
 from . import body
@@ -126,7 +125,7 @@ def load_anatomy(folder: Path, sidecar: Sidecar | None = None, cache: Path | Non
     if path.exists():
         try:
             return read_prepared(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except DAMAGED_NPZ:
             # The cached file is damaged, so it is written again below.
             pass
     anatomy = prepare(read_label_map(folder, sidecar))

@@ -8,7 +8,6 @@ surroundings.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ...errors import UserError
+from ...errors import DAMAGED_NPZ, UserError
 from ...imaging.writers import write_file
 from ...organs import AMOS
 from .anatomy import Anatomy
@@ -112,7 +111,7 @@ def read_warps(folder: Path) -> dict[str, dict[str, Warp]]:
             with np.load(path, allow_pickle=False) as arrays:
                 x, y, z = (float(value) for value in arrays["start"])
                 warp = Warp(arrays["field"], float(arrays["step"]), (x, y, z))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED_NPZ as error:
             raise UserError(f"{path} cannot be read ({error}).", "Register the label maps again.") from None
         if warp.field.ndim != 4 or len(warp.field) != 3:
             raise UserError(f"{path} is not a displacement field.", "Register the label maps again.")
