@@ -243,6 +243,34 @@ def test_ctrl_c_while_the_program_starts_ends_it_without_a_traceback():
     assert run.stdout == run.stderr == ""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("moment", ["message", "shutdown"])
+def test_a_second_ctrl_c_prints_no_traceback(moment):
+    """One key press may arrive twice: a launcher forwards the Ctrl+C that its processes also got from the terminal."""
+    program = """
+        import atexit, os, signal, sys
+        from dcaseg import cli
+        from dcaseg.cli import app, console
+
+        def interrupted():
+            raise KeyboardInterrupt
+
+        def again(*_, **__):
+            os.kill(os.getpid(), signal.SIGINT)
+
+        app.build_app = lambda: lambda **_: interrupted()
+        if sys.argv.pop() == "message":
+            console.print_error = again
+        else:
+            atexit.register(again)
+        sys.exit(cli.main())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), moment]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == (130 if moment == "message" else -signal.SIGINT)
+    assert "Traceback" not in run.stderr and "Exception ignored" not in run.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
 @pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["bundle", "list"]])
 def test_a_reader_that_ends_early_is_no_error(arguments):

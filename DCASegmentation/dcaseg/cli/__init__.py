@@ -31,7 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_streams(debug)
     provide_home()
     with _robust_stderr():
-        return exit_code_of(lambda: build_app()(args=args, prog_name="dca", standalone_mode=False), debug)
+        try:
+            return exit_code_of(lambda: build_app()(args=args, prog_name="dca", standalone_mode=False), debug)
+        except KeyboardInterrupt:
+            # Pressed again while the message was printed.
+            return 130
+        finally:
+            if arguments is None and threading.current_thread() is threading.main_thread():
+                # Only Python's own shutdown is left, which would print a traceback.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
