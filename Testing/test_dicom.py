@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.errors import ImageError
+from dcaseg.imaging.codestreams import require_stated_size
 from dcaseg.imaging.itk_environment import captured_stderr
 from dcaseg.imaging.readers import read_ct
 
@@ -360,3 +362,91 @@ def test_what_a_decoder_prints_is_captured_and_standard_error_works_again(capfd:
     os.write(2, b"after\n")
     assert said == ["Corrupt JPEG data\n"]
     assert capfd.readouterr().err == "after\n"
+
+
+_JPEG_LOSSLESS, _JPEG_2000 = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90"
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(
+    ("syntax", "marker", "size"),
+    [
+        (_JPEG_LOSSLESS, b"\xff\xc3", (5, ">HH", (20_000, 20_000))),
+        (_JPEG_2000, b"\xff\x51", (6, ">II", (2**31 - 1, 2**31 - 1))),
+        (_JPEG_2000, b"\xff\x51", (22, ">II", (1, 1))),
+    ],
+)
+def test_a_compressed_slice_that_states_a_huge_size_is_refused(
+    syntax: str, marker: bytes, size: tuple[int, str, tuple[int, int]], split: bool, tmp_path: Path
+) -> None:
+    """Three kilobytes took 11 GB: decoders trust the size in the stream, not that in the DICOM header."""
+    import resource
+
+    from pydicom.encaps import encapsulate, generate_frames
+
+    from dicom_archive import write_ct_series
+
+    ct = sitk.GetImageFromArray(np.random.default_rng(1).integers(-1000, 1000, (6, 64, 64)).astype(np.int16))
+    write_ct_series(tmp_path / "in", ct, syntax=syntax)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_ct(tmp_path / "in")), sitk.GetArrayFromImage(ct))
+    file = sorted((tmp_path / "in").iterdir())[3]
+    dataset = dcmread(file)
+    frame = bytearray(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+    at, form, numbers = size
+    start = frame.index(marker) + at
+    frame[start : start + struct.calcsize(form)] = struct.pack(form, *numbers)
+    # In two fragments, the first of which is too short to show what it is.
+    dataset.PixelData = encapsulate([bytes(frame)], fragments_per_frame=len(frame) // 2 if split else 1)
+    dataset.save_as(file)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(tmp_path / "in", "another size than its header")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+@pytest.mark.parametrize("syntax", [_JPEG_LOSSLESS, _JPEG_2000])
+def test_a_compressed_slice_in_several_fragments_is_read(syntax: str, tmp_path: Path) -> None:
+    from pydicom.encaps import encapsulate, generate_frames
+
+    from dicom_archive import write_ct_series
+
+    ct = sitk.GetImageFromArray(np.random.default_rng(1).integers(-1000, 1000, (6, 64, 64)).astype(np.int16))
+    write_ct_series(tmp_path / "in", ct, syntax=syntax)
+    for file in (tmp_path / "in").iterdir():
+        dataset = dcmread(file)
+        frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+        dataset.PixelData = encapsulate([frame], fragments_per_frame=3)
+        dataset.save_as(file)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_ct(tmp_path / "in")), sitk.GetArrayFromImage(ct))
+
+
+def _siz(width: int, height: int) -> bytes:
+    return b"\xff\x4f\xff\x51" + struct.pack(">HH8I", 41, 0, width, height, 0, 0, width, height, 0, 0)
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", len(content) + 8, kind) + content
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(
+            b"\xff\xd8\xff\xfe\0\x0b\xff\xc3\0\x0b\x10\0\x40\0\x40\xff\xc3\0\x0b\x10\xff\0\xff\0", id="comment"
+        ),
+        pytest.param(
+            b"\xff\xd8\xff\x01\xff\xc3\0\x0b\x10\xff\0\xff\0\xff\xc3\0\x0b\x10\0\x40\0\x40", id="marker alone"
+        ),
+        pytest.param(b"\xff\xd8\xff\xd9", id="no frame"),
+        pytest.param(
+            _box(b"jP  ", b"\r\n\x87\n") + _box(b"xml ", _siz(64, 64)) + _box(b"jp2c", _siz(2**30, 2**30)), id="box"
+        ),
+        pytest.param(_box(b"jP  ", b"\r\n\x87\n") + _siz(64, 64), id="no box"),
+        pytest.param(b"\xff\xff\xd8" + bytes(64), id="unknown"),
+    ],
+)
+def test_a_size_hidden_from_the_check_is_not_accepted(stream: bytes) -> None:
+    """The first size in these bytes is not the one that a decoder takes."""
+    with pytest.raises(ValueError, match="another size"):
+        require_stated_size(stream, 64, 64, may_continue=False)
+    boxes = _box(b"jP  ", b"\r\n\x87\n") + _box(b"xml ", _siz(1, 1)) + _box(b"jp2c", _siz(64, 64))
+    require_stated_size(boxes, 64, 64, may_continue=False)
