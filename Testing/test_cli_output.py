@@ -135,6 +135,7 @@ def test_missing_home_folder_is_replaced_by_a_private_one(monkeypatch, tmp_path)
         RuntimeError("itk::ERROR: ImageFileReader: Failed to allocate memory for image."),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate 9"),
         OSError(12, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],
     ids=str,
 )

@@ -51,6 +51,7 @@ DAMAGED_NPZ = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError,
 _OUT_OF_MEMORY = (
     *("out of memory", "not enough memory", "bad_alloc", "bad allocation", "can't allocate memory"),
     *("cannot allocate memory", "failed to allocate memory", "unable to allocate", "could not allocate memory"),
+    "failed to map segment from shared object",
 )
 
 
