@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import SimpleITK as sitk
 
 from dcaseg.errors import ImageError
 from dcaseg.imaging.readers import read_ct
+from dcaseg.imaging.writers import write_image
 
 FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 NRRD = "type: short\ndimension: 3\nsizes: 6 5 4\nencoding: raw\nendian: little\n"
@@ -243,3 +247,98 @@ def test_a_compressed_metaimage_without_its_size_is_refused(tmp_path: Path) -> N
     lines = (tmp_path / "ct.mha").read_bytes().split(b"\n")
     (tmp_path / "ct.mha").write_bytes(b"\n".join(line for line in lines if not line.startswith(b"CompressedDataSize")))
     refused(tmp_path / "ct.mha", "damaged")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-inf", "nan", "1_0"])
+@pytest.mark.parametrize("name", ["Offset", "CenterOfRotation", "ElementSpacing"])
+def test_a_number_that_itk_cannot_read_is_refused_in_one_line(name, number, tmp_path, capfd):
+    path = tmp_path / "ct.mha"
+    sitk.WriteImage(a_ct(), str(path))
+    lines = path.read_bytes().split(b"\n")
+    at = next(index for index, line in enumerate(lines) if line.startswith(name.encode()))
+    lines[at] = f"{name} = {number} 1 1".encode()
+    path.write_bytes(b"\n".join(lines))
+    refused(path, "damaged|spacing|origin")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+def test_an_origin_that_is_no_place_is_refused(number, tmp_path):
+    for name, field in (("ct.nrrd", b"space origin"), ("ct.mha", b"Offset")):
+        path = tmp_path / name
+        sitk.WriteImage(a_ct(), str(path))
+        content = path.read_bytes()
+        at = content.index(field)
+        end = content.index(b"\n", at)
+        value = f"space origin: ({number},1,1)" if name == "ct.nrrd" else f"Offset = {number} 1 1"
+        path.write_bytes(content[:at] + value.encode() + content[end:])
+        refused(path, "origin|damaged")
+    path = tmp_path / "ct.nii"
+    sitk.WriteImage(a_ct(), str(path))
+    content = bytearray(path.read_bytes())
+    for at in (268, 292):
+        content[at : at + 4] = struct.pack("<f", float(number))
+    path.write_bytes(content)
+    refused(path, "origin|damaged")
+
+
+NRRD_LINES = {
+    "no field": "{}",
+    "unknown field": "{}: x",
+    "known field": "kinds: domain domain {}",
+    "number": "space origin: ({},0,0)",
+    "a field that contains :=": "type: {}:=x",
+    "content without a space": "content:{}",
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.parametrize("name", NRRD_LINES)
+def test_a_long_line_of_an_nrrd_header_does_not_crash(name, tmp_path):
+    """ITK quotes it in a message for which it has 1,000 bytes."""
+    path = tmp_path / "ct.nrrd"
+    sitk.WriteImage(a_ct(), str(path))
+    header, _, voxels = path.read_bytes().partition(b"\n\n")
+    for length in (300, 650, 900, 1000, 1100, 5000, 100_000):
+        line = NRRD_LINES[name].format("1" * length)
+        kept = [each for each in header.split(b"\n") if each.split(b":")[0].decode() != line.split(":")[0]]
+        path.write_bytes(b"\n".join([*kept, line.encode()]) + b"\n\n" + voxels)
+        assert _in_a_process(lambda: read_ct(path)) in ("read", "refused")
+
+
+@pytest.mark.parametrize("line", ["# {}", "content: {}", "Segment0_Tags:={}: x", "{}:=v"])
+def test_long_lines_that_itk_never_quotes_are_read(line, tmp_path):
+    path = tmp_path / "ct.nrrd"
+    sitk.WriteImage(a_ct(), str(path))
+    header, _, voxels = path.read_bytes().partition(b"\n\n")
+    path.write_bytes(header + b"\n" + line.format("a" * 5000).encode() + b"\n\n" + voxels)
+    assert read_ct(path).GetSize() == a_ct().GetSize()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have shorter paths")
+@pytest.mark.parametrize("extension", [".nrrd", ".nii.gz", ".mha"])
+def test_files_at_a_very_long_path_are_written_read_and_refused(extension, tmp_path):
+    """ITK's NRRD library puts the path into its messages, too."""
+    folder = tmp_path.joinpath(*["d" * 200] * 15)
+    folder.mkdir(parents=True)
+    path = folder / f"ct{extension}"
+    write_image(a_ct(), path)
+    assert read_ct(path).GetSize() == a_ct().GetSize()
+    path.write_bytes(path.read_bytes()[:1000])
+    assert _in_a_process(lambda: read_ct(path)) == "refused"
+
+
+def _in_a_process(read: Callable[[], object]) -> str:
+    """How reading ended in a process of its own: read, refused, or the number of a signal or exit code."""
+    process = os.fork()
+    if process == 0:
+        code = 70
+        try:
+            read()
+            code = 0
+        except ImageError:
+            code = 2
+        finally:
+            os._exit(code)
+    status = os.waitpid(process, 0)[1]
+    return {0: "read", 2 << 8: "refused"}.get(status, str(status))

@@ -239,6 +239,16 @@ def test_verify_reports_a_changed_configuration(folder):
     assert "LICENSE is missing." in verification.warnings
 
 
+@pytest.mark.parametrize("name", ["configs/logging.conf", "models/model.ts", "run", "docs/figure.svg", ".git/hooks/x"])
+def test_verify_reports_every_file_that_is_no_document(folder, name):
+    """MONAI evaluates expressions in its logging configuration; a list of what is dangerous is never complete."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("[handler_x]\nclass=StreamHandler\nargs=(__import__('os').getcwd(),)\n")
+    for document in ("docs/more.md", "docs/picture.PNG", "NOTICE", "docs/data_license.txt"):
+        (folder / document).write_text("text")
+    assert verify(folder).code == (name,)
+
+
 def test_the_command_refuses_a_bundle_with_code_for_other_programs(folder, dca):
     assert dca("bundle", "verify", folder).code == 0
     (folder / "configs" / "train.yaml").write_text("run: $__import__('os').getcwd()")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import socket
+import threading
 import urllib.error
 import urllib.request
 import zipfile
@@ -177,3 +180,27 @@ def test_another_part_of_the_file_than_requested_is_refused(archive, tmp_path):
         server.headers = {}
         download_bundle(source, tmp_path, silent)
     assert (tmp_path / "random-weights").is_dir()
+
+
+def test_a_server_whose_headers_never_end_is_given_up(tmp_path, monkeypatch):
+    """It is never silent, so a limit of silence does not help."""
+    monkeypatch.setattr(downloading, "_SECONDS_OF_SLOWNESS", 1.0)
+    closing = threading.Event()
+
+    def send_headers(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not closing.wait(0.05):
+                connection.sendall(b"X")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=send_headers, args=(listener,))
+        thread.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/model.zip#sha256={'0' * 64}"
+        try:
+            with pytest.raises(UserError, match="was interrupted: the server answers too slowly"):
+                download_bundle(Source.parse(address), tmp_path, silent)
+        finally:
+            closing.set()
+            thread.join()

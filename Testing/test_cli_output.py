@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -134,6 +135,7 @@ def test_missing_home_folder_is_replaced_by_a_private_one(monkeypatch, tmp_path)
         RuntimeError("itk::ERROR: ImageFileReader: Failed to allocate memory for image."),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate 9"),
         OSError(12, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],
     ids=str,
 )
@@ -219,3 +221,64 @@ def test_a_closed_terminal_ends_a_command_like_ctrl_c_unless_nohup_started_it(ig
         signal.signal(signal.SIGHUP, before)
     assert code == (0 if ignored else 130)
     assert ("Canceled." in capsys.readouterr().err) is not ignored
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_while_the_program_starts_ends_it_without_a_traceback():
+    """The moment is that of the import of all commands: it sends the signal itself."""
+    program = """
+        import builtins, os, signal, sys
+        from dcaseg.cli import main
+        original = builtins.__import__
+
+        def importing(name, *arguments, **options):
+            if name == "app" or name.endswith("cli.app"):
+                os.kill(os.getpid(), signal.SIGINT)
+            return original(name, *arguments, **options)
+
+        builtins.__import__ = importing
+        main(["--version"])
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert run.returncode == -signal.SIGINT
+    assert run.stdout == run.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("moment", ["message", "shutdown"])
+def test_a_second_ctrl_c_prints_no_traceback(moment):
+    """One key press may arrive twice: a launcher forwards the Ctrl+C that its processes also got from the terminal."""
+    program = """
+        import atexit, os, signal, sys
+        from dcaseg import cli
+        from dcaseg.cli import app, console
+
+        def interrupted():
+            raise KeyboardInterrupt
+
+        def again(*_, **__):
+            os.kill(os.getpid(), signal.SIGINT)
+
+        app.build_app = lambda: lambda **_: interrupted()
+        if sys.argv.pop() == "message":
+            console.print_error = again
+        else:
+            atexit.register(again)
+        sys.exit(cli.main())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), moment]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == (130 if moment == "message" else -signal.SIGINT)
+    assert "Traceback" not in run.stderr and "Exception ignored" not in run.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["bundle", "list"]])
+def test_a_reader_that_ends_early_is_no_error(arguments):
+    """As with ``dca --help | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as output:
+        command = [sys.executable, "-m", "dcaseg.cli", *arguments]
+        run = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
+    assert (run.returncode, run.stderr) == (0, "")

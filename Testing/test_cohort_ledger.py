@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -209,3 +210,19 @@ def test_a_damaged_outcome_is_rejected():
     for content in (None, 3, [], "text", {}):
         with pytest.raises(ValueError, match="invalid outcome"):
             Outcome.from_json(content)
+
+
+def test_a_damaged_ledger_whose_error_quotes_other_bytes_is_refused(tmp_path):
+    """SQLite quotes the damaged schema in its message, which Python cannot decode then."""
+    file = tmp_path / "cohort.sqlite"
+    Ledger(file).close()
+    content = bytearray(file.read_bytes())
+    # The row of the index that SQLite makes for the table: its name and that of its table.
+    at = content.index(b"indexsqlite_autoindex_cases") + len("indexsq")
+    content[at : at + 4] = b"\xff" * 4
+    file.write_bytes(content)
+    with pytest.raises(OutputError, match="is damaged"):
+        Ledger(file)
+    # A lock needs no schema; it may be accepted or refused.
+    with suppress(OutputError), locked(file):
+        pass

@@ -140,6 +140,14 @@ def test_all_volumes_are_in_one_table(ledger, tmp_path):
     assert rows[0]["description"] == "'=HYPERLINK(1)", "no formula for a spreadsheet"
 
 
+def test_the_table_holds_no_commands_for_a_terminal(ledger, tmp_path):
+    ledger.enter([case(1, description="a\x1b[2J\n\u202eb\u3000腹")], [Rejected("3", "\x07x", "skipped", "\rno")])
+    write_volumes(tmp_path / "volumes.csv", ledger, AMOS)
+    text = (tmp_path / "volumes.csv").read_text(encoding="utf-8")
+    assert "a\\x1b[2J\\n\\u202eb\u3000腹" in text and "\\x07x" in text and "\\rno" in text
+    assert text.count("\n") == 3 and not {"\x1b", "\x07", "\r", "\u202e"} & set(text)
+
+
 def test_a_small_volume_of_a_cut_off_organ_is_not_a_concern(ledger):
     ledger.enter([case(1), case(2)], [])
     ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 100.0}, cut_off=("liver",)))

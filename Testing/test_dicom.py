@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import struct
+import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from dcaseg.errors import ImageError
+from dcaseg.imaging.codestreams import require_stated_size
+from dcaseg.imaging.itk_environment import captured_stderr
 from dcaseg.imaging.readers import read_ct
 
 pydicom = pytest.importorskip("pydicom")
@@ -291,3 +297,156 @@ def test_a_fragment_longer_than_its_file_is_refused_in_little_memory(tmp_path: P
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused(tmp_path / "in", "damaged|incomplete")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_a_fragment_followed_by_something_else_is_refused_in_little_memory(tmp_path: Path) -> None:
+    """GDCM would take the bytes after a fragment that is said to be too short for the length of another: up to 4 GB."""
+    program = """
+        import resource, sys
+        from pathlib import Path
+        import numpy as np
+        import SimpleITK as sitk
+        from dcaseg.errors import ImageError
+        from dcaseg.imaging.readers import read_ct
+        sys.path.insert(0, sys.argv[2])
+        from dicom_archive import write_ct_series
+
+        folder = Path(sys.argv[1]) / "in"
+        ct = sitk.GetImageFromArray(np.random.default_rng(1).integers(-1000, 1000, (6, 16, 16)).astype(np.int16))
+        write_ct_series(folder, ct, syntax="1.2.840.10008.1.2.5")
+        file = sorted(folder.iterdir())[3]
+        content = bytearray(file.read_bytes())
+        # The item after the table of offsets, made 14 bytes shorter than it is.
+        first = content.index(b"\\xfe\\xff\\x00\\xe0")
+        second = content.index(b"\\xfe\\xff\\x00\\xe0", first + 4)
+        length = int.from_bytes(content[second + 4 : second + 8], "little")
+        content[second + 4 : second + 8] = (length - 14).to_bytes(4, "little")
+        end = second + 8 + length
+        content[end - 14 : end - 6] = b"\\x11\\x22\\x33\\x44\\xf0\\xff\\xff\\xff"
+        file.write_bytes(content)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            read_ct(folder)
+        except ImageError as error:
+            print(error)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path), str(Path(__file__).parent)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "compressed voxels are damaged or incomplete" in run.stdout
+
+
+def test_a_jpeg_whose_middle_is_missing_is_refused_in_one_line(tmp_path: Path, capfd: Any) -> None:
+    """The decoder fills in what is missing, and only its line on standard error shows that."""
+    pytest.importorskip("pydicom.pixels")
+    from pydicom.encaps import encapsulate, generate_frames
+
+    from dicom_archive import write_ct_series
+
+    ct = sitk.GetImageFromArray(np.random.default_rng(1).integers(-1000, 1000, (6, 16, 16)).astype(np.int16))
+    write_ct_series(tmp_path / "in", ct, syntax="1.2.840.10008.1.2.4.70")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_ct(tmp_path / "in")), sitk.GetArrayFromImage(ct))
+    file = sorted((tmp_path / "in").iterdir())[3]
+    dataset = dcmread(file)
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    dataset.PixelData = encapsulate([frame[: len(frame) * 2 // 3] + b"\xff\xd9"])
+    dataset.save_as(file)
+    refused(tmp_path / "in", "cannot be decoded")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is captured on Windows")
+def test_what_a_decoder_prints_is_captured_and_standard_error_works_again(capfd: Any) -> None:
+    with captured_stderr() as said:
+        os.write(2, b"Corrupt JPEG data\n")
+    os.write(2, b"after\n")
+    assert said == ["Corrupt JPEG data\n"]
+    assert capfd.readouterr().err == "after\n"
+
+
+_JPEG_LOSSLESS, _JPEG_2000 = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90"
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(
+    ("syntax", "marker", "size"),
+    [
+        (_JPEG_LOSSLESS, b"\xff\xc3", (5, ">HH", (20_000, 20_000))),
+        (_JPEG_2000, b"\xff\x51", (6, ">II", (2**31 - 1, 2**31 - 1))),
+        (_JPEG_2000, b"\xff\x51", (22, ">II", (1, 1))),
+    ],
+)
+def test_a_compressed_slice_that_states_a_huge_size_is_refused(
+    syntax: str, marker: bytes, size: tuple[int, str, tuple[int, int]], split: bool, tmp_path: Path
+) -> None:
+    """Three kilobytes took 11 GB: decoders trust the size in the stream, not that in the DICOM header."""
+    import resource
+
+    from pydicom.encaps import encapsulate, generate_frames
+
+    from dicom_archive import write_ct_series
+
+    ct = sitk.GetImageFromArray(np.random.default_rng(1).integers(-1000, 1000, (6, 64, 64)).astype(np.int16))
+    write_ct_series(tmp_path / "in", ct, syntax=syntax)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_ct(tmp_path / "in")), sitk.GetArrayFromImage(ct))
+    file = sorted((tmp_path / "in").iterdir())[3]
+    dataset = dcmread(file)
+    frame = bytearray(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+    at, form, numbers = size
+    start = frame.index(marker) + at
+    frame[start : start + struct.calcsize(form)] = struct.pack(form, *numbers)
+    # In two fragments, the first of which is too short to show what it is.
+    dataset.PixelData = encapsulate([bytes(frame)], fragments_per_frame=len(frame) // 2 if split else 1)
+    dataset.save_as(file)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(tmp_path / "in", "another size than its header")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+@pytest.mark.parametrize("syntax", [_JPEG_LOSSLESS, _JPEG_2000])
+def test_a_compressed_slice_in_several_fragments_is_read(syntax: str, tmp_path: Path) -> None:
+    from pydicom.encaps import encapsulate, generate_frames
+
+    from dicom_archive import write_ct_series
+
+    ct = sitk.GetImageFromArray(np.random.default_rng(1).integers(-1000, 1000, (6, 64, 64)).astype(np.int16))
+    write_ct_series(tmp_path / "in", ct, syntax=syntax)
+    for file in (tmp_path / "in").iterdir():
+        dataset = dcmread(file)
+        frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+        dataset.PixelData = encapsulate([frame], fragments_per_frame=3)
+        dataset.save_as(file)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_ct(tmp_path / "in")), sitk.GetArrayFromImage(ct))
+
+
+def _siz(width: int, height: int) -> bytes:
+    return b"\xff\x4f\xff\x51" + struct.pack(">HH8I", 41, 0, width, height, 0, 0, width, height, 0, 0)
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", len(content) + 8, kind) + content
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(
+            b"\xff\xd8\xff\xfe\0\x0b\xff\xc3\0\x0b\x10\0\x40\0\x40\xff\xc3\0\x0b\x10\xff\0\xff\0", id="comment"
+        ),
+        pytest.param(
+            b"\xff\xd8\xff\x01\xff\xc3\0\x0b\x10\xff\0\xff\0\xff\xc3\0\x0b\x10\0\x40\0\x40", id="marker alone"
+        ),
+        pytest.param(b"\xff\xd8\xff\xd9", id="no frame"),
+        pytest.param(
+            _box(b"jP  ", b"\r\n\x87\n") + _box(b"xml ", _siz(64, 64)) + _box(b"jp2c", _siz(2**30, 2**30)), id="box"
+        ),
+        pytest.param(_box(b"jP  ", b"\r\n\x87\n") + _siz(64, 64), id="no box"),
+        pytest.param(b"\xff\xff\xd8" + bytes(64), id="unknown"),
+    ],
+)
+def test_a_size_hidden_from_the_check_is_not_accepted(stream: bytes) -> None:
+    """The first size in these bytes is not the one that a decoder takes."""
+    with pytest.raises(ValueError, match="another size"):
+        require_stated_size(stream, 64, 64, may_continue=False)
+    boxes = _box(b"jP  ", b"\r\n\x87\n") + _box(b"xml ", _siz(1, 1)) + _box(b"jp2c", _siz(64, 64))
+    require_stated_size(boxes, 64, 64, may_continue=False)

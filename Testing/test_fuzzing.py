@@ -12,6 +12,9 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
+import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -284,3 +287,84 @@ def test_unchanged_content_is_accepted(metadata, weight_files, documents, tmp_pa
         content, read = documents[name]
         (tmp_path / name).write_text(json.dumps(content))
         read(tmp_path / name)
+
+
+def test_every_reader_of_the_campaign_exists():
+    """The campaign runs by hand: here at least its imports and readers are checked."""
+    from faults.fuzzed_readers import all_readers
+
+    names = [reader.name for reader in all_readers()]
+    assert len(names) == len(set(names)) == 33, "change the number in threat-model.md, too"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, and asks Linux for the memory of a process")
+def test_damaged_files_for_every_reader_are_read_or_refused_in_one_line():
+    """A short campaign with a fixed seed; by hand it runs for hours."""
+    command = [sys.executable, "-m", "Testing.faults.fuzzing", "--files", "99", "--hours", "0.08", "--seed", "1"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=390)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 ended otherwise than read or refused in one line." in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, and asks Linux for the memory of a process")
+def test_the_campaign_sees_every_way_to_fail(tmp_path):
+    program = """
+        import json, os, signal, sys, time
+        from pathlib import Path
+        from Testing.faults import fuzzing
+        from Testing.faults.fuzzed_readers import Reader
+
+        def write(folder):
+            (folder / "file.bin").write_bytes(bytes(100))
+
+        def reader(name, fail):
+            def code_of(folder):
+                if (folder / "file.bin").read_bytes() == bytes(100):
+                    return 0
+                return fail()
+            return Reader(name, write, code_of)
+
+        def refuse(text):
+            print(text, file=sys.stderr)
+            return 2
+
+        def compute():
+            while True:
+                pass
+
+        def take():
+            held = b"x" * 300_000_000
+            return refuse("Error: It is large.")
+
+        fuzzing._MOST_BYTES, fuzzing._CPU_SECONDS, fuzzing._WALL_SECONDS = 200_000_000, 0, 5
+        ways = {
+            "refused": lambda: refuse("Error: It is damaged."),
+            "read": lambda: 0,
+            "traceback": lambda: 1 // 0,
+            "several lines": lambda: refuse("First a line." + chr(10) + "Error: It is damaged."),
+            "silent": lambda: 2,
+            "raw text": lambda: refuse("Error: " + chr(27) + "[2J"),
+            "crash": os.abort,
+            "exit": lambda: os._exit(0),
+            "computes": compute,
+            "waits": lambda: time.sleep(1000),
+            "memory": take,
+        }
+        fuzzing.all_readers = lambda: [reader(name, fail) for name, fail in ways.items()]
+        campaign = fuzzing.Campaign(Path(sys.argv[1]), 1, [], Path(sys.argv[1]) / "record", Path(sys.argv[1]) / "kept")
+        campaign.run(2 * len(ways), time.monotonic() + 300)
+        print(json.dumps({name: dict(ends) for name, ends in campaign.counts.items()}))
+        print(len(list((Path(sys.argv[1]) / "kept").iterdir())))
+        again = fuzzing.Campaign(Path(sys.argv[1]) / "again", 1, [], Path(sys.argv[1]) / "record", None)
+        print(again.total)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=280)
+    ends, kept, total = run.stdout.splitlines() or [run.stderr] * 3
+    names = {"silent": "several lines", "exit": "crash", "computes": "hang", "waits": "hang"}
+    expected = ("refused", "read", "traceback", "several lines", "raw text", "crash", "memory")
+    assert json.loads(ends) == {name: {names.get(name, name): 2} for name in (*expected, *names)}
+    assert (int(kept), int(total)) == (18, 22)

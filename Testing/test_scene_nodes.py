@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -257,3 +259,29 @@ def test_slices_are_oriented_as_in_slicers_own_presets(view):
     preset = slicer.mrmlScene.GetDefaultNodeByClass("vtkMRMLSliceNode").GetSliceOrientationPreset(view)
     axes = SCREEN_AXES[view.lower()]
     assert [[preset.GetElement(row, column) for column in range(3)] for row in range(3)] == axes.tolist()
+
+
+def test_map_folders_are_removed_when_their_process_has_ended_and_not_by_age(tmp_path):
+    """A session may be open for days, and a clock may jump."""
+    from dcaseg.temp_paths import own_prefix
+    from DCASegmentationLib.scene.maps import remove_unused_folders
+
+    program = """
+        import sys
+        from dcaseg.temp_paths import own_prefix
+        print(own_prefix("DCASegmentation-maps-"), flush=True)
+        sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        folder = tmp_path / f"{other.stdout.readline().strip()}x"
+        own = tmp_path / f"{own_prefix('DCASegmentation-maps-')}x"
+        for each in (folder, own):
+            each.mkdir()
+            os.utime(each, (0, 0))
+        remove_unused_folders(tmp_path)
+        assert list(tmp_path.iterdir()) == [folder], "its process still runs"
+        other.stdin.close()
+    os.utime(folder, (2**32, 2**32))
+    remove_unused_folders(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ import SimpleITK as sitk
 import torch
 
 from dcaseg.errors import OutputError, UserError
+from dcaseg.evaluation.figures.curves import read_log
 from dcaseg.file_lock import locked
 from dcaseg.organs import AMOS
 from dcaseg.training import trainer as training
@@ -424,3 +426,46 @@ def test_the_command_ends_with_ctrl_c_between_two_steps(tmp_path):
     assert process.returncode == 130, said
     assert "Ctrl+C again" in said
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT)["step"] == len(log.read_text().splitlines())
+
+
+def test_a_folder_on_a_disk_without_locks_says_so(tmp_path, monkeypatch):
+    """SQLite reports it as a lock of another process, for which the user would wait in vain."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with locked(tmp_path / "lock.sqlite"):
+        with pytest.raises(OutputError, match="Another run is using"), locked(tmp_path / "lock.sqlite"):
+            pass
+        monkeypatch.setattr(fcntl, "lockf", no_locks)
+        with pytest.raises(OutputError, match="does not support locks"), locked(tmp_path / "lock.sqlite"):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["lock.sqlite"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"dice": {}}, {"dice": []}, {"total": [], "head": None}, {"step": 1e999}, {"step": "x"}]
+)
+def test_a_damaged_log_is_refused_in_one_line(change, tmp_path):
+    line = {"step": 1, "total": 1.0, "dice": {"mean": 0.1, "liver": 0.2}}
+    (tmp_path / LOG).write_text(json.dumps(line) + "\n")
+    assert read_log(tmp_path / LOG) == [line]
+    (tmp_path / LOG).write_text(json.dumps(line) + "\n" + json.dumps({**line, **change}) + "\n")
+    with pytest.raises(UserError, match="is not the log"):
+        read_log(tmp_path / LOG)
+
+
+def test_a_prepared_case_in_a_zip_of_the_future_is_refused(tmp_path):
+    """zipfile raises NotImplementedError, as it also does for some damaged bytes."""
+    path = tmp_path / "case.npz"
+    save_case(case_of_balls(1), path)
+    content = bytearray(path.read_bytes())
+    for start in (b"PK\x03\x04", b"PK\x01\x02"):
+        at = content.find(start)
+        while at >= 0:
+            content[at + (4 if start[2] == 3 else 6)] = 121
+            at = content.find(start, at + 4)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_case(path)

@@ -264,3 +264,81 @@ def test_text_with_half_a_surrogate_pair_is_written(tmp_path):
     """As in the name of a model that a JSON file states as \\ud800."""
     write_json({"name": "a\ud800b"}, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "a?b"}
+
+
+def _allowed_to_mount(tmp_path: Path, *command: str) -> None:
+    if sys.platform != "linux" or subprocess.run(["mount", *command], capture_output=True).returncode:
+        pytest.skip("needs Linux and the right to mount")
+
+
+@pytest.mark.parametrize("bind", [True, False])
+def test_an_empty_mounted_folder_is_refused_before_the_work(bind: bool, tmp_path: Path) -> None:
+    """A result cannot be renamed to it, as in ``docker run -v $PWD/out:/out ... dca segment -o /out``."""
+    source, target = tmp_path / "source", tmp_path / "a mount"
+    for folder in (source, target):
+        folder.mkdir()
+    _allowed_to_mount(tmp_path, *(("--bind", str(source)) if bind else ("-t", "tmpfs", "tmpfs")), str(target))
+    try:
+        with pytest.raises(OutputError, match=r"mounted.*such as .*a mount/result"), new_folder(target):
+            pytest.fail("the work began")
+        with new_folder(target / "result") as temporary:
+            (temporary / "text").touch()
+        assert [path.name for path in target.iterdir()] == ["result"]
+    finally:
+        subprocess.run(["umount", str(target)], check=True)
+
+
+def test_the_empty_working_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's shell would stay in the removed folder and see no result."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="such as"), new_folder(Path()):
+        pytest.fail("the work began")
+
+
+def test_a_folder_of_a_container_image_is_filled_or_the_result_is_kept(tmp_path: Path) -> None:
+    """overlayfs refuses to move a folder of the image: EXDEV."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    _allowed_to_mount(tmp_path, "-t", "tmpfs", "tmpfs", str(disk))
+    folders = {name: disk / name for name in ("image", "upper", "work", "merged")}
+    try:
+        for folder in folders.values():
+            folder.mkdir()
+        (folders["image"] / "empty").mkdir()
+        (folders["image"] / "earlier").mkdir()
+        (folders["image"] / "earlier" / "record").write_text("earlier")
+        layers = f"lowerdir={folders['image']},upperdir={folders['upper']},workdir={folders['work']}"
+        merged = folders["merged"]
+        _allowed_to_mount(tmp_path, "-t", "overlay", "overlay", "-o", layers, str(merged))
+        try:
+            with new_folder(merged / "empty", keep_finished=True) as temporary:
+                (temporary / "record").write_text("new")
+            assert (merged / "empty" / "record").read_text() == "new"
+            with (
+                pytest.raises(OutputError, match=r"The finished result is in .*earlier-new-"),
+                new_folder(merged / "earlier", True, "record", keep_finished=True) as temporary,
+            ):
+                (temporary / "record").write_text("new")
+            assert (merged / "earlier" / "record").read_text() == "earlier"
+            (kept,) = merged.glob("earlier-new-*")
+            assert (kept / "record").read_text() == "new"
+            assert not list(merged.glob(".*"))
+        finally:
+            subprocess.run(["umount", str(merged)], check=True)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_finished_result_is_kept_if_another_program_took_its_name(keep: bool, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(OutputError, match=r"already exists\. The finished result is in" if keep else "already exists"),
+        new_folder(out, keep_finished=keep) as temporary,
+    ):
+        (temporary / "mine").touch()
+        out.mkdir()
+        (out / "theirs").touch()
+    assert [path.name for path in out.iterdir()] == ["theirs"]
+    assert [path.name for path in tmp_path.glob("out-new-*/*")] == ["mine"] * keep
+    assert not list(tmp_path.glob(".*"))

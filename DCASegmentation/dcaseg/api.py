@@ -121,7 +121,7 @@ class Segmentation:
         when it is complete. Raises OutputError if it exists or cannot be written.
         """
         job = replace(self._job, out=Path(fspath(folder)), extension=extension, overwrite=overwrite, shared=shared)
-        with new_folder(job.out, overwrite=overwrite, recognized_by=REQUEST, private=not shared) as temporary:
+        with new_folder(job.out, overwrite, REQUEST, private=not shared, keep_finished=True) as temporary:
             write_result(temporary, job, self._ct, self.details)
         return job.out
 

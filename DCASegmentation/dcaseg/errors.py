@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import zipfile
+import zlib
 
 
 class UserError(Exception):
@@ -43,9 +45,13 @@ class Cancelled(Exception):  # noqa: N818 - an outcome the user asked for, not a
     """The user stopped the work."""
 
 
+DAMAGED_NPZ = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What ``numpy.load`` and its result raise for a damaged file, such as NotImplementedError for a zip of the future."""
+
 _OUT_OF_MEMORY = (
     *("out of memory", "not enough memory", "bad_alloc", "bad allocation", "can't allocate memory"),
     *("cannot allocate memory", "failed to allocate memory", "unable to allocate", "could not allocate memory"),
+    "failed to map segment from shared object",
 )
 
 

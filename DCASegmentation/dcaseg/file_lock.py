@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError
+from .temp_paths import partial_name
 
 
 @contextmanager
@@ -24,8 +26,14 @@ def locked(file: Path) -> Iterator[None]:
     try:
         try:
             connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.Error as error:
+        # The message of an error is decoded, too, and may quote a damaged file.
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             if "locked" in str(error):
+                if not _can_lock(file.parent):
+                    raise OutputError(
+                        f"The disk of {file.parent} does not support locks, which keep a second run out.",
+                        "Choose a folder on another disk with -o, or mount this one with locks (such as nfslock).",
+                    ) from None
                 raise OutputError(
                     f"Another run is using {file.parent}.",
                     "Wait until it has finished, or choose another folder with -o.",
@@ -38,6 +46,25 @@ def locked(file: Path) -> Iterator[None]:
         yield
     finally:
         connection.close()
+
+
+def _can_lock(folder: Path) -> bool:
+    """Whether files in ``folder`` can be locked. SQLite reports a disk without locks like a lock of another process."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    # Another file: closing any handle of a file would release this process's own lock on it.
+    probe = partial_name(folder / "lock")
+    try:
+        with probe.open("xb") as stream:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return True
 
 
 @contextmanager

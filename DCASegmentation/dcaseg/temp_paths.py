@@ -26,10 +26,9 @@ from functools import lru_cache
 from pathlib import Path
 
 _PARTIAL, _REPLACED = "partial", "replaced"
+_OWNER = r"(?P<owner>(?P<machine>[0-9a-f]{8})-(?P<pid>\d{1,10})-(?P<start>[0-9a-f]{1,16}))"
 _NAME = re.compile(
-    rf"\.(?P<name>.+)\.(?P<kind>{_PARTIAL}|{_REPLACED})-"
-    r"(?P<owner>(?P<machine>[0-9a-f]{8})-(?P<pid>\d{1,10})-(?P<start>[0-9a-f]{1,16}))-[0-9a-f]{8}(\.[A-Za-z0-9.]+)?",
-    re.DOTALL,
+    rf"\.(?P<name>.+)\.(?P<kind>{_PARTIAL}|{_REPLACED})-{_OWNER}-[0-9a-f]{{8}}(\.[A-Za-z0-9.]+)?", re.DOTALL
 )
 _LONGEST_NAME = 150  # bytes; file systems allow 255
 # The processes of another machine are not visible from here: their files are removed after this time.
@@ -72,6 +71,17 @@ def replacing(path: Path, extension: str = "") -> Iterator[Path]:
 def replaced_name(path: Path) -> Path:
     """A new hidden name, in the folder of ``path``, for the earlier result at ``path`` while a new one replaces it."""
     return _hidden_name(path, _REPLACED, "")
+
+
+def own_prefix(stem: str) -> str:
+    """The start of the names of visible temporary folders of this process: ``stem``, then what identifies it."""
+    return f"{stem}{_owner(os.getpid())}-"
+
+
+def is_left_over(folder: Path, stem: str) -> bool:
+    """Whether ``folder``, a name with ``own_prefix(stem)`` of any process, belongs to a process that has ended."""
+    match = re.match(rf"{re.escape(stem)}{_OWNER}-", folder.name)
+    return match is not None and _has_ended(folder, match)
 
 
 def remove_partials(path: Path, pid: int | None = None) -> None:

@@ -41,7 +41,7 @@ from dcaseg.synthesis.label_to_ct.recipe import Appearance, Deformation, FieldOf
 from dcaseg.synthesis.phantom.case import generate
 from dcaseg.training.checkpoints import RunRecord, read_record
 from dcaseg.training.compact_state import read_compact
-from dcaseg.training.corrections import add_corrected_case, add_unlabelled_ct, case_folders, read_dataset
+from dcaseg.training.corrections import add_corrected_case, add_unlabeled_ct, case_folders, read_dataset
 from dcaseg.training.options import TrainingOptions
 from dcaseg.training.training_set import TrainingSet
 from dcaseg.worker.protocol import ProtocolError, decode_event, decode_request
@@ -261,7 +261,7 @@ def _write_training(folder: Path) -> None:
     add_corrected_case(folder / "training", "case-1", ct, labels, AMOS, ["liver"], ("model", "0" * 64))
     other = sitk.Cast(ct + 1, sitk.sitkInt16)
     other.CopyInformation(ct)
-    add_unlabelled_ct(folder / "training", other)
+    add_unlabeled_ct(folder / "training", other)
 
 
 def _read_training(folder: Path) -> None:

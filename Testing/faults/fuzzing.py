@@ -3,29 +3,36 @@
     python -m Testing.faults.fuzzing --files 10000 --record fuzz.jsonl
     python -m Testing.faults.fuzzing --files 500 --only "NIfTI" "DICOM folder" --seed 7
 
-Each file is read by a process of its own, through the same code that turns errors into messages and exit codes for the
-command line. The table counts what was read and what was refused, and what must not happen: a traceback, an error of
-several lines or with control characters, a crash, more than 2 GB of memory, and more than 20 s of computing. A campaign
-that was stopped goes on with the same ``--record``. ``--keep FOLDER`` keeps a copy of each file that failed.
+The files are read through the same code that turns errors into messages and exit codes for the command line, 25 by each
+process, in turn by all readers. Memory, computing time and output are measured for each file. The table counts what was
+read and what was refused, and what must not happen: a traceback, an error of several lines or with control characters,
+a crash, more than 2 GB of memory, and more than 20 s of computing. A campaign that was stopped goes on with the same
+``--record``. ``--keep FOLDER`` keeps a copy of each file that failed. The seed and the number of a file decide what is
+damaged and how.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import logging
 import os
 import random
 import resource
+import select
 import shutil
 import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
     os.environ[_name] = "1"
@@ -41,6 +48,7 @@ _CPU_SECONDS, _WALL_SECONDS = 20, 120
 _MOST_BYTES = 2 << 30
 # The process may not take the memory of the whole machine before it is judged.
 _LIMIT_BYTES = 4 << 30
+_FILES_PER_PROCESS = 25
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Campaign:
             # The last line of a campaign that was killed may be cut off.
             with contextlib.suppress(ValueError, TypeError):
                 self._count(Trial(**json.loads(line)))
-        self._dice = random.Random(seed + 1_000_003 * self.total)
+        self._seed = seed
         self._readers = [each for each in all_readers() if not only or each.name in only]
         self._seeds: dict[str, Path] = {}
         for reader in self._readers:
@@ -74,16 +82,15 @@ class Campaign:
             folder.mkdir(parents=True)
             reader.write(folder)
             self._seeds[reader.name] = folder
-            end, said = self._read(reader, self._copy(reader))[:2]
-            if end != READ:
-                raise RuntimeError(f"{reader.name} does not read what is whole: {end}: {said}")
-            # Here once too, so that not each process imports anew what the reader needs.
+            # In this process, so that not each one imports anew what the reader needs.
             with (
-                open(os.devnull, "w") as nowhere,  # noqa: PTH123
-                contextlib.redirect_stdout(nowhere),
-                contextlib.redirect_stderr(nowhere),
+                io.StringIO() as said,
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(said),
             ):
-                reader.code_of(self._copy(reader))
+                code, text = reader.code_of(self._copy(reader)), said.getvalue()
+            if _judge(code, text, 0) != READ:
+                raise RuntimeError(f"{reader.name} does not read what is whole: {text}")
 
     @property
     def total(self) -> int:
@@ -92,25 +99,66 @@ class Campaign:
     def run(self, files: int, deadline: float) -> None:
         """Damage files until ``files`` have been read in all, or until ``deadline`` (``time.monotonic``)."""
         while self.total < files and time.monotonic() < deadline:
-            self._try(self._readers[self.total % len(self._readers)])
+            for trial in self._batch(self.total, min(self.total + _FILES_PER_PROCESS, files), deadline):
+                self._count(trial)
+                if self._record is not None:
+                    with self._record.open("a") as file:
+                        file.write(json.dumps(vars(trial)) + "\n")
 
-    def _try(self, reader: Reader) -> None:
+    def _batch(self, first: int, stop: int, deadline: float) -> Iterator[Trial]:
+        """The trials with the numbers from ``first`` to ``stop``, all in one process; fewer if it ends before."""
+        reading, writing = os.pipe()
+        process = os.fork()
+        if process == 0:
+            try:
+                os.close(reading)
+                _begin_child(self._place / "said")
+                for number in range(first, stop):
+                    if time.monotonic() < deadline:
+                        self._try(number, writing)
+            finally:
+                os._exit(0)
+        os.close(writing)
+        begun: dict[str, Any] = {}
+        with os.fdopen(reading, "rb") as answers:
+            while line := _next_line(answers, process):
+                message = json.loads(line)
+                if "end" in message:
+                    begun = {}
+                    yield Trial(**message)
+                else:
+                    begun = message
+        status = os.waitpid(process, 0)[1]
+        if begun:
+            # The process ended while it read this file.
+            said = (self._place / "said").read_text(errors="surrogateescape")
+            is_hang = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
+            self._keep_files(begun["reader"])
+            yield Trial(**begun, end=HANG if is_hang else CRASH, said=said[-2000:], peak_mb=0.0, seconds=0.0)
+
+    def _try(self, number: int, answers: int) -> None:
+        """Damage a file and read it; writes what is read, and how it ended, to the descriptor ``answers``."""
+        reader = self._readers[number % len(self._readers)]
+        dice = random.Random(f"{self._seed} {number}")
         root = self._copy(reader)
-        chosen = self._dice.choice(sorted(path for path in root.rglob(reader.damages) if path.is_file()))
+        chosen = dice.choice(sorted(path for path in root.rglob(reader.damages) if path.is_file()))
         content = chosen.read_bytes()
         for _ in range(10):
-            changed = mutated(chosen.name, content, self._dice)
+            changed = mutated(chosen.name, content, dice)
             if changed != content:
                 break
         chosen.write_bytes(changed)
-        end, said, peak, seconds = self._read(reader, root)
-        trial = Trial(reader.name, str(chosen.relative_to(root)), end, said[-2000:], round(peak, 1), round(seconds, 2))
-        if end in _BAD and self._keep is not None:
-            shutil.copytree(root, self._keep / f"{reader.name.replace(' ', '-')}-{self.total}", symlinks=True)
-        self._count(trial)
-        if self._record is not None:
-            with self._record.open("a") as file:
-                file.write(json.dumps(vars(trial)) + "\n")
+        begun = {"reader": reader.name, "file": str(chosen.relative_to(root))}
+        os.write(answers, json.dumps(begun).encode() + b"\n")
+        trial = _read(reader, root, self._place / "said", begun["file"])
+        if trial.end in _BAD:
+            self._keep_files(reader.name)
+        os.write(answers, json.dumps(vars(trial)).encode() + b"\n")
+
+    def _keep_files(self, name: str) -> None:
+        if self._keep is not None:
+            target = self._keep / f"{name.replace(' ', '-')}-{time.time_ns()}"
+            shutil.copytree(self._place / "work", target, symlinks=True)
 
     def _count(self, trial: Trial) -> None:
         self.counts.setdefault(trial.reader, Counter())[trial.end] += 1
@@ -123,25 +171,6 @@ class Campaign:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(self._seeds[reader.name], root)
         return root
-
-    def _read(self, reader: Reader, root: Path) -> tuple[str, str, float, float]:
-        """How reading ended, what was printed, the memory that it took (MB), and the seconds of computing."""
-        said = self._place / "said"
-        before = _resident_bytes()
-        process = os.fork()
-        if process == 0:
-            code = 70
-            try:
-                _in_child(said)
-                code = reader.code_of(root)
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        status, usage = _wait(process)
-        peak = max(usage.ru_maxrss * 1024 - before, 0)
-        seconds = usage.ru_utime + usage.ru_stime
-        text = said.read_text(errors="surrogateescape")
-        return _judge(status, text, peak), text, peak / 1e6, seconds
 
     def lines(self) -> list[str]:
         shape = "{:28}" + "  {:>13}" * (len(ENDS) + 1)
@@ -159,42 +188,52 @@ class Campaign:
         return any(self.failures.values())
 
 
-def _in_child(said: Path) -> None:
-    descriptor = os.open(said, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+def _begin_child(said: Path) -> None:
+    descriptor = os.open(said, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND, 0o600)
     os.dup2(descriptor, 2)
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     sys.stderr = open(2, "w", errors="replace", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    # What is logged is a note of one line, in Slicer's log or on the terminal.
-    logging.basicConfig(format="Note: %(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
-    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (virtual + _LIMIT_BYTES,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _wait(process: int) -> tuple[int, resource.struct_rusage]:
-    deadline = time.monotonic() + _WALL_SECONDS
-    while True:
-        ended, status, usage = os.wait4(process, os.WNOHANG)
-        if ended:
-            return status, usage
-        if time.monotonic() > deadline:
-            # Nothing that waits for a pipe computes.
-            os.kill(process, signal.SIGXCPU)
-            _, status, usage = os.wait4(process, 0)
-            return status, usage
-        time.sleep(0.001)
+def _read(reader: Reader, root: Path, said: Path, file: str) -> Trial:
+    """Read the damaged ``file`` in this process, which ``_begin_child`` prepared and which may not survive it."""
+    os.truncate(said, 0)
+    # What is logged is a note of one line, in Slicer's log or on the terminal.
+    logging.basicConfig(format="Note: %(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
+    used, before = _cpu_seconds(), _begin_to_measure_memory()
+    # The hard limits stay, so that the soft ones can be set again for the next file.
+    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (virtual + _LIMIT_BYTES, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 1 + _CPU_SECONDS, resource.RLIM_INFINITY))
+    try:
+        code = reader.code_of(root)
+    # Also what the command line lets pass, such as SystemExit.
+    except BaseException:
+        traceback.print_exc()
+        code = 70
+    sys.stderr.flush()
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+    peak = max(_memory("VmHWM") - before, 0)
+    text = said.read_text(errors="surrogateescape")
+    seconds = _cpu_seconds() - used
+    return Trial(reader.name, file, _judge(code, text, peak), text[-2000:], round(peak / 1e6, 1), round(seconds, 2))
 
 
-def _judge(status: int, said: str, peak: int) -> str:
-    if os.WIFSIGNALED(status):
-        return HANG if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) else CRASH
+def _next_line(answers: BinaryIO, process: int) -> bytes:
+    """The next line of the process, which is ended if it says nothing for too long; empty at the end."""
+    if not select.select([answers], [], [], _WALL_SECONDS)[0]:
+        # Nothing that waits for a pipe computes.
+        os.kill(process, signal.SIGKILL)
+    return answers.readline()
+
+
+def _judge(code: int, said: str, peak: int) -> str:
     if peak > _MOST_BYTES or "not enough memory" in said.lower():
         return MEMORY
     if any(not char.isprintable() and char != "\n" for char in said):
         return RAW
-    code = os.WEXITSTATUS(status)
     if code not in (0, 2):
         return TRACEBACK
     # Notes may come before the error.
@@ -204,8 +243,20 @@ def _judge(status: int, said: str, peak: int) -> str:
     return READ if code == 0 else REFUSED
 
 
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _begin_to_measure_memory() -> int:
+    """Bytes in memory now; ``_memory("VmHWM")`` is the most from now on."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def _memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(errors="replace").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def main() -> int:

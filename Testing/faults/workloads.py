@@ -14,7 +14,16 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
+from dcaseg.cohort.case import Case, Outcome, Settings
+from dcaseg.cohort.ledger import Ledger, State
+from dcaseg.cohort.run import Cohort, _report
+from dcaseg.dicom.archive import Rules
+from dcaseg.errors import OutputError
+from dcaseg.evaluation.figures.style import save_figure
+from dcaseg.evaluation.scores import Scores
 from dcaseg.imaging.writers import new_folder, temporary_folder, write_image, write_json, write_text
 from dcaseg.inference.options import SegmentOptions
 from dcaseg.inference.pipeline import Job, segment_to_folder
@@ -24,6 +33,10 @@ from dcaseg.models.bundle import Bundle, replacing, save_bundle
 from dcaseg.models.metadata import Metadata, TrainingData
 from dcaseg.models.user_models import add_bundle
 from dcaseg.organs import AMOS
+from dcaseg.training.cases import Case as PreparedCase
+from dcaseg.training.cases import load_case, save_case
+from dcaseg.training.checkpoints import load_checkpoint, remove_leftovers, save_checkpoint
+from dcaseg.training.compact_state import read_compact, write_compact
 from dcaseg.training.corrections import add_corrected_case, case_folders, read_case, read_dataset, require_unchanged
 
 EARLIER, NEW, ABSENT = "earlier", "new", "absent"
@@ -271,9 +284,6 @@ def training_state(root: Path) -> str:
 
 
 def write_ledger(root: Path, name: str) -> None:
-    from dcaseg.cohort.case import Case, Outcome
-    from dcaseg.cohort.ledger import Ledger
-
     ledger = Ledger(root / "cohort.sqlite")
     ledger.begin({"weights": "0"})
     ledger.enter([Case(key, key, key, ("/a",), False, "1") for key in (EARLIER, NEW)], [])
@@ -282,12 +292,73 @@ def write_ledger(root: Path, name: str) -> None:
 
 
 def ledger_state(root: Path) -> str:
-    from dcaseg.cohort.ledger import Ledger
-
     ledger = Ledger(root / "cohort.sqlite")
     done = {entry.key for entry in ledger.entries() if entry.outcome is not None}
     ledger.close()
     return ABSENT if EARLIER not in done else NEW if NEW in done else EARLIER
+
+
+def finish_cohort(root: Path, version: str) -> None:
+    """The end of a cohort: one more outcome, then its report and its table."""
+    write_ledger(root, version)
+    settings = Settings(str(root), str(root), "0", SegmentOptions())
+    ledger = Ledger(root / "cohort.sqlite")
+    state = State()
+    try:
+        ledger.note("source", version * 1000)
+        _report(Cohort(root, settings, Rules(2), AMOS, "model"), root, ledger, state)
+    finally:
+        ledger.close()
+    if state.messages:
+        # The command prints them, and its next run writes the files again.
+        raise OutputError(state.messages[0])
+
+
+def cohort_state(root: Path) -> str:
+    done = ledger_state(root)
+    page, rows = (root / "report.html").read_text(), (root / "volumes.csv").read_text()
+    if not page.rstrip().endswith("</html>") or not rows.endswith("\n") or rows.count("\n") != 3:
+        raise ValueError("the report or the table is cut off")
+    return done if NEW * 1000 in page else EARLIER
+
+
+# Training.
+
+
+def write_run(root: Path, version: str) -> None:
+    """What a training run writes in its folder: checkpoint, best weights, pseudo-labels, a table and a plot."""
+
+    state = {"version": version, "network": {"weight": torch.full((8, 8), float(SEEDS[version]))}}
+    remove_leftovers(root / "last.pt")
+    save_checkpoint(root / "last.pt", state)
+    compact = {
+        **{"options": {}, "owners": [[1]], "step": SEEDS[version], "best": 0.1, "network": {}, "strategy": {}},
+        **{"optimizer": {"state": {}, "param_groups": []}, "scaler": {}, "pending": None},
+        "torch_generator": torch.get_rng_state(),
+    }
+    write_compact(root / "state.npz", compact, {})
+    save_case(PreparedCase("case", np.full((4, 4, 4), SEEDS[version], np.float32), None), root / "case.npz")
+    scores = Scores(AMOS)
+    scores.add(version, {"dice": np.ones(len(AMOS))})
+    scores.write_csv(root / "scores.csv")
+    save_figure(Figure((1, 1)), root / "figure.png")
+
+
+def run_state(root: Path) -> str:
+    """Each file by itself is whole; the checkpoint is written first, the table after the other data."""
+
+    checkpoint = load_checkpoint(root / "last.pt")
+    if float(checkpoint["network"]["weight"].mean()) != SEEDS[checkpoint["version"]]:
+        raise ValueError("a mixture of checkpoints")
+    if read_compact(root / "state.npz")[0]["step"] not in SEEDS.values():
+        raise ValueError("a wrong state")
+    if len(np.unique(load_case(root / "case.npz").hu)) != 1:
+        raise ValueError("a wrong case")
+    Image.open(root / "figure.png").load()
+    rows = (root / "scores.csv").read_text().splitlines()
+    if len(rows) != 3:
+        raise ValueError("the table is cut off")
+    return rows[1].partition(",")[0]
 
 
 def all_workloads() -> list[Workload]:
@@ -316,6 +387,8 @@ def all_workloads() -> list[Workload]:
         ),
         Workload("training", earlier(add_case), new(add_case), training_state, repeats=False, seconds=0.2),
         Workload("ledger", earlier(write_ledger), new(write_ledger), ledger_state),
+        Workload("cohort", earlier(finish_cohort), new(finish_cohort), cohort_state, seconds=0.3),
+        Workload("run", earlier(write_run), new(write_run), run_state, seconds=0.5),
         Workload("segment", prepare_segmentation, new(segment), segmentation_state, seconds=1.5),
     ]
 

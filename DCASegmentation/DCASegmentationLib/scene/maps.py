@@ -7,10 +7,8 @@ volumes, all of them would take memory and block the window when a result appear
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import slicer.util
 
 from dcaseg.rendering.body import AIR_HU, COARSE_MM, body_steps
 from dcaseg.rendering.layout import EXPERTS, color_table
+from dcaseg.temp_paths import is_left_over, own_prefix
 from DCASegmentationLib.scene.case_record import LEVELS, MAP_NAMES, CaseNodes, attention_name, remember
 from DCASegmentationLib.scene.subject_hierarchy import place_in_folder
 from DCASegmentationLib.scene.volumes import add_volume, index_to_ras, parent_to_world, place_under
@@ -186,7 +185,6 @@ _PREFIX = "DCASegmentation-maps-"
 _IN_ORGANS = "dominant_expert"
 _FOLDER = "DCASegmentation.maps"
 _SPACE, _BODY = "space.json", "body.npy"
-_LEFT_OVER_AFTER = 2 * 24 * 3600  # s
 
 
 def take_map_files(result: Path, nodes: CaseNodes, temporary: Path, keep: bool = False) -> None:
@@ -197,7 +195,7 @@ def take_map_files(result: Path, nodes: CaseNodes, temporary: Path, keep: bool =
     found = [path for name in MAP_NAMES if (path := result / f"{name}.nrrd").is_file()]
     if not found:
         return
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=temporary))
+    folder = Path(tempfile.mkdtemp(prefix=own_prefix(_PREFIX), dir=temporary))
     for path in found:
         (shutil.copyfile if keep else shutil.move)(path, folder / path.name)
     # The maps are in the world space of the exported CT, but the CT may be moved before they are shown.
@@ -260,26 +258,22 @@ def remove_map_files(segmentation: Any) -> None:
 def remove_unused_folders(temporary: Path, also_recent: bool = False) -> None:
     """Delete map folders in ``temporary`` that no segmentation in the scene uses.
 
-    These are folders of this process, and folders that another process left behind more than two days ago. With
-    ``also_recent``, at the end of the session, all folders of this process are deleted.
+    These are folders of this process, and of processes that have ended. With ``also_recent``, at the end of the
+    session, all folders of this process are deleted.
     """
     used = set()
     if not also_recent:
         used = {_folder_of(node) for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")}
     for folder in temporary.glob(f"{_PREFIX}*"):
-        is_own = folder.name.startswith(f"{_PREFIX}{os.getpid()}-")
-        try:
-            is_old = time.time() - folder.stat().st_mtime > _LEFT_OVER_AFTER
-        except OSError:
-            continue
-        if (is_own or is_old) and folder not in used:
+        is_own = folder.name.startswith(own_prefix(_PREFIX))
+        if (is_own or is_left_over(folder, _PREFIX)) and folder not in used:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder_of(segmentation: Any) -> Path | None:
     """The folder with the map files; None if the path comes from a scene saved by another Slicer process."""
     text = segmentation.GetAttribute(_FOLDER)
-    if not text or not Path(text).name.startswith(f"{_PREFIX}{os.getpid()}-"):
+    if not text or not Path(text).name.startswith(own_prefix(_PREFIX)):
         return None
     folder = Path(text)
     is_here = hasattr(slicer, "app") and folder.parent == Path(slicer.app.temporaryPath)

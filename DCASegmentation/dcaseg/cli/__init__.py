@@ -7,7 +7,9 @@ The commands import the library when they run.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,9 +17,10 @@ from typing import Any
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``dca`` and return its exit code. ``arguments`` defaults to those of the process."""
-    from ..user_folders import provide_home
-    from .app import build_app
-    from .console import exit_code_of, prepare_streams, set_output
+    with _ended_by_ctrl_c():
+        from ..user_folders import provide_home
+        from .app import build_app
+        from .console import exit_code_of, prepare_streams, set_output
 
     args = list(sys.argv[1:] if arguments is None else arguments)
     # Removed here, so that they can stand anywhere, before or after the command.
@@ -28,7 +31,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_streams(debug)
     provide_home()
     with _robust_stderr():
-        return exit_code_of(lambda: build_app()(args=args, prog_name="dca", standalone_mode=False), debug)
+        try:
+            return exit_code_of(lambda: build_app()(args=args, prog_name="dca", standalone_mode=False), debug)
+        except KeyboardInterrupt:
+            # Pressed again while the message was printed.
+            return 130
+        finally:
+            if arguments is None and threading.current_thread() is threading.main_thread():
+                # Only Python's own shutdown is left, which would print a traceback.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Let Ctrl+C end the process without a traceback while nothing has been started that must be ended properly."""
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _RobustStream:

@@ -226,6 +226,9 @@ def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
     # The only place that reports errors which end a command.
     except BaseException as error:
         if isinstance(error, SystemExit):
+            # Raised by the help page, which Typer prints, if the reader of the output exits early.
+            if isinstance(error.__context__, BrokenPipeError):
+                return ExitCode.DONE
             raise
         if debug:
             print_traceback(traceback.format_exc())

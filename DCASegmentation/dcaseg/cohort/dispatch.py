@@ -87,7 +87,7 @@ def _outcomes(
             disk_problems = disk_problems + 1 if outcome.again and "disk is full" in outcome.reason else 0
             yield outcome
             if disk_problems == _DISK_PROBLEMS_IN_A_ROW:
-                raise OutputError(f"The disk is full: {outcome.reason}", f"Free some space. {_RESUME_HINT}")
+                raise OutputError(f"The disk is full: {settings.out}.", f"Free some space. {_RESUME_HINT}")
         if client.status not in ("running", "connecting"):
             raise _scheduler_gone()
 

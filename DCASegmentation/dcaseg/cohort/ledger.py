@@ -74,6 +74,8 @@ class State:
 # Key of the note on why the last run ended early.
 ENDED_EARLY = "ended_early"
 
+# The message of an error is decoded, too, and may quote a damaged file.
+_SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _FORMAT = 1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -121,7 +123,7 @@ class Ledger:
         self._run = 0
         try:
             self._connection = sqlite3.connect(file, isolation_level=None)
-        except sqlite3.Error as error:
+        except _SQLITE_ERRORS as error:
             raise OutputError(
                 f"{file} cannot be opened: {error}.", "Check the folder's permissions, or choose another with -o."
             ) from None
@@ -135,7 +137,7 @@ class Ledger:
             # If another program wrote the file, the error names the column that is missing.
             self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM cases LIMIT 0")
             self._connection.execute("SELECT key, value FROM about LIMIT 0")
-        except sqlite3.Error as error:
+        except _SQLITE_ERRORS as error:
             self._connection.close()
             raise self._damaged(error) from None
         except BaseException:
@@ -256,7 +258,7 @@ class Ledger:
     def _rows(self, query: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(query, values).fetchall()
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except _SQLITE_ERRORS as error:
             raise self._damaged(error) from None
 
     def _transaction(self) -> _Transaction:
@@ -279,19 +281,19 @@ class _Transaction:
     def __enter__(self) -> None:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
+        except _SQLITE_ERRORS as error:
             raise self._write_error(error) from None
 
     def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
             self._connection.execute("COMMIT" if error_type is None else "ROLLBACK")
-        except sqlite3.Error as failure:
+        except _SQLITE_ERRORS as failure:
             if error_type is None:
                 raise self._write_error(failure) from None
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, _SQLITE_ERRORS):
             raise self._write_error(error) from None
 
-    def _write_error(self, error: sqlite3.Error) -> OutputError:
+    def _write_error(self, error: Exception) -> OutputError:
         return OutputError(
             f"{self._file} cannot be written: {error}.", "Free some space on its disk, then run the same command again."
         )

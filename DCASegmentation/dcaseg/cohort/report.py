@@ -11,6 +11,7 @@ import statistics
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from unicodedata import category
 from urllib.parse import quote
 
 from jinja2 import Environment
@@ -87,7 +88,7 @@ def _describe(organ: Organ, ml: float) -> str:
 
 _ABOUT = ("case", "patient", "study_date", "description", "source", "status")
 # Spreadsheets read text that starts with these as a formula, and series descriptions come from untrusted files.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 
 
 def write_volumes(path: Path, ledger: Ledger, vocabulary: Vocabulary) -> None:
@@ -124,6 +125,11 @@ def organs_measured(entries: list[Entry], vocabulary: Vocabulary) -> list[Organ]
 
 
 def _plain(text: str) -> str:
+    """``text`` without formulas, and without control characters that a terminal would execute."""
+    text = "".join(
+        char if char.isprintable() or category(char) == "Zs" else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..imaging.writers import write_file
 from ..organs import Vocabulary
-from ..temp_paths import partial_name
 from .metrics import DICE, Metric
 
 
@@ -65,17 +64,13 @@ class Scores:
         return int(np.isnan(self.table(metric)).sum())
 
     def write_csv(self, path: Path) -> None:
-        """Write a line for each case and one for the mean, for each metric. A score that does not count is empty."""
-        part = partial_name(path)
-        try:
-            with part.open("x", newline="", encoding="utf-8") as file:
-                self._write_rows(csv.writer(file))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+        """Write a line for each case and one for the mean, for each metric. A score that does not count is empty.
+
+        Raises OutputError if ``path`` cannot be written.
+        """
+        text = io.StringIO()
+        self._write_rows(csv.writer(text))
+        write_file(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8", newline=""))
 
     def _write_rows(self, writer: Any) -> None:
         several = len(self.metrics) > 1

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from .codestreams import HEADER_BYTES, require_stated_size
+
 _PREAMBLE = 128
 _MAGIC = b"DICM"
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 # The transfer syntaxes of JPEG, JPEG-LS and JPEG 2000 that can be read. Their images all end with one marker, after
 # which some programs write padding.
-_JPEG = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91)}
+_JPEG = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 92, 93)}
 _END_OF_IMAGE, _LONGEST_PADDING = b"\xff\xd9", 16
 _BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -222,7 +224,7 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
         if offset + length > size or length < needed:
             raise ValueError(f"only {min(length, size - offset)} of {max(needed, length)} bytes of voxels are present")
     else:
-        reader.require_fragments(syntax in _JPEG)
+        reader.require_fragments((columns, rows) if syntax in _JPEG else None)
     stored = get.count("BitsStored", allocated)
     return DicomHeader(
         file=str(path),
@@ -383,22 +385,30 @@ class _Elementary:
                 self._stream.seek(length, os.SEEK_CUR)
         return None
 
-    def require_fragments(self, is_jpeg: bool) -> None:
-        """Raise ValueError if the compressed voxels here are incomplete.
+    def require_fragments(self, jpeg_size: tuple[int, int] | None) -> None:
+        """Raise ValueError if the compressed voxels here are incomplete, or state another size than the header.
 
-        A fragment may be said to be longer than the file: GDCM allocates that many bytes, up to 4 GB. Or the last image
-        ``is_jpeg`` (also JPEG-LS and JPEG 2000) and lacks its end: GDCM fills the missing part with arbitrary values.
+        A fragment may be said to be longer than the file: GDCM allocates that many bytes, up to 4 GB. It does the same
+        if a fragment is followed by anything other than a fragment or the end. JPEG, JPEG-LS and JPEG 2000 state their
+        own size, which must be ``jpeg_size`` (columns, rows; None for other compressions). If the last image lacks its
+        end, GDCM fills the missing part with arbitrary values.
         """
-        last = b""
+        last, count = b"", 0
         while self._stream.tell() + 8 <= self._size:
             group, element, length = struct.unpack(self.order + "2HI", self._take(8))
-            if group << 16 | element != _ITEM:
+            tag = group << 16 | element
+            if tag == _SEQUENCE_END:
                 break
-            if self._stream.tell() + length > self._size:
+            if tag != _ITEM or self._stream.tell() + length > self._size:
                 raise ValueError("its compressed voxels are damaged or incomplete")
-            self._stream.seek(max(length - _LONGEST_PADDING, 0), os.SEEK_CUR)
+            begin = self._stream.tell()
+            # The first item is a table of offsets. The second one begins an image; later ones may continue it.
+            if jpeg_size is not None and count:
+                require_stated_size(self._take(min(length, HEADER_BYTES)), *jpeg_size, may_continue=count > 1)
+            self._stream.seek(begin + max(length - _LONGEST_PADDING, 0))
             last = self._take(min(length, _LONGEST_PADDING))
-        if is_jpeg and _END_OF_IMAGE not in last:
+            count += 1
+        if jpeg_size is not None and _END_OF_IMAGE not in last:
             raise ValueError("its compressed voxels are incomplete")
 
     def _headers(self, end: int | None, only_group: int | None) -> Iterator[tuple[int, bytes, int]]:

@@ -20,9 +20,13 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError
+from ..errors import ImageError, require_memory
 from .dicom_header import CT_IMAGE, ENHANCED_CT, DicomHeader, Frame, open_data_set
+from .itk_environment import captured_stderr
 from .writers import temporary_folder
+
+# What the JPEG decoder prints when it replaces a part that it cannot decode by other values.
+_SIGNS_OF_DAMAGE = ("premature end", "Premature end", "bad Huffman code", "instead of RST")
 
 _MONOCHROME1, _MONOCHROME2 = b"MONOCHROME1 ", b"MONOCHROME2 "
 
@@ -83,11 +87,14 @@ def _stored_values(words: np.ndarray, image: DicomHeader) -> np.ndarray:
 
 
 def _decode_with_itk(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarray]:
-    with _readable_by_itk(image) as file:
+    with _readable_by_itk(image) as file, captured_stderr() as said:
         try:
             decoded = sitk.ReadImage(str(file), imageIO="GDCMImageIO")
-        except RuntimeError:
+        except RuntimeError as error:
+            require_memory(error)
             raise _cannot_be_decoded(image) from None
+    if any(sign in text for text in said for sign in _SIGNS_OF_DAMAGE):
+        raise _cannot_be_decoded(image)
     array = sitk.GetArrayViewFromImage(decoded)
     if array.size != image.rows * image.columns * image.frames:
         raise _cannot_be_decoded(image)

@@ -1,19 +1,24 @@
-"""The environment in which ITK reads and writes files: no warnings on stderr, and numbers with a decimal point."""
+"""The environment in which ITK reads and writes files: no text on stderr, and numbers with a decimal point."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import locale
+import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 
 import SimpleITK as sitk
 
 # ITK's setting applies to the whole process: the first thread to enter clears it, the last one to leave restores it.
 _lock = threading.Lock()
+_LONGEST_PATH = 500
+_stderr_lock = threading.Lock()
 _inside = 0
 _display_before = True
 
@@ -39,6 +44,58 @@ def no_itk_warnings() -> Iterator[None]:
             _inside -= 1
             if _inside == 0:
                 sitk.ProcessObject.SetGlobalWarningDisplay(_display_before)
+
+
+@contextmanager
+def captured_stderr() -> Iterator[list[str]]:
+    """Keep what libraries in C print to standard error off it; the list holds it, as one text, after the block.
+
+    Decoders of JPEG report damage in no other way. The standard error of the whole process is redirected, so the block
+    must be short. On Windows, or if standard error is closed, nothing is captured. Only the first 64 KB are kept.
+    """
+    said: list[str] = []
+    with _stderr_lock, ExitStack() as stack:
+        try:
+            if sys.platform == "win32":
+                raise OSError
+            original = os.dup(2)
+            stack.callback(os.close, original)
+            reader, writer = os.pipe()
+            stack.callback(os.close, reader)
+        except OSError:
+            yield said
+            return
+        # What does not fit into the pipe is dropped.
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        os.dup2(writer, 2)
+        os.close(writer)
+        try:
+            yield said
+        finally:
+            os.dup2(original, 2)
+            with suppress(BlockingIOError):
+                said.append(os.read(reader, 1 << 16).decode(errors="replace"))
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[Path]:
+    """A path of at most a few hundred bytes for the file ``path``, to read or write it with ITK.
+
+    ITK's NRRD library puts the path into its error messages, and a message of more than 1,000 bytes overwrites other
+    memory. Raises OSError if there is no folder ``path.parent``, or (where the system has no /proc) no short path.
+    """
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        yield path
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        short = Path(f"/proc/self/fd/{folder}")
+        if not short.is_dir():
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+        yield short / path.name
+    finally:
+        os.close(folder)
 
 
 @contextmanager

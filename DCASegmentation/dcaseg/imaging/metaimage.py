@@ -23,13 +23,14 @@ _BYTES = {
 }  # fmt: skip
 # Fields with one number per axis; ITK reads as many as NDims says.
 _PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
+_SPACINGS = ("ElementSpacing", "ElementSize")
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 
 
 def check_geometry_stated(path: Path) -> None:
     """Raise ImageError if the header lacks the spacing or the direction of the axes."""
     fields, _ = _read_fields(path)
-    if not {"ElementSpacing", "ElementSize"} & fields.keys():
+    if not set(_SPACINGS) & fields.keys():
         raise file_errors.missing_spacing(path, "no 'ElementSpacing' in its header")
     if not set(_MATRICES) & fields.keys():
         raise file_errors.missing_orientation(path, "no 'TransformMatrix' in its header")
@@ -101,8 +102,9 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
         dimensions = int(fields.get("NDims", "0"))
         if not 1 <= dimensions <= _MOST_DIMENSIONS:
             raise ValueError
-        numbers = {name: [float(each) for each in fields[name].split()] for name in _PER_AXIS if name in fields}
-        matrices = {name: [float(each) for each in fields[name].split()] for name in _MATRICES if name in fields}
+        # A spacing of NaN gets an error of its own.
+        numbers = {name: _numbers(fields[name], name in _SPACINGS) for name in _PER_AXIS if name in fields}
+        matrices = {name: _numbers(fields[name]) for name in _MATRICES if name in fields}
         size = [int(each) for each in fields["DimSize"].split()]
         channels = int(fields.get("ElementNumberOfChannels", "1"))
         if fields.get("BinaryData", "True")[:1] not in _TRUE + _FALSE:
@@ -129,6 +131,14 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
     ):
         raise file_errors.damaged(path, "MetaImage")
     return [*size, channels] if channels > 1 else size
+
+
+def _numbers(text: str, may_be_nan: bool = False) -> list[float]:
+    """The numbers in ``text``. Raises ValueError for NaN, and for what only Python reads: "1_0", "1e999", "inf"."""
+    numbers = [float(each) for each in text.split()]
+    if "_" in text or not all(math.isfinite(each) or (may_be_nan and math.isnan(each)) for each in numbers):
+        raise ValueError
+    return numbers
 
 
 def _data_bytes(fields: dict[str, str]) -> int | None:

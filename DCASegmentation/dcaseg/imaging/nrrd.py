@@ -24,6 +24,7 @@ _PATIENT_SPACES = {
     "lps", "left-posterior-superior", "lpst", "left-posterior-superior-time",
 }  # fmt: skip
 _LONGEST_HEADER = 1 << 20
+_LONGEST_LINE = 700
 _CHUNK = 1 << 20
 _GZIP = ("gz", "gzip")
 _MOST_DIMENSIONS = 5
@@ -114,6 +115,18 @@ def check_voxels(path: Path, image: sitk.Image) -> None:
         raise file_errors.truncated(path)
 
 
+def _require_short(line: bytes, path: Path) -> None:
+    """Raise ImageError for a long header line that ITK may quote in an error message.
+
+    A message of more than 1,000 bytes overwrites other memory. Comments, pairs of key and value, and the description
+    of the content are never quoted.
+    """
+    is_pair = b":=" in line and b": " not in line.partition(b":=")[0]
+    is_quoted = not is_pair and not line.startswith(b"#") and not line.lower().startswith(b"content: ")
+    if len(line) > _LONGEST_LINE and is_quoted:
+        raise file_errors.damaged(path, "NRRD")
+
+
 def _data_file(path: Path, name: str | None) -> Path:
     return path if name is None else file_errors.referenced_data_file(path, name)
 
@@ -143,6 +156,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
                     break
                 # The end of the file; a detached header needs no blank line.
                 return fields, stream.tell()
+            _require_short(raw, path)
             name, colon, value = line.partition(":")
             if colon and not line.startswith("#") and not value.startswith("="):
                 fields[name.strip().lower()] = value.strip()

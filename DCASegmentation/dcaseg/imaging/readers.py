@@ -19,7 +19,7 @@ from .dicom_header import DicomHeader, read_dicom_header
 from .dicom_series import read_dicom_files, read_dicom_folder
 from .geometry import Placement, placed
 from .intensity import compact_ct, compact_labels, require_finite
-from .itk_environment import no_itk_warnings
+from .itk_environment import captured_stderr, no_itk_warnings, short_path
 from .nifti import nifti_header, read_nifti
 
 _FORMATS = {
@@ -125,10 +125,12 @@ def _read_file(path: Path, notes: list[str], resample: bool) -> sitk.Image:
 def _read_with_itk(path: Path, format_name: str, checks: ModuleType, notes: list[str]) -> tuple[sitk.Image, Placement]:
     checks.check_content(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        with no_itk_warnings():
-            reader.ReadImageInformation()
+        with short_path(path) as short, no_itk_warnings():
+            reader.SetFileName(str(short))
+            # What its libraries print about a header is also the reason of the error.
+            with captured_stderr():
+                reader.ReadImageInformation()
             size = reader.GetSize()
             _require_volume(path, size, reader.GetNumberOfComponents())
             checks.check_geometry_stated(path)

@@ -12,9 +12,11 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +27,7 @@ from ..errors import ImageError, OutputError, require_memory
 from ..temp_paths import clean, partial_name, replaced_name, replacing
 from ..user_folders import home_folder
 from . import nifti as nifti_checks
-from .itk_environment import no_itk_warnings
+from .itk_environment import no_itk_warnings, short_path
 
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -50,8 +52,8 @@ def write_image(image: sitk.Image, path: Path, compress: bool = True) -> None:
         raise OutputError(f"{path.name}: images cannot be written in that format.", f"Use {', '.join(_EXTENSIONS)}.")
 
     def write(temporary: Path) -> None:
-        with no_itk_warnings():
-            sitk.WriteImage(image, str(temporary), compress and extension != ".nii")
+        with short_path(temporary) as short, no_itk_warnings():
+            sitk.WriteImage(image, str(short), compress and extension != ".nii")
         if extension in (".nii", ".nii.gz"):
             # For NIfTI only, ITK does not report a full disk.
             nifti_checks.check_content(temporary)
@@ -83,14 +85,21 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def new_folder(
-    path: Path, overwrite: bool = False, recognized_by: str | None = None, private: bool = False
+    path: Path,
+    overwrite: bool = False,
+    recognized_by: str | None = None,
+    private: bool = False,
+    keep_finished: bool = False,
 ) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to ``path`` if the block succeeds and removed otherwise.
 
     An existing folder that is not empty is replaced only with ``overwrite``, and then as a whole. ``recognized_by``
     names a file that identifies an earlier result: a folder without it is never replaced. Neither is a mount point, or
-    a folder that contains the working or home directory. Leftovers of killed processes are removed from the parent
-    folder first. With ``private``, only the owner can read the folder, as is right for patient data.
+    a folder that contains the working or home directory, even if it is empty. Leftovers of killed processes are removed
+    from the parent folder first. With ``private``, only the owner can read the folder, as is right for patient data.
+
+    If the block succeeds but the folder can then not get its name, it is removed. With ``keep_finished``, it is kept
+    under another name instead, which the error states.
 
     Missing parent folders are made. Raises OutputError before the block if ``path`` may not be replaced or its parent
     is not writable, and for an OSError in the block that concerns the folder: a full disk, a missing permission, a lost
@@ -116,11 +125,14 @@ def new_folder(
             raise _output_error(error, path) from error
         if private:
             make_private(temporary)
-        _require_replaceable(path, overwrite, recognized_by)
         try:
+            _require_replaceable(path, overwrite, recognized_by)
             _replace_folder(temporary, path)
-        except OSError as error:
-            raise _output_error(error, path) from error
+        except (OSError, OutputError) as error:
+            reason = error if isinstance(error, OutputError) else _output_error(error, path)
+            if keep_finished and (kept := _kept(temporary, path)) is not None:
+                raise OutputError(reason.problem, f"The finished result is in {kept}.") from error
+            raise reason from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -203,17 +215,25 @@ def _require_text_name(path: Path) -> None:
 def _require_replaceable(path: Path, overwrite: bool, recognized_by: str | None) -> None:
     if not os.path.lexists(path):
         return
-    if not path.is_dir() or path.is_symlink():
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link, which is not replaced.", "Choose another output folder.")
+    if not path.is_dir():
         raise OutputError(f"{path} exists and is not a folder.", "Choose another output folder.")
     try:
-        if not any(path.iterdir()):
-            return
+        is_empty = not any(path.iterdir())
     except OSError as error:
         raise _output_error(error, path) from None
-    if not overwrite:
+    if not is_empty and not overwrite:
         raise _exists_already(path)
-    if path.is_mount() or any(path in (folder, *folder.parents) for folder in _used_folders()):
-        raise OutputError(f"The folder {path} contains more than results and is not replaced.", "Choose another one.")
+    if is_mount(path) or any(path in (folder, *folder.parents) for folder in _used_folders()):
+        if not is_empty:
+            problem = f"The folder {path} contains more than results and is not replaced."
+            raise OutputError(problem, "Choose another one.")
+        # Renaming the result to it would fail, or the user's shell would stay behind in a removed folder.
+        problem = f"The folder {path} is in use as the working folder, the home folder or a mounted disk."
+        raise OutputError(problem, f"Choose a new folder inside it, such as {path / 'result'}.")
+    if is_empty:
+        return
     if recognized_by is not None and not (path / recognized_by).is_file():
         raise OutputError(
             f"The folder {path} is not an earlier result (it has no {recognized_by}) and is not replaced.",
@@ -221,16 +241,45 @@ def _require_replaceable(path: Path, overwrite: bool, recognized_by: str | None)
         )
 
 
+def is_mount(path: Path) -> bool:
+    """Whether a disk or a folder is mounted at ``path``.
+
+    ``Path.is_mount`` does not see a folder that is mounted from the same file system (``mount --bind``).
+    """
+    if path.is_mount():
+        return True
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    # Spaces, tabs, line breaks and backslashes are written as \040 and so on.
+    names = {re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split()[4]) for line in mounts}
+    return os.fsencode(path.resolve()) in names
+
+
 def _used_folders() -> Iterator[Path]:
     """The working directory and, if there is one, the home folder."""
-    yield Path.cwd().absolute()
+    with suppress(OSError):
+        # It may have been removed.
+        yield Path.cwd().absolute()
     home = home_folder()
     if home is not None:
         yield home.absolute()
 
 
+def _kept(temporary: Path, path: Path) -> Path | None:
+    """Rename a finished result that cannot get the name ``path`` to a free one. None if that fails, too."""
+    kept = path.with_name(f"{path.name[:100]}-new-{uuid.uuid4().hex[:4]}")
+    try:
+        temporary.rename(kept)
+    except OSError:
+        return None
+    return kept
+
+
 def _replace_folder(temporary: Path, path: Path) -> None:
-    if not path.exists():
+    if not path.exists() or (os.name == "posix" and not any(path.iterdir())):
+        # POSIX lets an empty folder be replaced, also one of a container's image, which cannot be exchanged.
         temporary.rename(path)
     elif exchange(temporary, path):
         # The earlier result now has the temporary name.
@@ -267,7 +316,7 @@ def exchange(one: Path, other: Path) -> bool:
     if not failed:
         return True
     code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV):
         return False
     raise OSError(code, os.strerror(code), str(one), None, str(other))
 

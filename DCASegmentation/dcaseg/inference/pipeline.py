@@ -105,7 +105,7 @@ def segment_to_folder(
     job.options.kept_labels(job.bundle.metadata.vocabulary)
     clock = Stopwatch()
     notes: list[str] = []
-    with new_folder(job.out, overwrite=job.overwrite, recognized_by=REQUEST, private=not job.shared) as folder:
+    with new_folder(job.out, job.overwrite, REQUEST, private=not job.shared, keep_finished=True) as folder:
         report_progress(progress, 0.0, "Reading the CT")
         with clock.phase("reading"):
             ct = read_ct(job.ct, job.series, notes, job.resample)

@@ -172,7 +172,7 @@ def correct_result(
     result = read_result(folder)
     labels = [organ_of(result.vocabulary, each.organ).label for each in strokes]
     report_progress(progress, 0.0, "Reading the result and its CT")
-    with new_folder(out) as temporary:
+    with new_folder(out, keep_finished=True) as temporary:
         session, image = open_session(result, ct, locked, engine or default_engine())
         hu = sitk.GetArrayViewFromImage(image)
         grid = Grid.of(image)

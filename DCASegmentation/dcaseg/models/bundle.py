@@ -34,10 +34,9 @@ _RENAMED = {
     "DCASegmentationLib.bundle.weights": "dcaseg.models.weights",
 }
 # MONAI configurations, programs, and files that unpickling or loading would execute.
-_CODE = {
-    *(".json", ".yaml", ".yml", ".py", ".pyc", ".pyw", ".ipynb", ".sh", ".bat", ".cmd", ".ps1", ".exe"),
-    *(".so", ".dll", ".dylib", ".pt", ".pth", ".ts", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".whl", ".jar"),
-}
+# Files that nothing executes. All others may be: MONAI also evaluates expressions in configs/logging.conf.
+_DOCUMENTS = {".md", ".txt", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".csv"}
+_DOCUMENT_NAMES = {"LICENSE", "LICENCE", "NOTICE", "README", "AUTHORS", "CITATION.cff"}
 
 
 @dataclass(frozen=True)
@@ -123,15 +122,19 @@ def _warnings(bundle: Bundle) -> list[str]:
 
 
 def _foreign_code(bundle: Bundle) -> list[str]:
-    """Files that MONAI, Python or a shell would execute: a MONAI configuration may contain any Python expression."""
+    """Files that MONAI, Python or a shell might execute: a MONAI configuration may contain any Python expression."""
     names: list[str] = []
     for count, (folder, folders, files) in enumerate(os.walk(bundle.folder)):
         if count > _MOST_FOLDERS:
             raise BundleError(f"{bundle.folder} has more folders than any model bundle.", GET_AGAIN)
         paths = [(Path(folder) / file).relative_to(bundle.folder).as_posix() for file in files]
-        names += [path for path in paths if Path(path).suffix.lower() in _CODE and not _is_ours(bundle, path)]
+        names += [path for path in paths if not _is_document(path) and not _is_ours(bundle, path)]
         folders.sort()
     return sorted(names)
+
+
+def _is_document(name: str) -> bool:
+    return Path(name).suffix.lower() in _DOCUMENTS or Path(name).name in _DOCUMENT_NAMES
 
 
 def _is_ours(bundle: Bundle, name: str) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
 import re
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -139,7 +141,7 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
     try:
         https = urllib.request.HTTPSHandler(context=_certificates(url))
         opener = urllib.request.build_opener(_SafeRedirects(refused), https)
-        answer = opener.open(request, timeout=_SECONDS_OF_SILENCE)
+        answer = _answer(lambda: opener.open(request, timeout=_SECONDS_OF_SILENCE))
     except urllib.error.HTTPError as error:
         # The server has no bytes beyond these: the file is complete.
         if have and error.code == 416:
@@ -174,6 +176,27 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
                 progress(_ADDED * done / max(have + left, done), f"Downloading: {done / 1e6:.1f} MB")
     if left and done < have + left:
         raise ConnectionError(f"only {done} of {have + left} bytes arrived")
+
+
+def _answer(ask: Callable[[], Any]) -> Any:
+    """The answer of the server, up to its headers, which it may send so slowly that it is never silent for long."""
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def wait() -> None:
+        try:
+            answers.put(ask())
+        # It is raised again below.
+        except BaseException as error:
+            answers.put(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        answer = answers.get(timeout=_SECONDS_OF_SLOWNESS)
+    except queue.Empty:
+        raise TimeoutError("the server answers too slowly") from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def _length(stated: str | None) -> int:

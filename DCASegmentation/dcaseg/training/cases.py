@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +12,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import OutputError, UserError
+from ..errors import DAMAGED_NPZ, UserError
 from ..imaging.grid import grid_of_shape, model_grid
 from ..imaging.intensity import standardize, window
 from ..imaging.resampling import resample
+from ..imaging.writers import write_file
 from ..models.metadata import TrainingData
-from ..temp_paths import partial_name
 from ..types import ProgressCallback
 from .options import GridOptions
 
@@ -146,7 +143,6 @@ def save_case(case: Case, path: Path) -> None:
 
     Raises OutputError if the file cannot be written.
     """
-    part = partial_name(path)
     arrays = {"hu": case.hu}
     if case.labels is not None:
         arrays |= {"labels": case.labels, "unannotated": np.array(case.unannotated, np.int64)}
@@ -154,20 +150,8 @@ def save_case(case: Case, path: Path) -> None:
         arrays["spacing"] = np.array(case.spacing)
     if case.ignored is not None:
         arrays["ignored"] = case.ignored
-    try:
-        with part.open("xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"The prepared case {path} cannot be written ({error.strerror or error}).",
-            "Free some disk space, or choose another folder with --cache.",
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+
+    write_file(path, lambda temporary: np.savez(temporary, **arrays))  # type: ignore[arg-type]
 
 
 def load_case(path: Path) -> Case:
@@ -178,7 +162,7 @@ def load_case(path: Path) -> Case:
             sides = arrays.get("spacing")
             spacing = None if sides is None else (float(sides[0]), float(sides[1]), float(sides[2]))
             return Case(path.stem, arrays["hu"], arrays.get("labels"), unannotated, spacing, arrays.get("ignored"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_NPZ as error:
         raise UserError(
             f"The cached case {path} cannot be read ({error}).", "Delete the file; it will be created again."
         ) from error

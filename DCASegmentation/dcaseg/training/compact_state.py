@@ -10,10 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import zipfile
-import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import OutputError, UserError
-from ..temp_paths import partial_name
+from ..errors import DAMAGED_NPZ, OutputError, UserError
+from ..imaging.writers import write_file
 
 FORMAT = 1
 LIMIT_BYTES = 16 * 2**20
@@ -103,7 +100,7 @@ def read_compact(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         return _state(_unpacked(packed, about["index"]), about), about["record"]
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.", "Give a file written by dca train --export-state.") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED_NPZ as error:
         raise UserError(
             f"{path} is not the state of a run, or is damaged ({error}).",
             "Give a file written by dca train --export-state.",
@@ -284,18 +281,4 @@ def _decode(arrays: dict[str, np.ndarray], key: str) -> Tensor:
 
 
 def _write(content: bytes, path: Path) -> None:
-    part = partial_name(path)
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"The state {path} cannot be written ({error.strerror or error}).",
-            "Free some disk space, or choose another folder.",
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    write_file(path, lambda temporary: temporary.write_bytes(content))

@@ -80,12 +80,22 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        by_step = {int(line["step"]): line for line in lines}
+        by_step = {int(line["step"]): _checked(line) for line in lines}
     except FileNotFoundError as error:
         raise UserError(f"The training log {path} does not exist.", "Give the folder of a run.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is not the log of a training run ({error}).", "Give the folder of a run.") from error
     return [by_step[step] for step in sorted(by_step)]
+
+
+def _checked(line: dict[str, Any]) -> dict[str, Any]:
+    """``line`` of the log. Raises ValueError or OverflowError if what is plotted of it are not numbers."""
+    dice = line.get("dice", {"mean": 0.0})
+    for value in [line["step"], *(line[name] for name in _LOSSES if name in line), dice["mean"], *dice.values()]:
+        if not isinstance(value, int | float):
+            raise ValueError(f"{value} is not a number")
+        float(value)
+    return line
 
 
 def training_curve(log: Iterable[dict[str, Any]], vocabulary: Vocabulary, title: str) -> Figure:

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ...errors import OutputError
+from ...imaging.writers import write_file
 from ...rendering.layout import EXPERTS
 
 Color = tuple[float, float, float]
@@ -46,11 +47,4 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"The plot {path.name} has an unsupported format.", f"Use {', '.join(FORMATS)}.")
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        figure.savefig(temporary, dpi=150)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another path.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, lambda temporary: figure.savefig(temporary, dpi=150))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ...errors import UserError
+from ...errors import DAMAGED_NPZ, UserError
+from ...imaging.writers import write_file
 from ...organs import AMOS
 from . import body
 from .label_map import LabelMap, Sidecar, read_label_map
@@ -125,7 +125,7 @@ def load_anatomy(folder: Path, sidecar: Sidecar | None = None, cache: Path | Non
     if path.exists():
         try:
             return read_prepared(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except DAMAGED_NPZ:
             # The cached file is damaged, so it is written again below.
             pass
     anatomy = prepare(read_label_map(folder, sidecar))
@@ -141,7 +141,7 @@ def _digest(folder: Path, sidecar: Sidecar | None) -> str:
 
 
 def write_prepared(anatomy: Anatomy, path: Path) -> None:
-    """Write a prepared anatomy as NPZ, atomically."""
+    """Write a prepared anatomy as NPZ, completely or not at all. Raises OutputError."""
     info: dict[str, Any] = {
         "name": anatomy.name,
         "spacing": anatomy.spacing,
@@ -157,10 +157,8 @@ def write_prepared(anatomy: Anatomy, path: Path) -> None:
     arrays: dict[str, Any] = {"tissues": anatomy.tissues, "info": np.array(json.dumps(info))}
     arrays |= {f"change_{name}": change.field for name, change in anatomy.changes.items()}
     arrays |= {f"positions_{label}": points for label, points in anatomy.positions.items()}
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    part.replace(path)
+
+    write_file(path, lambda temporary: np.savez_compressed(temporary, **arrays))
 
 
 def read_prepared(path: Path) -> Anatomy:

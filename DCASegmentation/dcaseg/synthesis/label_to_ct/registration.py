@@ -8,7 +8,6 @@ surroundings.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ...errors import UserError
+from ...errors import DAMAGED_NPZ, UserError
+from ...imaging.writers import write_file
 from ...organs import AMOS
 from .anatomy import Anatomy
 from .geometry import Warp
@@ -89,11 +89,9 @@ def register(anatomy: Anatomy, other: Anatomy) -> Registration:
 
 
 def write_warp(warp: Warp, path: Path) -> None:
-    """Write a warp as NPZ, atomically."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, field=warp.field, step=np.array(warp.step), start=np.array(warp.start))
-    part.replace(path)
+    """Write a warp as NPZ, completely or not at all. Raises OutputError."""
+    arrays = {"field": warp.field, "step": np.array(warp.step), "start": np.array(warp.start)}
+    write_file(path, lambda temporary: np.savez_compressed(temporary, **arrays))  # type: ignore[arg-type]
 
 
 def warp_name(anatomy: str, other: str) -> str:
@@ -113,7 +111,7 @@ def read_warps(folder: Path) -> dict[str, dict[str, Warp]]:
             with np.load(path, allow_pickle=False) as arrays:
                 x, y, z = (float(value) for value in arrays["start"])
                 warp = Warp(arrays["field"], float(arrays["step"]), (x, y, z))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED_NPZ as error:
             raise UserError(f"{path} cannot be read ({error}).", "Register the label maps again.") from None
         if warp.field.ndim != 4 or len(warp.field) != 3:
             raise UserError(f"{path} is not a displacement field.", "Register the label maps again.")
