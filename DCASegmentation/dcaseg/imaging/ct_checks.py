@@ -28,11 +28,19 @@ _FAT_HU = (-130.0, -70.0)
 _MUSCLE_AND_ORGANS_HU = (10.0, 100.0)
 _AIR_HU = (-1100.0, -800.0)
 _LESS_THAN_AIR_HU = -1150.0
+_FEWEST_INVERTED_AIR = 0.03
+_FEWEST_EQUAL_NEIGHBORS = 0.5
+# The largest value of metal on an extended scale is 31 743 HU; signed 16-bit values read as unsigned ones are higher.
+_HIGHEST_HU = 40_000.0
+_FEWEST_TOO_HIGH = 1e-4
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """A scale on which values are ``factor`` * (HU + ``offset``); ``remedy`` says how to get back to HU."""
+    """A scale on which values are ``factor`` * (HU + ``offset``); ``remedy`` says how to get back to HU.
+
+    ``factor`` is negative for inverted values.
+    """
 
     factor: float
     offset: float
@@ -48,9 +56,10 @@ _SCALES = (
         _Scale(1, -by, f"HU - {by}, as if the rescale intercept had been applied twice", _ONCE.format(by))
         for by in (1024, 1000)
     ),
-    *(_Scale(by, 0, f"HU x {by}", f"Divide every voxel by {by}, {_EXPORT_AGAIN}") for by in (2, 4, 10, 16)),
-    *(_Scale(1 / by, 0, f"HU / {by}", f"Multiply every voxel by {by}, {_EXPORT_AGAIN}") for by in (2, 4, 10)),
+    *(_Scale(by, 0, f"HU x {by}", f"Divide every voxel by {by}, {_EXPORT_AGAIN}") for by in (2, 4, 8, 10, 16)),
+    *(_Scale(1 / by, 0, f"HU / {by}", f"Multiply every voxel by {by}, {_EXPORT_AGAIN}") for by in (2, 4, 8, 10, 16)),
     *(_Scale(by, 1024, f"(HU + 1024) x {by:g}", f"Undo that, {_EXPORT_AGAIN}") for by in (0.5, 2, 4, 10)),
+    _Scale(-1, 0, "inverted HU", f"Multiply every voxel by -1, {_EXPORT_AGAIN}"),
 )
 _HU = _Scale(1, 0, "HU", "")
 
@@ -70,14 +79,15 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
        more.
     2. There is no fat and no air (less than 0.1 % of the voxels are below -30 HU). Every abdominal CT shows fat at
        about -100 HU, even if it is cropped tightly around the organs. For the remedy, the values suggest what the image
-       is: a label map (few whole numbers, most neighbors equal), a grayscale picture (0 to 255), HU + 1024 (few values
-       from 200 to 800, between lung and fat, and many from 900 to 1250, fat to enhanced organs), else an MR or another
-       modality.
-    3. Fat, muscle and air lie where HU multiplied or divided by 2, 4, 10 or 16, or HU plus or minus 1000 or 1024, would
-       put them, and not where they lie in HU.
-    4. Less than 3 % of the voxels are from -150 to 250 HU, where fat, muscle and organs lie.
+       is: a label map (few whole numbers, most neighbors equal), a grayscale picture (0 to 255), HU + 1024 or + 1000
+       (few values from 200 to 800, between lung and fat, and many from 900 to 1250, fat to enhanced organs), else an MR
+       or another modality.
+    3. Fat, muscle and air lie where HU multiplied or divided by 2, 4, 8, 10 or 16, HU plus or minus 1000 or 1024, or
+       inverted HU would put them, and not where they lie in HU.
+    4. Voxels lie above 40 000 HU, which signed values become if they are read as unsigned ones.
+    5. Less than 3 % of the voxels are from -150 to 250 HU, where fat, muscle and organs lie.
 
-    Accepted on purpose: padding (any amount up to rule 4), no air at all, metal, and CTs clipped to a window that keeps
+    Accepted on purpose: padding (any amount up to rule 5), no air at all, metal, and CTs clipped to a window that keeps
     fat, such as -200 to 300 HU.
     """
     _require_size(image)
@@ -96,6 +106,13 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
     if _share(sample < _BELOW_WATER_HU) < _FEWEST_BELOW_WATER:
         _raise_for_non_ct(image, sample, low, high)
     _require_hu(sample)
+    too_high = _share(sample > _HIGHEST_HU)
+    if too_high >= _FEWEST_TOO_HIGH:
+        raise ImageError(
+            f"The image is not a CT in HU: {100 * too_high:.2g} % of its voxels are above {_HIGHEST_HU:.0f} HU, as if "
+            "negative values had been read without their sign.",
+            _GIVE_HU,
+        )
     soft = _share((sample >= _SOFT_TISSUE_HU[0]) & (sample <= _SOFT_TISSUE_HU[1]))
     if soft < _FEWEST_SOFT_TISSUE:
         raise ImageError(
@@ -145,6 +162,9 @@ def _require_hu(sample: np.ndarray) -> None:
     best: tuple[float, _Scale] | None = None
     for scale in _SCALES:
         its_tissue, its_air, its_less = _evidence(sample, scale)
+        # Enhanced organs are easily taken for the fat of inverted HU, but nothing else for their air.
+        if scale.factor < 0 and its_air < _FEWEST_INVERTED_AIR:
+            continue
         # Some air must be there if there is something that would be air in HU.
         if its_less >= 0.002 or (its_air < 0.0005 and air >= 0.0005) or its_tissue < 0.03:
             continue
@@ -177,10 +197,12 @@ def _evidence(sample: np.ndarray, scale: _Scale) -> tuple[float, float, float]:
         return scale.factor * (hu + scale.offset)
 
     def between(hu: tuple[float, float]) -> float:
-        return _share((sample >= bound(hu[0])) & (sample <= bound(hu[1])))
+        low, high = sorted(map(bound, hu))
+        return _share((sample >= low) & (sample <= high))
 
     tissue = float(np.sqrt(between(_FAT_HU) * between(_MUSCLE_AND_ORGANS_HU)))
-    return tissue, between(_AIR_HU), _share(sample < bound(_LESS_THAN_AIR_HU))
+    limit = bound(_LESS_THAN_AIR_HU)
+    return tissue, between(_AIR_HU), _share(sample < limit if scale.factor > 0 else sample > limit)
 
 
 # The size of human trunks, from infants to the largest adults, and the position of their bones.
@@ -315,8 +337,9 @@ def _raise_for_non_ct(image: sitk.Image, sample: np.ndarray, low: float, high: f
     between, tissue = _share((sample >= 200) & (sample <= 800)), _share((sample >= 900) & (sample <= 1250))
     if tissue >= 0.1 and between < 0.5 * tissue:
         raise ImageError(
-            f"The image looks like HU + 1024 ({values}, soft tissue near 1060).",
-            "Subtract 1024 from every voxel, or export it with its rescale intercept applied.",
+            f"The image looks like HU + 1024 or HU + 1000 ({values}).",
+            "Export it with its rescale intercept applied, or add that intercept (-1024 or -1000, as the DICOM files "
+            "state) to every voxel.",
         )
     raise ImageError(
         f"The image shows neither fat nor air ({values}): it looks like an MR or another modality, not like a CT.",
@@ -328,7 +351,10 @@ def _looks_like_labels(image: sitk.Image, sample: np.ndarray) -> bool:
     if not has_only_integers(image) or np.unique(sample).size > 256:
         return False
     middle = sitk.GetArrayViewFromImage(image)[image.GetDepth() // 2]
-    return _share(middle[:, 1:] == middle[:, :-1]) > 0.8
+    one, other = middle[:, 1:], middle[:, :-1]
+    # A CT that was clipped at 0 has large areas of 0, but not of other values.
+    is_label = (one > 0) | (other > 0)
+    return bool(is_label.any()) and float((one == other)[is_label].mean()) > _FEWEST_EQUAL_NEIGHBORS
 
 
 def _sample(image: sitk.Image) -> np.ndarray:

@@ -19,12 +19,12 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..imaging.file_errors import exists
 from ..imaging.grid import Grid
-from ..imaging.readers import read_ct, read_labels
+from ..imaging.readers import read_labels
 from ..imaging.writers import new_folder, write_image, write_json, write_text
 from ..inference.measurements import OrganMeasurement, measure
-from ..inference.pipeline import EXTENSIONS, REQUEST, geometry_of, write_tables
+from ..inference.pipeline import EXTENSIONS, REQUEST, write_tables
+from ..inference.result_ct import read_result_ct
 from ..inference.segmenter import Result, report_progress
 from ..json_io import DataError, load, read_json
 from ..organs import VOCABULARIES, Organ, Vocabulary
@@ -39,7 +39,6 @@ CORRECTIONS = "corrections"
 
 # Files about the network's own run, which remain valid for a corrected result; ``deciding_expert`` is an earlier name.
 _KEPT = ("attention_", "dominant_expert.", "deciding_expert.", "entropy.", "disagreement.", "expert_attention.csv")
-_SAME_MM = 1e-3
 
 AlsoWrite = Callable[[Path, sitk.Image, Result], None]
 
@@ -131,19 +130,7 @@ def open_session(
     if the CT is missing or has changed, or an organ of ``locked`` does not exist.
     """
     locked_labels = [organ_of(result.vocabulary, key).label for key in locked]
-    image = _read_ct(result, ct)
-    expected = result.record["ct_geometry"]
-    actual = geometry_of(image)
-    is_same = actual["size"] == expected["size"] and all(
-        abs(a - b) < _SAME_MM
-        for key in ("spacing_mm", "origin_mm", "direction")
-        for a, b in zip(actual[key], expected[key], strict=True)
-    )
-    if not is_same:
-        raise UserError(
-            "The CT is not the one that was segmented: its geometry is different.",
-            "Name the CT that the result was made from (--ct), or segment this one.",
-        )
+    image = read_result_ct(result.record, result.folder, ct)
     names = {organ.label: organ.key for organ in result.vocabulary}
     checksum = result.record.get("ct_checksum")
     labels = read_labels(result.labels)
@@ -228,23 +215,6 @@ def _vocabulary(folder: Path, named: str) -> Vocabulary:
         f"The organs of the labels in {folder} are unknown: volumes.csv is missing or not valid.",
         "Segment the CT again.",
     )
-
-
-def _read_ct(result: ResultFolder, new_path: Path | None) -> sitk.Image:
-    if new_path is not None:
-        return read_ct(new_path)
-    recorded = result.record.get("ct")
-    if isinstance(recorded, list):
-        # The slices of a DICOM series: read their folder, and choose the same series.
-        path = Path(recorded[0]).parent if recorded and isinstance(recorded[0], str) else None
-    else:
-        path = Path(recorded) if isinstance(recorded, str) else None
-    if path is None:
-        raise UserError("The result does not name its CT.", "Name the CT (--ct).")
-    if not exists(path):
-        raise UserError(f"The CT of this result is no longer at {path}.", "Name its new path (--ct).")
-    series = result.record.get("series")
-    return read_ct(path, series=series if path.is_dir() and isinstance(series, str) else None)
 
 
 def _bytes(session: CorrectionSession) -> NDArray[np.uint8]:
