@@ -20,17 +20,22 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from dcaseg.cohort.discovery import find
 from dcaseg.dicom.archive import Rules
+from dcaseg.dicom.ct_folder import find_one_ct
 from dcaseg.errors import ImageError
 from dcaseg.imaging.ct_checks import check_ct
 from dcaseg.imaging.geometry import lay_over
 from dcaseg.imaging.grid import Grid
 from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.imaging.size_limits import MAX_VOXELS
+from dcaseg.inference.pipeline import geometry_of
 from dcaseg.inference.plausibility import implausible
+from dcaseg.interaction.result_correction import open_session, read_result
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.phantom.case import generate
-from dcaseg.training.datalist import Datalist, Entry
+from dcaseg.training.datalist import Datalist, Entry, write_datalist
 from dcaseg.training.datasets import check_files
+from dcaseg.training.options import GridOptions
+from dcaseg.training.sources import CTFile, CTFiles
 from dicom_archive import write_ct_series
 from odd_inputs import bomb, ct, monochrome1, series, tilted, uneven
 
@@ -327,3 +332,107 @@ def test_a_gzip_of_a_bomb_is_refused_without_its_memory(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, str(tmp_path / "ct.nrrd")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.stdout.strip() in ("ImageError", "MemoryError"), run.stderr
+
+
+# Commands that read CTs and label maps other than to segment them
+
+
+def labeled_case(folder: Path) -> Path:
+    """A list of one CT with back and front swapped, and labels that are off by rounding and not all in label_map."""
+    image, label = sitk.Image(ct()), sitk.Image(PHANTOM.labels)
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
+    label.CopyInformation(image)
+    label.SetOrigin([value + 0.005 for value in image.GetOrigin()])
+    sitk.WriteImage(image, str(folder / "ct.nii.gz"))
+    sitk.WriteImage(label, str(folder / "labels.nii.gz"))
+    entry = Entry(folder / "ct.nii.gz", folder / "labels.nii.gz", label_map={6: 6, 1: 1})
+    write_datalist(Datalist(AMOS, (), test=(entry,)), folder / "list.json")
+    return folder / "list.json"
+
+
+def test_evaluate_shows_the_notes_on_its_files(dca, small_bundle, tmp_path: Path) -> None:
+    run = dca(
+        "evaluate", "--bundle", small_bundle, "--data", labeled_case(tmp_path), "--group", "test", "--device", "cpu"
+    )
+    assert run.code == 0, run.err
+    err = " ".join(run.err.split())
+    assert "Note: labels.nii.gz is 0.005 mm off the grid of ct.nii.gz" in err
+    assert "Note: labels.nii.gz: " in err and "that are not in label_map count as background" in err
+    assert "Note: ct.nii.gz: According to the header, the spine lies in the front of the body" in err
+
+
+def test_preparing_a_training_case_logs_the_notes_on_its_ct(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labeled_case(tmp_path)
+    file = CTFile(str(tmp_path / "ct.nii.gz"), str(tmp_path / "labels.nii.gz"), {6: 6, 1: 1})
+    CTFiles("own", "CC0-1.0", "nowhere", (file,)).cases(tmp_path / "cache", GridOptions((12.0, 12.0, 12.0)), True)
+    assert "ct.nii.gz: According to the header, the spine lies in the front" in caplog.text
+    assert "that are not in label_map count as background" in caplog.text
+
+
+def test_a_result_finds_its_ct_again_among_other_series_and_resampled(dca, small_bundle, tmp_path: Path) -> None:
+    """``dca report`` and ``dca correct`` read the slices that were segmented, as they were read then."""
+    tilted(10)(tmp_path)
+    write_ct_series(tmp_path / "ct", ct(), stem="MR", Modality="MR")
+    result = tmp_path / "out"
+    quick = ("--no-scene", "--no-dicom-seg", "--attention-levels", "none", "--device", "cpu", "--bundle", small_bundle)
+    run = dca("segment", tmp_path / "ct", "-o", result, "--resample", *quick)
+    assert run.code == 0, run.err
+    run = dca("report", result)
+    assert run.code == 0, run.err
+    _, image = open_session(read_result(result))
+    assert geometry_of(image) == json.loads((result / "request.json").read_text())["ct_geometry"]
+    # The same CT at another path.
+    (tmp_path / "ct").rename(tmp_path / "moved")
+    run = dca("report", result, "--overwrite")
+    assert run.code == 2 and "no longer at" in run.err
+    run = dca("report", result, "--overwrite", "--ct", tmp_path / "moved")
+    assert run.code == 0, run.err
+
+
+def test_a_report_is_not_written_about_the_ct_of_somebody_else(dca, small_bundle, tmp_path: Path) -> None:
+    sitk.WriteImage(ct(), str(tmp_path / "ct.nrrd"))
+    sitk.WriteImage(ct() + 1, str(tmp_path / "other.nrrd"))
+    quick = ("--no-scene", "--attention-levels", "none", "--device", "cpu", "--bundle", small_bundle)
+    assert dca("segment", tmp_path / "ct.nrrd", "-o", tmp_path / "out", *quick).code == 0
+    run = dca("report", tmp_path / "out", "--ct", tmp_path / "other.nrrd")
+    assert run.code == 2 and "its voxels have changed" in run.err
+    assert not (tmp_path / "out/report.html").exists()
+
+
+def test_a_short_memory_while_a_slice_is_decoded_is_not_reported_as_damage(tmp_path: Path, monkeypatch) -> None:
+    monochrome1(True, "1.2.840.10008.1.2.5")(tmp_path)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError(
+            "Exception thrown in SimpleITK ImageFileReader_Execute: Failed to allocate memory for image."
+        )
+
+    monkeypatch.setattr("dcaseg.imaging.dicom_slices.sitk.ReadImage", fail)
+    with pytest.raises(MemoryError):
+        read_ct(tmp_path / "ct")
+
+
+# Cohorts
+
+
+def test_a_cohort_reports_files_that_look_like_lost_slices_without_their_names(tmp_path: Path) -> None:
+    write_ct_series(tmp_path, ct(), stem="Meier")
+    (tmp_path / "Meier99999").write_bytes(b"")
+    (case,) = find(tmp_path, tmp_path / "out", Rules()).cases
+    (note,) = (note for note in case.notes if "slices may be missing" in note)
+    assert "Meier" not in note
+
+
+def test_a_cohort_splits_acquisitions_whose_slices_alternate(tmp_path: Path) -> None:
+    from odd_inputs import alternating
+
+    alternating(AcquisitionNumber=("1", "2"))(tmp_path)
+    cases = find(tmp_path, tmp_path / "out", Rules()).cases
+    assert sorted(len(case.files) for case in cases) == [ct().GetDepth() // 2, (ct().GetDepth() + 1) // 2]
+    assert all("of 2 in one series" in " ".join(case.notes) for case in cases)
+
+
+def test_the_only_series_is_used_with_a_note_if_it_may_not_be_a_usual_ct(tmp_path: Path) -> None:
+    series(ImageType=["DERIVED", "PRIMARY", "IODINE"])(tmp_path)
+    found = find_one_ct(tmp_path / "ct", None, tmp_path / "out")
+    assert any("may not be a usual CT: dual-energy map (IODINE)" in note for note in found.notes)

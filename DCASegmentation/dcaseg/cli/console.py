@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 import sys
@@ -48,6 +49,20 @@ def prepare_streams(debug: bool = False) -> None:
     if not debug and not sys.warnoptions and not os.environ.get("PYTHONWARNINGS"):
         os.environ["PYTHONWARNINGS"] = "ignore"
         warnings.simplefilter("ignore")
+    log = logging.getLogger(_LIBRARY)
+    if not any(isinstance(handler, _Notes) for handler in log.handlers):
+        log.addHandler(_Notes(logging.WARNING))
+
+
+_LIBRARY = __name__.partition(".")[0]
+
+
+class _Notes(logging.Handler):
+    """Prints warnings that the library logs, such as those on files it reads, as notes for the user."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message, without a traceback."""
+        warn(record.getMessage())
 
 
 def escaped(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -11,6 +12,8 @@ import SimpleITK as sitk
 from ..errors import ImageError
 from .grid import Grid, canonical_view, nearest_world_axes
 from .intensity import has_only_integers, value_range
+
+_log = logging.getLogger(__name__)
 
 _FEWEST_VOXELS = 8
 _SHORTEST_MM = 30.0
@@ -121,6 +124,12 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
             f"{_GIVE_HU} Check that the rescale intercept was applied exactly once.",
         )
     return _body_notes(image)
+
+
+def require_ct(image: sitk.Image, name: str) -> None:
+    """Check ``image`` as ``check_ct`` does, and log its notes as warnings about ``name``. Raises ImageError."""
+    for note in check_ct(image):
+        _log.warning("%s: %s", name, note)
 
 
 def _require_size(image: sitk.Image) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError
+from ..errors import ImageError, require_memory
 from .dicom_header import CT_IMAGE, ENHANCED_CT, DicomHeader, Frame, open_data_set
 from .writers import temporary_folder
 
@@ -103,7 +103,8 @@ def _decode_with_itk(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarr
     with _readable_by_itk(image) as file:
         try:
             decoded = sitk.ReadImage(str(file), imageIO="GDCMImageIO")
-        except RuntimeError:
+        except RuntimeError as error:
+            require_memory(error)
             raise _cannot_be_decoded(image) from None
     array = sitk.GetArrayViewFromImage(decoded)
     if array.size != image.rows * image.columns * image.frames:
