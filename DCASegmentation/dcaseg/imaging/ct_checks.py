@@ -218,6 +218,7 @@ def _evidence(sample: np.ndarray, scale: _Scale) -> tuple[float, float, float]:
 _WIDTH_MM = (100.0, 750.0)
 _DEPTH_MM = (60.0, 550.0)
 _NARROWEST = 0.85
+_CUT_SHARE = 0.3
 _BODY_HU, _BONE_HU = -300.0, 200.0
 _COARSE_MM = 5.0
 _LEAST_BONE_MM3 = 50_000.0
@@ -252,29 +253,34 @@ def _body_notes(image: sitk.Image) -> tuple[str, ...]:
     size_problem = _size_problem(width, depth)
     if size_problem:
         notes.append(f"{size_problem} Check spacing and orientation in the header of the CT.")
-    spine_problem = _spine_problem(hu > _BONE_HU, body, spacing)
+    spine_problem = _spine_problem(hu > _BONE_HU, body, spacing, is_front_to_back=depth.is_whole)
     if spine_problem:
         notes.append(f"{spine_problem} Check the orientation in the header of the CT.")
     return tuple(notes)
 
 
-def _size_problem(width: float | None, depth: float | None) -> str:
-    """A sentence on an impossible size of the trunk, or an empty text.
+@dataclass(frozen=True)
+class _Extent:
+    """The extent of the body along an axis in mm. If it is not whole, the image ends within the body."""
 
-    ``width`` and ``depth`` (mm) are None if the body reaches the border of the image on both sides.
-    """
-    for name, value, (low, high) in (("wide", width, _WIDTH_MM), ("deep", depth, _DEPTH_MM)):
-        if value is not None and not low <= value <= high:
-            return f"According to the header, the trunk is {value:.0f} mm {name}, which is impossible."
-    if width is not None and depth is not None and width < _NARROWEST * depth:
-        return f"According to the header, the trunk is deeper ({depth:.0f} mm) than wide ({width:.0f} mm)."
+    mm: float
+    is_whole: bool
+
+
+def _size_problem(width: _Extent, depth: _Extent) -> str:
+    """A sentence on an impossible size of the trunk, or an empty text."""
+    for name, extent, (low, high) in (("wide", width, _WIDTH_MM), ("deep", depth, _DEPTH_MM)):
+        if extent.mm > high or (extent.is_whole and extent.mm < low):
+            return f"According to the header, the trunk is {extent.mm:.0f} mm {name}, which is impossible."
+    if width.is_whole and width.mm < _NARROWEST * depth.mm:
+        return f"According to the header, the trunk is deeper ({depth.mm:.0f} mm) than wide ({width.mm:.0f} mm)."
     return ""
 
 
-def _spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float]) -> str:
+def _spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float], is_front_to_back: bool) -> str:
     """A sentence on a spine that does not run from feet to head or lies in the front of the body, or an empty text.
 
-    The array axes are (S, A, R).
+    The array axes are (S, A, R). ``is_front_to_back`` says that the image shows the body from its front to its back.
     """
     if np.count_nonzero(bone) * float(np.prod(spacing)) < _LEAST_BONE_MM3:
         return ""
@@ -295,7 +301,7 @@ def _spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float]) -> 
     row, column = np.unravel_index(int(columns[0].argmax()), columns[0].shape)
     in_front = (float(row) - middle) * spacing[1] + 0.5 * _COLUMN_MM
     aside = abs(float(column) - 0.5 * body.shape[2]) * spacing[2]
-    if in_front > _FURTHEST_IN_FRONT_MM and aside < _FURTHEST_ASIDE_MM:
+    if is_front_to_back and in_front > _FURTHEST_IN_FRONT_MM and aside < _FURTHEST_ASIDE_MM:
         return "According to the header, the spine lies in the front of the body, as if back and front were swapped."
     return ""
 
@@ -311,16 +317,17 @@ def _smooth(projection: np.ndarray, spacing: list[float]) -> np.ndarray:
     return projection
 
 
-def _extent(body: np.ndarray, axis: int, step: float) -> float | None:
-    """The extent of the body along ``axis`` in mm, or None if it reaches both borders.
+def _extent(body: np.ndarray, axis: int, step: float) -> _Extent:
+    """The extent of the body along ``axis``.
 
-    Only cross-sections larger than a twentieth of the largest one count, which excludes the table.
+    Only cross-sections larger than a twentieth of the largest one count, which excludes the table. A body that touches
+    one border of the image with a small cross-section is still whole.
     """
     areas = body.sum(axis=tuple(other for other in range(3) if other != axis))
     inside = np.flatnonzero(areas > 0.05 * areas.max())
-    if inside[0] == 0 and inside[-1] == len(areas) - 1:
-        return None
-    return float(inside[-1] - inside[0] + 1) * step
+    ends_at_both = inside[0] == 0 and inside[-1] == len(areas) - 1
+    is_cut = max(areas[0], areas[-1]) > _CUT_SHARE * areas.max()
+    return _Extent(float(inside[-1] - inside[0] + 1) * step, not (ends_at_both or is_cut))
 
 
 def _canonical_spacing(grid: Grid) -> list[float]:
