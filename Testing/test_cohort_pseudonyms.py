@@ -139,3 +139,9 @@ def test_a_run_that_ends_while_it_writes_the_key_leaves_no_half_key(tmp_path, mo
             own_key(tmp_path)
     assert not (tmp_path / "pseudonym.key").exists()
     assert len(own_key(tmp_path)) == 64
+
+
+def test_folders_with_ordinary_names_do_not_make_sentences_unreadable():
+    case = Case("k", "n", "in/ct", ("/data/in/Eva/ct.nii.gz",), False, "f")
+    outcome = without_names(Outcome("k", "ok", notes=("Check the data in Eva: ct.nii.gz has no origin.",)), case)
+    assert outcome.notes == ("Check the data in (hidden): (hidden) has no origin.",)

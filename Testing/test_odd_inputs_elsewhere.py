@@ -180,6 +180,28 @@ def test_a_wrong_scale_is_detected_in_the_volumes(scale: float) -> None:
     assert any("volumes that are unusual in adults" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("stretch", "words"),
+    [
+        ((1, 1, 3), "longer than usual in adults"),
+        ((1, 1, 2), "longer than usual in adults"),
+        ((1, 1, 0.5), "the kidneys are not longest from head to feet"),
+    ],
+)
+def test_one_wrong_spacing_is_detected_in_the_shape_of_the_organs(stretch: tuple[float, ...], words: str) -> None:
+    labels = sitk.Image(PHANTOM.labels)
+    labels.SetSpacing([step * factor for step, factor in zip(labels.GetSpacing(), stretch, strict=True)])
+    notes = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
+    assert any(words in note for note in notes), notes
+
+
+def test_a_result_without_any_organ_is_reported() -> None:
+    nothing = np.zeros(PHANTOM.labels.GetSize()[::-1], np.uint8)
+    (note,) = implausible(nothing, Grid.of(PHANTOM.labels), AMOS)
+    assert "No organ was found" in note
+    assert implausible(nothing, Grid.of(PHANTOM.labels), AMOS, {AMOS.by_key["bladder"].label}) == []
+
+
 def test_organs_that_were_not_requested_are_not_reported_missing() -> None:
     array = sitk.GetArrayFromImage(PHANTOM.labels)
     liver = AMOS.by_key["liver"].label
