@@ -585,8 +585,12 @@ def page() -> str:
         "`DCA_MAX_VOXELS` sets another limit (a number of voxels, such as `2e9`).",
         "",
         "After the segmentation, the result itself is checked. A note reports organs on the wrong side of each other",
-        "(the liver left of the spleen, the bladder above the kidneys), and volumes that are mostly far from those of",
-        "adults. This detects flipped axes that the CT alone does not show (left and right, head and feet).",
+        "(the liver left of the spleen, the bladder above the kidneys), organs that are too long, volumes that are mostly",
+        "far from those of adults, and a result without any organ. This detects what the CT alone does not show: flipped",
+        "axes (left and right, head and feet) and a wrong distance between slices.",
+        "",
+        "Where the value 0, or one that no tissue has, fills the outside of the field of view, it is read as air",
+        "(-1024 HU), with a note. Low values, such as -2000, stay as they are.",
         "",
     ]
     for group in dict.fromkeys(odd.group for odd in TABLE):
