@@ -38,7 +38,8 @@ CORRECTIONS = "corrections"
 """The key in ``request.json`` with the list of corrections, oldest first."""
 
 # Files about the network's own run, which remain valid for a corrected result; ``deciding_expert`` is an earlier name.
-_KEPT = ("attention_", "dominant_expert.", "deciding_expert.", "entropy.", "disagreement.", "expert_attention.csv")
+_DOMINANT = ("dominant_expert.", "deciding_expert.")
+_KEPT = ("attention_", *_DOMINANT, "entropy.", "disagreement.", "expert_attention.csv")
 
 AlsoWrite = Callable[[Path, sitk.Image, Result], None]
 
@@ -163,7 +164,12 @@ def correct_result(
         session, image = open_session(result, ct, locked, engine or default_engine())
         hu = sitk.GetArrayViewFromImage(image)
         grid = Grid.of(image)
-        before = measure(_bytes(session), hu, grid.volume_ml_per_voxel, result.vocabulary)
+        kept = _segmented_organs(result, labels)
+
+        def measured() -> tuple[OrganMeasurement, ...]:
+            return measure(_bytes(session), hu, grid.volume_ml_per_voxel, result.vocabulary, kept, spacing=grid.spacing)
+
+        before = measured()
         for index, (label, each) in enumerate(zip(labels, strokes, strict=True)):
             report_progress(progress, 0.2 + 0.6 * index / len(strokes), f"Correcting the {session.name_of(label)}")
             session.apply(label, each.stroke, each.corners)
@@ -173,12 +179,14 @@ def correct_result(
                 "Click into a part that is missing (--add) or wrong (--remove).",
             )
         report_progress(progress, 0.8, "Writing the corrected result")
-        after = measure(_bytes(session), hu, grid.volume_ml_per_voxel, result.vocabulary)
+        after = measured()
         corrected = session.image()
         write_image(corrected, temporary / f"labels{result.extension}")
         for path in sorted(result.folder.iterdir()):
             if path.is_file() and path.name.startswith(_KEPT):
                 shutil.copy2(path, temporary / path.name)
+                if path.name.startswith(_DOMINANT):
+                    _clear_changed(temporary / path.name, read_labels(result.labels), corrected)
         written = Result(corrected, after, device="", warnings=[])
         write_tables(temporary, written)
         if also_write is not None:
@@ -217,6 +225,26 @@ def _vocabulary(folder: Path, named: str) -> Vocabulary:
     )
 
 
+def _segmented_organs(result: ResultFolder, corrected: Collection[int]) -> frozenset[int] | None:
+    """The labels that were segmented or are ``corrected`` now; None for all of the vocabulary."""
+    options = result.record.get("options")
+    names = options.get("organs") if isinstance(options, dict) else None
+    if not isinstance(names, list):
+        return None
+    return frozenset((*(organ_of(result.vocabulary, str(name)).label for name in names), *corrected))
+
+
+def _clear_changed(path: Path, before: sitk.Image, after: sitk.Image) -> None:
+    """Set the map of the dominant expert to 0 where a correction changed the label: no expert decided there."""
+    experts = read_labels(path)
+    if experts.GetSize() != after.GetSize():
+        # Written by an earlier version, on another grid.
+        return
+    unchanged = sitk.GetArrayViewFromImage(before) == sitk.GetArrayViewFromImage(after)
+    array = np.where(unchanged, sitk.GetArrayViewFromImage(experts), np.uint8(0))
+    write_image(Grid.of(experts).image_of(array), path)
+
+
 def _bytes(session: CorrectionSession) -> NDArray[np.uint8]:
     return session.labels.astype(np.uint8, copy=False)
 
@@ -251,8 +279,13 @@ def _record(
             for key, change in ((result.vocabulary.by_label[change.label].key, change) for change in session.changes)
         ],
     }
+    options = result.record.get("options")
+    kept = _segmented_organs(result, [change.label for change in session.changes])
+    if isinstance(options, dict) and kept is not None:
+        options = {**options, "organs": [organ.key for organ in result.vocabulary if organ.label in kept]}
     return {
         **result.record,
+        **({"options": options} if options is not None else {}),
         "overwrite": False,
         CORRECTIONS: [*result.record.get(CORRECTIONS, []), correction],
     }
