@@ -121,6 +121,7 @@ def test_reasons_do_not_contain_file_or_folder_names():
     )
     hidden = pseudonyms.case(case)
     assert hidden.files == case.files and "PID-4711" not in hidden.name + hidden.source + hidden.key
+    assert (hidden.study_date, hidden.description) == ("", "")
     outcome = without_names(Outcome("k", "failed", "IM1.dcm in Mueller_Eva cannot be read"), case)
     assert outcome.reason == "(hidden) in (hidden) cannot be read"
     rejected = Rejected("r", "Mueller_Eva/IM1.dcm", "failed", "Mueller_Eva/IM1.dcm is damaged", "PID-4711")

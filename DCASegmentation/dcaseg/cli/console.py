@@ -295,12 +295,6 @@ def _error_message(error: BaseException) -> tuple[ExitCode, str]:
         return ExitCode.BAD_INPUT, "Error: The disk is full. Free some space, or choose a folder on another disk."
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return ExitCode.BAD_INPUT, f"Error: {error.filename or 'The disk'} is read-only. Choose another folder."
-    if isinstance(error, RuntimeError) and any(
-        phrase in str(error).lower()
-        for phrase in ("out of memory", "can't allocate memory", "failed to allocate memory")
-    ):
-        # From torch, on a GPU or CPU. Importing torch here to check the class would take seconds.
-        return ExitCode.BAD_INPUT, "Error: There is not enough memory. Close other programs, or use --device cpu."
     if isinstance(error, OSError) and error.errno in _ABOUT_FILES:
         where = f"{error.filename}: " if error.filename else ""
         return ExitCode.BAD_INPUT, f"Error: {where}{error.strerror}. Check the path, the disk and its connection."
