@@ -36,7 +36,7 @@ from dcaseg.training.datalist import Datalist, Entry, write_datalist
 from dcaseg.training.datasets import check_files
 from dcaseg.training.options import GridOptions
 from dcaseg.training.sources import CTFile, CTFiles
-from dicom_archive import write_ct_series
+from dicom_archive import moved, write_ct_series
 from odd_inputs import bomb, ct, monochrome1, series, tilted, uneven
 
 PHANTOM = generate(3, spacing=(6.0, 6.0, 8.0), orientation="LPS")
@@ -232,8 +232,6 @@ def test_a_tilted_gantry_is_corrected_to_the_true_positions(tmp_path: Path) -> N
         )  # fmt: skip
         planes.append(sitk.GetArrayFromImage(plane)[0])
     scanned = grid.image_of(np.rint(planes).astype(np.int16))
-    from dicom_archive import moved
-
     write_ct_series(tmp_path / "ct", scanned, change=moved(1, lambda index: float(shear * index)))
     notes: list[str] = []
     read = read_ct(tmp_path / "ct", notes=notes, resample=True)
@@ -253,6 +251,20 @@ def test_uneven_slices_are_resampled_to_their_true_positions(tmp_path: Path) -> 
     assert top == pytest.approx(811.0 + 8.0 * (ct().GetDepth() - 1) + 3.0)
     first = sitk.GetArrayFromImage(read)[0]
     np.testing.assert_allclose(first, sitk.GetArrayFromImage(ct())[0], atol=1e-3)
+
+
+def test_uneven_slices_are_interpolated_between_their_true_positions(tmp_path: Path) -> None:
+    """The values of each slice are ten times its height, which linear interpolation keeps."""
+
+    def height(index: int) -> float:
+        return 8.0 * index + 3.0 * (index > 9) + 2.0 * (index > 30)
+
+    slices = [np.full(ct().GetSize()[1::-1], 10 * height(index), np.int16) for index in range(ct().GetDepth())]
+    rising = Grid.of(ct()).image_of(np.stack(slices))
+    write_ct_series(tmp_path / "ct", rising, change=moved(2, lambda index: height(index) - 8.0 * index))
+    read = read_ct(tmp_path / "ct", notes=[], resample=True)
+    heights = [read.TransformIndexToPhysicalPoint((0, 0, index))[2] - 811.0 for index in range(read.GetDepth())]
+    np.testing.assert_allclose(sitk.GetArrayFromImage(read)[:, 0, 0], 10 * np.array(heights), atol=0.1)
 
 
 def test_errors_on_tilted_and_uneven_slices_name_the_option(tmp_path: Path) -> None:
