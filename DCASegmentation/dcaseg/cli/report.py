@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..imaging.grid import Grid
 from ..json_io import load, read_json
 from ..organs import VOCABULARIES, Vocabulary
 from ..review.schema import REVIEW, Finding, read_review
@@ -39,6 +38,7 @@ def run(
     organs that the scan cuts off, the findings (after **dca segment --review**), and the model, weights, device and
     time. Not for clinical use.
     """
+    from ..imaging.grid import Grid
     from ..imaging.readers import read_labels
     from ..inference.result_ct import path_of, read_result_ct
     from ..rendering.report import NOT_CHECKED, CaseReport, ReportedFinding, write_report
