@@ -155,6 +155,13 @@ def test_correct_orientations_give_no_note(order: tuple[int, ...], signs: tuple[
     assert implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS, hu=hu) == []
 
 
+def test_a_ct_cropped_within_the_body_gives_no_note_on_its_proportions() -> None:
+    image = PHANTOM.ct
+    x, y, _ = image.GetSize()
+    for part in (image[: x // 2], image[x // 2 :], image[:, : y // 2], image[:, y // 2 :]):
+        assert check_ct(part) == ()
+
+
 @pytest.mark.parametrize(("order", "signs"), orientations()[1:])
 def test_every_wrong_orientation_gives_a_note(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
     """The labels are the true ones; the test is whether the wrong header is detected."""
