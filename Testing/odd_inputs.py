@@ -172,6 +172,10 @@ def bomb(folder: Path) -> Path:
     return patched(("<3h", 42, [1700, 1700, 1700]), name="ct.nii.gz")(folder)
 
 
+def bad_quaternion(folder: Path) -> Path:
+    return patched(("<2h", 252, [1, 0]), ("<3f", 256, [1.0, 1.0, 0.0]))(folder)
+
+
 def half_of_a_pair(folder: Path) -> Path:
     sitk.WriteImage(ct(), str(folder / "ct.hdr"))
     return (folder / "ct.hdr").rename(folder / "ct.nii")
@@ -216,6 +220,31 @@ def with_data_in(header: str, name: str, data: str) -> Write:
     return write
 
 
+def longer_data_file(name: str) -> Write:
+    """A header with its voxels in another file, which begins with something that the header does not mention."""
+
+    def write(folder: Path) -> Path:
+        sitk.WriteImage(ct(), str(folder / name), False)
+        (data,) = (file for file in folder.iterdir() if file.name != name)
+        data.write_bytes(bytes(100) + data.read_bytes())
+        return folder / name
+
+    return write
+
+
+def added(name: str, before: str, *lines: str) -> Write:
+    """A valid file with lines added to its header before the line that starts with ``before``."""
+
+    def write(folder: Path) -> Path:
+        sitk.WriteImage(ct(), str(folder / name), False)
+        raw = (folder / name).read_bytes()
+        text = "".join(f"{line}\n" for line in lines).encode()
+        (folder / name).write_bytes(raw.replace(f"\n{before}".encode(), b"\n" + text + before.encode(), 1))
+        return folder / name
+
+    return write
+
+
 # Values
 
 
@@ -235,6 +264,17 @@ def padded(
         return np.where(radius > 1.1, value, change(array))
 
     return with_padding
+
+
+def filled(value: float) -> Write:
+    """The CT with ``value`` in place of the air around the body, as far as it reaches a corner of the volume."""
+
+    def write(folder: Path) -> Path:
+        air = sitk.ConnectedThreshold(ct(), [(0, 0, 0)], -1100, -900, 1)
+        array = np.where(sitk.GetArrayViewFromImage(air) > 0, np.float32(value), hu())
+        return nifti(folder, image=image_of(array.astype(np.float32)))
+
+    return write
 
 
 # DICOM
@@ -329,8 +369,52 @@ def enhanced_file(folder: Path) -> Path:
     return next(enhanced(folder).iterdir())
 
 
+def alternating(**attributes: tuple[str, str]) -> Write:
+    """A series whose even and odd slices differ in ``attributes``, as two contrast phases do."""
+
+    def change(dataset: pydicom.Dataset, index: int) -> None:
+        for name, values in attributes.items():
+            setattr(dataset, name, values[index % 2])
+
+    return series(change=change)
+
+
+def one_slice(**attributes: object) -> Write:
+    def change(dataset: pydicom.Dataset, index: int) -> None:
+        for name, value in attributes.items() if index == 7 else ():
+            setattr(dataset, name, value)
+
+    return series(change=change)
+
+
+def floating(dataset: pydicom.Dataset, index: int) -> None:
+    voxels = np.frombuffer(dataset.PixelData, "<i2").astype("<f4").tobytes()
+    del dataset.PixelData, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation
+    dataset.BitsAllocated, dataset.FloatPixelData = 32, voxels
+
+
+def declared_implicit(raw: bytes) -> bytes:
+    """Explicit VR, but the meta header declares implicit VR."""
+    return raw.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0", 1)
+
+
+def last_slice(content: Callable[[bytes], bytes]) -> Write:
+    """A series with the content of its last file changed, which no gap in the positions shows."""
+
+    def write(folder: Path) -> Path:
+        files = sorted(series()(folder).iterdir(), key=lambda file: pydicom.dcmread(file).InstanceNumber)
+        files[-1].write_bytes(content(files[-1].read_bytes()))
+        return folder / "ct"
+
+    return write
+
+
 def own_series(dataset: pydicom.Dataset, index: int) -> None:
     dataset.SeriesInstanceUID = generate_uid()
+
+
+def own_frame(dataset: pydicom.Dataset, index: int) -> None:
+    dataset.FrameOfReferenceUID = generate_uid()
 
 
 def tilted(degrees: float) -> Write:
@@ -395,6 +479,7 @@ TABLE = (
     Odd("NIfTI", "sheared by a gantry tilt", REFUSED, "not at right angles", sform(sheared(0.25), qform=False)),
     Odd("NIfTI", "sheared by a gantry tilt, `--resample`", NOTED, "resampled to a right-angled grid", sform(sheared(0.25), qform=False), right=False, resample=True),
     Odd("NIfTI", "no qform and no sform", REFUSED, "does not state the orientation", patched(("<2h", 252, [0, 0]))),
+    Odd("NIfTI", "a qform that is not a rotation", REFUSED, "not a valid matrix", bad_quaternion),
     Odd("NIfTI", "a spacing of 0", REFUSED, "impossible voxel spacing", patched(("<f", 80, [0.0]))),
     Odd("NIfTI", "geometry in meters that is in mm", REFUSED, "impossible voxel spacing", patched(("<B", 123, [1]))),
     Odd("NIfTI", "an infinite vox_offset", REFUSED, "damaged", patched(("<f", 108, [float("inf")]))),
@@ -409,6 +494,8 @@ TABLE = (
     Odd("NRRD", "a dimension of 100", REFUSED, "damaged", edited("ct.nrrd", ("dimension", "dimension: 100"))),
     Odd("NRRD", "voxels in `/dev/zero`", REFUSED, "outside of its own folder", with_data_in("data file", "ct.nhdr", "/dev/zero")),
     Odd("NRRD", "voxels in several files", REFUSED, "several files", with_data_in("data file", "ct.nhdr", "LIST")),
+    Odd("NRRD", "compressed with bzip2", REFUSED, "encoding 'bzip2'", edited("ct.nrrd", ("encoding", "encoding: bzip2"))),
+    Odd("NRRD", "a data file that is longer than stated", REFUSED, "bytes of voxels", longer_data_file("ct.nhdr")),
     Odd("MetaImage", "`NDims` of 100", REFUSED, "damaged", edited("ct.mha", ("NDims", "NDims = 100"))),
     Odd("MetaImage", "no `ElementSpacing`", REFUSED, "the size of its voxels", edited("ct.mha", ("ElementSpacing", ""))),
     Odd("MetaImage", "no `Offset`", NOTED, "origin was set to 0", edited("ct.mha", ("Offset", "")), **_NOT_TRUE),
@@ -416,15 +503,31 @@ TABLE = (
     Odd("MetaImage", "voxels in `/dev/zero`", REFUSED, "outside of its own folder", with_data_in("ElementDataFile", "ct.mhd", "/dev/zero")),
     Odd("MetaImage", "voxels in a named pipe", REFUSED, "not a regular file", with_data_in("ElementDataFile", "ct.mhd", "pipe.raw")),
     Odd("MetaImage", "`ElementDataFile = LIST`", REFUSED, "several files", with_data_in("ElementDataFile", "ct.mhd", "LIST")),
+    Odd("MetaImage", "a data file that is longer than stated", REFUSED, "bytes of voxels", longer_data_file("ct.mhd")),
+    Odd("MetaImage", "`DistanceUnits` of cm", REFUSED, "'DistanceUnits' are cm", added("ct.mha", "ElementDataFile", "DistanceUnits = cm")),
+    Odd("MetaImage", "values that must be rescaled", REFUSED, "stores values that must be converted", added("ct.mha", "ElementDataFile", "ElementToIntensityFunctionSlope = 1.2")),
+    Odd("MetaImage", "a `TransformMatrix` of zeros", REFUSED, "do not span three dimensions", edited("ct.mha", ("TransformMatrix", "TransformMatrix = 0 0 0 0 0 0 0 0 0"))),
     Odd("Values", "HU, padded with -2000 outside the field of view", ACCEPTED, "", values(padded(-2000)), **_NOT_TRUE),
+    Odd("Values", "HU, 0 outside the field of view", NOTED, "filled with the value 0", filled(0), **_NOT_TRUE),
+    Odd("Values", "HU, 3071 outside the field of view", NOTED, "filled with the value 3071", filled(3071), **_NOT_TRUE),
+    Odd("Values", "HU, 64511 outside the field of view", NOTED, "filled with the value 64511", filled(64511), **_NOT_TRUE),
     Odd("Values", "stored values (HU + 1024), padded with -2000", REFUSED, "HU + 1024", values(padded(-2000, lambda a: np.maximum(a, -1024) + 1024))),
     Odd("Values", "HU x 2", REFUSED, "HU x 2", values(lambda a: a * 2)),
     Odd("Values", "HU x 2, padded with -2000", REFUSED, "HU x 2", values(padded(-2000, lambda a: a * 2))),
     Odd("Values", "HU / 2", REFUSED, "HU / 2", values(lambda a: a / 2)),
     Odd("Values", "HU x 10", REFUSED, "HU x 10", values(lambda a: a * 10)),
     Odd("Values", "HU - 1024 (rescaled twice)", REFUSED, "rescale intercept had been applied twice", values(lambda a: a - 1024)),
+    Odd("Values", "HU + 1000", REFUSED, "HU + 1000", values(lambda a: a + 1000)),
+    Odd("Values", "HU / 16", REFUSED, "HU / 16", values(lambda a: a / 16)),
+    Odd("Values", "inverted HU (HU x -1)", REFUSED, "inverted HU", values(lambda a: -a)),
+    Odd("Values", "scaled to 0 to 1", REFUSED, "looks normalized", values(lambda a: np.clip((a + 160) / 400, 0, 1))),
+    Odd("Values", "clipped to a window of -160 to 240 HU", ACCEPTED, "", values(lambda a: np.clip(a, -160, 240)), **_NOT_TRUE),
     Odd("DICOM", "no PixelSpacing", REFUSED, "no PixelSpacing", series(change=without("PixelSpacing"))),
     Odd("DICOM", "no PixelSpacing in one slice", REFUSED, "no PixelSpacing in 1 of", series(change=without("PixelSpacing", 7))),
+    Odd("DICOM", "no PixelSpacing, but ImagerPixelSpacing", REFUSED, "no PixelSpacing", series(change=without("PixelSpacing"), ImagerPixelSpacing=["6", "6"])),
+    Odd("DICOM", "another PixelSpacing in one slice", REFUSED, "different PixelSpacing", one_slice(PixelSpacing=["6.5", "6.5"])),
+    Odd("DICOM", "an ImageOrientationPatient of zeros", REFUSED, "impossible ImageOrientationPatient", series(ImageOrientationPatient=["0"] * 6)),
+    Odd("DICOM", "an ImageOrientationPatient that is not at right angles", REFUSED, "impossible ImageOrientationPatient", series(ImageOrientationPatient=["1", "0", "0", "0.3", "0.95", "0"])),
     Odd("DICOM", "no RescaleIntercept", REFUSED, "no RescaleIntercept", series(change=without("RescaleIntercept"))),
     Odd("DICOM", "no RescaleSlope", REFUSED, "no RescaleSlope", series(change=without("RescaleSlope"))),
     Odd("DICOM", "no ImagePositionPatient", REFUSED, "no ImagePositionPatient", series(change=without("ImagePositionPatient"))),
@@ -434,6 +537,12 @@ TABLE = (
     Odd("DICOM", "some files without meta header, implicit VR", ACCEPTED, "", rewritten(data_set_alone(True))),
     Odd("DICOM", "some files without meta header, explicit VR", ACCEPTED, "", rewritten(data_set_alone(False))),
     Odd("DICOM", "no file with a meta header", ACCEPTED, "", rewritten(data_set_alone(True), every=1)),
+    Odd("DICOM", "some files declare implicit VR, but have explicit VR", ACCEPTED, "", rewritten(declared_implicit)),
+    Odd("DICOM", "the last slice is an empty file", NOTED, "named like the slices but not DICOM", last_slice(lambda raw: b""), **_NOT_TRUE),
+    Odd("DICOM", "the last slice is compressed with gzip", NOTED, "named like the slices but not DICOM", last_slice(gzip.compress), **_NOT_TRUE),
+    Odd("DICOM", "floating-point voxels", ACCEPTED, "", series(change=floating)),
+    Odd("DICOM", "signed voxels declared unsigned in one slice", REFUSED, "without their sign", one_slice(PixelRepresentation=0)),
+    Odd("DICOM", "an effective atomic number map", REFUSED, "not in HU", series(RescaleType="Z_EFF")),
     Odd("DICOM", "MONOCHROME1, unsigned", ACCEPTED, "", monochrome1(False)),
     Odd("DICOM", "MONOCHROME1, signed", ACCEPTED, "", monochrome1(True)),
     Odd("DICOM", "MONOCHROME1, unsigned, compressed (RLE)", ACCEPTED, "", monochrome1(False, RLELossless)),
@@ -444,6 +553,10 @@ TABLE = (
     Odd("DICOM", "a scout view that is not marked as one", NOTED, "left out", with_page(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
     Odd("DICOM", "a slice twice, with a new UID", NOTED, "1 duplicate slice", with_page()),
     Odd("DICOM", "two different slices at one position", REFUSED, "same positions", with_page(RescaleIntercept=5)),
+    Odd("DICOM", "two acquisitions whose slices alternate", REFUSED, "acquisition", alternating(AcquisitionNumber=("1", "2"))),
+    Odd("DICOM", "two contrast phases whose slices alternate", REFUSED, "acquired alternately", alternating(AcquisitionTime=("101112", "101512"))),
+    Odd("DICOM", "a different frame of reference in each slice", NOTED, "different frames of reference", series(change=own_frame)),
+    Odd("DICOM", "slices that drift to the side by 0.8 pixels", NOTED, "drift to the side", series(change=moved(0, lambda index: 4.8 * index / (ct().GetDepth() - 1))), **_NOT_TRUE),
     Odd("DICOM", "a different series UID in each slice", NOTED, "different series UIDs", series(change=own_series)),
     Odd("DICOM", "a slice missing", REFUSED, "lacks 1 slice", series(change=moved(2, lambda index: 8.0 * (index > 9)))),
     Odd("DICOM", "a file cut off within its voxels", REFUSED, "incomplete or damaged", cut_file),
@@ -472,8 +585,12 @@ def page() -> str:
         "`DCA_MAX_VOXELS` sets another limit (a number of voxels, such as `2e9`).",
         "",
         "After the segmentation, the result itself is checked. A note reports organs on the wrong side of each other",
-        "(the liver left of the spleen, the bladder above the kidneys), and volumes that are mostly far from those of",
-        "adults. This detects flipped axes that the CT alone does not show (left and right, head and feet).",
+        "(the liver left of the spleen, the bladder above the kidneys), organs that are too long, volumes that are mostly",
+        "far from those of adults, and a result without any organ. This detects what the CT alone does not show: flipped",
+        "axes (left and right, head and feet) and a wrong distance between slices.",
+        "",
+        "Where the value 0, or one that no tissue has, fills the outside of the field of view, it is read as air",
+        "(-1024 HU), with a note. Low values, such as -2000, stay as they are.",
         "",
     ]
     for group in dict.fromkeys(odd.group for odd in TABLE):

@@ -86,6 +86,29 @@ def test_one_click_restores_a_missing_organ_in_a_new_folder(dca, result, truth, 
     assert int(rows["bladder"]["voxels"]) == found.sum()
 
 
+def test_the_dominant_expert_is_0_where_a_click_changed_the_labels(result, truth, tmp_path):
+    correct_result(result, [OrganStroke("bladder", Stroke((center_of(truth, BLADDER),)))], tmp_path / "out")
+    before, after = labels_in(result), labels_in(tmp_path / "out")
+    old, new = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "dominant_expert.nrrd")))
+        for folder in (result, tmp_path / "out")
+    )
+    assert (before != after).any() and old.any()
+    np.testing.assert_array_equal(new, np.where(before == after, old, 0))
+
+
+def test_organs_that_were_not_requested_stay_out_of_a_corrected_result(result, truth, tmp_path):
+    options = json.loads((result / "request.json").read_text())["options"]
+    changed(result, options={**options, "organs": ["liver", "spleen"]})
+    stroke = OrganStroke("bladder", Stroke((center_of(truth, BLADDER),)))
+    found = correct_result(result, [stroke], tmp_path / "out")
+    assert [each.organ.key for each in found.after] == ["spleen", "liver", "bladder"]
+    with (tmp_path / "out/volumes.csv").open(newline="") as file:
+        assert {row["organ"] for row in csv.DictReader(file)} == {"spleen", "liver", "bladder"}
+    record = json.loads((tmp_path / "out/request.json").read_text())
+    assert record["options"]["organs"] == ["spleen", "liver", "bladder"]
+
+
 def test_request_records_the_clicks_of_every_correction(dca, result, truth, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     center = center_of(truth, BLADDER)

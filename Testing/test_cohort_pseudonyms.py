@@ -121,6 +121,7 @@ def test_reasons_do_not_contain_file_or_folder_names():
     )
     hidden = pseudonyms.case(case)
     assert hidden.files == case.files and "PID-4711" not in hidden.name + hidden.source + hidden.key
+    assert (hidden.study_date, hidden.description) == ("", "")
     outcome = without_names(Outcome("k", "failed", "IM1.dcm in Mueller_Eva cannot be read"), case)
     assert outcome.reason == "(hidden) in (hidden) cannot be read"
     rejected = Rejected("r", "Mueller_Eva/IM1.dcm", "failed", "Mueller_Eva/IM1.dcm is damaged", "PID-4711")
@@ -139,3 +140,9 @@ def test_a_run_that_ends_while_it_writes_the_key_leaves_no_half_key(tmp_path, mo
             own_key(tmp_path)
     assert not (tmp_path / "pseudonym.key").exists()
     assert len(own_key(tmp_path)) == 64
+
+
+def test_folders_with_ordinary_names_do_not_make_sentences_unreadable():
+    case = Case("k", "n", "in/ct", ("/data/in/Eva/ct.nii.gz",), False, "f")
+    outcome = without_names(Outcome("k", "ok", notes=("Check the data in Eva: ct.nii.gz has no origin.",)), case)
+    assert outcome.notes == ("Check the data in (hidden): (hidden) has no origin.",)

@@ -130,6 +130,16 @@ def test_a_ct_without_uids_gives_no_segmentation(coarse_phantom, tmp_path):
         write_segmentation(tmp_path / "seg.dcm", slices, labels, AMOS, ALGORITHM)
 
 
+def test_a_multi_frame_ct_gives_no_segmentation_and_the_true_reason(coarse_phantom, tmp_path):
+    from dicom_archive import write_enhanced_ct
+
+    ct, labels = (sitk.ReadImage(str(coarse_phantom / name)) for name in ("ct.nii.gz", "labels.nii.gz"))
+    write_ct_series(tmp_path / "slices", ct)
+    write_enhanced_ct(tmp_path / "ct", tmp_path / "slices")
+    with pytest.raises(ImageError, match="multi-frame image, which is not supported"):
+        write_segmentation(tmp_path / "seg.dcm", [tmp_path / "ct/IM00001"], labels, AMOS, ALGORITHM)
+
+
 def test_labels_without_organs_give_no_segmentation(case, tmp_path):
     slices, labels, _ = case
     with pytest.raises(ImageError, match="no organ was found"):

@@ -20,18 +20,23 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from dcaseg.cohort.discovery import find
 from dcaseg.dicom.archive import Rules
+from dcaseg.dicom.ct_folder import find_one_ct
 from dcaseg.errors import ImageError
 from dcaseg.imaging.ct_checks import check_ct
 from dcaseg.imaging.geometry import lay_over
 from dcaseg.imaging.grid import Grid
 from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.imaging.size_limits import MAX_VOXELS
+from dcaseg.inference.pipeline import geometry_of
 from dcaseg.inference.plausibility import implausible
+from dcaseg.interaction.result_correction import open_session, read_result
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.phantom.case import generate
-from dcaseg.training.datalist import Datalist, Entry
+from dcaseg.training.datalist import Datalist, Entry, write_datalist
 from dcaseg.training.datasets import check_files
-from dicom_archive import write_ct_series
+from dcaseg.training.options import GridOptions
+from dcaseg.training.sources import CTFile, CTFiles
+from dicom_archive import moved, write_ct_series
 from odd_inputs import bomb, ct, monochrome1, series, tilted, uneven
 
 PHANTOM = generate(3, spacing=(6.0, 6.0, 8.0), orientation="LPS")
@@ -150,6 +155,13 @@ def test_correct_orientations_give_no_note(order: tuple[int, ...], signs: tuple[
     assert implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS, hu=hu) == []
 
 
+def test_a_ct_cropped_within_the_body_gives_no_note_on_its_proportions() -> None:
+    image = PHANTOM.ct
+    x, y, _ = image.GetSize()
+    for part in (image[: x // 2], image[x // 2 :], image[:, : y // 2], image[:, y // 2 :]):
+        assert check_ct(part) == ()
+
+
 @pytest.mark.parametrize(("order", "signs"), orientations()[1:])
 def test_every_wrong_orientation_gives_a_note(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
     """The labels are the true ones; the test is whether the wrong header is detected."""
@@ -173,6 +185,28 @@ def test_a_wrong_scale_is_detected_in_the_volumes(scale: float) -> None:
     labels.SetSpacing([step * scale for step in labels.GetSpacing()])
     notes = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
     assert any("volumes that are unusual in adults" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("stretch", "words"),
+    [
+        ((1, 1, 3), "longer than usual in adults"),
+        ((1, 1, 2), "longer than usual in adults"),
+        ((1, 1, 0.5), "the kidneys are not longest from head to feet"),
+    ],
+)
+def test_one_wrong_spacing_is_detected_in_the_shape_of_the_organs(stretch: tuple[float, ...], words: str) -> None:
+    labels = sitk.Image(PHANTOM.labels)
+    labels.SetSpacing([step * factor for step, factor in zip(labels.GetSpacing(), stretch, strict=True)])
+    notes = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
+    assert any(words in note for note in notes), notes
+
+
+def test_a_result_without_any_organ_is_reported() -> None:
+    nothing = np.zeros(PHANTOM.labels.GetSize()[::-1], np.uint8)
+    (note,) = implausible(nothing, Grid.of(PHANTOM.labels), AMOS)
+    assert "No organ was found" in note
+    assert implausible(nothing, Grid.of(PHANTOM.labels), AMOS, {AMOS.by_key["bladder"].label}) == []
 
 
 def test_organs_that_were_not_requested_are_not_reported_missing() -> None:
@@ -205,8 +239,6 @@ def test_a_tilted_gantry_is_corrected_to_the_true_positions(tmp_path: Path) -> N
         )  # fmt: skip
         planes.append(sitk.GetArrayFromImage(plane)[0])
     scanned = grid.image_of(np.rint(planes).astype(np.int16))
-    from dicom_archive import moved
-
     write_ct_series(tmp_path / "ct", scanned, change=moved(1, lambda index: float(shear * index)))
     notes: list[str] = []
     read = read_ct(tmp_path / "ct", notes=notes, resample=True)
@@ -226,6 +258,20 @@ def test_uneven_slices_are_resampled_to_their_true_positions(tmp_path: Path) -> 
     assert top == pytest.approx(811.0 + 8.0 * (ct().GetDepth() - 1) + 3.0)
     first = sitk.GetArrayFromImage(read)[0]
     np.testing.assert_allclose(first, sitk.GetArrayFromImage(ct())[0], atol=1e-3)
+
+
+def test_uneven_slices_are_interpolated_between_their_true_positions(tmp_path: Path) -> None:
+    """The values of each slice are ten times its height, which linear interpolation keeps."""
+
+    def height(index: int) -> float:
+        return 8.0 * index + 3.0 * (index > 9) + 2.0 * (index > 30)
+
+    slices = [np.full(ct().GetSize()[1::-1], 10 * height(index), np.int16) for index in range(ct().GetDepth())]
+    rising = Grid.of(ct()).image_of(np.stack(slices))
+    write_ct_series(tmp_path / "ct", rising, change=moved(2, lambda index: height(index) - 8.0 * index))
+    read = read_ct(tmp_path / "ct", notes=[], resample=True)
+    heights = [read.TransformIndexToPhysicalPoint((0, 0, index))[2] - 811.0 for index in range(read.GetDepth())]
+    np.testing.assert_allclose(sitk.GetArrayFromImage(read)[:, 0, 0], 10 * np.array(heights), atol=0.1)
 
 
 def test_errors_on_tilted_and_uneven_slices_name_the_option(tmp_path: Path) -> None:
@@ -327,3 +373,107 @@ def test_a_gzip_of_a_bomb_is_refused_without_its_memory(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, str(tmp_path / "ct.nrrd")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.stdout.strip() in ("ImageError", "MemoryError"), run.stderr
+
+
+# Commands that read CTs and label maps other than to segment them
+
+
+def labeled_case(folder: Path) -> Path:
+    """A list of one CT with back and front swapped, and labels that are off by rounding and not all in label_map."""
+    image, label = sitk.Image(ct()), sitk.Image(PHANTOM.labels)
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
+    label.CopyInformation(image)
+    label.SetOrigin([value + 0.005 for value in image.GetOrigin()])
+    sitk.WriteImage(image, str(folder / "ct.nii.gz"))
+    sitk.WriteImage(label, str(folder / "labels.nii.gz"))
+    entry = Entry(folder / "ct.nii.gz", folder / "labels.nii.gz", label_map={6: 6, 1: 1})
+    write_datalist(Datalist(AMOS, (), test=(entry,)), folder / "list.json")
+    return folder / "list.json"
+
+
+def test_evaluate_shows_the_notes_on_its_files(dca, small_bundle, tmp_path: Path) -> None:
+    run = dca(
+        "evaluate", "--bundle", small_bundle, "--data", labeled_case(tmp_path), "--group", "test", "--device", "cpu"
+    )
+    assert run.code == 0, run.err
+    err = " ".join(run.err.split())
+    assert "Note: labels.nii.gz is 0.005 mm off the grid of ct.nii.gz" in err
+    assert "Note: labels.nii.gz: " in err and "that are not in label_map count as background" in err
+    assert "Note: ct.nii.gz: According to the header, the spine lies in the front of the body" in err
+
+
+def test_preparing_a_training_case_logs_the_notes_on_its_ct(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labeled_case(tmp_path)
+    file = CTFile(str(tmp_path / "ct.nii.gz"), str(tmp_path / "labels.nii.gz"), {6: 6, 1: 1})
+    CTFiles("own", "CC0-1.0", "nowhere", (file,)).cases(tmp_path / "cache", GridOptions((12.0, 12.0, 12.0)), True)
+    assert "ct.nii.gz: According to the header, the spine lies in the front" in caplog.text
+    assert "that are not in label_map count as background" in caplog.text
+
+
+def test_a_result_finds_its_ct_again_among_other_series_and_resampled(dca, small_bundle, tmp_path: Path) -> None:
+    """``dca report`` and ``dca correct`` read the slices that were segmented, as they were read then."""
+    tilted(10)(tmp_path)
+    write_ct_series(tmp_path / "ct", ct(), stem="MR", Modality="MR")
+    result = tmp_path / "out"
+    quick = ("--no-scene", "--no-dicom-seg", "--attention-levels", "none", "--device", "cpu", "--bundle", small_bundle)
+    run = dca("segment", tmp_path / "ct", "-o", result, "--resample", *quick)
+    assert run.code == 0, run.err
+    run = dca("report", result)
+    assert run.code == 0, run.err
+    _, image = open_session(read_result(result))
+    assert geometry_of(image) == json.loads((result / "request.json").read_text())["ct_geometry"]
+    # The same CT at another path.
+    (tmp_path / "ct").rename(tmp_path / "moved")
+    run = dca("report", result, "--overwrite")
+    assert run.code == 2 and "no longer at" in run.err
+    run = dca("report", result, "--overwrite", "--ct", tmp_path / "moved")
+    assert run.code == 0, run.err
+
+
+def test_a_report_is_not_written_about_the_ct_of_somebody_else(dca, small_bundle, tmp_path: Path) -> None:
+    sitk.WriteImage(ct(), str(tmp_path / "ct.nrrd"))
+    sitk.WriteImage(ct() + 1, str(tmp_path / "other.nrrd"))
+    quick = ("--no-scene", "--attention-levels", "none", "--device", "cpu", "--bundle", small_bundle)
+    assert dca("segment", tmp_path / "ct.nrrd", "-o", tmp_path / "out", *quick).code == 0
+    run = dca("report", tmp_path / "out", "--ct", tmp_path / "other.nrrd")
+    assert run.code == 2 and "its voxels have changed" in run.err
+    assert not (tmp_path / "out/report.html").exists()
+
+
+def test_a_short_memory_while_a_slice_is_decoded_is_not_reported_as_damage(tmp_path: Path, monkeypatch) -> None:
+    monochrome1(True, "1.2.840.10008.1.2.5")(tmp_path)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError(
+            "Exception thrown in SimpleITK ImageFileReader_Execute: Failed to allocate memory for image."
+        )
+
+    monkeypatch.setattr("dcaseg.imaging.dicom_slices.sitk.ReadImage", fail)
+    with pytest.raises(MemoryError):
+        read_ct(tmp_path / "ct")
+
+
+# Cohorts
+
+
+def test_a_cohort_reports_files_that_look_like_lost_slices_without_their_names(tmp_path: Path) -> None:
+    write_ct_series(tmp_path, ct(), stem="Meier")
+    (tmp_path / "Meier99999").write_bytes(b"")
+    (case,) = find(tmp_path, tmp_path / "out", Rules()).cases
+    (note,) = (note for note in case.notes if "slices may be missing" in note)
+    assert "Meier" not in note
+
+
+def test_a_cohort_splits_acquisitions_whose_slices_alternate(tmp_path: Path) -> None:
+    from odd_inputs import alternating
+
+    alternating(AcquisitionNumber=("1", "2"))(tmp_path)
+    cases = find(tmp_path, tmp_path / "out", Rules()).cases
+    assert sorted(len(case.files) for case in cases) == [ct().GetDepth() // 2, (ct().GetDepth() + 1) // 2]
+    assert all("of 2 in one series" in " ".join(case.notes) for case in cases)
+
+
+def test_the_only_series_is_used_with_a_note_if_it_may_not_be_a_usual_ct(tmp_path: Path) -> None:
+    series(ImageType=["DERIVED", "PRIMARY", "IODINE"])(tmp_path)
+    found = find_one_ct(tmp_path / "ct", None, tmp_path / "out")
+    assert any("may not be a usual CT: dual-energy map (IODINE)" in note for note in found.notes)

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 
-from dcaseg.errors import OutputError, UserError
+from dcaseg.errors import OutputError, UserError, require_memory
 from dcaseg.imaging.itk_environment import no_itk_warnings
 from dcaseg.json_io import read_json
 from dcaseg.organs import Vocabulary
@@ -312,7 +312,8 @@ def _read_image(path: Path) -> sitk.Image:
         # Qt may have set a locale with a decimal comma in Slicer's process.
         with no_itk_warnings():
             return sitk.ReadImage(str(path))
-    except RuntimeError:
+    except RuntimeError as error:
+        require_memory(error)
         raise _unexpected(path.parent) from None
 
 

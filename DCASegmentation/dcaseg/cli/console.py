@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 import sys
@@ -48,6 +49,20 @@ def prepare_streams(debug: bool = False) -> None:
     if not debug and not sys.warnoptions and not os.environ.get("PYTHONWARNINGS"):
         os.environ["PYTHONWARNINGS"] = "ignore"
         warnings.simplefilter("ignore")
+    log = logging.getLogger(_LIBRARY)
+    if not any(isinstance(handler, _Notes) for handler in log.handlers):
+        log.addHandler(_Notes(logging.WARNING))
+
+
+_LIBRARY = __name__.partition(".")[0]
+
+
+class _Notes(logging.Handler):
+    """Prints warnings that the library logs, such as those on files it reads, as notes for the user."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message, without a traceback."""
+        warn(record.getMessage())
 
 
 def escaped(text: str) -> str:
@@ -283,12 +298,6 @@ def _error_message(error: BaseException) -> tuple[ExitCode, str]:
         return ExitCode.BAD_INPUT, "Error: The disk is full. Free some space, or choose a folder on another disk."
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return ExitCode.BAD_INPUT, f"Error: {error.filename or 'The disk'} is read-only. Choose another folder."
-    if isinstance(error, RuntimeError) and any(
-        phrase in str(error).lower()
-        for phrase in ("out of memory", "can't allocate memory", "failed to allocate memory")
-    ):
-        # From torch, on a GPU or CPU. Importing torch here to check the class would take seconds.
-        return ExitCode.BAD_INPUT, "Error: There is not enough memory. Close other programs, or use --device cpu."
     if isinstance(error, OSError) and error.errno in _ABOUT_FILES:
         where = f"{error.filename}: " if error.filename else ""
         return ExitCode.BAD_INPUT, f"Error: {where}{error.strerror}. Check the path, the disk and its connection."

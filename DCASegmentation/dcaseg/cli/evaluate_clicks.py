@@ -121,7 +121,7 @@ def _cases(
     """Yield the name, CT, truth and annotated labels (None: all) of each case. Of ``own``, ``entries`` are the list."""
     from ..evaluation.review_evaluation import REPORT_SEEDS, odd_phantom
     from ..evaluation.scoring import read_entry, read_table, require_known, require_one_grid, translated
-    from ..imaging.ct_checks import check_ct
+    from ..imaging.ct_checks import require_ct
     from ..imaging.readers import read_ct, read_labels
 
     vocabulary = segmenter.vocabulary
@@ -138,7 +138,7 @@ def _cases(
         yield f"{entry.image.parent.name}/{entry.image.name}", image, truth, known
     if own.ct is not None and own.labels is not None:
         image, truth = read_ct(own.ct), read_labels(own.labels)
-        check_ct(image)
+        require_ct(image, own.ct.name)
         require_one_grid(truth, own.labels, image, own.ct)
         if own.label_table is not None:
             truth = translated(truth, read_table(own.label_table, vocabulary))

@@ -102,11 +102,11 @@ def _add_own_ct(
 ) -> None:
     from ..evaluation.review_evaluation import add_case
     from ..evaluation.scoring import read_table, require_one_grid, translated
-    from ..imaging.ct_checks import check_ct
+    from ..imaging.ct_checks import require_ct
     from ..imaging.readers import read_ct, read_labels
 
     ct, truth = read_ct(ct_path), read_labels(labels_path)
-    check_ct(ct)
+    require_ct(ct, ct_path.name)
     require_one_grid(truth, labels_path, ct, ct_path)
     known = None
     if label_table is not None:

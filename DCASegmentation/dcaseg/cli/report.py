@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..imaging.file_errors import exists
 from ..json_io import load, read_json
 from ..organs import VOCABULARIES, Vocabulary
 from ..review.schema import REVIEW, Finding, read_review
@@ -39,16 +38,17 @@ def run(
     organs that the scan cuts off, the findings (after **dca segment --review**), and the model, weights, device and
     time. Not for clinical use.
     """
-    from ..imaging.readers import read_ct, read_labels
+    from ..imaging.grid import Grid
+    from ..imaging.readers import read_labels
+    from ..inference.result_ct import path_of, read_result_ct
     from ..rendering.report import NOT_CHECKED, CaseReport, ReportedFinding, write_report
 
-    request = _request(result)
+    record = _record(result)
+    request = _request(result, record)
     labels = read_labels(_labels_file(result))
-    image = read_ct(ct or _ct_of(request), series=request.series)
-    if image.GetSize() != labels.GetSize():
-        raise UserError(
-            "The size of the CT differs from that of the result.", "Give the CT that was segmented with --ct."
-        )
+    image = read_result_ct(record, result, ct)
+    if not Grid.of(image).same_as(Grid.of(labels)):
+        raise UserError("The labels do not lie on the grid of the CT.", "Give the CT that was segmented with --ct.")
     vocabulary = _vocabulary(result)
 
     def reported(finding: Finding) -> ReportedFinding:
@@ -63,7 +63,7 @@ def run(
     facts["Report written"] = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
     about = [(name, facts.pop(name, "")) for name in ("CT", "Size", "Segmented", "Model", "Warning")]
     path = out or result / "report.html"
-    title = f"Segmentation report: {(ct or _ct_of(request)).name}"
+    title = f"Segmentation report: {(ct or path_of(record)).name}"
     organs = request.options.organs
     write_report(
         CaseReport(title, about, image, labels, vocabulary, findings, organs, tuple(facts.items())),
@@ -86,30 +86,29 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a report needs of ``request.json``. ``ct`` is a file, or the files of a series."""
+    """What a report needs of ``request.json``."""
 
-    ct: Any = None
-    series: str | None = None
     bundle: _Model | None = None
     options: _Options = field(default_factory=_Options)
 
 
-def _request(result: Path) -> _Request:
+def _record(result: Path) -> dict[str, Any]:
+    """The content of ``request.json``."""
     try:
-        return load(_Request, read_json(result / "request.json"), ignore_unknown=True)
-    except (OSError, ValueError) as error:
+        record = read_json(result / "request.json")
+        if isinstance(record, dict):
+            return record
+        error: Exception = ValueError("it is not an object")
+    except (OSError, ValueError) as unreadable:
+        error = unreadable
+    raise UserError(f"{result} is not a result: its request.json cannot be read ({error}).", _REMEDY)
+
+
+def _request(result: Path, record: dict[str, Any]) -> _Request:
+    try:
+        return load(_Request, record, ignore_unknown=True)
+    except ValueError as error:
         raise UserError(f"{result} is not a result: its request.json cannot be read ({error}).", _REMEDY) from None
-
-
-def _ct_of(request: _Request) -> Path:
-    source = request.ct
-    if isinstance(source, str) and exists(Path(source)):
-        return Path(source)
-    if isinstance(source, list) and source and all(isinstance(each, str) for each in source):
-        folder = Path(source[0]).parent
-        if exists(folder) and folder.is_dir():
-            return folder
-    raise UserError("The CT was moved after the segmentation.", "Give its new path with --ct.")
 
 
 def _labels_file(result: Path) -> Path:

@@ -21,6 +21,7 @@ from ..dicom.archive import (
     without_copies,
 )
 from ..errors import ImageError, UserError
+from ..imaging.dicom_series import note_on_lost_slices
 from .case import FAILED, SKIPPED, Case, Rejected, digest, folder_name, readable
 
 _IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -195,6 +196,9 @@ class Search:
         if bad_files:
             files = f"{bad_files} unusable file{'s' if bad_files > 1 else ''}"
             notes.append(f"{files} in its folder: slices may be missing at either end")
+        else:
+            # Their names may identify the patient, and pseudonyms replace only the names of the slices.
+            notes += note_on_lost_slices(series.images, with_names=False)
         return notes
 
     def _add_bad(self, path: Path, reason: str) -> None:

@@ -26,6 +26,14 @@ _BYTES = 32
 _FEWEST_BYTES = 16
 _MOST_NAMES = 10_000
 _HIDDEN = "(hidden)"
+# Names of folders that identify nobody. Hiding them would make sentences unreadable.
+_ORDINARY = frozenset(
+    (
+        *("a", "all", "an", "and", "archive", "as", "at", "body", "by", "case", "cases", "ct", "cts", "data", "dicom"),
+        *("file", "files", "for", "from", "hu", "image", "images", "in", "input", "its", "mm", "of", "on", "one", "or"),
+        *("organ", "organs", "out", "scan", "scans", "series", "slice", "slices", "study", "the", "to", "tmp", "was"),
+    )
+)
 
 
 class Pseudonyms:
@@ -122,8 +130,11 @@ def without_names(outcome: Outcome, case: Case) -> Outcome:
 
 
 def hidden(text: str, names: Iterable[str]) -> str:
-    """``text`` with each of ``names`` replaced by "(hidden)", the longest name first."""
-    for name in sorted({name for name in names if len(name) > 1}, key=len, reverse=True):
+    """``text`` with each of ``names`` replaced by "(hidden)", the longest name first.
+
+    Ordinary words such as "in" and "data" remain.
+    """
+    for name in sorted({name for name in names if len(name) > 1 and name not in _ORDINARY}, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", _HIDDEN, text)
     return text
 

@@ -16,7 +16,7 @@ from ..errors import ImageError
 from ..imaging.dicom_header import CT_IMAGE, ENHANCED_CT, DicomHeader, is_dicom
 from ..imaging.dicom_header import DicomHeader as Header
 from ..imaging.dicom_header import read_dicom_header as read_header
-from ..imaging.dicom_slices import is_localizer, same_voxels, stacked, together, without_non_slices
+from ..imaging.dicom_slices import HU_TYPES, is_localizer, same_voxels, stacked, together, without_non_slices
 from ..imaging.writers import temporary_folder
 
 __all__ = ["Header", "is_dicom", "read_header"]
@@ -189,7 +189,7 @@ _ENERGY = re.compile(
     r"^(VMI|MAT_.*|EFF_ATOMIC_NUM|ELECTRON_DENSITY|VNC|VUE|.*IODINE.*|.*MONOENERG.*|.*VIRTUAL.*MONO.*|.*MATERIAL.*"
     r"|.*EFFECTIVE.?Z.*|DE.?MAP.*|RHO.?Z|GSI.*)$"
 )
-_HU = ("", "HU", "US")
+NOT_AXIAL = "not axial"
 # The largest angle between slice normal and the patient's long axis; scans of the spine are often tilted.
 _AXIAL_COSINE = np.cos(np.radians(30.0))
 
@@ -253,7 +253,7 @@ def _reason_to_skip(scan: tuple[Header, ...], rules: Rules) -> str:
     energy = sorted({value for image in scan for value in image.image_type if _ENERGY.match(value)})
     if energy:
         return f"dual-energy map ({', '.join(energy)})"
-    units = sorted({image.rescale_type for image in scan} - set(_HU))
+    units = sorted({image.rescale_type for image in scan} - set(HU_TYPES))
     if units:
         return f"dual-energy or other map: voxels in {', '.join(units)}, not in HU"
     derived = next((image for image in scan if _is_derived(image)), None)
@@ -262,7 +262,7 @@ def _reason_to_skip(scan: tuple[Header, ...], rules: Rules) -> str:
     # A localizer that is not marked as one is left out when the slices are stacked.
     placed = [image for image in scan if np.isfinite(image.axes).all()]
     if placed and 2 * sum(map(_is_axial, placed)) <= len(placed):
-        return "not axial"
+        return NOT_AXIAL
     slices = sum(image.frames for image in scan)
     if slices < rules.fewest_slices:
         return f"only {slices} slice{'s' if slices > 1 else ''}, fewer than {rules.fewest_slices}"

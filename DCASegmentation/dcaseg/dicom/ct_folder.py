@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError
+from ..imaging.dicom_series import note_on_lost_slices
 from .archive import (
+    NOT_AXIAL,
     Header,
     Rules,
     Series,
@@ -101,7 +103,8 @@ def find_one_ct(
     skipped = [candidate for candidate in candidates if candidate is not chosen]
     duplicates = "1 duplicate image was" if copies == 1 else f"{copies} duplicate images were"
     left_out = [f"{duplicates} left out."] if copies else []
-    notes = [*chosen.notes, *left_out, *volume.notes, *_skipped_note(skipped)]
+    lost = note_on_lost_slices(volume.images)
+    notes = [*_only_note(chosen, choice), *chosen.notes, *left_out, *lost, *volume.notes, *_skipped_note(skipped)]
     return OneCT(name, tuple(Path(image.file) for image in volume.images), tuple(dict.fromkeys(notes)))
 
 
@@ -161,6 +164,13 @@ def _chosen(candidates: list[_Candidate], choice: str | None, name: str) -> _Can
     if len(candidates) == 1:
         return candidates[0]
     raise ImageError(_listed(candidates, name), "Select one with --series and its number or UID.")
+
+
+def _only_note(chosen: _Candidate, choice: str | None) -> list[str]:
+    """A note on a series that is used only because it is the only one."""
+    if choice is not None or not chosen.reason or chosen.reason == NOT_AXIAL:
+        return []
+    return [f"The only series is used, although it may not be a usual CT: {chosen.reason}."]
 
 
 def _listed(candidates: list[_Candidate], name: str) -> str:

@@ -115,9 +115,18 @@ def _header(file: Path) -> pydicom.Dataset:
 
 
 def _require_references(sources: Sequence[pydicom.Dataset]) -> None:
+    if any(_number_of_frames(source) > 1 for source in sources):
+        raise ImageError("A DICOM SEG was not written: the CT is a multi-frame image, which is not supported for it.")
     missing = [name for name in _REQUIRED if any(not _uid(source, name) for source in sources)]
     if missing:
         raise ImageError(f"A DICOM SEG was not written: the CT has no {', '.join(missing)} to refer to.")
+
+
+def _number_of_frames(source: pydicom.Dataset) -> int:
+    try:
+        return int(source.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):
+        return 1
 
 
 def _uid(source: pydicom.Dataset, name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError, UserError
-from ..imaging.ct_checks import check_ct
+from ..imaging.ct_checks import require_ct
 from ..imaging.geometry import lay_over
 from ..imaging.grid import Grid
 from ..imaging.intensity import left_out, told_left_out, value_range
@@ -149,7 +149,7 @@ def read_entry(entry: Entry, vocabulary: Vocabulary) -> tuple[sitk.Image, sitk.I
     """
     assert entry.label is not None
     ct, truth = read_ct(entry.image), read_labels(entry.label)
-    check_ct(ct)
+    require_ct(ct, entry.image.name)
     require_one_grid(truth, entry.label, ct, entry.image)
     if entry.label_map:
         for note in told_left_out([left_out(truth, entry.label_map)]):

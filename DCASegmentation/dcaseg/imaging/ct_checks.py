@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -11,6 +12,8 @@ import SimpleITK as sitk
 from ..errors import ImageError
 from .grid import Grid, canonical_view, nearest_world_axes
 from .intensity import has_only_integers, value_range
+
+_log = logging.getLogger(__name__)
 
 _FEWEST_VOXELS = 8
 _SHORTEST_MM = 30.0
@@ -28,11 +31,19 @@ _FAT_HU = (-130.0, -70.0)
 _MUSCLE_AND_ORGANS_HU = (10.0, 100.0)
 _AIR_HU = (-1100.0, -800.0)
 _LESS_THAN_AIR_HU = -1150.0
+_FEWEST_INVERTED_AIR = 0.03
+_FEWEST_EQUAL_NEIGHBORS = 0.5
+# The largest value of metal on an extended scale is 31 743 HU; signed 16-bit values read as unsigned ones are higher.
+_HIGHEST_HU = 40_000.0
+_FEWEST_TOO_HIGH = 1e-4
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """A scale on which values are ``factor`` * (HU + ``offset``); ``remedy`` says how to get back to HU."""
+    """A scale on which values are ``factor`` * (HU + ``offset``); ``remedy`` says how to get back to HU.
+
+    ``factor`` is negative for inverted values.
+    """
 
     factor: float
     offset: float
@@ -48,9 +59,10 @@ _SCALES = (
         _Scale(1, -by, f"HU - {by}, as if the rescale intercept had been applied twice", _ONCE.format(by))
         for by in (1024, 1000)
     ),
-    *(_Scale(by, 0, f"HU x {by}", f"Divide every voxel by {by}, {_EXPORT_AGAIN}") for by in (2, 4, 10, 16)),
-    *(_Scale(1 / by, 0, f"HU / {by}", f"Multiply every voxel by {by}, {_EXPORT_AGAIN}") for by in (2, 4, 10)),
+    *(_Scale(by, 0, f"HU x {by}", f"Divide every voxel by {by}, {_EXPORT_AGAIN}") for by in (2, 4, 8, 10, 16)),
+    *(_Scale(1 / by, 0, f"HU / {by}", f"Multiply every voxel by {by}, {_EXPORT_AGAIN}") for by in (2, 4, 8, 10, 16)),
     *(_Scale(by, 1024, f"(HU + 1024) x {by:g}", f"Undo that, {_EXPORT_AGAIN}") for by in (0.5, 2, 4, 10)),
+    _Scale(-1, 0, "inverted HU", f"Multiply every voxel by -1, {_EXPORT_AGAIN}"),
 )
 _HU = _Scale(1, 0, "HU", "")
 
@@ -70,14 +82,15 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
        more.
     2. There is no fat and no air (less than 0.1 % of the voxels are below -30 HU). Every abdominal CT shows fat at
        about -100 HU, even if it is cropped tightly around the organs. For the remedy, the values suggest what the image
-       is: a label map (few whole numbers, most neighbors equal), a grayscale picture (0 to 255), HU + 1024 (few values
-       from 200 to 800, between lung and fat, and many from 900 to 1250, fat to enhanced organs), else an MR or another
-       modality.
-    3. Fat, muscle and air lie where HU multiplied or divided by 2, 4, 10 or 16, or HU plus or minus 1000 or 1024, would
-       put them, and not where they lie in HU.
-    4. Less than 3 % of the voxels are from -150 to 250 HU, where fat, muscle and organs lie.
+       is: a label map (few whole numbers, most neighbors equal), a grayscale picture (0 to 255), HU + 1024 or + 1000
+       (few values from 200 to 800, between lung and fat, and many from 900 to 1250, fat to enhanced organs), else an MR
+       or another modality.
+    3. Fat, muscle and air lie where HU multiplied or divided by 2, 4, 8, 10 or 16, HU plus or minus 1000 or 1024, or
+       inverted HU would put them, and not where they lie in HU.
+    4. Voxels lie above 40 000 HU, which signed values become if they are read as unsigned ones.
+    5. Less than 3 % of the voxels are from -150 to 250 HU, where fat, muscle and organs lie.
 
-    Accepted on purpose: padding (any amount up to rule 4), no air at all, metal, and CTs clipped to a window that keeps
+    Accepted on purpose: padding (any amount up to rule 5), no air at all, metal, and CTs clipped to a window that keeps
     fat, such as -200 to 300 HU.
     """
     _require_size(image)
@@ -96,6 +109,13 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
     if _share(sample < _BELOW_WATER_HU) < _FEWEST_BELOW_WATER:
         _raise_for_non_ct(image, sample, low, high)
     _require_hu(sample)
+    too_high = _share(sample > _HIGHEST_HU)
+    if too_high >= _FEWEST_TOO_HIGH:
+        raise ImageError(
+            f"The image is not a CT in HU: {100 * too_high:.2g} % of its voxels are above {_HIGHEST_HU:.0f} HU, as if "
+            "negative values had been read without their sign.",
+            _GIVE_HU,
+        )
     soft = _share((sample >= _SOFT_TISSUE_HU[0]) & (sample <= _SOFT_TISSUE_HU[1]))
     if soft < _FEWEST_SOFT_TISSUE:
         raise ImageError(
@@ -104,6 +124,12 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
             f"{_GIVE_HU} Check that the rescale intercept was applied exactly once.",
         )
     return _body_notes(image)
+
+
+def require_ct(image: sitk.Image, name: str) -> None:
+    """Check ``image`` as ``check_ct`` does, and log its notes as warnings about ``name``. Raises ImageError."""
+    for note in check_ct(image):
+        _log.warning("%s: %s", name, note)
 
 
 def _require_size(image: sitk.Image) -> None:
@@ -145,6 +171,9 @@ def _require_hu(sample: np.ndarray) -> None:
     best: tuple[float, _Scale] | None = None
     for scale in _SCALES:
         its_tissue, its_air, its_less = _evidence(sample, scale)
+        # Enhanced organs are easily taken for the fat of inverted HU, but nothing else for their air.
+        if scale.factor < 0 and its_air < _FEWEST_INVERTED_AIR:
+            continue
         # Some air must be there if there is something that would be air in HU.
         if its_less >= 0.002 or (its_air < 0.0005 and air >= 0.0005) or its_tissue < 0.03:
             continue
@@ -177,16 +206,19 @@ def _evidence(sample: np.ndarray, scale: _Scale) -> tuple[float, float, float]:
         return scale.factor * (hu + scale.offset)
 
     def between(hu: tuple[float, float]) -> float:
-        return _share((sample >= bound(hu[0])) & (sample <= bound(hu[1])))
+        low, high = sorted(map(bound, hu))
+        return _share((sample >= low) & (sample <= high))
 
     tissue = float(np.sqrt(between(_FAT_HU) * between(_MUSCLE_AND_ORGANS_HU)))
-    return tissue, between(_AIR_HU), _share(sample < bound(_LESS_THAN_AIR_HU))
+    limit = bound(_LESS_THAN_AIR_HU)
+    return tissue, between(_AIR_HU), _share(sample < limit if scale.factor > 0 else sample > limit)
 
 
 # The size of human trunks, from infants to the largest adults, and the position of their bones.
 _WIDTH_MM = (100.0, 750.0)
 _DEPTH_MM = (60.0, 550.0)
 _NARROWEST = 0.85
+_CUT_SHARE = 0.3
 _BODY_HU, _BONE_HU = -300.0, 200.0
 _COARSE_MM = 5.0
 _LEAST_BONE_MM3 = 50_000.0
@@ -221,29 +253,34 @@ def _body_notes(image: sitk.Image) -> tuple[str, ...]:
     size_problem = _size_problem(width, depth)
     if size_problem:
         notes.append(f"{size_problem} Check spacing and orientation in the header of the CT.")
-    spine_problem = _spine_problem(hu > _BONE_HU, body, spacing)
+    spine_problem = _spine_problem(hu > _BONE_HU, body, spacing, is_front_to_back=depth.is_whole)
     if spine_problem:
         notes.append(f"{spine_problem} Check the orientation in the header of the CT.")
     return tuple(notes)
 
 
-def _size_problem(width: float | None, depth: float | None) -> str:
-    """A sentence on an impossible size of the trunk, or an empty text.
+@dataclass(frozen=True)
+class _Extent:
+    """The extent of the body along an axis in mm. If it is not whole, the image ends within the body."""
 
-    ``width`` and ``depth`` (mm) are None if the body reaches the border of the image on both sides.
-    """
-    for name, value, (low, high) in (("wide", width, _WIDTH_MM), ("deep", depth, _DEPTH_MM)):
-        if value is not None and not low <= value <= high:
-            return f"According to the header, the trunk is {value:.0f} mm {name}, which is impossible."
-    if width is not None and depth is not None and width < _NARROWEST * depth:
-        return f"According to the header, the trunk is deeper ({depth:.0f} mm) than wide ({width:.0f} mm)."
+    mm: float
+    is_whole: bool
+
+
+def _size_problem(width: _Extent, depth: _Extent) -> str:
+    """A sentence on an impossible size of the trunk, or an empty text."""
+    for name, extent, (low, high) in (("wide", width, _WIDTH_MM), ("deep", depth, _DEPTH_MM)):
+        if extent.mm > high or (extent.is_whole and extent.mm < low):
+            return f"According to the header, the trunk is {extent.mm:.0f} mm {name}, which is impossible."
+    if width.is_whole and width.mm < _NARROWEST * depth.mm:
+        return f"According to the header, the trunk is deeper ({depth.mm:.0f} mm) than wide ({width.mm:.0f} mm)."
     return ""
 
 
-def _spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float]) -> str:
+def _spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float], is_front_to_back: bool) -> str:
     """A sentence on a spine that does not run from feet to head or lies in the front of the body, or an empty text.
 
-    The array axes are (S, A, R).
+    The array axes are (S, A, R). ``is_front_to_back`` says that the image shows the body from its front to its back.
     """
     if np.count_nonzero(bone) * float(np.prod(spacing)) < _LEAST_BONE_MM3:
         return ""
@@ -264,7 +301,7 @@ def _spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float]) -> 
     row, column = np.unravel_index(int(columns[0].argmax()), columns[0].shape)
     in_front = (float(row) - middle) * spacing[1] + 0.5 * _COLUMN_MM
     aside = abs(float(column) - 0.5 * body.shape[2]) * spacing[2]
-    if in_front > _FURTHEST_IN_FRONT_MM and aside < _FURTHEST_ASIDE_MM:
+    if is_front_to_back and in_front > _FURTHEST_IN_FRONT_MM and aside < _FURTHEST_ASIDE_MM:
         return "According to the header, the spine lies in the front of the body, as if back and front were swapped."
     return ""
 
@@ -280,16 +317,17 @@ def _smooth(projection: np.ndarray, spacing: list[float]) -> np.ndarray:
     return projection
 
 
-def _extent(body: np.ndarray, axis: int, step: float) -> float | None:
-    """The extent of the body along ``axis`` in mm, or None if it reaches both borders.
+def _extent(body: np.ndarray, axis: int, step: float) -> _Extent:
+    """The extent of the body along ``axis``.
 
-    Only cross-sections larger than a twentieth of the largest one count, which excludes the table.
+    Only cross-sections larger than a twentieth of the largest one count, which excludes the table. A body that touches
+    one border of the image with a small cross-section is still whole.
     """
     areas = body.sum(axis=tuple(other for other in range(3) if other != axis))
     inside = np.flatnonzero(areas > 0.05 * areas.max())
-    if inside[0] == 0 and inside[-1] == len(areas) - 1:
-        return None
-    return float(inside[-1] - inside[0] + 1) * step
+    ends_at_both = inside[0] == 0 and inside[-1] == len(areas) - 1
+    is_cut = max(areas[0], areas[-1]) > _CUT_SHARE * areas.max()
+    return _Extent(float(inside[-1] - inside[0] + 1) * step, not (ends_at_both or is_cut))
 
 
 def _canonical_spacing(grid: Grid) -> list[float]:
@@ -315,8 +353,9 @@ def _raise_for_non_ct(image: sitk.Image, sample: np.ndarray, low: float, high: f
     between, tissue = _share((sample >= 200) & (sample <= 800)), _share((sample >= 900) & (sample <= 1250))
     if tissue >= 0.1 and between < 0.5 * tissue:
         raise ImageError(
-            f"The image looks like HU + 1024 ({values}, soft tissue near 1060).",
-            "Subtract 1024 from every voxel, or export it with its rescale intercept applied.",
+            f"The image looks like HU + 1024 or HU + 1000 ({values}).",
+            "Export it with its rescale intercept applied, or add that intercept (-1024 or -1000, as the DICOM files "
+            "state) to every voxel.",
         )
     raise ImageError(
         f"The image shows neither fat nor air ({values}): it looks like an MR or another modality, not like a CT.",
@@ -328,7 +367,10 @@ def _looks_like_labels(image: sitk.Image, sample: np.ndarray) -> bool:
     if not has_only_integers(image) or np.unique(sample).size > 256:
         return False
     middle = sitk.GetArrayViewFromImage(image)[image.GetDepth() // 2]
-    return _share(middle[:, 1:] == middle[:, :-1]) > 0.8
+    one, other = middle[:, 1:], middle[:, :-1]
+    # A CT that was clipped at 0 has large areas of 0, but not of other values.
+    is_label = (one > 0) | (other > 0)
+    return bool(is_label.any()) and float((one == other)[is_label].mean()) > _FEWEST_EQUAL_NEIGHBORS
 
 
 def _sample(image: sitk.Image) -> np.ndarray:

@@ -37,7 +37,8 @@ _VRS = frozenset(
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ UC UN UR UT SV UV".split())
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_FLOATING_PIXELS = (0x7FE00008, 0x7FE00009)
+_PIXELS = (*_FLOATING_PIXELS, 0x7FE00010)
 _LONGEST_VALUE = 1 << 16
 _DEEPEST = 12
 _LARGEST_INFLATED = 1 << 30
@@ -45,7 +46,8 @@ _LARGEST_INFLATED = 1 << 30
 _TAGS = {
     "MediaStorageSOPClassUID": 0x00020002, "TransferSyntaxUID": 0x00020010,
     "SpecificCharacterSet": 0x00080005, "ImageType": 0x00080008, "SOPClassUID": 0x00080016,
-    "SOPInstanceUID": 0x00080018, "StudyDate": 0x00080020, "Modality": 0x00080060, "SeriesDescription": 0x0008103E,
+    "SOPInstanceUID": 0x00080018, "StudyDate": 0x00080020, "AcquisitionTime": 0x00080032,
+    "Modality": 0x00080060, "SeriesDescription": 0x0008103E,
     "PatientID": 0x00100020, "StudyInstanceUID": 0x0020000D, "SeriesInstanceUID": 0x0020000E,
     "AcquisitionNumber": 0x00200012, "ImagePositionPatient": 0x00200032, "ImageOrientationPatient": 0x00200037,
     "FrameOfReferenceUID": 0x00200052, "SamplesPerPixel": 0x00280002, "PhotometricInterpretation": 0x00280004,
@@ -95,7 +97,8 @@ class Frame:
 class Voxels:
     """How the voxels are stored: ``offset`` and ``bytes`` in the (inflated) file; ``bytes`` is None if compressed.
 
-    ``allocated``, ``stored`` and ``high`` are DICOM's BitsAllocated, BitsStored and HighBit.
+    ``allocated``, ``stored`` and ``high`` are DICOM's BitsAllocated, BitsStored and HighBit. ``floating`` says that the
+    voxels are floating-point numbers.
     """
 
     offset: int
@@ -106,6 +109,7 @@ class Voxels:
     signed: bool
     big_endian: bool
     photometric: str
+    floating: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ class DicomHeader:
     series: str
     description: str
     acquisition: str
+    acquisition_time: str
     frame_of_reference: str
     rows: int
     columns: int
@@ -240,6 +245,7 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
         series=get.text("SeriesInstanceUID"),
         description=get.text("SeriesDescription"),
         acquisition=get.text("AcquisitionNumber"),
+        acquisition_time=get.text("AcquisitionTime"),
         frame_of_reference=get.text("FrameOfReferenceUID"),
         rows=rows,
         columns=columns,
@@ -249,6 +255,7 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
         voxels=Voxels(
             offset, length, allocated, stored, get.count("HighBit", stored - 1),
             get.count("PixelRepresentation", 0) == 1, big_endian, get.text("PhotometricInterpretation").upper(),
+            reader.voxel_tag in _FLOATING_PIXELS,
         ),
         whole=whole,
     )  # fmt: skip
@@ -347,8 +354,8 @@ def _data_set(file: BinaryIO, meta: _Elements) -> tuple[BinaryIO, str, int, bool
         return io.BytesIO(inflated), syntax, len(inflated), True
     actual = _syntax_of_data_set(first) if len(first) == 8 else None
     whole = bool(syntax) and start == _PREAMBLE + 4
-    if actual is not None and (not syntax or (syntax == _EXPLICIT and actual == _IMPLICIT)):
-        # Some programs write implicit data sets and declare them explicit.
+    if actual is not None and (not syntax or {syntax, actual} == {_EXPLICIT, _IMPLICIT}):
+        # Some programs write implicit data sets and declare them explicit, or the other way round.
         return file, actual, size, whole and actual == syntax
     return file, syntax or _IMPLICIT, size, whole
 
@@ -362,6 +369,7 @@ class _Elementary:
         self._size = size
         self._explicit = explicit
         self._depth = 0
+        self.voxel_tag: int | None = None
 
     def read_into(
         self, elements: _Elements, end: int | None = None, only_group: int | None = None
@@ -372,6 +380,7 @@ class _Elementary:
         """
         for tag, vr, length in self._headers(end, only_group):
             if tag in _PIXELS and self._depth == 0:
+                self.voxel_tag = tag
                 return self._stream.tell(), None if length == _UNDEFINED else length
             is_sequence = vr == b"SQ" or tag in _SEQUENCES or length == _UNDEFINED
             if is_sequence and (tag in _SEQUENCES or length == _UNDEFINED):

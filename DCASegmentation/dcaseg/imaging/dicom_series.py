@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -10,10 +13,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from .dicom_header import DicomHeader, read_dicom_header
+from .dicom_header import DicomHeader, is_dicom, read_dicom_header
 from .dicom_slices import Stack, planes_in_hu, stacked, together
 from .file_errors import require_text_name
-from .geometry import Placement, straightened
+from .geometry import ROUNDING, Placement, straightened
 from .intensity import assembled
 from .itk_environment import no_itk_warnings
 from .size_limits import require_allowed_size
@@ -36,6 +39,7 @@ def read_dicom_folder(folder: Path, series: str | None, notes: list[str], resamp
         raise _no_dicom(folder)
     chosen = _chosen(by_uid, series, folder.name)
     notes += [grouping[chosen[0].file]] if grouping.get(chosen[0].file) else []
+    notes += note_on_lost_slices(chosen)
     return _volume(chosen, folder.name, notes, resample)
 
 
@@ -123,6 +127,12 @@ def _planes(stack: Stack) -> Iterator[np.ndarray]:
 def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sitk.Image:
     spacing = stack.slices[0].frame.spacing
     heights, positions = stack.heights, stack.positions
+    frames_of_reference = {one.image.frame_of_reference for one in stack.slices}
+    if len(frames_of_reference) > 1:
+        notes.append(
+            f"The slices of {name} have {len(frames_of_reference)} different frames of reference; they were combined "
+            "by position."
+        )
     if not stack.even:
         array = _evenly_spaced(array, heights)
         gaps = np.diff(heights)
@@ -133,15 +143,21 @@ def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sit
     volume = sitk.GetImageFromArray(array)
     step = (positions[-1] - positions[0]) / (len(array) - 1)
     normal = np.cross(stack.axes[0], stack.axes[1])
+    columns = np.stack([stack.axes[0] * spacing[0], stack.axes[1] * spacing[1], step], axis=1)
     if not stack.upright:
         tilt = np.degrees(np.arccos(min(1.0, float(step @ normal) / float(np.linalg.norm(step)))))
         notes.append(
             f"{name} was scanned with the gantry tilted by {tilt:.1f} degrees; it was resampled to a right-angled grid."
         )
-        columns = np.stack([stack.axes[0] * spacing[0], stack.axes[1] * spacing[1], step], axis=1)
         return straightened(volume, Placement(columns, positions[0]))
+    # The center of the volume stays in place, so that no voxel moves by more than half a pixel.
+    to_side = (step - (step @ normal) * normal) * (len(array) - 1) / 2
+    origin, moved = positions[0], float(np.linalg.norm(to_side)) / min(spacing)
+    if 2 * moved > ROUNDING:
+        origin = origin + to_side
+        notes.append(f"The slices of {name} drift to the side; voxels moved by up to {moved:.2g} voxels.")
     volume.SetSpacing((*spacing, float(step @ normal)))
-    volume.SetOrigin(positions[0].tolist())
+    volume.SetOrigin(origin.tolist())
     volume.SetDirection(np.stack([*stack.axes, normal], axis=1).ravel().tolist())
     return volume
 
@@ -158,6 +174,42 @@ def _evenly_spaced(array: np.ndarray, heights: np.ndarray) -> np.ndarray:
         share = np.float32((height - heights[above - 1]) / (heights[above] - heights[above - 1]))
         even[index] = (1 - share) * array[above - 1] + share * array[above]
     return even
+
+
+_MOST_NAMED = 3
+_EXTENSION = re.compile(r"(\.(dcm|dicom|ima|gz|zip|part|tmp|crdownload))+$", re.IGNORECASE)
+
+
+def note_on_lost_slices(images: Sequence[DicomHeader], with_names: bool = True) -> list[str]:
+    """A note on files that are named like the slices ``images`` and lie next to them, but are not DICOM files.
+
+    They may be slices that were damaged or packed; without them, the volume may end too early. ``with_names`` lists
+    them.
+    """
+    own = {image.file for image in images}
+    folders: dict[Path, set[str]] = {}
+    for image in images:
+        folders.setdefault(Path(image.file).parent, set()).add(_pattern(Path(image.file).name))
+    found = []
+    for folder, patterns in folders.items():
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.path in own or entry.name.startswith(".") or _pattern(entry.name) not in patterns:
+                    continue
+                with suppress(OSError):
+                    if entry.is_file() and not is_dicom(Path(entry.path)):
+                        found.append(entry.name)
+    if not found:
+        return []
+    shown = ", ".join(sorted(found)[:_MOST_NAMED]) + (", …" if len(found) > _MOST_NAMED else "")
+    what = "1 file is" if len(found) == 1 else f"{len(found)} files are"
+    names = f": {shown}" if with_names else ""
+    return [f"{what} named like the slices but not DICOM, so slices may be missing at either end{names}."]
+
+
+def _pattern(name: str) -> str:
+    """What the names of the files of a series have in common: the name without extensions and digits."""
+    return re.sub(r"\d+", "#", _EXTENSION.sub("", name))
 
 
 def _no_dicom(folder: Path) -> ImageError:

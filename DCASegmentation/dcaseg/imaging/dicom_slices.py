@@ -11,10 +11,12 @@ above it with no more than a warning. This file detects both.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +58,16 @@ def _digest(image: DicomHeader) -> str:
 
 
 def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:
-    if frame.slope == 1 and frame.intercept.is_integer():
+    if frame.slope == 1 and frame.intercept.is_integer() and plane.dtype.kind in "iu":
         return plane.astype(np.int32) + int(frame.intercept)
     return plane * np.float64(frame.slope) + frame.intercept
 
 
 def _read_uncompressed(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarray]:
     voxels = image.voxels
+    if voxels.floating:
+        yield from _read_floating(image, wanted)
+        return
     if voxels.allocated not in (8, 16, 32) or not 0 < voxels.stored <= voxels.allocated:
         raise _cannot_be_decoded(image)
     dtype = np.dtype(f"{'>' if voxels.big_endian else '<'}u{voxels.allocated // 8}")
@@ -75,6 +80,18 @@ def _read_uncompressed(image: DicomHeader, wanted: list[int]) -> Iterator[np.nda
                 raise _cannot_be_decoded(image)
             words = np.frombuffer(raw, dtype).astype(np.int64)
             yield _stored_values(words, image).reshape(image.rows, image.columns)
+
+
+def _read_floating(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarray]:
+    voxels = image.voxels
+    if voxels.allocated not in (32, 64):
+        raise _cannot_be_decoded(image)
+    dtype = np.dtype(f"{'>' if voxels.big_endian else '<'}f{voxels.allocated // 8}")
+    size = image.rows * image.columns * dtype.itemsize
+    with open_data_set(Path(image.file)) as stream:
+        for number in wanted:
+            stream.seek(voxels.offset + number * size)
+            yield np.frombuffer(stream.read(size), dtype).reshape(image.rows, image.columns).astype(np.float64)
 
 
 def _stored_values(words: np.ndarray, image: DicomHeader) -> np.ndarray:
@@ -103,7 +120,11 @@ def _decode_with_itk(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarr
     slope, intercept = image.planes[0].slope, image.planes[0].intercept
     for number in wanted:
         plane = array[number]
-        yield plane if (slope, intercept) == (1.0, 0.0) else np.rint((plane - np.float64(intercept)) / slope)
+        yield (
+            plane
+            if (slope, intercept) == (1.0, 0.0)
+            else np.rint((plane - np.float64(intercept)) / slope).astype(np.int64)
+        )
 
 
 @contextmanager
@@ -136,8 +157,13 @@ _UNEVEN_MM = 0.05
 _UNEVEN_SHARE = 0.05
 _SAME_PLACE_MM = 1e-3
 _PARALLEL = 1e-3
+_ROUNDED_COSINE = 1e-3
+# The time between two contrast phases is longer, that between neighboring slices of one scan shorter.
+_SECONDS_BETWEEN_PHASES = 5.0
 _FEWEST_APART = 3
 _LOCALIZERS = frozenset(("LOCALIZER", "TOPOGRAM", "SCOUT", "SCANOGRAM", "SURVIEW"))
+HU_TYPES = ("", "HU", "US")
+"""The rescale types of HU: not stated, HU, and unspecified."""
 _EXPORT_AGAIN = "Export the complete series again."
 _RESAMPLE = "Add --resample (dca segment, dca cohort) to resample it to an evenly spaced, right-angled grid."
 
@@ -205,8 +231,16 @@ def stacked(images: Iterable[DicomHeader], name: str, resample: bool = False) ->
     slices = _without_outliers([one for image in likely for one in every[image.file]])
     notes = _note_on_left_out([one for each in every.values() for one in each], slices)
     _require_stated(slices, name)
-    if len({one.size for one in slices}) > 1 or np.ptp([one.frame.spacing for one in slices], axis=0).max() > 1e-3:
+    if len({one.size for one in slices}) > 1:
         raise _problem(name, "has slices of different sizes", "Choose a folder with a single CT series.")
+    spacings = np.array([one.frame.spacing for one in slices])
+    if np.ptp(spacings, axis=0).max() > _SAME_PLACE_MM:
+        low, high = spacings.min(), spacings.max()
+        raise _problem(
+            name,
+            f"has slices with different PixelSpacing ({low:g} to {high:g} mm)",
+            "Choose a folder with a single CT series.",
+        )
     axes = np.reshape(slices[0].frame.axes, (2, 3))
     if not np.allclose([one.frame.axes for one in slices], slices[0].frame.axes, atol=_PARALLEL):
         raise _problem(
@@ -214,17 +248,63 @@ def stacked(images: Iterable[DicomHeader], name: str, resample: bool = False) ->
             "has slices that are not parallel (a localizer among them?)",
             "Choose a folder with a single axial CT series.",
         )
-    axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
+    axes = _orthonormal(axes, name)
     normal = np.cross(axes[0], axes[1])
     slices.sort(key=lambda one: float(np.array(one.frame.position) @ normal))
     slices = _without_copies(slices, normal, name, notes)
     if len(slices) == 1:
         raise _problem(name, "has only one slice", "Choose the folder with all slices of the CT.")
+    _require_one_acquisition(slices, name)
     positions = np.array([one.frame.position for one in slices])
     heights = positions @ normal
     even = _is_even(heights, name, resample)
     upright = _is_upright(positions, normal, min(slices[0].frame.spacing), name, resample)
     return Stack(tuple(slices), positions, heights, axes, even, upright, tuple(notes))
+
+
+def _orthonormal(axes: np.ndarray, name: str) -> np.ndarray:
+    """``axes`` (2, 3) as unit vectors at right angles. Raises ImageError if they differ by more than rounding."""
+    lengths = np.linalg.norm(axes, axis=1)
+    if np.abs(lengths - 1).max() > _ROUNDED_COSINE or abs(float(axes[0] @ axes[1])) > _ROUNDED_COSINE:
+        raise _problem(
+            name,
+            "has an impossible ImageOrientationPatient (not two unit vectors at right angles)",
+            "Export it again from the scanner or PACS.",
+        )
+    x, y = axes / lengths[:, None]
+    y = y - x * (x @ y)
+    return np.stack([x, y / np.linalg.norm(y)])
+
+
+def _require_one_acquisition(slices: Sequence[Slice], name: str) -> None:
+    """Raise ImageError if slices of several acquisitions, such as two contrast phases, alternate along the volume.
+
+    Acquisitions that follow each other, as in step-and-shoot scans, form one volume. ``slices`` are in order.
+    """
+    numbers = [one.image.acquisition for one in slices]
+    changes = sum(one != other for one, other in pairwise(numbers))
+    if changes >= len(set(numbers)):
+        raise _problem(
+            name,
+            f"has slices of {len(set(numbers))} acquisitions that alternate along the volume",
+            "Export each acquisition as a separate series, or select one with --series and its number.",
+        )
+    steps = np.diff([_seconds(one.image.acquisition_time) for one in slices])
+    # Without a number, the phases still differ in time; NaN compares as False.
+    back_and_forth = np.count_nonzero((steps[1:] * steps[:-1] < 0) & (np.abs(steps[1:]) > _SECONDS_BETWEEN_PHASES))
+    if len(steps) > 1 and 2 * back_and_forth > len(steps):
+        raise _problem(
+            name,
+            f"has slices that were acquired alternately, {np.nanmedian(np.abs(steps)):.0f} seconds apart",
+            "Export each contrast phase or time point as a separate series.",
+        )
+
+
+def _seconds(time: str) -> float:
+    """The seconds since midnight of a DICOM time (HHMMSS.F), or NaN."""
+    if not re.fullmatch(r"\d{6}(\.\d+)?", time, re.ASCII):
+        return float("nan")
+    return 3600 * int(time[:2]) + 60 * int(time[2:4]) + float(time[4:])
 
 
 def together(series: Sequence[Sequence[DicomHeader]]) -> list[tuple[list[DicomHeader], str]]:
@@ -384,6 +464,9 @@ def _require_stated(slices: list[Slice], name: str) -> None:
             raise _problem(
                 name, f"does not state {what} (no {tag}{where})", "Export it again from the scanner or PACS."
             )
+    units = sorted({one.image.rescale_type for one in slices} - set(HU_TYPES))
+    if units:
+        raise _problem(name, f"has voxels in {', '.join(units)}, not in HU", "Choose a CT series in HU.")
     if min(min(one.frame.spacing) for one in slices) <= 0:
         raise _problem(name, "has an impossible PixelSpacing", "Export it again from the scanner or PACS.")
     if any(one.frame.slope == 0 for one in slices):

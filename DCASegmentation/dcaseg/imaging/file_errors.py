@@ -28,6 +28,22 @@ def too_long(path: Path) -> ImageError:
     return ImageError(f"{path.name} is much longer than its header says.", "Copy, download or export it again.")
 
 
+def other_length(path: Path, data_file: Path, expected: int, found: int) -> ImageError:
+    """The file with the voxels is longer than the header says, so it is unknown where in it the voxels are."""
+    return ImageError(
+        f"{path.name} describes {expected} bytes of voxels, but {data_file.name} has {found}.",
+        "Correct the size, the voxel type or the offset of the voxels in the header, or export the image again.",
+    )
+
+
+def unsupported_encoding(path: Path, encoding: str) -> ImageError:
+    """The voxels are stored in a way that cannot be read."""
+    return ImageError(
+        f"{path.name} stores its voxels with the encoding '{encoding}', which is not supported.",
+        "Save it with the encoding gzip or raw, for instance in 3D Slicer.",
+    )
+
+
 def not_regular(path: Path) -> ImageError:
     """The path is a device, pipe or socket."""
     return ImageError(f"{path} is a device, pipe or socket, not a regular file.", "Choose an image file.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from ..errors import ImageError
 from . import file_errors
 from .size_limits import require_allowed_size
 
@@ -24,6 +25,8 @@ _BYTES = {
 # Fields with one number per axis; ITK reads as many as NDims says.
 _PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _SPACINGS = ("ElementSpacing", "ElementSize")
+_MM = ("mm", "?", "")
+_CONVERSION = (("Slope", "1"), ("Offset", "0"))
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 
 
@@ -34,6 +37,20 @@ def check_geometry_stated(path: Path) -> None:
         raise file_errors.missing_spacing(path, "no 'ElementSpacing' in its header")
     if not set(_MATRICES) & fields.keys():
         raise file_errors.missing_orientation(path, "no 'TransformMatrix' in its header")
+    units = fields.get("DistanceUnits", "mm")
+    if units.lower() not in _MM:
+        raise file_errors.missing_spacing(path, f"its 'DistanceUnits' are {units}, not mm")
+
+
+def check_values_stated(path: Path, fields: dict[str, str]) -> None:
+    """Raise ImageError if the header states a conversion of the stored values, which ITK does not apply."""
+    slope, offset = (float(fields.get(f"ElementToIntensityFunction{name}", default)) for name, default in _CONVERSION)
+    if (slope, offset) != (1.0, 0.0):
+        raise ImageError(
+            f"{path.name} stores values that must be converted: its header states a slope of {slope:g} and an offset "
+            f"of {offset:g} (ElementToIntensityFunction), which most programs ignore.",
+            "Export the CT with its values in HU and without this conversion.",
+        )
 
 
 def unstated(path: Path) -> list[str]:
@@ -55,6 +72,7 @@ def check_content(path: Path) -> None:
     fields, header_bytes = _read_fields(path)
     size = _checked_size(fields, path)
     require_allowed_size(size, path.name)
+    check_values_stated(path, fields)
     name = fields["ElementDataFile"]
     if name.split()[0].upper() == "LIST" or "%" in name:
         raise file_errors.several_data_files(path)
@@ -65,6 +83,10 @@ def check_content(path: Path) -> None:
     found = data_file.stat().st_size - start
     if expected is not None and found < expected:
         raise file_errors.truncated(path, expected, found)
+    if expected is not None and not _is_compressed(fields) and "HeaderSize" not in fields:
+        plane = expected // size[2] if len(size) > 2 else expected
+        if found > expected and (not local or found - expected >= plane):
+            raise file_errors.other_length(path, data_file, expected, found)
     if _is_compressed(fields):
         _check_compressed(path, data_file, start, expected, _voxel_bytes(fields))
 
@@ -107,6 +129,8 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
         matrices = {name: _numbers(fields[name]) for name in _MATRICES if name in fields}
         size = [int(each) for each in fields["DimSize"].split()]
         channels = int(fields.get("ElementNumberOfChannels", "1"))
+        for name, default in _CONVERSION:
+            float(fields.get(f"ElementToIntensityFunction{name}", default))
         if fields.get("BinaryData", "True")[:1] not in _TRUE + _FALSE:
             raise ValueError
         # Without this number, ITK fills the image with arbitrary values.

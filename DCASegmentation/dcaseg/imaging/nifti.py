@@ -33,6 +33,8 @@ from .size_limits import require_allowed_size
 _CHUNK = 1 << 20
 # How many bytes may follow the voxels: some programs fill the last block, but an endless file is an error.
 _MOST_AFTER_VOXELS = 16 << 20
+# How far the length of the quaternion's vector part may exceed 1 by rounding.
+_ROUNDED_QUATERNION = 1e-3
 # The end of a gzip file: CRC-32 and length modulo 2^32.
 _TRAILER = struct.Struct("<2I")
 _TYPES = {
@@ -220,9 +222,14 @@ def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
 
 
 def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> np.ndarray:
-    """The matrix of the quaternion (b, c, d) and offsets (x, y, z): "method 2" of nifti1.h."""
+    """The matrix of the quaternion (b, c, d) and offsets (x, y, z): "method 2" of nifti1.h.
+
+    Its values are NaN if the quaternion is not that of a rotation.
+    """
     b, c, d = values[:3]
     a_squared = 1.0 - (b * b + c * c + d * d)
+    if a_squared < -_ROUNDED_QUATERNION:
+        return np.full((4, 4), math.nan)
     if a_squared < 1e-7:
         # A half turn: (b, c, d) has length one except for rounding.
         length = math.sqrt(b * b + c * c + d * d)

@@ -27,6 +27,7 @@ _LONGEST_HEADER = 1 << 20
 _LONGEST_LINE = 700
 _CHUNK = 1 << 20
 _GZIP = ("gz", "gzip")
+_ENCODINGS = ("raw", *_GZIP, "ascii", "text", "txt", "hex")
 _MOST_DIMENSIONS = 5
 _MM = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
 _BYTES = {
@@ -65,13 +66,16 @@ def unstated(path: Path) -> list[str]:
 def check_content(path: Path) -> None:
     """Check the file before ITK reads it.
 
-    Raises ImageError if the header does not describe an image or announces a size beyond the limit, and if the data
-    file is missing, not a regular file in the same folder, or too short for raw voxels. Compressed voxels are checked
-    by ``check_voxels``, after they were read.
+    Raises ImageError if the header does not describe an image, announces a size beyond the limit, or states an encoding
+    that is not supported, and if the data file is missing, not a regular file in the same folder, or of another length
+    than that of raw voxels. Compressed voxels are checked by ``check_voxels``, after they were read.
     """
     fields, header_bytes = _read_fields(path)
     size = _checked_size(fields, path)
     require_allowed_size(size, path.name)
+    encoding = fields.get("encoding", "")
+    if encoding.lower() not in _ENCODINGS:
+        raise file_errors.unsupported_encoding(path, encoding)
     name = fields.get("data file", fields.get("datafile"))
     if name is not None and (name.split(" ")[0] == "LIST" or "%" in name):
         raise file_errors.several_data_files(path)
@@ -82,6 +86,8 @@ def check_content(path: Path) -> None:
         found = data_file.stat().st_size - (header_bytes if name is None else 0)
         if found < expected:
             raise file_errors.truncated(path, expected, found)
+        if found > expected and (name is not None or found - expected >= math.prod(size[:2]) * item):
+            raise file_errors.other_length(path, data_file, expected, found)
 
 
 def check_voxels(path: Path, image: sitk.Image) -> None:

@@ -21,6 +21,7 @@ from .geometry import Placement, placed
 from .intensity import compact_ct, compact_labels, require_finite
 from .itk_environment import captured_stderr, no_itk_warnings, short_path
 from .nifti import nifti_header, read_nifti
+from .scan_edges import air_outside
 
 _FORMATS = {
     ".nii.gz": ("NIfTI", nifti_checks),
@@ -48,7 +49,8 @@ def read_ct(
     spaced slices to be resampled (linear) to a right-angled, evenly spaced grid.
 
     Returns a scalar 3D image, int16 if every voxel fits, else float32; every voxel is finite. Whether the values are
-    HU is checked separately, by ``ct_checks.check_ct``.
+    HU is checked separately, by ``ct_checks.check_ct``. Where one value that is not air fills the outside of the field
+    of view, air replaces it.
 
     Raises ImageError for a file that is missing, empty, truncated, damaged or of another format; for images that are
     not 3D, have several values per voxel or a single slice, or are larger than ``size_limits`` allows; for voxels that
@@ -69,7 +71,7 @@ def read_ct(
     else:
         image = _read_file(path, collected, resample)
     require_finite(image, path.name)
-    image = compact_ct(image)
+    image = air_outside(compact_ct(image), collected)
     _report(collected, notes)
     return image
 
@@ -196,7 +198,9 @@ def _require_spacing(path: Path, spacing: tuple[float, ...]) -> None:
 def _from_itk(error: RuntimeError, path: Path, format_name: str) -> ImageError:
     """Translate ITK's exception into an error for the user."""
     text = str(error)
-    if "orthonormal" in text or "Bad direction" in text:
+    if "Bad direction" in text:
+        return file_errors.contradiction(path, "its axes do not span three dimensions", "Correct their directions")
+    if "orthonormal" in text:
         return file_errors.sheared(path)
     if "bytes but received" in text or "hit end of" in text:
         return file_errors.truncated(path)

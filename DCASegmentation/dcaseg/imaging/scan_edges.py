@@ -10,12 +10,49 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
-# A fill value is that of air or lower.
+from .intensity import compact_ct, value_range
+
+# A fill value is that of air or lower, after ``air_outside``.
 _FILLING_HU = -900
+# Values that fill the outside although they are not air: 0, the default of many resampling programs, and values that
+# no tissue has. Noise does not make a block of this many voxels at a corner equal.
+_ABOVE_TISSUE_HU = 1500
+_BLOCK = 3
+_FAT_HU = -100
+_AIR_HU = -1024
 # The smallest cross-section at the edge of the scan, in mm2, that counts as an organ continuing beyond it.
 _LEAST_AREA = 20.0
+
+
+def air_outside(ct: sitk.Image, notes: list[str]) -> sitk.Image:
+    """``ct`` (HU, int16 or float32) with air where one value that is not air fills the outside of the field of view.
+
+    Otherwise the network, and the checks that look for the body, would take it for tissue. Only areas that reach a
+    corner of the volume are changed, and only if the image has values of fat and air, as HU do. ``notes`` receives a
+    note on it.
+    """
+    array = sitk.GetArrayViewFromImage(ct)
+    seeds: dict[float, list[tuple[int, ...]]] = {}
+    for ends in np.ndindex(2, 2, 2):
+        block = array[tuple(slice(-_BLOCK, None) if end else slice(_BLOCK) for end in ends)]
+        value = float(block.flat[0])
+        if (value == 0 or value > _ABOVE_TISSUE_HU) and np.all(block == block.flat[0]):
+            corner = [length - 1 if end else 0 for end, length in zip(ends, array.shape, strict=True)]
+            seeds.setdefault(value, []).append(tuple(reversed(corner)))
+    if not seeds or value_range(ct)[0] > _FAT_HU:
+        return ct
+    for value, corners in seeds.items():
+        filled = sitk.ConnectedThreshold(ct, corners, value, value, 1)
+        ct = sitk.Mask(ct, filled, _AIR_HU, 1)
+        notes.append(
+            f"The outside of the field of view is filled with the value {value:g}, which is not air; it was read as "
+            f"{_AIR_HU} HU."
+        )
+    return compact_ct(ct)
+
 
 _Ends = list[tuple[tuple[NDArray[np.intp], ...], float]]
 

@@ -39,6 +39,17 @@ _ORDER = (
 # (organ, axis along which it extends most, text if it does not); axes x, y, z in LPS.
 _LONG = (("aorta", 2, "the aorta does not run from head to feet"),)
 _LONGEST_RATIO = 1.5
+# A kidney is longest from head to feet: (standard deviation along z) / (largest across) is 1.15 or more in our
+# anatomies.
+_SHORTEST_KIDNEY_RATIO = 0.95
+# No organ of an adult is longer than this in mm, except after a disease; two such organs mean a wrong spacing.
+_LONGEST_MM = {
+    "right_kidney": 200.0, "left_kidney": 200.0, "spleen": 230.0, "liver": 400.0, "gallbladder": 160.0,
+    "bladder": 240.0,
+}  # fmt: skip
+_MIN_LONG = 2
+# The length of an ellipsoid with a standard deviation of 1 along its axis.
+_LENGTH_OF_DEVIATION = 2 * 5**0.5
 # The kidneys lie farther apart from side to side than in any other direction; the ratio tolerates a low-lying kidney.
 _KIDNEY_RATIO = 1.3
 # (right - left) / (right + left) of the soft tissue is 0.15 to 0.24 in correct CTs, -0.13 to -0.18 in mirrored ones.
@@ -54,7 +65,7 @@ def implausible(
     kept: Collection[int] | None = None,
     hu: NDArray[np.generic] | None = None,
 ) -> list[str]:
-    """Return warnings about the whole case: at most one on positions and one on volumes, empty if all is usual.
+    """Return warnings about the whole case: at most one each on positions, lengths and volumes; empty if all is usual.
 
     ``labels`` (z, y, x) and the CT's values ``hu`` (z, y, x; optional) lie on ``grid``. ``kept`` are the labels that
     were segmented, None for all of the vocabulary.
@@ -85,6 +96,10 @@ def implausible(
         distance = np.abs(centers[kidneys[0]] - centers[kidneys[1]])
         if max(distance[1:]) > _KIDNEY_RATIO * distance[0]:
             wrong.append("the kidneys do not lie side by side")
+        elif not any(cut[kidney] for kidney in kidneys) and all(
+            spreads[kidney][2] < _SHORTEST_KIDNEY_RATIO * max(spreads[kidney][:2]) for kidney in kidneys
+        ):
+            wrong.append("the kidneys are not longest from head to feet")
     if hu is not None and "liver" in present and _left_is_fuller(labels, hu, grid, present["liver"]):
         wrong.append("at the level of the liver, the left side of the body has more soft tissue than the right")
     if wrong:
@@ -93,6 +108,20 @@ def implausible(
             f"The result does not fit the orientation in the CT's header: {problems}. Check the orientation of the CT "
             "(flipped or swapped axes?)."
         )
+    long = [
+        (organ.name.lower(), mm)
+        for organ in organs
+        if organ.key in present
+        and (mm := _LENGTH_OF_DEVIATION * float(max(spreads[organ.label]))) > _LONGEST_MM.get(organ.key, np.inf)
+    ]
+    if len(long) >= _MIN_LONG:
+        listed = ", ".join(f"{name} {mm:.0f} mm" for name, mm in long)
+        notes.append(
+            f"Organs are longer than usual in adults ({listed}): check the spacing of the CT, above all the distance "
+            "of its slices."
+        )
+    if len(organs) >= _MIN_ORGANS and not any(counts[organ.label] for organ in organs):
+        notes.append("No organ was found: check that the image is a CT of the abdomen, and check its spacing.")
     judged = [organ for organ in organs if counts[organ.label] and not cut[organ.label]]
     odd = [
         organ

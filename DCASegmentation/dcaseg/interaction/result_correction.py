@@ -19,12 +19,12 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..imaging.file_errors import exists
 from ..imaging.grid import Grid
-from ..imaging.readers import read_ct, read_labels
+from ..imaging.readers import read_labels
 from ..imaging.writers import new_folder, write_image, write_json, write_text
 from ..inference.measurements import OrganMeasurement, measure
-from ..inference.pipeline import EXTENSIONS, REQUEST, geometry_of, write_tables
+from ..inference.pipeline import EXTENSIONS, REQUEST, write_tables
+from ..inference.result_ct import read_result_ct
 from ..inference.segmenter import Result, report_progress
 from ..json_io import DataError, load, read_json
 from ..organs import VOCABULARIES, Organ, Vocabulary
@@ -38,8 +38,8 @@ CORRECTIONS = "corrections"
 """The key in ``request.json`` with the list of corrections, oldest first."""
 
 # Files about the network's own run, which remain valid for a corrected result; ``deciding_expert`` is an earlier name.
-_KEPT = ("attention_", "dominant_expert.", "deciding_expert.", "entropy.", "disagreement.", "expert_attention.csv")
-_SAME_MM = 1e-3
+_DOMINANT = ("dominant_expert.", "deciding_expert.")
+_KEPT = ("attention_", *_DOMINANT, "entropy.", "disagreement.", "expert_attention.csv")
 
 AlsoWrite = Callable[[Path, sitk.Image, Result], None]
 
@@ -131,19 +131,7 @@ def open_session(
     if the CT is missing or has changed, or an organ of ``locked`` does not exist.
     """
     locked_labels = [organ_of(result.vocabulary, key).label for key in locked]
-    image = _read_ct(result, ct)
-    expected = result.record["ct_geometry"]
-    actual = geometry_of(image)
-    is_same = actual["size"] == expected["size"] and all(
-        abs(a - b) < _SAME_MM
-        for key in ("spacing_mm", "origin_mm", "direction")
-        for a, b in zip(actual[key], expected[key], strict=True)
-    )
-    if not is_same:
-        raise UserError(
-            "The CT is not the one that was segmented: its geometry is different.",
-            "Name the CT that the result was made from (--ct), or segment this one.",
-        )
+    image = read_result_ct(result.record, result.folder, ct)
     names = {organ.label: organ.key for organ in result.vocabulary}
     checksum = result.record.get("ct_checksum")
     labels = read_labels(result.labels)
@@ -176,7 +164,12 @@ def correct_result(
         session, image = open_session(result, ct, locked, engine or default_engine())
         hu = sitk.GetArrayViewFromImage(image)
         grid = Grid.of(image)
-        before = measure(_bytes(session), hu, grid.volume_ml_per_voxel, result.vocabulary)
+        kept = _segmented_organs(result, labels)
+
+        def measured() -> tuple[OrganMeasurement, ...]:
+            return measure(_bytes(session), hu, grid.volume_ml_per_voxel, result.vocabulary, kept, spacing=grid.spacing)
+
+        before = measured()
         for index, (label, each) in enumerate(zip(labels, strokes, strict=True)):
             report_progress(progress, 0.2 + 0.6 * index / len(strokes), f"Correcting the {session.name_of(label)}")
             session.apply(label, each.stroke, each.corners)
@@ -186,12 +179,14 @@ def correct_result(
                 "Click into a part that is missing (--add) or wrong (--remove).",
             )
         report_progress(progress, 0.8, "Writing the corrected result")
-        after = measure(_bytes(session), hu, grid.volume_ml_per_voxel, result.vocabulary)
+        after = measured()
         corrected = session.image()
         write_image(corrected, temporary / f"labels{result.extension}")
         for path in sorted(result.folder.iterdir()):
             if path.is_file() and path.name.startswith(_KEPT):
                 shutil.copy2(path, temporary / path.name)
+                if path.name.startswith(_DOMINANT):
+                    _clear_changed(temporary / path.name, read_labels(result.labels), corrected)
         written = Result(corrected, after, device="", warnings=[])
         write_tables(temporary, written)
         if also_write is not None:
@@ -230,21 +225,24 @@ def _vocabulary(folder: Path, named: str) -> Vocabulary:
     )
 
 
-def _read_ct(result: ResultFolder, new_path: Path | None) -> sitk.Image:
-    if new_path is not None:
-        return read_ct(new_path)
-    recorded = result.record.get("ct")
-    if isinstance(recorded, list):
-        # The slices of a DICOM series: read their folder, and choose the same series.
-        path = Path(recorded[0]).parent if recorded and isinstance(recorded[0], str) else None
-    else:
-        path = Path(recorded) if isinstance(recorded, str) else None
-    if path is None:
-        raise UserError("The result does not name its CT.", "Name the CT (--ct).")
-    if not exists(path):
-        raise UserError(f"The CT of this result is no longer at {path}.", "Name its new path (--ct).")
-    series = result.record.get("series")
-    return read_ct(path, series=series if path.is_dir() and isinstance(series, str) else None)
+def _segmented_organs(result: ResultFolder, corrected: Collection[int]) -> frozenset[int] | None:
+    """The labels that were segmented or are ``corrected`` now; None for all of the vocabulary."""
+    options = result.record.get("options")
+    names = options.get("organs") if isinstance(options, dict) else None
+    if not isinstance(names, list):
+        return None
+    return frozenset((*(organ_of(result.vocabulary, str(name)).label for name in names), *corrected))
+
+
+def _clear_changed(path: Path, before: sitk.Image, after: sitk.Image) -> None:
+    """Set the map of the dominant expert to 0 where a correction changed the label: no expert decided there."""
+    experts = read_labels(path)
+    if experts.GetSize() != after.GetSize():
+        # Written by an earlier version, on another grid.
+        return
+    unchanged = sitk.GetArrayViewFromImage(before) == sitk.GetArrayViewFromImage(after)
+    array = np.where(unchanged, sitk.GetArrayViewFromImage(experts), np.uint8(0))
+    write_image(Grid.of(experts).image_of(array), path)
 
 
 def _bytes(session: CorrectionSession) -> NDArray[np.uint8]:
@@ -281,8 +279,13 @@ def _record(
             for key, change in ((result.vocabulary.by_label[change.label].key, change) for change in session.changes)
         ],
     }
+    options = result.record.get("options")
+    kept = _segmented_organs(result, [change.label for change in session.changes])
+    if isinstance(options, dict) and kept is not None:
+        options = {**options, "organs": [organ.key for organ in result.vocabulary if organ.label in kept]}
     return {
         **result.record,
+        **({"options": options} if options is not None else {}),
         "overwrite": False,
         CORRECTIONS: [*result.record.get(CORRECTIONS, []), correction],
     }

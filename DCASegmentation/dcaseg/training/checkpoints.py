@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import OutputError, UserError
+from ..errors import OutputError, UserError, require_memory
 from ..imaging.writers import write_json
 from ..json_io import DataError, dump, load, read_json
 from ..method.log_gap import Partition
@@ -43,6 +43,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             _keep(path)
         part.replace(path)
     except (OSError, RuntimeError) as error:
+        require_memory(error)
         raise OutputError(
             f"The checkpoint {path} cannot be written ({error}).",
             "Free some disk space or choose another folder, then resume.",
@@ -71,6 +72,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            # The file is not damaged; the previous one would lose a part of the training.
+            require_memory(error)
             failures.append(f"{candidate.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
             continue
         if state.get("format") != FORMAT:

@@ -31,7 +31,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError, UserError
-from ..imaging.ct_checks import check_ct
+from ..imaging.ct_checks import require_ct
 from ..imaging.grid import Grid
 from ..imaging.intensity import voxel_checksum
 from ..imaging.writers import new_folder, write_image, write_json
@@ -416,7 +416,7 @@ def add_unlabeled_ct(folder: Path, ct: sitk.Image) -> Path:
     ImageError if ``ct`` is not a CT in HU; OutputError if it cannot be written. The folder is then unchanged.
     """
     folder = Path(folder)
-    check_ct(ct)
+    require_ct(ct, "The CT")
     clean(folder)
     name = case_name(voxel_checksum(sitk.GetArrayViewFromImage(ct)))
     vocabulary = _vocabulary(folder)

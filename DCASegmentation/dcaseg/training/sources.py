@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import UserError
-from ..imaging.ct_checks import check_ct
+from ..imaging.ct_checks import require_ct
 from ..imaging.geometry import lay_over
 from ..imaging.intensity import left_out, told_left_out
 from ..imaging.readers import read_ct, read_labels
@@ -125,7 +125,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _prepare(file: CTFile, grid: GridOptions, labeled: bool, name: str, omitted: list[dict[int, int]]) -> Case:
     """Read and prepare a case. Labels that ``file.ids`` leaves out go to ``omitted``."""
     ct = read_ct(Path(file.image))
-    check_ct(ct)
+    require_ct(ct, Path(file.image).name)
     if not labeled or file.labels is None:
         return prepare_case(name, ct, None, grid)
     labels = read_labels(Path(file.labels))
