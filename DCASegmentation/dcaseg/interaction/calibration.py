@@ -1,10 +1,10 @@
 """Which voxels a click changes with a click network: those that are probably wrong in the way that the click says.
 
-A click network answers where the organ is; many of its voxels are close calls, and errors in thin or blurred organs are as
-common as improvements. So a logistic regression turns its answer into the probability that a voxel is wrong, given the
-position of the voxel with respect to the click. Users click the middle of an error. Its radius is then about the
-distance r of the click from the border of the mask, it is hardly thicker than 2 r, and voxels that are many radii away
-are seldom part of it.
+A click network answers where the organ is; many of its voxels are close calls, and errors in thin or blurred organs
+are as common as improvements. So a logistic regression turns its answer into the probability that a voxel is wrong,
+given the position of the voxel with respect to the click. Users click the middle of an error. Its radius is then about
+the distance r of the click from the border of the mask, it is hardly thicker than 2 r, and voxels that are many radii
+away are seldom part of it.
 """
 
 from __future__ import annotations

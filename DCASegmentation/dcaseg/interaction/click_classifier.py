@@ -25,6 +25,10 @@ SHIPPED = Path(__file__).parent / "classifier.json"
 """The classifier in use."""
 
 _STEPS = 24
+# Who clicks again in the same direction was not content with the change, so it may be less sure: by _RELAXED for each
+# click, down to _LEAST.
+_RELAXED = 0.05
+_LEAST_ADDING, _LEAST_REMOVING = 0.6, 0.75
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ class Sureness:
     voxel: float
     mean: float
 
+    def after(self, clicks: int, adds: bool) -> Sureness:
+        """Return what is enough after so many earlier clicks in the same direction."""
+        least = min(_LEAST_ADDING if adds else _LEAST_REMOVING, self.mean)
+        return Sureness(self.voxel, max(least, self.mean - _RELAXED * clicks))
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -123,7 +132,8 @@ class ClickClassifier:
         seeds[tuple(click.voxels.T)] = True
         wrong = np.zeros(view.mask.shape, np.float32)
         wrong[evidence.candidates] = decision.probability(evidence.features)
-        threshold, piece = sure_piece(wrong, seeds, decision.sureness)
+        earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == click.adds)
+        threshold, piece = sure_piece(wrong, seeds, decision.sureness.after(earlier, click.adds))
         # The threshold becomes one half, so that the border lies where the probability crosses it.
         odds = _odds(wrong) - _odds(np.float32(threshold))
         odds = np.where(piece, np.maximum(odds, np.float32(0.05)), np.minimum(odds, np.float32(-0.05)))
@@ -156,7 +166,11 @@ class ClassifierEngine:
 
     def foreground(self, view: View) -> FloatArray:
         """See ``view.Engine``."""
-        evidence = evidence_of(view, self._walker.foreground(view))
+        walker = self._walker.foreground(view)
+        if not view.mask.any() and view.strokes[-1].radius_mm is not None:
+            # The user has drawn a box around the organ, whose size the random walker takes into account.
+            return walker
+        evidence = evidence_of(view, walker)
         return without_islands(self._classifier.changed(evidence, view), view)
 
 
@@ -172,9 +186,12 @@ def shipped_classifier() -> ClickClassifier:
 
 
 def around(seeds: Mask, mask: Mask) -> Mask:
-    """Return the pieces of ``mask`` (z, y, x), connected over faces, that contain one of ``seeds``."""
+    """Return the pieces of ``mask`` (z, y, x), connected over faces, edges or corners, that contain one of ``seeds``.
+
+    Errors along a border are often one voxel thick, and would be in many pieces if only faces counted.
+    """
     pieces: NDArray[np.integer] = sitk.GetArrayFromImage(
-        sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), False)
+        sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), True)
     )
     kept = np.zeros(int(pieces.max()) + 1, bool)
     kept[pieces[seeds]] = True

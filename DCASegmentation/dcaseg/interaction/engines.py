@@ -37,8 +37,9 @@ def default_engine() -> Engine:
 def engine_of(name: str) -> Engine:
     """Return the engine called ``name``: auto, random_walker, a baseline, or a click network.
 
-    The baselines for measurements are random_walker_alone and seeded_random_walker. A click network is the name of an installed bundle, or a folder. Raises UserError if there is no such engine, if the
-    network is damaged, or if PyTorch, which it needs, is not installed.
+    The baselines for measurements are random_walker_alone and seeded_random_walker. A click network is the name of an
+    installed bundle, or a folder. Raises UserError if there is no such engine, if the network is damaged, or if
+    PyTorch, which it needs, is not installed.
     """
     engines: dict[str, Callable[[], Engine]] = {
         ClassifierEngine.name: ClassifierEngine,

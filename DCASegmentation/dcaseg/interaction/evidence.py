@@ -28,10 +28,12 @@ _MASK_SCALES = (3.0, 6.0, 12.0)
 
 FEATURES = (
     # Distances, in mm or relative to the radius of the error.
-    "ratio", "log_ratio", "distance", "depth", "depth_mm", "log_radius", "thin", "half_mm", "geodesic", "geodesic_ratio",
+    "ratio", "log_ratio", "distance", "depth", "depth_mm", "log_radius", "thin", "half_mm", "geodesic",
+    "geodesic_ratio",
     # Where the organ is, by the random walker, by intensities, and by the shape of the mask.
-    "walker", "walker_click", "walker_share", "local", "local_click", "middle", "contrast", "hu_1", "hu_3", "alike_share",
-    "gradient", "filled_3", "filled_6", "filled_12", "filled_3_click", "filled_6_click", "filled_12_click", "first_mask",
+    "walker", "walker_click", "walker_share", "local", "local_click", "middle", "contrast", "hu_1", "hu_3",
+    "alike_share", "gradient", "filled_3", "filled_6", "filled_12", "filled_3_click", "filled_6_click",
+    "filled_12_click", "first_mask",
     # Other segments, other clicks, and the size of the organ.
     "others", "others_click", "same_clicks", "opposite_clicks", "nearest_same", "nearest_opposite", "adds", "size",
     "expected_size",

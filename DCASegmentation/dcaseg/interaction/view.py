@@ -35,7 +35,7 @@ class View:
 
     ``hu``: float32. ``mask``: the organ's current mask; ``first_mask``: its mask before all strokes. ``others``: voxels
     of other segments. ``strokes``: the strokes in the block, the latest last. ``probability``: that of the organ by the
-    segmentation network, 0 to 1, None if not available. ``expected_ml``: the organ's usual volume in ml, None if unknown.
+    segmentation network, 0 to 1, None if not available. ``expected_ml``: the organ's usual volume, None if unknown.
     """
 
     grid: Grid
