@@ -95,9 +95,8 @@ def main() -> None:
     # The first click also loads libraries.
     print(f"{len(cpu)} clicks: CPU {np.median(cpu[1:]):.2f} s in the median, {max(cpu[1:]):.2f} s at most;")
     print(f"wall {np.median(wall[1:]):.2f} s in the median, {max(wall[1:]):.2f} s at most.")
-    print(
-        f"Dice before {np.mean([d[0] for d in dices]):.3f}, after {_CLICKS} clicks {np.mean([d[-1] for d in dices]):.3f}"
-    )
+    first, last = (np.mean([each[index] for each in dices]) for index in (0, -1))
+    print(f"Dice before {first:.3f}, after {_CLICKS} clicks {last:.3f}")
     print(f"Memory: during a click, at most {peak - before:.0f} MB more than before the session was opened (Linux).")
 
 

@@ -39,8 +39,8 @@ from ..organs import Vocabulary
 from .click_simulation import dice_of, next_click
 
 MOST_WORSE = 0.1
-"""The highest share of simulated clicks that may lower Dice when the thresholds are chosen. In use, a change is one piece
-around the click, which about halves that share."""
+"""The highest share of simulated clicks that may lower Dice when the thresholds are chosen. In use, a change is one
+piece around the click, which about halves that share."""
 
 # Clicks on the model's mask, on a partly repaired one, and on an empty one.
 _CLICKS = (6, 3, 1)
@@ -64,8 +64,8 @@ class ClickSample:
     """Some of the voxels that one simulated click might have changed.
 
     ``group``: the anatomy. ``features`` (n, features); ``wrong`` (n,): whether the voxels are wrong in the way that the
-    click says; ``weight`` (n,): how many voxels each one stands for. ``adds``: the click adds; ``missing``: the organ had
-    no mask in the block. ``truth``, ``mask``: voxels of the organ and of its mask; ``dice``: before the click.
+    click says; ``weight`` (n,): how many voxels each one stands for. ``adds``: the click adds; ``missing``: the organ
+    had no mask in the block. ``truth``, ``mask``: voxels of the organ and of its mask; ``dice``: before the click.
     """
 
     group: str
@@ -159,7 +159,7 @@ def _repaired(mask: Mask, target: Mask, random: np.random.Generator) -> Mask:
 def _clicks(
     group: str, session: CorrectionSession, recorder: _Recorder, label: int, target: Mask, clicks: int
 ) -> list[ClickSample]:
-    samples = []
+    samples: list[ClickSample] = []
     for _ in range(clicks):
         mask = np.asarray(session.labels == label)
         click = next_click(mask, target, session.grid.spacing)

@@ -128,7 +128,7 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
         "geodesic": np.minimum(geodesic[at], 90.0) / 30,
         "geodesic_ratio": np.minimum(np.log1p(geodesic[at] / (radius + half)), 4.0),
         "walker": odds[at] / 2,
-        "walker_click": at_click(odds) / 2,
+        "walker_click": at_click(odds) / np.float32(2),
         "walker_share": share(odds > 0),
         "local": sign * local[at],
         "local_click": sign * at_click(local),
