@@ -6,6 +6,7 @@ vein). A label map therefore always carries the name of its vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -307,3 +308,12 @@ SYNAPSE = _vocabulary(
 
 VOCABULARIES = {vocabulary.name: vocabulary for vocabulary in (AMOS, SYNAPSE)}
 """All vocabularies by name."""
+
+
+def usual_volume(key: str | None) -> float | None:
+    """Return the middle (geometric mean) of the usual volumes in ml of the organ ``key``; None if it is unknown."""
+    for vocabulary in VOCABULARIES.values():
+        if key in vocabulary.by_key:
+            low, high = vocabulary.by_key[key].volume_ml
+            return math.sqrt(low * high)
+    return None

@@ -18,6 +18,7 @@ from . import (
     evaluate_clicks,
     evaluate_review,
     experiment,
+    fit_clicks,
     model,
     partition,
     phantom,
@@ -49,7 +50,7 @@ def build_app() -> typer.Typer:
     app.callback()(_dca)
     commands = (
         *(segment, correct, report, cohort, demo, phantom, synthesize, register_label_maps, partition, model, train),
-        *(train_clicks, evaluate, evaluate_clicks, evaluate_review, experiment),
+        *(train_clicks, fit_clicks, evaluate, evaluate_clicks, evaluate_review, experiment),
     )
     for command in commands:
         app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)

@@ -38,10 +38,10 @@ def run(
     engines: Annotated[
         str,
         typer.Option(
-            help="Engines, separated by commas: random_walker, seeded_random_walker, brush, auto (the default of dca "
-            "correct), or names or folders of click networks."
+            help="Engines, separated by commas: random_walker, random_walker_alone (without the classifier), "
+            "seeded_random_walker, brush, auto (the default of dca correct), or names or folders of click networks."
         ),
-    ] = "random_walker,seeded_random_walker,brush",
+    ] = "random_walker,random_walker_alone,brush",
     clicks: Annotated[int, typer.Option(min=1, max=10, help="Maximum number of clicks per organ.")] = 10,
     phantoms: Annotated[
         int | None,

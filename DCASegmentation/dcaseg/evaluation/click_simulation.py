@@ -115,7 +115,7 @@ def simulate(
     names = {organ.label: organ.key for organ in vocabulary}
     session = CorrectionSession(ct, start, names, probabilities=probabilities, engine=engine)
     target = sitk.GetArrayViewFromImage(truth) == label
-    dice, seconds = [_dice(session.labels == label, target)], []
+    dice, seconds = [dice_of(session.labels == label, target)], []
     for _ in range(clicks):
         click = next_click(session.labels == label, target, grid.spacing)
         if click is None:
@@ -126,7 +126,7 @@ def simulate(
             # A user would see this message, for instance about a click on gas or next to an opposite click.
             break
         seconds.append(change.seconds)
-        dice.append(_dice(session.labels == label, target))
+        dice.append(dice_of(session.labels == label, target))
     return Course(case, vocabulary.by_label[label].key, engine.name, tuple(dice), tuple(seconds))
 
 
@@ -242,7 +242,8 @@ class BallBrush:
         return painted.astype(np.float32)
 
 
-def _dice(one: _Mask, other: _Mask) -> float:
+def dice_of(one: _Mask, other: _Mask) -> float:
+    """Return the Dice of two masks (z, y, x), 1 if both are empty."""
     total = int(np.count_nonzero(one)) + int(np.count_nonzero(other))
     return 2.0 * int(np.count_nonzero(one & other)) / total if total else 1.0
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import BundleError, UserError, in_a_line
 from ..models.store import find_click_bundle, find_click_bundles
-from .calibration import calibrated_random_walker, with_network
+from .calibration import with_network
+from .click_classifier import ClassifierEngine
 from .random_walker import RandomWalkerEngine, SeededRandomWalker
 from .view import Engine
 
@@ -30,17 +31,19 @@ def default_engine() -> Engine:
             return _network_engine(bundles[0])
         except (BundleError, ImportError, OSError) as error:
             _log.warning("The click network in %s cannot be used: %s", bundles[0], in_a_line(error))
-    return calibrated_random_walker()
+    return ClassifierEngine()
 
 
 def engine_of(name: str) -> Engine:
-    """Return the engine called ``name``: auto, random_walker, seeded_random_walker, or a click network.
+    """Return the engine called ``name``: auto, random_walker, a baseline, or a click network.
 
-    A click network is the name of an installed bundle, or a folder. Raises UserError if there is no such engine, if the
-    network is damaged, or if PyTorch, which it needs, is not installed.
+    The baselines for measurements are random_walker_alone and seeded_random_walker. A click network is the name of an
+    installed bundle, or a folder. Raises UserError if there is no such engine, if the network is damaged, or if
+    PyTorch, which it needs, is not installed.
     """
     engines: dict[str, Callable[[], Engine]] = {
-        RandomWalkerEngine.name: calibrated_random_walker,
+        ClassifierEngine.name: ClassifierEngine,
+        RandomWalkerEngine.name: RandomWalkerEngine,
         SeededRandomWalker.name: SeededRandomWalker,
     }
     if name == AUTO:

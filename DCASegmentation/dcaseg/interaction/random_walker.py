@@ -81,7 +81,7 @@ class RandomWalkerOptions:
 class RandomWalkerEngine:
     """The random walker with priors; see the module. The default ``options`` gave the best results in measurements."""
 
-    name = "random_walker"
+    name = "random_walker_alone"
 
     def __init__(self, options: RandomWalkerOptions = RandomWalkerOptions()) -> None:
         self._options = options

@@ -27,8 +27,9 @@ from ..imaging.intensity import voxel_checksum
 from ..imaging.readers import read_ct, read_labels
 from ..imaging.resampling import resample
 from ..imaging.writers import write_image
+from ..organs import usual_volume
 from ..types import Box
-from .calibration import calibrated_random_walker
+from .click_classifier import ClassifierEngine
 from .strokes import Point, Stroke, box_around, box_of_corners, inside, rasterize
 from .view import Engine, SeenStroke, View, distance_to, mask_on_ct, reduced, reduced_grid, strides_of, sub_grid
 
@@ -127,7 +128,7 @@ class CorrectionSession:
         self._titles = dict(titles or {})
         self._locked = frozenset(locked)
         self._probabilities = dict(probabilities or {})
-        self._engine: Engine = engine or calibrated_random_walker()
+        self._engine: Engine = engine or ClassifierEngine()
         self._placed: list[_Placed] = []
         self._changes: list[Change] = []
 
@@ -303,6 +304,7 @@ class CorrectionSession:
             strokes=(*(SeenStroke(seen(each), each.adds, each.radius_mm) for each in earlier),
                      SeenStroke(newest, latest.adds, latest.radius_mm)),
             probability=self._probability(label, view_grid),
+            expected_ml=usual_volume(self._names.get(label)),
         )  # fmt: skip
         found = _balanced(mask_on_ct(self._engine.foreground(view), view, mask, grid, strides), mask, latest.adds)
         for each in (*earlier, latest):

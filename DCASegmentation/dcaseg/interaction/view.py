@@ -35,7 +35,7 @@ class View:
 
     ``hu``: float32. ``mask``: the organ's current mask; ``first_mask``: its mask before all strokes. ``others``: voxels
     of other segments. ``strokes``: the strokes in the block, the latest last. ``probability``: that of the organ by the
-    segmentation network, 0 to 1, None if not available.
+    segmentation network, 0 to 1, None if not available. ``expected_ml``: the organ's usual volume, None if unknown.
     """
 
     grid: Grid
@@ -45,6 +45,7 @@ class View:
     others: Mask
     strokes: tuple[SeenStroke, ...]
     probability: FloatArray | None = None
+    expected_ml: float | None = None
 
     def seeds(self, adds: bool) -> Mask:
         """Return the mask of the strokes that add (or remove). In a voxel of several strokes, the latest one counts."""

@@ -1,0 +1,222 @@
+"""What is known about each voxel near a click: the features from which ``click_classifier`` tells wrong voxels.
+
+Users click the middle of an error. So a click says more than "this voxel is wrong": how far it lies from the border of
+the mask is about the thickness of the error, and most voxels around it with the same intensity are wrong, too. A click
+on the border itself says that the border is off along some of its length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from .view import FloatArray, Mask, View, distance_to, smoothed
+
+_HU = (-200.0, 350.0)
+_MOST_ODDS = 4.0
+FARTHEST_MM = 48.0
+"""Voxels farther than this from the click do not change."""
+
+_LOCAL_MM = 10.0
+_SHELL_MM = 12.0
+_LEAST_SD = 15.0
+_ALIKE_HU = 30.0
+_PLAIN_MM = 20.0
+_MASK_SCALES = (3.0, 6.0, 12.0)
+
+FEATURES = (
+    # Distances, in mm or relative to the radius of the error.
+    "ratio", "log_ratio", "distance", "depth", "depth_mm", "log_radius", "thin", "half_mm", "geodesic",
+    "geodesic_ratio",
+    # Where the organ is, by the random walker, by intensities, and by the shape of the mask.
+    "walker", "walker_click", "walker_share", "local", "local_click", "middle", "contrast", "hu_1", "hu_3",
+    "alike_share", "gradient", "filled_3", "filled_6", "filled_12", "filled_3_click", "filled_6_click",
+    "filled_12_click", "first_mask",
+    # Other segments, other clicks, and the size of the organ.
+    "others", "others_click", "same_clicks", "opposite_clicks", "nearest_same", "nearest_opposite", "adds", "size",
+    "expected_size",
+)  # fmt: skip
+"""Names of the features, in the order of the columns of ``Evidence.features``."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The features of the voxels that the latest click may change.
+
+    ``candidates`` (z, y, x): these voxels. ``features`` (n, len(FEATURES)): one line for each of them, in the order of
+    ``candidates``. ``distance`` (n,): their distance to the click in mm.
+    """
+
+    candidates: Mask
+    features: FloatArray
+    distance: FloatArray
+
+
+def evidence_of(view: View, walker: FloatArray) -> Evidence:
+    """Return the evidence on the latest click of ``view``; ``walker`` (z, y, x) is the random walker's answer.
+
+    If the mask is empty, the radius of the error is unknown, and that of the organ's usual volume takes its place.
+    """
+    click, spacing = view.strokes[-1], view.grid.spacing
+    adds = click.adds
+    sign = np.float32(1.0 if adds else -1.0)
+    half = 0.5 * float(np.prod(spacing)) ** (1 / 3)
+    seeds = np.zeros(view.mask.shape, bool)
+    seeds[tuple(click.voxels.T)] = True
+    distance = np.maximum(distance_to(seeds, spacing), 0.0)
+    usual = _PLAIN_MM if view.expected_ml is None else _radius_of(view.expected_ml)
+    if not view.mask.any() or click.radius_mm is None:
+        radius = usual if click.radius_mm is None else click.radius_mm
+    else:
+        # Distances are 0 in the outermost voxels of the mask, but its border lies half a voxel farther out.
+        radius = max(click.radius_mm - half, half) if adds else click.radius_mm + half
+    border = distance_to(view.mask, spacing)
+    depth = sign * (border - np.float32(half))
+    candidates = (view.mask != adds) & ~view.seeds(not adds) & (distance <= FARTHEST_MM)
+    if view.mask.any():
+        candidates &= depth <= 4.0 * (radius + half) + 6.0
+    candidates |= seeds & (view.mask != adds)
+
+    hu = smoothed(np.clip(view.hu, *_HU), spacing, 1.0)
+    hu_3 = smoothed(np.clip(view.hu, *_HU), spacing, 3.0)
+    near = distance <= max(2 * half, 0.7 * radius if view.mask.any() else 2 * half)
+    hu_click, hu_3_click = float(np.median(hu[near])), float(np.median(hu_3[seeds]))
+    local, middle, contrast = _local_intensities(view, hu, border)
+    odds = sign * np.clip(_log_odds(walker), -_MOST_ODDS, _MOST_ODDS)
+    gradient = _gradient(view.hu, spacing)
+    geodesic = _geodesic(view, hu, hu_click, candidates, seeds)
+    filled = [smoothed(view.mask.astype(np.float32), spacing, scale) for scale in _MASK_SCALES]
+
+    at = candidates
+    d = distance[at]
+    order = np.argsort(d, kind="stable")
+    ratio = d / np.float32(radius + half)
+
+    def share(condition: Mask) -> FloatArray:
+        """Return for each candidate the share of the candidates not farther from the click that fulfill it."""
+        mean = np.empty(len(d), np.float32)
+        mean[order] = np.cumsum(condition[at][order]) / np.arange(1, len(d) + 1)
+        return mean
+
+    def at_click(array: FloatArray) -> FloatArray:
+        return np.full(len(d), float(np.mean(array[seeds])), np.float32)
+
+    def plain(value: float) -> FloatArray:
+        return np.full(len(d), value, np.float32)
+
+    def nearest(same: bool) -> FloatArray:
+        marks = np.zeros(view.mask.shape, bool)
+        for stroke in view.strokes[:-1]:
+            if stroke.adds == (adds == same):
+                marks[tuple(stroke.voxels.T)] = True
+        other = np.maximum(distance_to(marks, spacing)[at], 0.0)
+        return np.clip(np.log((other + half) / (d + half)), -2.0, 2.0)
+
+    counts = [sum(1 for stroke in view.strokes[:-1] if stroke.adds == (adds == same)) for same in (True, False)]
+    own = _radius_of(float(np.count_nonzero(view.mask)) * view.grid.volume_ml_per_voxel)
+    columns: dict[str, FloatArray] = {
+        "ratio": np.minimum(ratio, 8.0) / 4,
+        "log_ratio": np.minimum(np.log1p(ratio), 3.0),
+        "distance": d / 20,
+        "depth": np.clip(depth[at] / (radius + half), 0.0, 4.0),
+        "depth_mm": np.minimum(depth[at], 30.0) / 10,
+        "log_radius": plain(np.log(radius)),
+        "thin": plain(min(radius / half, 6.0) / 3),
+        "half_mm": plain(half),
+        "geodesic": np.minimum(geodesic[at], 90.0) / 30,
+        "geodesic_ratio": np.minimum(np.log1p(geodesic[at] / (radius + half)), 4.0),
+        "walker": odds[at] / 2,
+        "walker_click": at_click(odds) / np.float32(2),
+        "walker_share": share(odds > 0),
+        "local": sign * local[at],
+        "local_click": sign * at_click(local),
+        "middle": sign * middle[at],
+        "contrast": contrast[at],
+        "hu_1": np.minimum(np.abs(hu[at] - hu_click), 120.0) / 40,
+        "hu_3": np.minimum(np.abs(hu_3[at] - hu_3_click), 120.0) / 40,
+        "alike_share": share(np.abs(hu - hu_click) < _ALIKE_HU),
+        "gradient": np.minimum(gradient[at], 60.0) / 20,
+        "first_mask": (view.first_mask[at] == adds).astype(np.float32),
+        "others": view.others[at].astype(np.float32),
+        "others_click": at_click(view.others.astype(np.float32)),
+        "same_clicks": plain(min(counts[0], 5) / 3),
+        "opposite_clicks": plain(min(counts[1], 5) / 3),
+        "nearest_same": nearest(True),
+        "nearest_opposite": nearest(False),
+        "adds": plain(float(adds)),
+        "size": plain(np.log(max(radius, half) / own) if view.mask.any() else 0.0),
+        "expected_size": plain(np.log(own / usual) if view.mask.any() and view.expected_ml is not None else 0.0),
+    }
+    for scale, array in zip(_MASK_SCALES, filled, strict=True):
+        # The share of the surroundings that is as the click wants this voxel to be.
+        wanted = array if adds else 1 - array
+        columns[f"filled_{scale:.0f}"] = wanted[at]
+        columns[f"filled_{scale:.0f}_click"] = at_click(wanted)
+    return Evidence(candidates, np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float32), d)
+
+
+def _radius_of(ml: float) -> float:
+    """Return the radius (mm) of a ball of ``ml``, at least 3 mm."""
+    return float(max((3 * ml * 1000 / (4 * np.pi)) ** (1 / 3), 3.0))
+
+
+def _log_odds(probability: FloatArray) -> FloatArray:
+    share = np.clip(probability, 1e-3, 1 - 1e-3)
+    return np.log(share / (1 - share)).astype(np.float32)
+
+
+def _local_intensities(view: View, hu: FloatArray, border: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Compare each voxel's HU with the mean inside the mask near it and with that of the shell around the mask.
+
+    Return the log-likelihood ratio of inside to shell (-4 to 4), the position between the two means (-2 to 2, positive
+    on the side of the inside), and the contrast between them, 0 to 3, all (z, y, x).
+    """
+    inside = view.mask & ~view.seeds(False)
+    shell = ~view.mask & (border < _SHELL_MM) & ~view.seeds(True)
+    mean_in, variance_in = _weighted(hu, inside, view.grid.spacing)
+    mean_out, variance_out = _weighted(hu, shell, view.grid.spacing)
+    ratio = (hu - mean_out) ** 2 / variance_out - (hu - mean_in) ** 2 / variance_in + np.log(variance_out / variance_in)
+    difference = mean_in - mean_out
+    middle = (hu - 0.5 * (mean_in + mean_out)) * difference / (difference**2 + 20.0**2)
+    return (
+        np.clip(0.5 * ratio, -_MOST_ODDS, _MOST_ODDS),
+        np.clip(middle, -2.0, 2.0),
+        np.minimum(np.abs(difference) / 40, 3.0),
+    )
+
+
+def _weighted(hu: FloatArray, region: Mask, spacing: tuple[float, float, float]) -> tuple[FloatArray, FloatArray]:
+    """Return mean and variance (z, y, x) of ``hu`` in ``region``, weighted by the distance to each voxel."""
+    if not region.any():
+        region = np.ones_like(region)
+    weight = region.astype(np.float32)
+    share = smoothed(weight, spacing, _LOCAL_MM)
+    overall, spread = float(hu[region].mean()), float(hu[region].var())
+    # Far from the region, the weights vanish, and its overall mean takes over.
+    few = np.float32(1e-2)
+    mean = (smoothed(weight * hu, spacing, _LOCAL_MM) + few * overall) / np.maximum(share + few, few)
+    square = smoothed(weight * (hu - overall) ** 2, spacing, _LOCAL_MM) + few * spread
+    variance = square / np.maximum(share + few, few) - (mean - overall) ** 2
+    return mean, np.maximum(variance, _LEAST_SD**2)
+
+
+def _gradient(hu: FloatArray, spacing: tuple[float, float, float]) -> FloatArray:
+    image = sitk.GetImageFromArray(np.clip(hu, *_HU).astype(np.float32))
+    image.SetSpacing(spacing)
+    if min(hu.shape) < 4:
+        return np.zeros(hu.shape, np.float32)
+    return sitk.GetArrayFromImage(sitk.GradientMagnitudeRecursiveGaussian(image, 2.0))
+
+
+def _geodesic(view: View, hu: FloatArray, hu_click: float, candidates: Mask, seeds: Mask) -> FloatArray:
+    """Return the geodesic distance (mm) to the click: longer through other intensities, and through other voxels."""
+    speed = 1 / (1 + ((hu - np.float32(hu_click)) / np.float32(25.0)) ** 2) + np.float32(0.02)
+    speed = np.where(candidates | seeds, speed, np.float32(0.3) * speed)
+    image = view.grid.image_of(speed.astype(np.float32))
+    marching = sitk.FastMarchingImageFilter()
+    marching.SetTrialPoints([tuple(int(each) for each in voxel[::-1]) for voxel in np.argwhere(seeds)])
+    marching.SetStoppingValue(100.0)
+    found = sitk.GetArrayFromImage(marching.Execute(image))
+    return np.minimum(found, 100.0).astype(np.float32)

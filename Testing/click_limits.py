@@ -1,0 +1,66 @@
+"""What bounds clicks that repair only what is near them: Dice if each repaired all errors of its kind within k radii.
+
+Run: python Testing/click_limits.py CT LABELS [--label-table TABLE]
+
+Clicks are simulated as in dca evaluate-clicks. The radius is the distance of the click to the border of its error, and
+at least half a voxel. It also prints the share of clicks whose error is hardly thicker than a voxel.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from dcaseg.cli.bundle import load
+from dcaseg.evaluation.click_simulation import REPORTED, dice_of, next_click
+from dcaseg.evaluation.scoring import read_table, translated
+from dcaseg.imaging.readers import read_ct, read_labels
+from dcaseg.inference.segmenter import Segmenter
+from dcaseg.interaction.view import distance_to
+from dcaseg.organs import AMOS
+
+_RADII = (2, 4, 8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ct", type=Path)
+    parser.add_argument("labels", type=Path)
+    parser.add_argument("--label-table", type=Path)
+    parser.add_argument("--start", type=Path)
+    chosen = parser.parse_args()
+    ct, truth = read_ct(chosen.ct), read_labels(chosen.labels)
+    if chosen.label_table:
+        truth = translated(truth, read_table(chosen.label_table, AMOS))
+    start = (
+        read_labels(chosen.start) if chosen.start else Segmenter(load(None), "cpu", backend="auto").segment(ct).labels
+    )
+    first, labels, spacing = sitk.GetArrayFromImage(start), sitk.GetArrayFromImage(truth), ct.GetSpacing()
+    organs = [organ.label for organ in AMOS if (labels == organ.label).any()]
+    for radii in _RADII:
+        courses, thin = [], []
+        for label in organs:
+            mask, target = first == label, labels == label
+            dices = [dice_of(mask, target)]
+            for _ in range(max(REPORTED)):
+                click = next_click(mask, target, spacing)
+                if click is not None:
+                    error = target & ~mask if click.adds else mask & ~target
+                    seed = np.zeros(mask.shape, bool)
+                    seed[click.index] = True
+                    depth = -float(distance_to(error, spacing)[click.index])
+                    thin.append(depth < max(spacing) / 2)
+                    near = distance_to(seed, spacing) <= radii * (depth + min(spacing) / 2)
+                    mask = np.where(error & near, target, mask)
+                dices.append(dice_of(mask, target))
+            courses.append(dices)
+        means = np.mean(courses, axis=0)
+        print(f"Within {radii} radii:", ", ".join(f"{n}: {means[n]:.3f}" for n in REPORTED), end="; ")
+        print(f"errors about a voxel thick: {np.mean(thin):.0%} of clicks")
+
+
+if __name__ == "__main__":
+    main()

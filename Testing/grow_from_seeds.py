@@ -1,0 +1,90 @@
+"""Slicer's Grow from seeds as an engine of clicks, measured with simulated clicks: a baseline of clicks.md.
+
+Run: python Testing/grow_from_seeds.py CT LABELS [--label-table TABLE]
+
+It needs slicer-core, which contains the effect's filter, vtkImageGrowCutSegment. The seeds are those of the seeded
+random walker: the deep inside of the mask, the far outside, and the clicks. Around the latest click, nothing else is a
+seed, and the filter decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from dcaseg.cli.bundle import load
+from dcaseg.evaluation.click_simulation import REPORTED, ClickMeasurement, measure_case
+from dcaseg.evaluation.scoring import read_table, translated
+from dcaseg.imaging.readers import read_ct, read_labels
+from dcaseg.inference.segmenter import Segmenter
+from dcaseg.interaction.random_walker import without_islands
+from dcaseg.interaction.view import FloatArray, View, distance_to
+from dcaseg.organs import AMOS
+
+_INSIDE, _OUTSIDE = 1, 2
+
+
+class GrowFromSeeds:
+    """The engine; see ``interaction.view.Engine``."""
+
+    name = "grow_from_seeds"
+
+    def foreground(self, view: View) -> FloatArray:
+        """The organ's probability (z, y, x), 0 or 1."""
+        # slicer-core is needed here only.
+        from slicer import vtkImageGrowCutSegment
+
+        depth = distance_to(view.mask, view.grid.spacing)
+        click = view.strokes[-1]
+        latest = np.zeros(view.mask.shape, bool)
+        latest[tuple(click.voxels.T)] = True
+        radius = 14.0 if click.radius_mm is None else click.radius_mm + 2.0
+        known = (np.abs(depth) > 4.0) & (distance_to(latest, view.grid.spacing) > 2.0 * radius)
+        seeds = np.where(known, np.where(view.mask, _INSIDE, _OUTSIDE), 0).astype(np.int16)
+        if not (seeds == _OUTSIDE).any():
+            seeds[[0, -1]] = _OUTSIDE
+        seeds[view.seeds(True)], seeds[view.seeds(False)] = _INSIDE, _OUTSIDE
+        if not (seeds == _INSIDE).any():
+            return view.mask.astype(np.float32)
+        filter_ = vtkImageGrowCutSegment()
+        filter_.SetIntensityVolume(_image(np.rint(view.hu).astype(np.int16), view))
+        filter_.SetSeedLabelVolume(_image(seeds, view))
+        filter_.Update()
+        found = vtk_to_numpy(filter_.GetOutput().GetPointData().GetScalars()).reshape(view.mask.shape) == _INSIDE
+        return without_islands(found.astype(np.float32), view)
+
+
+def _image(array: np.ndarray, view: View) -> vtk.vtkImageData:
+    image = vtk.vtkImageData()
+    image.SetDimensions(*array.shape[::-1])
+    image.SetSpacing(view.grid.spacing)
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True))
+    return image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ct", type=Path)
+    parser.add_argument("labels", type=Path)
+    parser.add_argument("--label-table", type=Path)
+    parser.add_argument("--start", type=Path)
+    chosen = parser.parse_args()
+    ct, truth = read_ct(chosen.ct), read_labels(chosen.labels)
+    if chosen.label_table:
+        truth = translated(truth, read_table(chosen.label_table, AMOS))
+    start = (
+        read_labels(chosen.start) if chosen.start else Segmenter(load(None), "cpu", backend="auto").segment(ct).labels
+    )
+    measured = ClickMeasurement()
+    measure_case(measured, chosen.ct.parent.name, ct, start, truth, AMOS, [GrowFromSeeds()])
+    summary = measured.summary(GrowFromSeeds.name)
+    print("Dice after", ", ".join(f"{n}: {summary['dice'][str(n)]:.3f}" for n in REPORTED), "clicks")
+    print(f"NoC {summary['noc']}, failures {summary['failures']}, worse {summary['worse']:.0%}")
+
+
+if __name__ == "__main__":
+    main()
