@@ -1,4 +1,4 @@
-"""What bounds clicks that repair only what is near them: Dice if each one repaired all errors of its kind within k radii.
+"""What bounds clicks: Dice if each one repaired all errors of its kind within k radii, but no others.
 
 Run: python Testing/click_limits.py CT LABELS [--label-table TABLE]
 
