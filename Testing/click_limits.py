@@ -1,4 +1,4 @@
-"""What bounds clicks that repair only what is near them: Dice if each repaired all errors of its kind within k radii.
+"""What bounds clicks: Dice if each one repaired all errors of its kind within k radii, but no others.
 
 Run: python Testing/click_limits.py CT LABELS [--label-table TABLE]
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dcaseg.cli.bundle import load
+from dcaseg.cli.option_values import load_bundle
 from dcaseg.evaluation.click_simulation import REPORTED, dice_of, next_click
 from dcaseg.evaluation.scoring import read_table, translated
 from dcaseg.imaging.readers import read_ct, read_labels
@@ -36,7 +36,9 @@ def main() -> None:
     if chosen.label_table:
         truth = translated(truth, read_table(chosen.label_table, AMOS))
     start = (
-        read_labels(chosen.start) if chosen.start else Segmenter(load(None), "cpu", backend="auto").segment(ct).labels
+        read_labels(chosen.start)
+        if chosen.start
+        else Segmenter(load_bundle(None), "cpu", backend="auto").segment(ct).labels
     )
     first, labels, spacing = sitk.GetArrayFromImage(start), sitk.GetArrayFromImage(truth), ct.GetSpacing()
     organs = [organ.label for organ in AMOS if (labels == organ.label).any()]

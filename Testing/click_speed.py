@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dcaseg.cli.bundle import load
+from dcaseg.cli.option_values import load_bundle
 from dcaseg.errors import UserError
 from dcaseg.evaluation.click_simulation import dice_of, next_click
 from dcaseg.evaluation.scoring import read_table, translated
@@ -52,7 +52,9 @@ def main() -> None:
     if chosen.label_table:
         truth = translated(truth, read_table(chosen.label_table, AMOS))
     start = (
-        read_labels(chosen.start) if chosen.start else Segmenter(load(None), "cpu", backend="auto").segment(ct).labels
+        read_labels(chosen.start)
+        if chosen.start
+        else Segmenter(load_bundle(None), "cpu", backend="auto").segment(ct).labels
     )
     grid = sitk.Image(_SIZE, sitk.sitkInt16)
     grid.SetOrigin(ct.GetOrigin())

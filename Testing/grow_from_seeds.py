@@ -16,7 +16,7 @@ import numpy as np
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from dcaseg.cli.bundle import load
+from dcaseg.cli.option_values import load_bundle
 from dcaseg.evaluation.click_simulation import REPORTED, ClickMeasurement, measure_case
 from dcaseg.evaluation.scoring import read_table, translated
 from dcaseg.imaging.readers import read_ct, read_labels
@@ -77,7 +77,9 @@ def main() -> None:
     if chosen.label_table:
         truth = translated(truth, read_table(chosen.label_table, AMOS))
     start = (
-        read_labels(chosen.start) if chosen.start else Segmenter(load(None), "cpu", backend="auto").segment(ct).labels
+        read_labels(chosen.start)
+        if chosen.start
+        else Segmenter(load_bundle(None), "cpu", backend="auto").segment(ct).labels
     )
     measured = ClickMeasurement()
     measure_case(measured, chosen.ct.parent.name, ct, start, truth, AMOS, [GrowFromSeeds()])

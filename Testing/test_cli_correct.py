@@ -75,7 +75,9 @@ def test_one_click_restores_a_missing_organ_in_a_new_folder(dca, result, truth, 
     assert run.code == 0, run.err
     assert "Bladder" in run.out
     found, expected = labels_in(out) == BLADDER, sitk.GetArrayFromImage(truth) == BLADDER
-    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.6
+    # The labels around it are those of an untrained network, so the click takes no more than is sure.
+    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.4
+    assert (found & ~expected).sum() < 0.1 * found.sum()
     assert {path.name: path.read_bytes() for path in result.iterdir()} == before
     names = {path.name for path in out.iterdir()}
     assert {"labels.nrrd", "volumes.csv", "request.json", "log.txt"} <= names

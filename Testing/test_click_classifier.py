@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.evaluation.click_fit import ClickSample, choose_sureness, collect, fit_classifier
+from dcaseg.evaluation.click_simulation import BallBrush, ClickMeasurement, measure_case, next_click
 from dcaseg.interaction.click_classifier import (
     SHIPPED,
     Layer,
@@ -108,18 +109,19 @@ def test_the_evidence_covers_the_side_of_the_click_only(adds):
 
 
 @pytest.mark.parametrize("adds", [True, False])
-def test_a_click_on_a_border_that_is_off_by_a_voxel_moves_more_of_it_than_one_voxel(adds):
-    """The error is a rind: the click, at its deepest voxel, is on the border itself."""
+def test_clicks_on_a_border_that_is_off_by_a_voxel_move_more_of_it_than_their_voxels(adds):
+    """The error is a rind: each click, at its deepest voxel, is on the border itself."""
     scene = Scene((48, 48, 48), (3.0, 3.0, 3.0))
-    middle = scene.spleen_at
-    mask = ball(scene.spleen.shape, middle, 20.0 - 3.0 if adds else 20.0 + 3.0, scene.spacing)
+    mask = ball(scene.spleen.shape, scene.spleen_at, 20.0 - 3.0 if adds else 20.0 + 3.0, scene.spacing)
     session = scene.session(scene.labels(spleen=mask, liver=np.zeros_like(mask)))
-    before = dice(mask, scene.spleen)
-    radius = 6 if adds else 7
-    session.apply(SPLEEN, scene.stroke((middle[0], middle[1], middle[2] - radius), add=adds))
+    for _ in range(3):
+        click = next_click(np.asarray(session.labels == SPLEEN), scene.spleen, scene.spacing)
+        assert click.adds == adds
+        session.apply(SPLEEN, scene.stroke(click.index, add=adds))
     after = np.asarray(session.labels == SPLEEN)
-    assert (after != mask).sum() > 20
-    assert dice(after, scene.spleen) > before + 0.01
+    # Removing is the more careful of the two: a wrong voxel inside costs more.
+    assert (after != mask).sum() > (60 if adds else 6)
+    assert dice(after, scene.spleen) > dice(mask, scene.spleen) + (0.03 if adds else 0.0)
 
 
 def test_usual_volumes_are_those_of_the_vocabulary():
@@ -154,7 +156,7 @@ def test_the_fit_learns_which_voxels_are_wrong_and_how_sure_that_is():
         assert figures[name]["clicks"] == 18 and figures[name]["gain"] > 0.03 and figures[name]["worse"] == 0
         features = np.zeros((2, WIDTH), np.float32)
         features[:, FEATURES.index("distance")] = (0.1, 1.3)
-        near, far = getattr(classifier, name).probability(features)
+        near, far = getattr(classifier, name).probability(features, finds=name == "finding")
         assert near > 0.6 and far < 0.3
 
 
@@ -197,3 +199,15 @@ def test_fit_clicks_refuses_cases_that_are_not_there(dca, tmp_path, small_bundle
     run = dca("fit-clicks", "-o", tmp_path / "out", "--bundle", small_bundle, *arguments)
     assert run.code == 2 and message in run.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_organ_can_be_measured_as_if_it_were_missing():
+    scene = Scene((40, 40, 40))
+    liver = np.zeros_like(scene.spleen)
+    labels = scene.labels(liver=liver)
+    measured = ClickMeasurement()
+    arguments = (measured, "scene", scene.ct, labels, labels, AMOS, [BallBrush()])
+    measure_case(*arguments, clicks=1)
+    measure_case(*arguments, clicks=1, missing=True)
+    assert [course.dice[0] for course in measured.courses] == [1.0, 0.0]
+    assert (sitk.GetArrayViewFromImage(labels) == SPLEEN).any()

@@ -302,7 +302,7 @@ def test_a_probability_moves_the_border_where_intensities_are_equal():
     known = grid.image_of(np.where(truth, 0.95, 0.02).astype(np.float32))
     found = []
     for probabilities in (None, {1: known}):
-        session = CorrectionSession(ct, labels, NAMES, probabilities=probabilities)
+        session = CorrectionSession(ct, labels, NAMES, probabilities=probabilities, engine=RandomWalkerEngine())
         session.apply(1, Stroke((to_point((20, 13, 20), grid),)))
         found.append(dice(session.labels == 1, truth))
     assert found[1] > found[0]

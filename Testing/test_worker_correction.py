@@ -60,7 +60,7 @@ def test_clicks_are_answered_in_order_without_pytorch_and_without_a_model(worker
         **{"points": [[-x, -y, z]], "patch": str(patch)},
     }
     first = ask(worker, 2, stroke)
-    assert isinstance(first, Corrected) and first.answer["added"] > 100 and first.answer["strokes"] == 1
+    assert isinstance(first, Corrected) and first.answer["added"] > 80 and first.answer["strokes"] == 1
     assert (sitk.GetArrayFromImage(sitk.ReadImage(str(patch))) == SPLEEN).sum() > first.answer["added"]
     locked = ask(worker, 3, {**stroke, "locked": [SPLEEN]})
     assert isinstance(locked, Failure) and "Milz is locked" in locked.problem

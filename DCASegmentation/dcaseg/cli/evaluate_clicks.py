@@ -43,6 +43,9 @@ def run(
         ),
     ] = "random_walker,random_walker_alone,brush",
     clicks: Annotated[int, typer.Option(min=1, max=10, help="Maximum number of clicks per organ.")] = 10,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Remove each organ from the result before its first click.")
+    ] = False,
     phantoms: Annotated[
         int | None,
         typer.Option(
@@ -95,7 +98,10 @@ def run(
             for name, image, truth, known in _cases(segmenter, phantoms or 0, synthetic or [], entries, own):
                 progress(0.0, f"{name}: segmenting")
                 start = segmenter.segment(image, SegmentOptions()).labels
-                measure_case(measured, name, image, start, truth, segmenter.vocabulary, chosen, known, clicks, progress)
+                measure_case(
+                    *(measured, name, image, start, truth, segmenter.vocabulary, chosen, known, clicks, progress),
+                    missing=missing,
+                )
                 cases.append(name)
         if not measured.courses:
             raise UserError(
@@ -103,7 +109,7 @@ def run(
                 "Use its label values (see dca bundle info), or --label-table.",
             )
         summary = {"cases": cases, "model": {"name": model.metadata.name, "sha256": model.metadata.weights.sha256}}
-        write_json({**summary, "clicks": clicks, "engines": measured.to_json()}, folder / _SUMMARY)
+        write_json({**summary, "clicks": clicks, "missing": missing, "engines": measured.to_json()}, folder / _SUMMARY)
         measured.write_csv(folder / "clicks.csv")
         title = f"{model.metadata.name}: {', '.join(cases)}"
         click_curve(measured, title if len(title) < 100 else f"{title[:97]}...").savefig(folder / "clicks.png", dpi=120)
@@ -165,6 +171,11 @@ def _print(measured: ClickMeasurement, clicks: int) -> None:
             f"{count} {'does' if count == 1 else 'do'} not reach {goal}"
             for goal, count in everything["failures"].items()
         )
+        if everything["missing_one_click"] is not None:
+            median = everything["missing_one_click"]
+            print_line(
+                f"{everything['missing']} were missing at the start; after one click, the median Dice is {median:.2f}."
+            )
         took = "" if everything["median_seconds"] is None else f" A click took {everything['median_seconds']:.2f} s."
         print_line(f"Of {everything['organs']} organs, {failures}.{took}")
 

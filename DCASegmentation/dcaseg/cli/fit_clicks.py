@@ -11,8 +11,8 @@ import typer
 
 from ..errors import UserError
 from ..json_io import dump, read_json
-from .option_values import load_bundle
 from .console import print_line, print_table, progress_bar, table
+from .option_values import load_bundle
 from .options import CASES_PANEL, BundleOption, DeviceOption, overwrite_option
 from .synthesize import RECIPE
 

@@ -208,7 +208,7 @@ def fit_classifier(
             held_out = set(groups[fold::_FOLDS])
             members = _members([each for each in kind if each.group not in held_out], steps, seed)
             predicted += [
-                (each, probability_of(members, each.features.astype(np.float32)))
+                (each, probability_of(members, each.features.astype(np.float32), name == "finding"))
                 for each in kind
                 if each.group in held_out
             ]

@@ -212,15 +212,24 @@ def measure_case(
     known: Sequence[int] | None = None,
     clicks: int = MOST_CLICKS,
     progress: ProgressCallback | None = None,
+    missing: bool = False,
 ) -> None:
-    """Add the courses of all organs in ``truth`` to ``measured``; ``known`` are its annotated labels (None: all)."""
+    """Add the courses of all organs in ``truth`` to ``measured``; ``known`` are its annotated labels (None: all).
+
+    ``missing``: each organ starts without its mask, and only the other organs are as in ``start``.
+    """
     present = set(np.unique(sitk.GetArrayViewFromImage(truth)).tolist()) - {0}
     labels = [label for label in vocabulary.by_label if label in present and (known is None or label in known)]
     for index, label in enumerate(labels):
         if progress is not None:
             progress(index / len(labels), f"{case}: {vocabulary.by_label[label].name.lower()}")
+        begun = start
+        if missing:
+            array = sitk.GetArrayFromImage(start)
+            array[array == label] = 0
+            begun = Grid.of(start).image_of(array)
         for engine in engines:
-            measured.courses.append(simulate(case, ct, start, truth, vocabulary, label, engine, clicks))
+            measured.courses.append(simulate(case, ct, begun, truth, vocabulary, label, engine, clicks))
 
 
 class BallBrush:

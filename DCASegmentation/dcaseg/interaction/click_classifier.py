@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..json_io import DataError, load, read_json
-from .evidence import FEATURES, Evidence, evidence_of
+from .evidence import FEATURES, WALKER_SCALE, Evidence, evidence_of
 from .random_walker import RandomWalkerEngine, without_islands
 from .view import FloatArray, Mask, View
 
@@ -92,14 +92,20 @@ class Decision:
     perceptrons: tuple[Perceptron, ...]
     sureness: Sureness
 
-    def probability(self, features: FloatArray) -> FloatArray:
+    def probability(self, features: FloatArray, finds: bool = False) -> FloatArray:
         """Return the probability (n,) that voxels with these ``features`` (n, features) are wrong."""
-        return probability_of(self.perceptrons, features)
+        return probability_of(self.perceptrons, features, finds)
 
 
-def probability_of(perceptrons: tuple[Perceptron, ...], features: FloatArray) -> FloatArray:
-    """Return the probability (n,) that voxels with ``features`` (n, features) are wrong, by all ``perceptrons``."""
+def probability_of(perceptrons: tuple[Perceptron, ...], features: FloatArray, finds: bool = False) -> FloatArray:
+    """Return the probability (n,) that voxels with ``features`` (n, features) are wrong, by all ``perceptrons``.
+
+    ``finds``: the organ has no mask. Then the random walker counts as much as the perceptrons.
+    """
     odds = np.mean([each.odds(features) for each in perceptrons], axis=0)
+    if finds:
+        # Organs of many kinds are missing, in more surroundings than the perceptrons have seen.
+        odds = 0.5 * (odds + WALKER_SCALE * features[:, FEATURES.index("walker")])
     return np.asarray(1 / (1 + np.exp(-np.clip(odds, -30.0, 30.0))), np.float32)
 
 
@@ -131,7 +137,7 @@ class ClickClassifier:
         seeds = np.zeros(view.mask.shape, bool)
         seeds[tuple(click.voxels.T)] = True
         wrong = np.zeros(view.mask.shape, np.float32)
-        wrong[evidence.candidates] = decision.probability(evidence.features)
+        wrong[evidence.candidates] = decision.probability(evidence.features, finds=not view.mask.any())
         earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == click.adds)
         threshold, piece = sure_piece(wrong, seeds, decision.sureness.after(earlier, click.adds))
         # The threshold becomes one half, so that the border lies where the probability crosses it.

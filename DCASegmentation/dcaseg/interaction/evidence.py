@@ -24,6 +24,8 @@ _SHELL_MM = 12.0
 _LEAST_SD = 15.0
 _ALIKE_HU = 30.0
 _PLAIN_MM = 20.0
+WALKER_SCALE = 2
+"""The log-odds of the random walker's answer are this times the feature ``walker``."""
 _MASK_SCALES = (3.0, 6.0, 12.0)
 
 FEATURES = (
@@ -127,8 +129,8 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
         "half_mm": plain(half),
         "geodesic": np.minimum(geodesic[at], 90.0) / 30,
         "geodesic_ratio": np.minimum(np.log1p(geodesic[at] / (radius + half)), 4.0),
-        "walker": odds[at] / 2,
-        "walker_click": at_click(odds) / np.float32(2),
+        "walker": odds[at] / WALKER_SCALE,
+        "walker_click": at_click(odds) / np.float32(WALKER_SCALE),
         "walker_share": share(odds > 0),
         "local": sign * local[at],
         "local_click": sign * at_click(local),
