@@ -152,7 +152,8 @@ def test_cases_are_drawn_with_the_remaining_share(stream, cache):
     """The case is recognized by its constant HU, which no synthetic patch has."""
     case = Case("flat", np.full((20, 40, 40), 75, np.int16), np.ones((20, 40, 40), np.uint8))
     sampler = stream.sampler(cache, OPTIONS)
-    mixed = replace(stream, share=0.25).mixed(sampler, [case], OPTIONS)
+    plain = replace(OPTIONS, spatial_augmentation=False)
+    mixed = replace(stream, share=0.25).mixed(sampler, [case], plain)
     volumes = np.asarray(mixed.draw(60, np.random.default_rng(0)).volumes)
     flat = [bool(np.ptp(volume) == 0 and volume.flat[0] == 0.5) for volume in volumes]
     assert 35 <= sum(flat) <= 55
@@ -181,7 +182,8 @@ def test_groups_of_organs_come_from_label_maps_and_cases_together(stream, cache)
 
 def test_pseudo_labeled_cases_are_added_to_the_stream(stream, cache):
     sampler = stream.sampler(cache, OPTIONS)
-    trainer = Trainer(cache / "none", OPTIONS, AMOS, [], [], sampler=sampler, anatomies=sampler.anatomies)
+    plain = replace(OPTIONS, spatial_augmentation=False)
+    trainer = Trainer(cache / "none", plain, AMOS, [], [], sampler=sampler, anatomies=sampler.anatomies)
     case = Case("flat", np.full((20, 40, 40), 75, np.int16), np.ones((20, 40, 40), np.uint8))
     trainer._take_new_cases([case])
     labels = [np.asarray(trainer._sampler.draw(step, False).labeled.labels) for step in range(15)]

@@ -33,6 +33,8 @@ _AIR_HU = (-1100.0, -800.0)
 _LESS_THAN_AIR_HU = -1150.0
 _FEWEST_INVERTED_AIR = 0.03
 _FEWEST_EQUAL_NEIGHBORS = 0.5
+# No picture of tissue has as few gray values.
+_FEW_VALUES = 24
 # The largest value of metal on an extended scale is 31 743 HU; signed 16-bit values read as unsigned ones are higher.
 _HIGHEST_HU = 40_000.0
 _FEWEST_TOO_HIGH = 1e-4
@@ -364,8 +366,11 @@ def _raise_for_non_ct(image: sitk.Image, sample: np.ndarray, low: float, high: f
 
 
 def _looks_like_labels(image: sitk.Image, sample: np.ndarray) -> bool:
-    if not has_only_integers(image) or np.unique(sample).size > 256:
+    n_values = np.unique(sample).size
+    if not has_only_integers(image) or n_values > 256:
         return False
+    if n_values <= _FEW_VALUES:
+        return True
     middle = sitk.GetArrayViewFromImage(image)[image.GetDepth() // 2]
     one, other = middle[:, 1:], middle[:, :-1]
     # A CT that was clipped at 0 has large areas of 0, but not of other values.

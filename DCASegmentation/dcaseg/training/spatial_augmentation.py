@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import comb
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
-from scipy.spatial.transform import Rotation
 from torch.nn import functional
 
 PROBABILITY = 0.75
@@ -49,13 +48,13 @@ class PatchCoordinates:
         """
         size = np.asarray(voxel_size)
         scale = _log_uniform(_SCALE, random) * np.array([_log_uniform(_AXIS_SCALE, random) for _ in range(3)])
-        rotation = Rotation.from_rotvec(random.uniform(-_ROTATION, _ROTATION, 3)).as_matrix()
+        rotation = _rotation(random.uniform(-_ROTATION, _ROTATION, 3))
         # From an offset in the patch to one in the volume, both in voxels.
         matrix = (rotation * scale) * size / size[:, None]
         # The same smooth shift in mm along all axes, whatever the shape of the patch.
         deviation = _BEND * float(np.min(np.asarray(shape) * size))
         shifts = random.normal(0.0, deviation, (3, *(_CONTROL_POINTS,) * 3)) / size[:, None, None, None]
-        weights = [_spline_weights(n) for n in shape]
+        weights = [_curve_weights(n) for n in shape]
         positions = np.einsum("iabc,za,yb,xc->izyx", shifts.astype(np.float32), *weights, optimize=True)
         for axis, n in enumerate(shape):
             offsets = (np.arange(n) - (n - 1) / 2).reshape([-1 if a == axis else 1 for a in range(3)])
@@ -94,11 +93,24 @@ def _log_uniform(limit: float, random: np.random.Generator) -> float:
     return float(np.exp(random.uniform(-1, 1) * np.log(limit)))
 
 
+def _rotation(angles: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The matrix that rotates by ``angles`` (radians) about the first, second and third axis, one after the other."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        one, other = (axis + 1) % 3, (axis + 2) % 3
+        turn = np.eye(3)
+        turn[one, one] = turn[other, other] = np.cos(angle)
+        turn[other, one] = np.sin(angle)
+        turn[one, other] = -turn[other, one]
+        matrix = turn @ matrix
+    return matrix
+
+
 @lru_cache(maxsize=16)
-def _spline_weights(count: int) -> NDArray[np.float32]:
-    """Weights (count, control points) of a clamped cubic B-spline at ``count`` equal steps along a side."""
-    degree = 3
-    inner = np.linspace(0, 1, _CONTROL_POINTS - degree + 1)
-    knots = np.concatenate([np.zeros(degree), inner, np.ones(degree)])
-    weights = BSpline.design_matrix(np.linspace(0, 1, count), knots, degree).toarray()
-    return weights.astype(np.float32)
+def _curve_weights(count: int) -> NDArray[np.float32]:
+    """Weights (count, control points) of a Bezier curve at ``count`` equal steps along a side."""
+    degree = _CONTROL_POINTS - 1
+    along = np.linspace(0, 1, count)[:, None]
+    point = np.arange(_CONTROL_POINTS)
+    binomials = np.array([comb(degree, index) for index in point])
+    return (binomials * along**point * (1 - along) ** (degree - point)).astype(np.float32)
