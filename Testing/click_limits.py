@@ -8,17 +8,11 @@ at least half a voxel. It also prints the share of clicks whose error is hardly 
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import SimpleITK as sitk
 
-from dcaseg.cli.option_values import load_bundle
+from click_case import read_case, script_parser
 from dcaseg.evaluation.click_simulation import REPORTED, dice_of, next_click
-from dcaseg.evaluation.scoring import read_table, translated
-from dcaseg.imaging.readers import read_ct, read_labels
-from dcaseg.inference.segmenter import Segmenter
 from dcaseg.interaction.view import distance_to
 from dcaseg.organs import AMOS
 
@@ -26,20 +20,9 @@ _RADII = (2, 4, 8)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ct", type=Path)
-    parser.add_argument("labels", type=Path)
-    parser.add_argument("--label-table", type=Path)
-    parser.add_argument("--start", type=Path)
-    chosen = parser.parse_args()
-    ct, truth = read_ct(chosen.ct), read_labels(chosen.labels)
-    if chosen.label_table:
-        truth = translated(truth, read_table(chosen.label_table, AMOS))
-    start = (
-        read_labels(chosen.start)
-        if chosen.start
-        else Segmenter(load_bundle(None), "cpu", backend="auto").segment(ct).labels
-    )
+    chosen = script_parser(__doc__).parse_args()
+    ct, start, truth = read_case(chosen)
+    assert truth is not None
     first, labels, spacing = sitk.GetArrayFromImage(start), sitk.GetArrayFromImage(truth), ct.GetSpacing()
     organs = [organ.label for organ in AMOS if (labels == organ.label).any()]
     for radii in _RADII:

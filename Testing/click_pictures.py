@@ -17,12 +17,9 @@ import matplotlib
 import numpy as np
 import SimpleITK as sitk
 
-from dcaseg.cli.option_values import load_bundle
+from click_case import read_case, script_parser
 from dcaseg.evaluation.click_simulation import next_click
-from dcaseg.evaluation.scoring import read_table, translated
 from dcaseg.imaging.grid import Grid
-from dcaseg.imaging.readers import read_ct, read_labels
-from dcaseg.inference.segmenter import Segmenter
 from dcaseg.interaction.engines import default_engine
 from dcaseg.interaction.result_correction import organ_of
 from dcaseg.interaction.session import CorrectionSession
@@ -38,16 +35,7 @@ def draw(chosen: argparse.Namespace) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    ct = read_ct(chosen.ct)
-    start = (
-        read_labels(chosen.start)
-        if chosen.start
-        else Segmenter(load_bundle(None), "cpu", backend="auto").segment(ct).labels
-    )
-    truth = None
-    if chosen.labels:
-        labels = read_labels(chosen.labels)
-        truth = translated(labels, read_table(chosen.label_table, AMOS)) if chosen.label_table else labels
+    ct, start, truth = read_case(chosen)
     organ = organ_of(AMOS, chosen.organ)
     reference = None if truth is None else sitk.GetArrayFromImage(truth) == organ.label
     session = CorrectionSession(ct, start, {each.label: each.key for each in AMOS}, engine=default_engine())
@@ -112,13 +100,9 @@ def _dice(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ct", type=Path)
+    parser = script_parser(__doc__, labels_required=False)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--organ", required=True)
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--labels", type=Path)
-    parser.add_argument("--label-table", type=Path)
     parser.add_argument("--clicks", type=int, default=3)
     parser.add_argument("--stroke", action="append", default=[])
     draw(parser.parse_args())

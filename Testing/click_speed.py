@@ -8,7 +8,6 @@ the label map ``--start``, and gets three simulated clicks. The time includes wr
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -16,13 +15,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dcaseg.cli.option_values import load_bundle
+from click_case import read_case, script_parser
 from dcaseg.errors import UserError
 from dcaseg.evaluation.click_simulation import dice_of, next_click
-from dcaseg.evaluation.scoring import read_table, translated
-from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.imaging.writers import write_image
-from dcaseg.inference.segmenter import Segmenter
 from dcaseg.interaction.session import Sessions, handle
 from dcaseg.interaction.strokes import to_point
 from dcaseg.organs import AMOS
@@ -42,20 +38,9 @@ def _reset_peak() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ct", type=Path)
-    parser.add_argument("labels", type=Path)
-    parser.add_argument("--label-table", type=Path)
-    parser.add_argument("--start", type=Path)
-    chosen = parser.parse_args()
-    ct, truth = read_ct(chosen.ct), read_labels(chosen.labels)
-    if chosen.label_table:
-        truth = translated(truth, read_table(chosen.label_table, AMOS))
-    start = (
-        read_labels(chosen.start)
-        if chosen.start
-        else Segmenter(load_bundle(None), "cpu", backend="auto").segment(ct).labels
-    )
+    chosen = script_parser(__doc__).parse_args()
+    ct, start, truth = read_case(chosen)
+    assert truth is not None
     grid = sitk.Image(_SIZE, sitk.sitkInt16)
     grid.SetOrigin(ct.GetOrigin())
     grid.SetDirection(ct.GetDirection())

@@ -9,18 +9,12 @@ seed, and the filter decides.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from dcaseg.cli.option_values import load_bundle
+from click_case import read_case, script_parser
 from dcaseg.evaluation.click_simulation import REPORTED, ClickMeasurement, measure_case
-from dcaseg.evaluation.scoring import read_table, translated
-from dcaseg.imaging.readers import read_ct, read_labels
-from dcaseg.inference.segmenter import Segmenter
 from dcaseg.interaction.random_walker import without_islands
 from dcaseg.interaction.view import FloatArray, View, distance_to
 from dcaseg.organs import AMOS
@@ -67,20 +61,9 @@ def _image(array: np.ndarray, view: View) -> vtk.vtkImageData:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ct", type=Path)
-    parser.add_argument("labels", type=Path)
-    parser.add_argument("--label-table", type=Path)
-    parser.add_argument("--start", type=Path)
-    chosen = parser.parse_args()
-    ct, truth = read_ct(chosen.ct), read_labels(chosen.labels)
-    if chosen.label_table:
-        truth = translated(truth, read_table(chosen.label_table, AMOS))
-    start = (
-        read_labels(chosen.start)
-        if chosen.start
-        else Segmenter(load_bundle(None), "cpu", backend="auto").segment(ct).labels
-    )
+    chosen = script_parser(__doc__).parse_args()
+    ct, start, truth = read_case(chosen)
+    assert truth is not None
     measured = ClickMeasurement()
     measure_case(measured, chosen.ct.parent.name, ct, start, truth, AMOS, [GrowFromSeeds()])
     summary = measured.summary(GrowFromSeeds.name)

@@ -46,7 +46,7 @@ class Cancelled(Exception):  # noqa: N818 - an outcome the user asked for, not a
 
 
 DAMAGED_NPZ = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What ``numpy.load`` and its result raise for a damaged file, such as NotImplementedError for a zip of the future."""
+"""What ``numpy.load`` and its result raise for a damaged file, such as NotImplementedError for an unknown zip."""
 
 _OUT_OF_MEMORY = (
     *("out of memory", "not enough memory", "bad_alloc", "bad allocation", "can't allocate memory"),
