@@ -198,6 +198,8 @@ ODD_HEADERS = {
     "series number no number": raw("SeriesNumber", "IS", b"two "),
     "negative series number": raw("SeriesNumber", "IS", b"-5"),
     "frames of reference that differ": other_frames,
+    "frame of reference missing": removed("FrameOfReferenceUID"),
+    "frame of reference empty": raw("FrameOfReferenceUID", "UI", b""),
     "nothing of the patient": removed("PatientID", "PatientName", "PatientSex", "PatientBirthDate", "StudyDate"),
     "lossy without a ratio": raw("LossyImageCompression", "CS", b"01"),
     "lossy with a ratio in words": raw("LossyImageCompressionRatio", "DS", b"ten "),

@@ -12,7 +12,7 @@ import pytest
 
 from dcaseg.organs import AMOS
 from dcaseg.rendering.case_picture import add_organs, draw_ct, plane_panel
-from dcaseg.rendering.layout import color_table
+from dcaseg.rendering.layout import Picture, color_table, write_picture
 from dcaseg.rendering.planes import Plane
 from DCASegmentationLib.scene.headless import rendering_problem
 from scene_case import BOXES, small_ct, small_result
@@ -220,3 +220,12 @@ def test_a_panel_has_the_size_of_its_pixels():
     panel = plane_panel(np.zeros((100, 200, 3), dtype=np.uint8), Plane("axial", (0, 0, 0), 300.0, 150.0), "Axial")
     assert panel.mm_per_pixel == 1.5
     assert (panel.left, panel.right) == ("R", "L")
+
+
+def test_names_in_other_scripts_and_with_dollar_signs_are_drawn_as_they_are(tmp_path):
+    panel = plane_panel(np.zeros((100, 200, 3), dtype=np.uint8), Plane("axial", (0, 0, 0), 300.0, 150.0), "Axial")
+    pixels = []
+    for title in ("$x^2$", "x2", "患者_$\\frac$"):
+        write_picture(Picture(title, "", [panel], [], [], []), tmp_path / "picture.png")
+        pixels.append((tmp_path / "picture.png").read_bytes())
+    assert len(set(pixels)) == len(pixels)

@@ -49,6 +49,8 @@ def prepare_streams(debug: bool = False) -> None:
     if not debug and not sys.warnoptions and not os.environ.get("PYTHONWARNINGS"):
         os.environ["PYTHONWARNINGS"] = "ignore"
         warnings.simplefilter("ignore")
+        # Says that a font lacks bold letters, for instance.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
     log = logging.getLogger(_LIBRARY)
     if not any(isinstance(handler, _Notes) for handler in log.handlers):
         log.addHandler(_Notes(logging.WARNING))

@@ -25,7 +25,7 @@ DICOM_SEG = "segmentation.dcm"
 MANUFACTURER = "SlicerDCASegmentation"
 # Positions in DICOM are decimal strings of at most 16 characters.
 _SAME_MM = 0.01
-_REQUIRED = ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+_REQUIRED = ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID")
 # Further attributes of patient and study that highdicom copies.
 _OPTIONAL = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "IssuerOfPatientID")
 # Attributes that must be present but may be empty (type 2), and that careless anonymization removes.
@@ -81,6 +81,9 @@ def write_segmentation(
     # Slices without any organ need not be processed for each segment.
     used = np.flatnonzero(array.any(axis=(1, 2)))
     about = _patient_and_study(sources[0], pseudonym)
+    if not _uid(sources[0], "FrameOfReferenceUID"):
+        # Some anonymization removes it. The segmentation lies on the slices that it refers to all the same.
+        sources[0].FrameOfReferenceUID = hd.UID()
     with disable_value_validation():
         segmentation = hd.seg.Segmentation(
             source_images=[_clean_copy(sources[index], about, sources[0], labels, int(index)) for index in used],

@@ -27,6 +27,7 @@ _PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "
 _SPACINGS = ("ElementSpacing", "ElementSize")
 _MM = ("mm", "?", "")
 _CONVERSION = (("Slope", "1"), ("Offset", "0"))
+_NEARLY_STRAIGHT = 0.9  # the cosine of about 25 degrees
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 
 
@@ -53,12 +54,42 @@ def check_values_stated(path: Path, fields: dict[str, str]) -> None:
         )
 
 
-def unstated(path: Path) -> list[str]:
-    """A note on each optional value that the header does not state and ITK takes as 0."""
+def header_notes(path: Path) -> list[str]:
+    """Notes on a header without origin, with two orientations that differ, and of another modality than CT."""
     fields, _ = _read_fields(path)
+    notes = []
     if not {"Offset", "Position", "Origin"} & fields.keys():
-        return [file_errors.no_origin(path, "no 'Offset'")]
-    return []
+        notes.append(file_errors.no_origin(path, "no 'Offset'"))
+    stated = fields.get("AnatomicalOrientation", "").upper()
+    matrix = next(_numbers(fields[name]) for name in _MATRICES if name in fields)
+    possible = _orientations(matrix)
+    if possible and len(stated) == 3 and set(stated) <= set("RLAPIS") and stated not in possible:
+        notes.append(
+            f"{path.name} states its orientation in two ways that differ: AnatomicalOrientation is {stated}, but its "
+            f"TransformMatrix means {possible[0]}. The matrix was used, as in Slicer. Check that left and right are "
+            f"correct."
+        )
+    modality = fields.get("Modality", "").upper().removeprefix("MET_MOD_")
+    if modality not in ("", "CT", "OTHER", "UNKNOWN"):
+        notes.append(f"{path.name} states that it is not a CT: its Modality is {modality}.")
+    return notes
+
+
+def _orientations(matrix: list[float]) -> tuple[str, ...]:
+    """The orientation of a matrix (one row per axis, LPS) in letters: where the axes begin, as ITK writes it, and end.
+
+    Programs do not agree on which of the two AnatomicalOrientation is. Empty for a matrix that is not 3 x 3 or too
+    oblique for letters.
+    """
+    begin, end = "", ""
+    for axis in (matrix[0:3], matrix[3:6], matrix[6:9]) if len(matrix) == 9 else ():
+        main = max(range(3), key=lambda index: abs(axis[index]))
+        if abs(axis[main]) < _NEARLY_STRAIGHT:
+            return ()
+        letters = ("RL", "AP", "IS")[main]
+        begin += letters[axis[main] < 0]
+        end += letters[axis[main] >= 0]
+    return (begin, end) if begin else ()
 
 
 def check_content(path: Path) -> None:

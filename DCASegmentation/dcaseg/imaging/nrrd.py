@@ -57,7 +57,7 @@ def check_geometry_stated(path: Path) -> None:
         raise file_errors.missing_spacing(path, f"its 'space units' are {', '.join(sorted(units))}, not mm")
 
 
-def unstated(path: Path) -> list[str]:
+def header_notes(path: Path) -> list[str]:
     """A note on each optional value that the header does not state and ITK takes as 0."""
     fields, _ = _read_fields(path)
     return [] if "space origin" in fields else [file_errors.no_origin(path, "no 'space origin'")]

@@ -144,7 +144,7 @@ def _read_with_itk(path: Path, format_name: str, checks: ModuleType, notes: list
         require_memory(error)
         raise _from_itk(error, path, format_name) from None
     checks.check_voxels(path, image)
-    notes += checks.unstated(path)
+    notes += checks.header_notes(path)
     return image, Placement.of(image)
 
 

@@ -160,6 +160,13 @@ _DPI = 150
 _GAP = 0.06  # inches between panels
 _TITLE_HEIGHT, _PANEL_TITLE_HEIGHT, _ORGANS_HEIGHT, _SCALES_HEIGHT = 0.72, 0.3, 0.82, 0.55
 _LEGEND_COLUMNS = 8
+# Chinese, Japanese and Korean, and others, on Linux, Windows and macOS.
+_FONTS_OF_OTHER_SCRIPTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
+    *("Microsoft YaHei", "SimHei", "Yu Gothic", "MS Gothic", "Malgun Gothic", "Nirmala UI", "Leelawadee UI"),
+    *("PingFang SC", "Hiragino Sans", "Hiragino Sans GB", "Heiti SC", "Apple SD Gothic Neo", "Arial Unicode MS"),
+    *("Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Hebrew", "Segoe UI"),
+)
 
 
 @dataclass(frozen=True)
@@ -185,10 +192,18 @@ def write_picture(picture: Picture, path: Path) -> None:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with matplotlib.rc_context({"font.size": 11, "font.family": "sans-serif"}):
+    with matplotlib.rc_context({"font.size": 11, "font.family": _fonts(), "text.parse_math": False}):
         figure = compose(picture)
         FigureCanvasAgg(figure)
         write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=_DPI))
+
+
+def _fonts() -> list[str]:
+    """The default font, then fonts of this computer with letters that it lacks, for names in other scripts."""
+    from matplotlib.font_manager import get_font_names
+
+    installed = set(get_font_names())
+    return ["sans-serif", *(name for name in _FONTS_OF_OTHER_SCRIPTS if name in installed)]
 
 
 def compose(picture: Picture) -> Figure:
