@@ -232,6 +232,21 @@ def longer_data_file(name: str) -> Write:
     return write
 
 
+def text_voxels(end: str, fewer: int = 0) -> Write:
+    """A MetaImage with its voxels as text, which ends with ``end`` and lacks the last ``fewer`` values."""
+
+    def write(folder: Path) -> Path:
+        sitk.WriteImage(ct(), str(folder / "ct.mha"), False)
+        raw = (folder / "ct.mha").read_bytes()
+        header = raw[: raw.index(b"LOCAL") + 6].replace(b"BinaryData = True", b"BinaryData = False")
+        values = sitk.GetArrayFromImage(ct()).ravel().tolist()
+        text = " ".join(str(value) for value in values[: len(values) - fewer])
+        (folder / "ct.mha").write_bytes(header + text.encode() + end.encode())
+        return folder / "ct.mha"
+
+    return write
+
+
 def added(name: str, before: str, *lines: str) -> Write:
     """A valid file with lines added to its header before the line that starts with ``before``."""
 
@@ -506,6 +521,9 @@ TABLE = (
     Odd("MetaImage", "a data file that is longer than stated", REFUSED, "bytes of voxels", longer_data_file("ct.mhd")),
     Odd("MetaImage", "`DistanceUnits` of cm", REFUSED, "'DistanceUnits' are cm", added("ct.mha", "ElementDataFile", "DistanceUnits = cm")),
     Odd("MetaImage", "values that must be rescaled", REFUSED, "stores values that must be converted", added("ct.mha", "ElementDataFile", "ElementToIntensityFunctionSlope = 1.2")),
+    Odd("MetaImage", "voxels as text", ACCEPTED, "", text_voxels("\n")),
+    Odd("MetaImage", "voxels as text, without a newline at the end", REFUSED, "incomplete", text_voxels("")),
+    Odd("MetaImage", "voxels as text, the last two missing", REFUSED, "incomplete", text_voxels("\n", 2)),
     Odd("MetaImage", "`AnatomicalOrientation` and `TransformMatrix` that differ", NOTED, "TransformMatrix means RAI", edited("ct.mha", ("AnatomicalOrientation", "AnatomicalOrientation = LAI"))),
     Odd("MetaImage", "`AnatomicalOrientation` LPS for RAI", ACCEPTED, "", edited("ct.mha", ("AnatomicalOrientation", "AnatomicalOrientation = LPS"))),
     Odd("MetaImage", "`Modality` MR", NOTED, "its Modality is MR", added("ct.mha", "ElementDataFile", "Modality = MET_MOD_MR")),

@@ -82,7 +82,7 @@ def test_without_a_terminal_occasional_lines_report_progress(state, monkeypatch)
         now[0] += 11
         tick(state)
     searching(400, "P1")
-    assert stream.getvalue().splitlines() == ["6 of 12  120 cases per hour, 0:03:00 left"] * 2
+    assert stream.getvalue().splitlines() == ["6 of 12 done, 120 cases per hour, 0:03:00 left"] * 2
 
 
 def shown(state: State) -> str:

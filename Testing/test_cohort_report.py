@@ -115,7 +115,7 @@ def test_cases_have_a_link_a_large_picture_and_their_cut_off_organs(ledger, repo
     page = report()
     assert 'href="cases/folder-1/"' in page and 'href="cases/folder-1/picture.jpg"' in page
     assert "folder-2/" not in page
-    assert "Liver: cut off by the scan: lower bound" in page
+    assert "Liver (cut off by the scan: lower bound)" in page
     assert 'href="volumes.csv"' in page
 
 

@@ -280,7 +280,8 @@ def _occasional_lines(console: Console) -> tuple[Callable[[int, str], None], Cal
     return (
         lambda files, text: print_occasionally(f"Searching the input: {files} files"),
         lambda state: print_occasionally(
-            f"{state.total - state.left} of {state.total}  {_rate(state)}, {_duration(state.seconds_left)} left"
+            f"{state.total - state.left} of {state.total} done"
+            + ("" if state.per_hour is None else f", {_rate(state)}, {_duration(state.seconds_left)} left")
         ),
     )
 

@@ -133,6 +133,11 @@ def _plain(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
+# Columns of the table of all cases after the picture, and their kind.
+_HEADINGS = (
+    *(("Case", ""), ("Status", ""), ("Slices", "number"), ("Seconds", "number")),
+    *(("Check rank", "number"), ("Cut off", ""), ("Notes", "")),
+)
 _MOST_CARDS = 24
 _MOST_REASONS = 4
 _MOST_IN_A_GROUP = 10
@@ -207,6 +212,8 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
     seconds = [entry.outcome.seconds["total"] for entry in done if entry.outcome and "total" in entry.outcome.seconds]
     ranks = {concern.entry.key: str(rank) for rank, concern in enumerate(to_check, start=1)}
     rows = [_row(entry, ranks.get(entry.key, ""), cases, entry.key in pictured, vocabulary) for entry in entries]
+    # Image files have none.
+    has_slices = any(row.slices for row in rows)
     page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     text = page.render(
         title=f"Cohort of {len(done)} CT{'s' if len(done) != 1 else ''}",
@@ -226,6 +233,8 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
         chart=volume_chart(volumes, measured) if volumes else "",
         chart_caption=explanation(len(volumes)),
         rows=rows,
+        headings=[(text, kind) for text, kind in _HEADINGS if text != "Slices" or has_slices],
+        has_slices=has_slices,
         volumes=VOLUMES,
         script=SORTING,
     )
@@ -309,7 +318,7 @@ def _cut_off(entry: Entry, vocabulary: Vocabulary) -> str:
     if entry.outcome is None or not entry.outcome.cut_off:
         return ""
     names = ", ".join(organ.name for organ in vocabulary if organ.key in entry.outcome.cut_off)
-    return f"{names}: {CUT_OFF}"
+    return f"{names[:1]}{names[1:].lower()} ({CUT_OFF})"
 
 
 def _picture(entry: Entry, cases: Path) -> str:

@@ -14,6 +14,7 @@ main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 26px; margin: 0 0 4px; }
 h2 + p.about { margin-bottom: 10px; } h2 { font-size: 18px; margin: 40px 0 10px; }
 p.about { color: var(--faint); margin: 2px 0; overflow-wrap: anywhere; }
+.swipe { display: none; }
 .warning { border-left: 4px solid var(--skipped); padding: 8px 12px; background: var(--card); margin: 14px 0; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 10px 18px;
@@ -37,12 +38,12 @@ td { overflow-wrap: anywhere; } td.number, th.number { text-align: right; font-v
   white-space: nowrap; overflow-wrap: normal; }
 td.ok, td.failed, td.skipped, td.pending { white-space: nowrap; overflow-wrap: normal; }
 td.why { min-width: 260px; width: 58%; } td.which { min-width: 180px; } td.why small { margin-top: 4px; }
-td.case { min-width: 200px; width: 30%; }
-td.notes { min-width: 240px; width: 42%; }
+td.case { min-width: 180px; width: 24%; }
+td.notes { min-width: 220px; width: 40%; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort="ascending"] button::after { content: " \\25B2"; }
 th[aria-sort="descending"] button::after { content: " \\25BC"; }
-td.cut { min-width: 90px; color: var(--skipped); }
+td.cut { min-width: 170px; width: 24%; color: var(--skipped); }
 td img { height: 56px; display: block; border-radius: 4px; background: #000; }
 td small { color: var(--faint); display: block; }
 /* Long paths are cut; the tooltip shows the whole path. */
@@ -69,7 +70,8 @@ footer { color: var(--faint); font-size: 13px; margin-top: 40px; }
   td.case, td.why, td.which, td.notes, td.cut { width: auto; min-width: 0; }
   td[data-label]:empty { display: none; } td[data-label]:not(.case)::before { content: attr(data-label) ": ";
     color: var(--faint); }
-  td img { height: 90px; margin-bottom: 6px; } .chart { min-width: 640px; } }
+  td img { height: 90px; margin-bottom: 6px; } .chart { min-width: 640px; }
+  .swipe { display: block; } }
 @media print { :root { --ink: #000; --faint: #444; --line: #bbb; --back: #fff; --card: #fff; --accent: #1f6f8b;
     --ok: #2c7a4b; --failed: #b3362b; --skipped: #8a6d1a; --usual: #dde6ec; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
@@ -136,14 +138,14 @@ all cases gives the rank.</p>
 <h2>Organ volumes</h2>
 {% if chart %}
 <p class="about">{{ chart_caption }}</p>
+<p class="about swipe">Swipe the chart sideways to see all of it.</p>
 <div class="panel">{{ chart|safe }}</div>
 {% else %}<p class="about">No case has results yet.</p>{% endif %}
 
 <h2>All cases</h2>
 <p class="about">All volumes are in <a href="{{ volumes }}">{{ volumes }}</a>. Click a heading to sort.</p>
 <div class="panel"><table class="cases"><thead><tr><th class="nosort"></th>
-{% for heading, kind in (("Case", ""), ("Status", ""), ("Slices", "number"), ("Seconds", "number"),
-("Check rank", "number"), ("Cut off", ""), ("Notes", "")) %}
+{% for heading, kind in headings %}
 <th class="{{ kind }}" aria-sort="none"><button type="button">{{ heading }}</button></th>
 {% endfor %}</tr></thead><tbody>
 {% for row in rows %}<tr><td class="image">{% if row.picture %}<a href="{{ row.large or row.picture }}"><img
@@ -152,7 +154,8 @@ src="{{ row.picture }}" alt="Larger picture of {{ row.name }}"></a>{% endif %}</
 {% endif %}<small class="path" title="{{ row.source }}">{{ row.source }}</small>
 {% if row.folder %}<small>cases/{{ row.folder }}</small>{% endif %}</td>
 <td class="{{ row.status }}" data-label="Status">{{ row.status }}</td>
-<td class="number" data-label="Slices">{{ row.slices }}</td>
+{% if has_slices %}<td class="number" data-label="Slices">{{ row.slices }}</td>
+{% endif %}
 <td class="number" data-label="Seconds">{{ row.seconds }}</td>
 <td class="number" data-label="Check rank">{{ row.rank }}</td>
 <td class="cut" data-label="Cut off">{{ row.cut_off }}</td>

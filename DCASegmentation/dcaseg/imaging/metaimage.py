@@ -118,6 +118,8 @@ def check_content(path: Path) -> None:
         plane = expected // size[2] if len(size) > 2 else expected
         if found > expected and (not local or found - expected >= plane):
             raise file_errors.other_length(path, data_file, expected, found)
+    if expected is None:
+        _check_text(path, data_file, start, _voxels(fields))
     if _is_compressed(fields):
         _check_compressed(path, data_file, start, expected, _voxel_bytes(fields))
 
@@ -148,6 +150,21 @@ def _check_compressed(path: Path, data_file: Path, start: int, stored: int | Non
     if not unpacker.eof:
         # The checksum at the end is missing.
         raise file_errors.damaged(path, "MetaImage")
+
+
+def _check_text(path: Path, data_file: Path, start: int, expected: int) -> None:
+    """Raise ImageError unless ``expected`` values in text begin at ``start``, the last followed by a space or newline.
+
+    ITK stops without that end, and prints why to standard error.
+    """
+    found, is_between = 0, True
+    with data_file.open("rb") as stream:
+        stream.seek(start)
+        while chunk := stream.read(_CHUNK):
+            found += len(chunk.split()) - (not is_between and not chunk[:1].isspace())
+            is_between = chunk[-1:].isspace()
+    if found < expected or (found == expected and not is_between):
+        raise file_errors.truncated(path)
 
 
 def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
@@ -214,9 +231,12 @@ def _is_compressed(fields: dict[str, str]) -> bool:
 
 def _voxel_bytes(fields: dict[str, str]) -> int:
     """The bytes of the uncompressed voxels, according to a header that ``_checked_size`` accepts."""
+    return _voxels(fields) * _BYTES[fields["ElementType"].removeprefix("MET_")]
+
+
+def _voxels(fields: dict[str, str]) -> int:
     channels = int(fields.get("ElementNumberOfChannels", "1"))
-    voxels = math.prod(int(size) for size in fields["DimSize"].split())
-    return voxels * channels * _BYTES[fields["ElementType"].removeprefix("MET_")]
+    return channels * math.prod(int(size) for size in fields["DimSize"].split())
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:
