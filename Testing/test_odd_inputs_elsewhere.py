@@ -179,6 +179,24 @@ def test_a_mirrored_ct_is_detected_even_if_the_labels_have_the_usual_sides() -> 
     assert "the left side of the body has more soft tissue" in note
 
 
+def test_a_mirrored_short_scan_is_detected_though_little_of_the_liver_was_found() -> None:
+    liver = AMOS.by_key["liver"].label
+    labels = sitk.GetArrayFromImage(PHANTOM.labels)
+    middle = int(np.nonzero((labels == liver).any(axis=(1, 2)))[0].mean())
+    slab = slice(middle - 2, middle + 2)
+    hu = np.ascontiguousarray(sitk.GetArrayFromImage(PHANTOM.ct)[slab, :, ::-1])
+    few = labels[slab].copy()
+    few[:, :, ::2] = 0
+    few[:, ::2] = 0
+    grid = Grid.of(PHANTOM.labels[:, :, slab])
+    assert (few == liver).sum() * grid.volume_ml_per_voxel < 0.3 * AMOS.by_key["liver"].volume_ml[0]
+    assert any("the left side of the body" in note for note in implausible(few, grid, AMOS, hu=hu))
+    assert not any(
+        "the left side of the body" in note
+        for note in implausible(few, grid, AMOS, hu=np.ascontiguousarray(hu[:, :, ::-1]))
+    )
+
+
 @pytest.mark.parametrize("scale", [0.1, 0.4, 2.5])
 def test_a_wrong_scale_is_detected_in_the_volumes(scale: float) -> None:
     labels = sitk.Image(PHANTOM.labels)

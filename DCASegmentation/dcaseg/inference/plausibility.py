@@ -54,6 +54,9 @@ _LENGTH_OF_DEVIATION = 2 * 5**0.5
 _KIDNEY_RATIO = 1.3
 # (right - left) / (right + left) of the soft tissue is 0.15 to 0.24 in correct CTs, -0.13 to -0.18 in mirrored ones.
 _MIN_ASYMMETRY = 0.06
+# The liver only tells at which level to compare the sides, so a part of it is enough: a short scan cuts it off, and in a
+# mirrored CT little of it may be found.
+_MIN_LIVER_ML = 50.0
 _BODY_HU = -300.0
 _SOFT_HU = (0.0, 200.0)
 
@@ -100,7 +103,8 @@ def implausible(
             spreads[kidney][2] < _SHORTEST_KIDNEY_RATIO * max(spreads[kidney][:2]) for kidney in kidneys
         ):
             wrong.append("the kidneys are not longest from head to feet")
-    if hu is not None and "liver" in present and _left_is_fuller(labels, hu, grid, present["liver"]):
+    liver = next((organ.label for organ in organs if organ.key == "liver" and ml[organ.label] >= _MIN_LIVER_ML), None)
+    if hu is not None and liver is not None and _left_is_fuller(labels, hu, grid, liver):
         wrong.append("at the level of the liver, the left side of the body has more soft tissue than the right")
     if wrong:
         problems = "; ".join(dict.fromkeys(wrong))
