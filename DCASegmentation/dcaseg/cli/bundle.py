@@ -25,13 +25,16 @@ _BundleArgument = Annotated[
 
 def build_group() -> typer.Typer:
     """Build the commands of ``dca bundle``."""
-    group = typer.Typer(no_args_is_help=True, help="List, check, add and export trained models (MONAI bundles).")
+    group = typer.Typer(
+        no_args_is_help=True, help="List, check, add, export and average trained models (MONAI bundles)."
+    )
     group.command(name="info", epilog="Example: dca bundle info")(info)
     group.command(name="verify", epilog="Example: dca bundle verify models/dca-synthetic")(verify)
     group.command(name="list", epilog="Example: dca bundle list")(list_all)
     group.command(name="add", epilog="Example: dca bundle add model.zip")(add)
     group.command(name="download", epilog="Example: dca bundle download https://host/model.zip#sha256=...")(download)
     group.command(name="export", epilog="Example: dca bundle export runs/first -o models/first")(export)
+    group.command(name="average", epilog="Example: dca bundle average models/a models/b -o models/mean")(average)
     return group
 
 
@@ -179,6 +182,25 @@ def export(
         bundle = load_bundle(str(out))
     print_line(f"The model is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
     print_line(_how_to_evaluate(run, str(out)))
+
+
+def average(
+    bundles: Annotated[list[str], typer.Argument(help="Folders or names of two or more models.", metavar="BUNDLES")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the model.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the folder OUT.")] = None,
+    overwrite: Annotated[bool, overwrite_option("an earlier bundle in OUT")] = False,
+) -> None:
+    """Make a model whose weights are the mean of those of other models.
+
+    If the models are stages of one training or were fine-tuned from the same model, the mean is often better than each
+    of them. Compare them with **dca evaluate**.
+    """
+    from ..models.averaging import average_bundles
+
+    bundle = average_bundles([load_bundle(each) for each in bundles], out, name or "", overwrite)
+    print_line(f"The model is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
+    print_line(f"To evaluate it: dca evaluate --bundle {out} --data LIST --group test")
+    print_json(lambda: {"name": bundle.metadata.name, "folder": str(bundle.folder)})
 
 
 def _how_to_evaluate(run: Path, out: str) -> str:

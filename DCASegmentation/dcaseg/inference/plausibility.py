@@ -54,8 +54,8 @@ _LENGTH_OF_DEVIATION = 2 * 5**0.5
 _KIDNEY_RATIO = 1.3
 # (right - left) / (right + left) of the soft tissue is 0.15 to 0.24 in correct CTs, -0.13 to -0.18 in mirrored ones.
 _MIN_ASYMMETRY = 0.06
-# The liver only tells at which level to compare the sides, so a part of it is enough: a short scan cuts it off, and in a
-# mirrored CT little of it may be found.
+# The liver only gives the level at which to compare the sides, so a part of it is enough: a short scan cuts it off, and
+# in a mirrored CT little of it may be found.
 _MIN_LIVER_ML = 50.0
 _BODY_HU = -300.0
 _SOFT_HU = (0.0, 200.0)
