@@ -93,8 +93,8 @@ def test_the_shipped_model_finds_the_abdomen_and_nothing_else_is_computed(phanto
     within = windows[-1]
     segmenter.segment(long_ct, SegmentOptions(keep_islands=True), count)
     assert within < 0.7 * windows[-1]
-    # The random labels are implausible, so there is a warning; a missing abdomen would add another.
-    assert all("does not fit the orientation" in warning for warning in found.warnings)
+    # The random labels are implausible, so there are other warnings.
+    assert not any("No abdomen was found" in warning for warning in found.warnings)
     # The small network finds organs in all planes it computes, so its labels show which these are.
     first, last = planes_of(Grid.of(long_ct), found.labels)
     organs_first, organs_last = planes_of(Grid.of(long_ct), phantom.labels)

@@ -118,7 +118,7 @@ def test_the_command_reports_on_a_result_folder(dca, coarse_phantom, small_bundl
     other = sitk.GetImageFromArray(np.zeros([side + 1 for side in labels.GetSize()[::-1]], np.int16))
     sitk.WriteImage(other, str(tmp_path / "other.nrrd"))
     run = dca("report", result, "--ct", tmp_path / "other.nrrd", "--overwrite")
-    assert run.code == 2 and "size of the CT differs" in run.err
+    assert run.code == 2 and "its geometry is different" in run.err
 
 
 @pytest.mark.scene
