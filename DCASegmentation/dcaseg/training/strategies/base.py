@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...method.ensemble import MeanOf, mean_prediction
 from ...method.log_gap import Partition
 from ...method.losses import segmentation_loss, unsupervised_weight
 from ...method.network import DCANet
@@ -110,21 +111,19 @@ class Loss(NamedTuple):
 class MeanOfNetworks(nn.Module):
     """An ensemble of networks, for validation, scores and figures.
 
-    Its output is the mean of the networks' logits or, with ``of`` "probabilities", the logarithm of their mean softmax.
+    Its output is ``mean_prediction`` of the networks' logits. Unlike ``EnsembleNet``, which bundles hold, it contains
+    the networks themselves, not copies.
     """
 
-    def __init__(self, networks: Sequence[DCANet], of: Literal["logits", "probabilities"] = "logits") -> None:
+    def __init__(self, networks: Sequence[DCANet], mean_of: MeanOf = "logits") -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.out_channels = networks[0].out_channels
-        self._of = of
+        self.mean_of: MeanOf = mean_of
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits (batch, channel, depth, height, width) for ``volume`` (batch, 1, depth, height, width)."""
-        logits = torch.stack([network(volume).float() for network in self.networks])
-        if self._of == "logits":
-            return logits.mean(dim=0)
-        return logits.softmax(dim=2).mean(dim=0).clamp(min=1e-12).log()
+        return mean_prediction([network(volume) for network in self.networks], self.mean_of)
 
 
 ScoredNetwork = DCANet | MeanOfNetworks

@@ -77,7 +77,7 @@ class CoBioNet(Strategy):
 
     def validated_network(self) -> ScoredNetwork:
         """See ``Strategy.validated_network``."""
-        return MeanOfNetworks([self.network, self.second], of="probabilities")
+        return MeanOfNetworks([self.network, self.second], mean_of="probabilities")
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """See ``Strategy.parameter_groups``."""
