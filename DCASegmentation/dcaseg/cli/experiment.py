@@ -452,14 +452,13 @@ def _print(outcome: Outcome, seeds: int, data_description: str) -> None:
         values = (arm["dice"], arm["deviation_over_seeds"], arm["asd_mm"], *(arm["dice_by_group"][g] for g in groups))
         rows.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
     print_table(rows)
-    if more_columns:
-        # A separate table, because terminals are not wide enough for both.
-        titles = (
-            "Runs" * outcome.is_partial,
-            "Cost" * bool(outcome.costs),
-            "The paper's numbers" * bool(outcome.paper),
-        )
-        more_rows = table(", ".join(filter(None, titles)), "Network", *more_columns)
+    paper = {title: cells for title, cells in more_columns.items() if title.startswith("Paper: ")}
+    other = {title: cells for title, cells in more_columns.items() if title not in paper}
+    # Separate tables, because terminals are not wide enough for all columns.
+    for title, part in (("Runs and cost", other), ("The paper's numbers", paper)):
+        if not part:
+            continue
+        more_rows = table(title, "Network", *(column.removeprefix("Paper: ") for column in part))
         for name, arm in zip(names, arms, strict=True):
-            more_rows.add_row(name, *(cells.get(arm.key, "") for cells in more_columns.values()))
+            more_rows.add_row(name, *(cells.get(arm.key, "") for cells in part.values()))
         output().print(more_rows)

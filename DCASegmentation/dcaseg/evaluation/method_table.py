@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -36,6 +37,8 @@ class MethodTable:
 
     If ``marked``, Markdown and LaTeX mark the three best values of each column like the paper, except in ``unranked``
     rows (such as full supervision). Equal values share a mark. CSV has plain values.
+
+    ``caption`` is a paragraph below the Markdown table, and a comment in LaTeX.
     """
 
     vocabulary: Vocabulary
@@ -49,6 +52,7 @@ class MethodTable:
     marked: bool = False
     unranked: Collection[str] = ()
     titles: Mapping[str, str] = field(default_factory=dict)
+    caption: str = ""
 
     def header(self) -> list[str]:
         """The column titles."""
@@ -82,7 +86,7 @@ class MethodTable:
             first = header.index("Avg. Dice")
             lines = [header, ["---"] * first + ["---:"] * (len(header) - first)]
             lines += _on_one_line(self._with_marks(self.cells(), _MARKDOWN), "<br>")
-            return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+            return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (self.caption and f"\n{self.caption}\n")
         return self._latex()
 
     def places(self) -> dict[tuple[str, int], int]:
@@ -116,6 +120,7 @@ class MethodTable:
         second_line = [*[""] * (n_names + 2), *colored, *[""] * len(further)]
         columns = f"{'l' * n_names}|cc|{'c' * n_organs}" + ("|" + "l" * len(further) if further else "")
         lines = [
+            *(f"% {line}" for line in textwrap.wrap(self.caption, 118)),
             "% Needs multirow, xcolor, amssymb and graphicx."
             + (" First red, second blue, third teal." if self.marked else ""),
             rf"\begin{{tabular}}{{{columns}}}",

@@ -6,7 +6,7 @@ Methods that train two networks, such as cross pseudo supervision, segment with 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,8 @@ class EnsembleNet(DCANet):
 
     def forward_all(self, volume: Tensor, attention_levels: Collection[int] = LEVELS) -> DCAOutput:
         """The mean prediction, and that of each expert; there is no attention. See ``DCANet.forward_all``."""
-        outputs = [super().forward_all(volume, ()), *(other.forward_all(volume, ()) for other in self.others)]
+        others = cast("list[DCANet]", list(self.others))
+        outputs = [super().forward_all(volume, ()), *(other.forward_all(volume, ()) for other in others)]
         experts = zip(*(output.experts for output in outputs), strict=True)
         return DCAOutput(
             mean_prediction([output.aggregated for output in outputs], self.mean_of),

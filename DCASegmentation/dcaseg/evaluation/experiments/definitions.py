@@ -226,8 +226,8 @@ SYSTEMS = (
 """The twenty rows of Tables 1 and 2."""
 
 TABLES = {
-    "table1": Experiment("table1", "All systems (Table 1, Synapse 20 %)", SYSTEMS),
-    "table2": Experiment("table2", "All systems (Table 2, AMOS 5 %)", SYSTEMS),
+    "table1": Experiment("table1", "All systems, in the layout of Table 1", SYSTEMS),
+    "table2": Experiment("table2", "All systems, in the layout of Table 2", SYSTEMS),
 }
 ALL_EXPERIMENTS: Mapping[str, Experiment] = {**TABLES, **EXPERIMENTS}
 """All tables of ``dca experiment``, by name."""

@@ -144,7 +144,8 @@ class Outcome:
     the labels of DCA's partition, ``stitched`` maps arm keys to the scores of the stitched experts. ``costs`` maps arm
     keys to the cost of a step, and is empty if the table does not show costs. ``paper`` maps arm keys to the paper's
     rows, ``labeled`` to the number of cases with labels and of all training cases. ``seeds`` is the number of seeds of
-    each row. If some runs are missing (``is_partial``), rows have fewer scores, and rows without any are left out.
+    each row, ``data`` a description of the cases. If some runs are missing (``is_partial``), rows have fewer scores,
+    and rows without any are left out.
     """
 
     experiment: Experiment
@@ -157,6 +158,7 @@ class Outcome:
     paper: Mapping[str, PaperRow] = field(default_factory=dict)
     labeled: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     seeds: int = 1
+    data: str = ""
     is_partial: bool = False
 
     @property
@@ -211,6 +213,7 @@ def finished_outcome(
         paper=paper or {},
         labeled={arm.key: runs.label_counts(arm) for arm in arms},
         seeds=len(runs.seeds),
+        data=runs.data.description,
         is_partial=sum(map(len, finished.values())) < len(experiment.arms) * len(runs.seeds),
     )
 
@@ -232,6 +235,7 @@ def write_tables(outcome: Outcome, folder: Path) -> None:
         further=further_columns(outcome),
         marked=any(arm.group for arm in arms),
         unranked=[arm.key for arm in arms if arm.all_labels],
+        caption=_caption(outcome),
     )
     for form, extension in _FORMS.items():
         write_text(table.text(form), folder / f"{outcome.name}.{extension}")
@@ -242,6 +246,25 @@ def write_tables(outcome: Outcome, folder: Path) -> None:
 
 
 _FORMS: Mapping[Format, str] = {"csv": "csv", "markdown": "md", "latex": "tex"}
+
+
+def _caption(outcome: Outcome) -> str:
+    sentences = [f"{outcome.experiment.title}. Data: {outcome.data}."]
+    if outcome.is_partial:
+        sentences.append("Only finished runs: some rows or seeds are missing.")
+    sentences.append("Dice in percent and symmetric ASD in mm, on the model grid.")
+    if outcome.seeds > 1:
+        sentences.append(f"Mean ± standard deviation over {outcome.seeds} seeds.")
+    if any(arm.group for arm in outcome.experiment.arms):
+        sentences.append("The three best values of each column are marked, not counting full supervision.")
+    if outcome.experiment.by_group:
+        colors = ", ".join(f"{group} {_COLORS[group]}" for group, labels in outcome.groups.items() if labels)
+        sentences.append(f"Organs are in the order of their groups ({colors}).")
+    if any(arm.labeled_share < 1 for arm in outcome.experiment.arms):
+        sentences.append("L is the fraction of training cases with labels.")
+    if outcome.paper:
+        sentences.append("The paper's ASD is one-sided, and its rows rest on different protocols.")
+    return " ".join(sentences)
 
 
 def group_title(arm: Arm, outcome: Outcome) -> str:
@@ -299,10 +322,12 @@ def leading_columns(experiment: Experiment, options: Mapping[str, TrainingOption
     return columns
 
 
+_COLORS = dict(zip(GROUPS, ("red", "blue", "teal"), strict=True))
+
+
 def _group_colors(groups: Mapping[str, Sequence[int]]) -> dict[int, str]:
     """LaTeX colors by label, one color for each group."""
-    colors = dict(zip(groups, ("red", "blue", "teal"), strict=False))
-    return {label: colors[name] for name, labels in groups.items() for label in labels}
+    return {label: _COLORS[name] for name, labels in groups.items() for label in labels}
 
 
 def _format_spread(spread: tuple[float, float | None]) -> str:
