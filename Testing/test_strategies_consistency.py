@@ -99,10 +99,10 @@ def test_the_adversarial_direction_changes_the_prediction_more_than_a_random_one
 
     direction = adversarial_direction(predict, volumes, clean, 1.0, torch.Generator().manual_seed(0))
     assert all(bool((parameter.grad == 1).all()) for parameter in strategy.parameters())
-    random = unit(torch.randn_like(volumes))
+    directions = [direction, *(unit(torch.randn_like(volumes)) for _ in range(6))]
     with torch.no_grad():
-        worst, usual = (float(losses.soft_dice(predict(volumes + d), clean)) for d in (direction, random))
-    assert worst > 1.5 * usual and direction.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
+        worst, *usual = (float(losses.soft_dice(predict(volumes + d), clean)) for d in directions)
+    assert worst > 1.2 * max(usual) and direction.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
 
 
 def test_ss_net_bank_holds_correct_voxels_with_the_highest_scores():

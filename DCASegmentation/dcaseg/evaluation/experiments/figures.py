@@ -99,7 +99,7 @@ def _label_ratios(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
         named = {case.name: case for subset in (*subsets, Subset("", whole)) for case in subset.cases}
         whole = list(named.values())
     divisions = [divide(subset.cases, data.vocabulary, MODES[-1]) for subset in subsets]
-    title = f"{data.description}; groups by mode {MODES[-1]}"
+    title = f"{data.description}; groups by the two largest log gaps"
     figure = label_ratio_figure([subset.title for subset in subsets], divisions, rows, data.vocabulary, title)
     return figure, {
         "compared_with": f"{len(whole)} cases",
