@@ -13,6 +13,7 @@ from torch.nn import functional
 from dcaseg.training.strategies import losses, mixing
 from dcaseg.training.strategies.beta_fft import interpolate
 from dcaseg.training.strategies.magicnet import blended
+from dcaseg.training.strategies.perturbation import strong_view
 from strategy_samples import SIDES, batch_of, gradient, inputs_of, randomize, strategy_for, volume_of
 
 
@@ -244,8 +245,7 @@ def test_beta_fft_learns_swapped_mixtures():
 
 
 def test_beta_fft_interpolates_images_and_targets_alike():
-    # With such a small parameter, beta is 0 or 1, so that a mixture is one of its ends.
-    strategy = strategy_for("beta_fft", strategy_options={"beta": 1e-4}).eval()
+    strategy = strategy_for("beta_fft", strategy_options={"beta": 5.0}).eval()
     randomize(strategy.teacher)
     batch, step_state = batch_of(), strategy.step_state(60)
     seen = inputs_of(strategy.network)
@@ -254,18 +254,25 @@ def test_beta_fft_interpolates_images_and_targets_alike():
     expected = 2 * loss.values["labelled"] + 2 * weight * loss.values["interpolated"]
     assert weight > 0
     torch.testing.assert_close(loss.total.detach(), expected)
-    # For each view, the network sees the labeled patches, then the mixture.
     distances = []
-    for mixture in seen[1::2]:
+    # For each view, the network sees the labeled patches, then the mixture.
+    for mixture, view in zip(
+        seen[1::2], (batch.unlabeled, strong_view(batch.unlabeled, strategy.random(step_state, 2))), strict=True
+    ):
+        one, other = view[:1], view[1:]
+        share = float(((mixture - one) * (other - one)).sum() / ((other - one) ** 2).sum())
+        assert 0.05 < share < 0.95
         with torch.no_grad():
-            student, teacher = strategy.network(mixture).softmax(1), strategy.teacher(mixture).softmax(1)
-        distances.append(((student - teacher) ** 2).mean())
-    torch.testing.assert_close(loss.values["interpolated"], sum(distances) / 2, atol=1e-4, rtol=1e-3)
+            target = strategy.teacher(view).softmax(1)
+            predicted = strategy.network(mixture).softmax(1)
+        distances.append(((predicted - (1 - share) * target[:1] - share * target[1:]) ** 2).mean())
+    torch.testing.assert_close(loss.values["interpolated"], sum(distances) / 2, atol=1e-5, rtol=1e-4)
 
 
 def test_magicnet_predicts_exchanged_cubes_and_learns_the_pseudo_label():
     strategy = strategy_for("magicnet").eval()
     batch, step_state = batch_of(sides=(32, 32, 32)), strategy.step_state(50)
+    randomize(strategy.network)
     seen = inputs_of(strategy.network.encoder)
     strategy._pseudo = torch.randint(4, (2, 32, 32, 32))
     loss = strategy.forward("crossed", batch, step_state)
@@ -285,6 +292,7 @@ def test_magicnet_predicts_exchanged_cubes_and_learns_the_pseudo_label():
 def test_magicnet_classifies_the_position_of_each_cube():
     strategy = strategy_for("magicnet").eval()
     batch = batch_of(sides=(32, 32, 32))
+    randomize(strategy.place)
     encoded, placed = inputs_of(strategy.network.encoder), []
     strategy.place.register_forward_hook(lambda _, inputs, output: placed.append(output.detach()))
     loss = strategy.forward("cubes", batch, strategy.step_state(50))
@@ -311,3 +319,28 @@ def test_magicnet_blends_from_the_shares_of_the_last_labels():
     with torch.no_grad():
         teacher = strategy.teacher(seen[-1])
     assert torch.equal(found, blended(teacher, from_cubes, share)) and not torch.equal(found, teacher.argmax(1))
+
+
+def test_bcp_trusts_pseudo_labels_half_as_much_in_both_mixtures():
+    strategy = strategy_for("bcp").eval()
+    batch, pseudo = batch_of(), torch.randint(4, (2, *SIDES))
+    mask = strategy.box(batch.volumes, strategy.step_state(50))
+    pair = strategy.both_ways((batch.volumes, batch.labels), (batch.unlabeled, pseudo), mask)
+    loss, logits = strategy.both_losses(strategy.network, pair)
+    inward = [losses.region_loss(logits[:1], pair[0].labels, region) for region in (mask, ~mask)]
+    outward = [losses.region_loss(logits[1:], pair[1].labels, region) for region in (mask, ~mask)]
+    torch.testing.assert_close(loss, inward[0] + inward[1] / 2 + outward[0] / 2 + outward[1])
+
+
+def test_the_second_student_sees_strong_views_of_all_patches():
+    strategy = strategy_for("abd").eval()
+    batch, step_state = batch_of(), strategy.step_state(50)
+    strategy.forward("mixed", batch, step_state)
+    mask = strategy.box(batch.unlabeled, step_state)
+    plain, strong = (view for view, _ in strategy.views)
+    labeled = strong_view(batch.volumes, strategy.random(step_state, 1))
+    unlabeled = strong_view(batch.unlabeled, strategy.random(step_state, 2))
+    assert torch.equal(plain[0, 0][~mask], batch.unlabeled[0, 0][~mask])
+    assert torch.equal(strong[0, 0][mask], labeled[0, 0][mask])
+    assert torch.equal(strong[0, 0][~mask], unlabeled[0, 0][~mask])
+    assert torch.equal(strong[1, 0][mask], unlabeled[1, 0][mask])

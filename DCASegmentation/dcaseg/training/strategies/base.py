@@ -8,6 +8,7 @@ checkpoints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -214,12 +215,12 @@ class Strategy(nn.Module):
         """
         if any(side % (count * divisor) for side in options.patch):
             sizes = " x ".join(map(str, options.patch))
+            multiple = math.lcm(count * divisor, DCANet.divisor)
             parts = f", each a multiple of {divisor} voxels" if divisor > 1 else ""
             raise UserError(
                 f"--strategy {options.strategy} divides each side of a patch into {count} parts{parts}, which is not "
                 f"possible for {sizes}.",
-                f"Choose a --patch that is a multiple of {count * divisor}, or change {setting} with "
-                "--strategy-option.",
+                f"Choose a --patch that is a multiple of {multiple}, or change {setting} with --strategy-option.",
             )
 
     def prepare(self, facts: Facts) -> None:
@@ -304,6 +305,11 @@ def own_options(strategy_class: type[Strategy], options: TrainingOptions) -> Any
             )
     try:
         values = {name: _convert(name, value, hints[name]) for name, value in options.strategy_options.items()}
+        for name, value in values.items():
+            if isinstance(value, int | float) and not (math.isfinite(value) and option_of(known[name]).allows(value)):
+                raise ValueError(
+                    f"{name} must be a number {option_of(known[name]).limits}".rstrip() + f", not {value:g}"
+                )
         return strategy_class.Options(**values)
     except ValueError as error:
         raise UserError(f"--strategy {options.strategy}: {error}.", "Correct the --strategy-option.") from None

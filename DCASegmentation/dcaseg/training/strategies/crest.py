@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ...method.log_gap import Partition
 from ...method.vnet import initialize_kaiming
 from ...option_fields import option
@@ -66,6 +67,17 @@ class PublishedCReST(FixMatch):
         self.predicted: Tensor
         self.register_buffer("shares", torch.full((self.channels,), 1 / self.channels))
         self.register_buffer("predicted", torch.full((self.channels,), 1 / self.channels))
+
+    @classmethod
+    def require(cls, options: TrainingOptions, facts: Facts) -> None:
+        """See ``Strategy.require``."""
+        super().require(options, facts)
+        count = cls.read(options).generations
+        if count > options.steps:
+            raise UserError(
+                f"--strategy {options.strategy}: generations is {count}, but the run has only {options.steps} steps.",
+                "Choose more --steps, or fewer generations with --strategy-option.",
+            )
 
     def prepare(self, facts: Facts) -> None:
         """See ``Strategy.prepare``."""

@@ -138,7 +138,9 @@ class AttendingVNet(DCANet):
 class SKCDFOptions:
     """Options of SKCDF."""
 
-    decay: float = option(0.99, "decay of the running mean with which a head or decoder follows another")
+    decay: float = option(
+        0.99, "decay of the running mean with which a head or decoder follows another", minimum=0, below=1
+    )
 
 
 class SKCDF(Strategy):
