@@ -292,7 +292,7 @@ def test_magicnet_predicts_exchanged_cubes_and_learns_the_pseudo_label():
 def test_magicnet_classifies_the_position_of_each_cube():
     strategy = strategy_for("magicnet").eval()
     batch = batch_of(sides=(32, 32, 32))
-    randomize(strategy.place)
+    randomize(strategy)
     encoded, placed = inputs_of(strategy.network.encoder), []
     strategy.place.register_forward_hook(lambda _, inputs, output: placed.append(output.detach()))
     loss = strategy.forward("cubes", batch, strategy.step_state(50))

@@ -207,6 +207,11 @@ def run(
         raise UserError("--data and --anatomies cannot be combined.", "Give only one of them.")
     common = _options(preset or ("anatomies" if anatomies else "small"), {**network.changes(), **length})
     seed_values = parse_integers(seeds, "--seeds", "0,1,2")
+    if min(seed_values) < 0 or len(set(seed_values)) < len(seed_values):
+        raise UserError(
+            f"--seeds '{seeds}' repeats a seed or has a negative one.",
+            "Give different numbers of at least 0: --seeds 0,1,2.",
+        )
     counts = parse_integers(phantoms, "--phantoms", "4,16,4,6")
     percentages = parse_numbers(ratios, "--ratios", len(ratios.split(",")))
     if not all(0 < value <= 100 for value in percentages):
