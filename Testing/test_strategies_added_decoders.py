@@ -219,3 +219,12 @@ def test_a_and_d_pseudo_labels_come_from_both_decoders():
         head.bias[2] = 0
     logits[:, 1] = 30
     assert (strategy.pseudo_labels(volumes, step_state) == 1).all()
+
+
+@pytest.mark.parametrize("name", ["skcdf", "a_and_d"])
+def test_all_decoders_have_the_initialization_of_the_run(name):
+    plain, kaiming = (strategy_for(name, initialization=mode) for mode in ("torch", "kaiming"))
+    for part in ("network.experts.0.blocks.0.0.weight", "labelled.blocks.0.0.weight"):
+        deviations = [float(strategy.get_parameter(part).std()) for strategy in (plain, kaiming)]
+        # PyTorch's default has a variance of 1 / (3 fan-in), Kaiming's 2 / fan-in.
+        assert deviations[1] / deviations[0] == pytest.approx(6**0.5, rel=0.1)
