@@ -185,8 +185,9 @@ def test_tables_and_figures_made_together_share_their_runs(tmp_path, data, monke
     made: list[tuple[str, int]] = []
     monkeypatch.setattr(Runs, "make_missing", lambda _, jobs: made.extend((arm.key, seed) for arm, seed in jobs))
     make_runs_of(["table4", "fig8", "fig2"], Runs(tmp_path, COMMON, data, [3, 4]))
+    divisions = ("average", "fixed", "dca")
     assert set(made) == {
-        *((key, seed) for key in ("average", "fixed", "dca") for seed in (3, 4)),
+        *((key, seed) for key in (*divisions, *(f"{key}-fewer" for key in divisions)) for seed in (3, 4)),
         *((key, 3) for key in ("fusion-average", "fusion-concat", "dca")),
     }
 

@@ -73,7 +73,7 @@ def step_cost(options: TrainingOptions, groups: Partition, facts: Facts) -> Step
 
 
 def step_seconds(
-    options: TrainingOptions, groups: Partition, facts: Facts, device: str = "cpu", repeats: int = 3
+    options: TrainingOptions, groups: Partition, facts: Facts, device: str = "cpu", repeats: int = 1
 ) -> float:
     """The mean time of a step with ``options``: losses, backward pass and optimizer, without drawing patches.
 
