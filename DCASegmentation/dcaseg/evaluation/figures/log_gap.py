@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -158,7 +159,7 @@ def _draw_stability(panels: Sequence[Axes], stability: Sequence[Stability]) -> N
             taus.plot(sizes, [row.tau for row in rows], color=INK, marker="o", label="Mean")
             taus.plot(sizes, [row.least_tau for row in rows], color="#999999", marker="v", label="Lowest")
         # White markers on top keep equal curves apart.
-        of_mode = {"markerfacecolor": "white", "zorder": 3} if mode == MODES[0] else {}
+        of_mode: dict[str, Any] = {"markerfacecolor": "white", "zorder": 3} if mode == MODES[0] else {}
         moved = [row.moved for row in rows]
         changes.plot(sizes, moved, color=INK, linestyle=style, marker="o", label=_MODE_TITLES[mode], **of_mode)
     taus.set(ylabel="Kendall's tau\nwith all cases", ylim=(min(0.0, *(row.least_tau for row in stability)), 1.03))
