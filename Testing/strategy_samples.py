@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcaseg.method.log_gap import Partition
 from dcaseg.training.strategies.base import Batch, Facts, Strategy
@@ -38,3 +38,18 @@ def volume_of(values: list[float], channels: bool = False) -> Tensor:
     """A map of one voxel for each value: (1, 1, 1, n) labels, or logits (1, channel, 1, 1, n)."""
     found = torch.tensor(values)
     return found.T[None, :, None, None, :] if channels else found[None, None, None, :]
+
+
+def inputs_of(module: nn.Module) -> list[Tensor]:
+    """A list to which each following call of ``module`` adds its first input."""
+    found: list[Tensor] = []
+    module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].detach().clone()))
+    return found
+
+
+@torch.no_grad()
+def randomize(module: nn.Module, seed: int = 7) -> None:
+    """Give ``module`` other weights, so that a copy of a network predicts other labels than the network."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)

@@ -18,9 +18,9 @@ import pytest
 
 from dcaseg.errors import UserError
 from dcaseg.evaluation.experiments.anatomies import LABELED, TEST, UNLABELED, VALIDATION, anatomies_training_set
-from dcaseg.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment
+from dcaseg.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment, fitting_rows
 from dcaseg.evaluation.experiments.runs import SCORES, Data, Runs, StitchedExperts, read_scores, score_cases
-from dcaseg.evaluation.experiments.tables import make_runs_of, run_experiment
+from dcaseg.evaluation.experiments.tables import finished_outcome, make_runs_of, run_experiment, write_tables
 from dcaseg.evaluation.metrics import ASD
 from dcaseg.organs import AMOS
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
@@ -43,12 +43,16 @@ def test_every_row_of_a_table_is_trained_and_tabulated(tmp_path, data, name):
     data = replace(data, validation=(), test=data.test[:1])
     outcome = run_experiment(EXPERIMENTS[name], Runs(tmp_path, COMMON, data, [0]))
     rows = list(csv.reader((tmp_path / f"{name}.csv").open()))
-    assert [row[0] for row in rows[1:]] == [arm.title for arm in EXPERIMENTS[name].arms]
+    method = rows[0].index("Method")
+    assert [row[method] for row in rows[1:]] == [arm.title for arm in EXPERIMENTS[name].arms]
     assert [title for title in rows[0] if title in ("large", "middle", "small")] == ["large", "middle", "small"]
+    if name == "table4":
+        assert [row[0] for row in rows[1:]] == [*["67% L"] * 3, *["33% L"] * 3]
+        assert r"\textcolor{red}{large} & \textcolor{blue}{middle}" in (tmp_path / "table4.tex").read_text()
     arms = json.loads((tmp_path / f"{name}.json").read_text())["arms"]
     assert all(0 <= arm["dice"] <= 1 for arm in arms.values()) and outcome.groups["head"] == (1,)
     for key, arm in arms.items():
-        assert ("dca_minus_this" in arm) == (key != "dca")
+        assert ("dca_minus_this" in arm) == (key not in ("dca", "dca-fewer"))
         assert ("decoder_minus_stitched_experts" in arm) == (key in outcome.stitched)
     assert "dca" in outcome.stitched and "vnet" not in outcome.stitched
 
@@ -181,19 +185,107 @@ def test_tables_and_figures_made_together_share_their_runs(tmp_path, data, monke
     made: list[tuple[str, int]] = []
     monkeypatch.setattr(Runs, "make_missing", lambda _, jobs: made.extend((arm.key, seed) for arm, seed in jobs))
     make_runs_of(["table4", "fig8", "fig2"], Runs(tmp_path, COMMON, data, [3, 4]))
+    divisions = ("average", "fixed", "dca")
     assert set(made) == {
-        *((key, seed) for key in ("average", "fixed", "dca") for seed in (3, 4)),
+        *((key, seed) for key in (*divisions, *(f"{key}-fewer" for key in divisions)) for seed in (3, 4)),
         *((key, 3) for key in ("fusion-average", "fusion-concat", "dca")),
     }
 
 
+def command_in(folder: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "dcaseg.cli", "experiment", "table4", "-o", str(folder),
+        "--people", "1,1,1,1", "--seeds", "0", "--filters", "1", "--spacing", "14,14,14", "--device", "cpu",
+        "--at-once", "2", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_parallel_runs_end_and_the_command_resumes_them(tmp_path):
+    logs = [tmp_path / "runs" / key / "seed-0" / "log.jsonl" for key in ("average", "fixed")]
+    program = subprocess.Popen(command_in(tmp_path), start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: all(log.exists() for log in logs), 300)
+        # Only the first process is killed, as by the out-of-memory killer. The runs notice it.
+        os.kill(program.pid, signal.SIGKILL)
+        program.wait()
+        wait_until(lambda: all((log.parent / "last.pt").exists() for log in logs), 120)
+        wait_until(lambda: not group_exists(program.pid), 120)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+    steps = [json.loads(log.read_text().splitlines()[-1])["step"] for log in logs]
+    assert min(steps) >= 1
+    # The same command continues after these steps.
+    done = subprocess.Popen(command_in(tmp_path), start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(
+            lambda: all(len(log.read_text().splitlines()) > step for log, step in zip(logs, steps, strict=True)), 300
+        )
+    finally:
+        os.killpg(done.pid, signal.SIGKILL)
+        done.communicate()
+
+
+def group_exists(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path, data):
+    made: list[int] = []
+    runs = Runs(tmp_path, COMMON, data, [0], run_finished=lambda: made.append(1))
+    broken = tmp_path / "runs" / "vnet" / "seed-0"
+    broken.mkdir(parents=True)
+    (broken / "last.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match=r"1 run failed, all others are finished\. V-Net, seed 0: .*last\.pt"):
+        runs.scores(TWO)
+    assert made == [1] and runs.finished(TWO) == {"stitched": (0,)}
+    pair = Experiment("pair", "Two", TWO)
+    outcome = finished_outcome(pair, runs)
+    assert outcome.is_partial and [arm.key for arm in outcome.experiment.arms] == ["stitched"]
+    write_tables(outcome, tmp_path)
+    assert "1 of 1" in (tmp_path / "pair-partial.csv").read_text()
+    assert "some rows or seeds are missing" in (tmp_path / "pair-partial.md").read_text()
+    (broken / "last.pt").unlink()
+    run_experiment(pair, runs)
+    assert not list(tmp_path.glob("pair-partial*")) and "V-Net" in (tmp_path / "pair.csv").read_text()
+
+
+def test_no_run_means_no_table(tmp_path, data):
+    assert finished_outcome(EXPERIMENTS["table4"], Runs(tmp_path, COMMON, data, [0])) is None
+
+
+def test_table4_also_trains_with_fewer_labels(tmp_path, data):
+    arms = fitting_rows(EXPERIMENTS["table4"], 2, True).arms
+    assert [arm.key for arm in arms] == ["average", "fixed", "dca", "average-fewer", "fixed-fewer", "dca-fewer"]
+    assert len(fitting_rows(EXPERIMENTS["table4"], 1, True).arms) == 3
+    runs = Runs(tmp_path, COMMON, data, [0])
+    labeled, unlabeled = runs._cases(arms[-1])
+    assert [case.name for case in labeled] == ["balls 1"] and [case.name for case in unlabeled] == [
+        "balls 3",
+        "balls 2",
+    ]
+    assert all(case.labels is None for case in unlabeled) and runs.label_counts(arms[0]) == (2, 3)
+
+
+@pytest.mark.slow
+def test_the_command_estimates_and_tabulates_finished_runs(dca, tmp_path):
+    small = ("--people", "1,1,1,1", "--seeds", "0", "--steps", 1, "--filters", 1, "--spacing", "14,14,14")
+    first = dca("experiment", "table5", "-o", tmp_path, *small, "--device", "cpu", "--estimate")
+    assert first.code == 0 and "hours if one runs at a time" in first.out, first.err
+    assert not (tmp_path / "runs").exists()
+    nothing = dca("experiment", "table5", "-o", tmp_path, *small, "--device", "cpu", "--finished-only")
+    assert nothing.code == 2 and "No run of table5" in nothing.err
+    assert "are for tables" in dca("experiment", "fig2", "-o", tmp_path, *small, "--finished-only").err
+
+
 @pytest.mark.slow
 def test_ctrl_c_saves_all_parallel_runs(tmp_path):
-    command = [
-        sys.executable, "-m", "dcaseg.cli", "experiment", "table4", "-o", str(tmp_path),
-        "--people", "1,1,1,1", "--seeds", "0", "--filters", "1", "--spacing", "14,14,14", "--device", "cpu",
-        "--at-once", "2",
-    ]  # fmt: skip
+    command = command_in(tmp_path)
     logs = [tmp_path / "runs" / key / "seed-0" / "log.jsonl" for key in ("average", "fixed")]
     # A terminal sends Ctrl+C to all processes of its group.
     program = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dcaseg.training.strategies import losses
 from dcaseg.training.strategies.a_and_d import denoised, encoded, noised
-from strategy_samples import SIDES, batch_of, strategy_for
+from dcaseg.training.strategies.skcdf import ChannelAttention
+from strategy_samples import SIDES, batch_of, inputs_of, strategy_for
 
 
 def test_skcdf_balances_classes_and_anneals():
@@ -104,3 +105,126 @@ def test_a_and_d_result_decoder_follows_and_learns_from_unlabeled_patches():
     strategy.forward("labelled", batch, step_state).total.backward()
     assert answer.head.weight.grad is None and strategy.denoising.head.weight.grad.abs().sum() > 0
     assert not torch.equal(strategy.difficulty.weights(), torch.full((4,), 4.0))
+
+
+def test_skcdf_heads_and_decoders_follow_in_order():
+    strategy = strategy_for("skcdf")
+    decoder, balanced = strategy.network.experts[0], strategy.balanced
+    weights = (strategy.labelled.head, decoder.head, balanced["labelled"], balanced["unlabelled"])
+    labelled, unlabelled, balanced_l, balanced_u = (head.weight.clone() for head in weights)
+    strategy.on_step_end(strategy.step_state(0))
+
+    def follow(one: Tensor, other: Tensor) -> Tensor:
+        return 0.99 * one + 0.01 * other
+
+    labelled = follow(labelled, balanced_l)
+    balanced_u = follow(balanced_u, balanced_l)
+    torch.testing.assert_close(balanced["unlabelled"].weight, balanced_u)
+    torch.testing.assert_close(decoder.head.weight, follow(follow(unlabelled, labelled), balanced_u))
+
+
+def test_skcdf_balanced_heads_learn_from_labels_of_their_own():
+    strategy = strategy_for("skcdf").eval()
+    batch, step_state = batch_of(), strategy.step_state(99)
+    loss = strategy.forward("labelled", batch, step_state)
+    torch.testing.assert_close(loss.total.detach(), loss.values["supervised"] + loss.values["balanced"])
+    masks: list[Tensor | None] = []
+    plain_loss = strategy._loss
+    strategy._loss = lambda logits, labels, mask: (masks.append(mask), plain_loss(logits, labels, mask))[1]
+    strategy.forward("labelled", batch, step_state)
+    strategy.forward("unlabelled", batch, step_state).total.backward()
+    assert [mask is None for mask in masks] == [True, False, True, False] and not masks[1].all()
+    one, other = strategy._pseudo
+    assert not torch.equal(one, other)
+    assert strategy.balanced["unlabelled"].weight.grad.abs().sum() > 0
+
+
+def test_skcdf_pseudo_labels_depend_on_the_labeled_patches():
+    strategy = strategy_for("skcdf").eval()
+    unlabeled, seen = torch.rand(2, 1, *SIDES), []
+    strategy.labelled.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][-1]))
+    deepest = strategy.network.encoder(unlabeled)[-1]
+    for others in (deepest.flip(0), torch.randn_like(deepest)):
+        strategy._pseudo_label(unlabeled, others)
+    assert not torch.allclose(seen[0], seen[1])
+
+
+def test_skcdf_attention_is_normalized_and_used_in_inference():
+    strategy = strategy_for("skcdf").eval()
+    volume, features = torch.rand(1, 1, *SIDES), torch.randn(1, 4, 2, 2, 2)
+    attention = ChannelAttention(4, (2, 2, 2), (1, 1, 1)).eval()
+    with torch.no_grad():
+        plain = attention(features)
+        attention.query.weight.mul_(50)
+        attention.query.bias.mul_(50)
+        # Without the normalization, the softmax would select a single channel.
+        torch.testing.assert_close(attention(features), plain, atol=1e-2, rtol=0)
+        before = strategy.network(volume)
+        strategy.network.attention[1].mix[0].weight.mul_(-3)
+        assert not torch.allclose(strategy.network(volume), before, atol=1e-3)
+
+
+def test_ddim_follows_the_way_from_noise_to_the_clean_map():
+    clean, noise = encoded(torch.randint(4, (1, 8, 8, 8)), 4), torch.randn(1, 4, 8, 8, 8)
+    seen: dict[int, Tensor] = {}
+    start = noised(clean, noise, torch.tensor([999]))
+    denoised(lambda x, t: (seen.setdefault(int(t[0]), x), clean)[1], start, 4)
+    for time, found in seen.items():
+        torch.testing.assert_close(found, noised(clean, noise, torch.tensor([time])), atol=2e-3, rtol=0)
+
+
+def test_a_and_d_denoises_a_noised_map_at_every_level():
+    strategy = strategy_for("a_and_d").eval()
+    batch, seen = batch_of(), inputs_of(strategy.noised_input)
+    strategy.forward("denoising", batch, strategy.step_state(50))
+    image, diffused = seen[0][:, :1], seen[0][:, 1:]
+    assert torch.equal(image, batch.volumes) and not torch.isin(diffused, torch.tensor([-1.0, 1.0])).any()
+    with torch.no_grad():
+        for parameter in strategy.time_of_level[0].parameters():
+            parameter.zero_()
+        one, other = (strategy.denoise(image, diffused, torch.tensor([t, t])) for t in (10, 900))
+    assert not torch.allclose(one, other)
+
+
+def test_a_and_d_weights_labeled_patches_by_difficulty():
+    strategy = strategy_for("a_and_d").eval()
+    strategy.difficulty.distance.copy_(torch.tensor([0.1, 0.2, 0.5, 1.0]))
+    batch = batch_of()
+    with torch.no_grad():
+        logits = strategy.labelled(strategy.network.encoder(batch.volumes)).logits
+    expected = losses.weighted_loss(logits, batch.labels, torch.tensor([0.4, 0.8, 2.0, 4.0]))
+    torch.testing.assert_close(strategy.forward("labelled", batch, strategy.step_state(0)).total.detach(), expected)
+
+
+def test_a_and_d_pseudo_labels_come_from_both_decoders():
+    strategy = strategy_for("a_and_d", strategy_options={"denoising_steps": 1}).eval()
+    volumes, step_state = torch.rand(1, 1, *SIDES), strategy.step_state(50)
+    logits = torch.zeros(1, 4, *SIDES)
+    strategy.denoise = lambda volumes, diffused, times: logits
+    head = strategy.labelled.head
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.zero_()
+    # Both are undecided: the noise decides, and smoothing makes neighbors similar.
+    labels = strategy.pseudo_labels(volumes, step_state)
+    assert len(labels.unique()) == 4 and not torch.equal(
+        labels, strategy.pseudo_labels(volumes, strategy.step_state(51))
+    )
+    assert (labels[..., 1:] == labels[..., :-1]).float().mean() > 0.4
+    with torch.no_grad():
+        head.bias[2] = 9
+    # Now the second decoder is sure, and the first one is undecided.
+    assert (strategy.pseudo_labels(volumes, step_state) == 2).float().mean() > 0.9
+    with torch.no_grad():
+        head.bias[2] = 0
+    logits[:, 1] = 30
+    assert (strategy.pseudo_labels(volumes, step_state) == 1).all()
+
+
+@pytest.mark.parametrize("name", ["skcdf", "a_and_d"])
+def test_all_decoders_have_the_initialization_of_the_run(name):
+    plain, kaiming = (strategy_for(name, initialization=mode) for mode in ("torch", "kaiming"))
+    for part in ("network.experts.0.blocks.0.0.weight", "labelled.blocks.0.0.weight"):
+        deviations = [float(strategy.get_parameter(part).std()) for strategy in (plain, kaiming)]
+        # PyTorch's default has a variance of 1 / (3 fan-in), Kaiming's 2 / fan-in.
+        assert deviations[1] / deviations[0] == pytest.approx(6**0.5, rel=0.1)

@@ -44,7 +44,7 @@ def test_patches_that_cannot_be_divided_are_rejected():
         strategy_for("magicnet", strategy_options={"cubes": 3})
     with pytest.raises(UserError, match="multiple of 32 voxels"):
         strategy_for("magicnet", norm="instance")
-    with pytest.raises(UserError, match="into 3 parts"):
+    with pytest.raises(UserError, match=r"into 3 parts.*multiple of 48"):
         strategy_for("abd", strategy_options={"blocks": 3})
 
 
@@ -63,3 +63,23 @@ def test_magicnet_adapts_to_small_patches():
     assert fitted(replace(options, patch=(96, 96, 96))).strategy_options == {"cubes": 3}
     small = fitted(replace(options, patch=(32, 32, 32)))
     assert small.strategy_options == {"cubes": 2} and small.norm == "batch"
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "problem"),
+    [
+        ("co_bionet", "threshold", 7, "threshold must be a number from 0 to 1, not 7"),
+        ("basak", "rate_exponent", "nan", "rate_exponent must be a number of at least 0, not nan"),
+        ("ss_net", "radius", "inf", "radius must be a number, not inf"),
+        ("dhc", "decay", "2", "decay must be a number from 0 to below 1, not 2"),
+        ("skcdf", "decay", -1, "decay must be a number from 0 to below 1, not -1"),
+        ("bcp", "pseudo_weight", -1, "pseudo_weight must be a number of at least 0"),
+        ("abd", "plain", 2, "plain must be a number from 0 to 1"),
+        ("magicnet", "blend_from", -5, "blend_from must be a number of at least 0"),
+        ("crest published", "generations", 101, "generations is 101, but the run has only 100 steps"),
+        ("simis published", "rounds", 101, "rounds is 101, but the run has only 100 steps"),
+    ],
+)
+def test_impossible_values_of_own_options_are_rejected(name, option, value, problem):
+    with pytest.raises(UserError, match=problem):
+        strategy_for(name, strategy_options={option: value})

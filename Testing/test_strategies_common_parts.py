@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from dcaseg.training.strategies import base, losses
 from dcaseg.training.strategies import class_statistics as counted
-from dcaseg.training.strategies import losses
 from dcaseg.training.strategies.base import facts_of
 from dcaseg.training.strategies.perturbation import strong_view
-from strategy_samples import NAMES, SIDES, gradient, strategy_for
+from strategy_samples import NAMES, SIDES, batch_of, gradient, strategy_for
 from test_training import case_of_balls
 
 
@@ -77,3 +77,26 @@ def test_facts_count_labels_and_name_a_partially_labeled_case():
     assert facts.voxels == tuple(counts) and (facts.labeled, facts.unlabeled, facts.partial) == (2, 1, None)
     labels = np.where(part.labels == 3, 0, part.labels).astype(np.uint8)
     assert facts_of([whole, replace(part, labels=labels, unannotated=(3,))], [], NAMES).partial == part.name
+
+
+def test_each_process_draws_other_numbers(monkeypatch):
+    strategy = strategy_for("bcp")
+    one = torch.rand(4, generator=strategy.random(strategy.step_state(5)))
+    monkeypatch.setattr(base, "rank", lambda: 1)
+    assert not torch.equal(one, torch.rand(4, generator=strategy.random(strategy.step_state(5))))
+
+
+def test_two_networks_learn_from_each_others_labels_on_all_patches():
+    strategy = strategy_for("cps")
+    seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def crossed(which, logits, labels, step_state):
+        seen[which] = logits.detach(), labels
+        return 0 * logits.sum() + 3
+
+    strategy.crossed = crossed
+    loss = strategy.forward("all", batch_of(), strategy.step_state(50))
+    for which in (0, 1):
+        assert len(seen[which][1]) == 4 and torch.equal(seen[which][1], seen[1 - which][0].argmax(1))
+    expected = 2 * loss.values["supervised"] + strategy.weight(strategy.step_state(50)) * 6
+    torch.testing.assert_close(loss.total.detach(), expected)

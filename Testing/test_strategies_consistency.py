@@ -5,6 +5,8 @@ The tests fail if a mechanism is removed.
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from dcaseg.training.strategies.co_bionet import Critic, critic_loss, selected_c
 from dcaseg.training.strategies.perturbation import adversarial_direction, unit
 from dcaseg.training.strategies.ss_net import contrast
 from dcaseg.training.strategies.urpc import rectified_consistency
-from strategy_samples import SIDES, batch_of, gradient, strategy_for
+from strategy_samples import FACTS, SIDES, batch_of, gradient, inputs_of, randomize, strategy_for
 
 
 def test_urpc_consistency_is_zero_for_equal_scales_and_weaker_for_uncertain_voxels():
@@ -97,10 +99,10 @@ def test_the_adversarial_direction_changes_the_prediction_more_than_a_random_one
 
     direction = adversarial_direction(predict, volumes, clean, 1.0, torch.Generator().manual_seed(0))
     assert all(bool((parameter.grad == 1).all()) for parameter in strategy.parameters())
-    random = unit(torch.randn_like(volumes))
+    directions = [direction, *(unit(torch.randn_like(volumes)) for _ in range(6))]
     with torch.no_grad():
-        worst, usual = (float(losses.soft_dice(predict(volumes + d), clean)) for d in (direction, random))
-    assert worst > 1.5 * usual and direction.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
+        worst, *usual = (float(losses.soft_dice(predict(volumes + d), clean)) for d in directions)
+    assert worst > 1.2 * max(usual) and direction.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
 
 
 def test_ss_net_bank_holds_correct_voxels_with_the_highest_scores():
@@ -169,3 +171,112 @@ def test_co_bionet_learns_more_where_the_critic_is_convinced():
     believed = gradient(selected_cross_entropy(logits, taught, first), logits)
     torch.testing.assert_close(believed[..., 0], 2 * plain[..., 0])
     torch.testing.assert_close(believed[..., 1], plain[..., 1])
+
+
+def test_urpc_consistency_is_a_weighted_distance_and_the_uncertainty():
+    scales = [torch.randn(1, 3, 2, 2, 2).log_softmax(1) for _ in range(4)]
+    mean = torch.stack([scale.exp() for scale in scales]).mean(0)
+    expected = torch.zeros(())
+    for scale in scales:
+        uncertainty = (mean * (mean.log() - scale)).sum(1, keepdim=True)
+        weighted = ((mean - scale.exp()) ** 2 * (-uncertainty).exp()).mean() / (-uncertainty).exp().mean()
+        expected = expected + (weighted + uncertainty.mean()) / 4
+    torch.testing.assert_close(rectified_consistency(scales), expected)
+
+
+def test_ua_mt_learns_only_where_the_teacher_is_certain():
+    strategy = strategy_for("ua_mt").eval()
+    batch, step_state = batch_of(), strategy.step_state(50)
+    target, entropy = torch.randn(2, 4, *SIDES).softmax(1), torch.full((2, *SIDES), 9.0)
+    entropy[..., 0] = 0
+    strategy._teacher_prediction = lambda volumes, step_state: (target, entropy)
+    loss = strategy.forward("unlabelled", batch, step_state)
+    distance = ((strategy.network(batch.unlabeled).softmax(1) - target) ** 2).mean(1)[..., 0].mean()
+    torch.testing.assert_close(loss.total, strategy.weight(step_state) * distance)
+    assert float(loss.values["certain"]) == pytest.approx(1 / SIDES[2])
+    first, last = (strategy._threshold(strategy.step_state(step), 4) / math.log(4) for step in (0, 99))
+    assert first == pytest.approx(0.75, abs=0.01) and last == pytest.approx(1, abs=0.01)
+
+
+def test_the_teacher_of_ua_mt_sees_other_noise_in_each_pass():
+    strategy = strategy_for("ua_mt").eval()
+    volumes, seen = torch.rand(1, 1, *SIDES), inputs_of(strategy.teacher)
+    strategy._teacher_prediction(volumes, strategy.step_state(0))
+    assert len(seen) == 8 and not torch.equal(seen[0], seen[1])
+    assert all(0 < (noisy - volumes).abs().max() <= 0.2001 for noisy in seen)
+
+
+@pytest.mark.parametrize("name", ["basak", "basak published"])
+def test_basak_samples_and_weights_voxels_with_the_teachers_labels(name):
+    strategy = strategy_for(name).eval()
+    randomize(strategy.teacher)
+    batch, step_state = batch_of(), strategy.step_state(50)
+    # Rates of 0, 1, 0 and 1.
+    strategy.confidence.copy_(torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    loss = strategy.forward("unlabelled", batch, step_state).values["unsupervised"]
+    with torch.no_grad():
+        logits, labels = strategy.network(batch.unlabeled), strategy.teacher(batch.unlabeled).argmax(1)
+    confidence, own = logits.softmax(1).max(1)
+    assert not torch.equal(own, labels)
+    sampled = (labels if "published" in name else own) % 2 == 1
+    torch.testing.assert_close(loss, (losses.voxel_cross_entropy(logits, labels) * confidence**1.5 * sampled).mean())
+
+
+@pytest.mark.parametrize(("name", "decay"), [("basak", 0.0), ("basak published", 0.5)])
+def test_basak_averages_its_confidence_and_its_teacher(name, decay):
+    strategy = strategy_for(name, FACTS._replace(unlabeled=2))
+    before = [parameter.clone() for parameter in strategy.teacher.parameters()]
+    randomize(strategy.network)
+    strategy.confidence.fill_(0.5)
+    strategy._observe(torch.randn(2, 4, *SIDES).softmax(1), torch.randint(4, (2, *SIDES)))
+    fused = fused_confidence(strategy.sums / strategy.voxels, row="published" not in name)
+    strategy.on_step_end(strategy.step_state(0))
+    torch.testing.assert_close(strategy.confidence, 0.99 * 0.5 + 0.01 * fused)
+    for old, new, student in zip(before, strategy.teacher.parameters(), strategy.network.parameters(), strict=True):
+        torch.testing.assert_close(new, decay * old + (1 - decay) * student)
+
+
+def test_ss_net_learns_from_the_perturbed_input_and_the_contrast():
+    strategy = strategy_for("ss_net", strategy_options={"radius": 0.5})
+    batch, step_state = batch_of(), strategy.step_state(50)
+    loss = strategy.forward("labelled", batch, step_state)
+    contrast_loss, weight = loss.values["contrast"], strategy.weight(step_state)
+    assert contrast_loss > 0 and weight > 0
+    torch.testing.assert_close(loss.total.detach(), loss.values["supervised"] + 0.1 * weight * contrast_loss)
+    strategy.eval()
+    with torch.no_grad():
+        clean = strategy.network(torch.cat([batch.volumes, batch.unlabeled])).softmax(1)
+    smooth = strategy.forward("smooth", batch, step_state)
+    assert smooth.values["unsupervised"] > losses.soft_dice(clean, clean) + 1e-3
+    smooth.total.backward()
+    assert strategy.network.encoder.blocks[0][0].weight.grad.abs().sum() > 0
+
+
+def test_ss_net_contrast_is_weighted_by_the_selectors():
+    features, bank = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+    even = contrast(features, bank, torch.zeros(2, 1), torch.zeros(1, 1))
+    first = contrast(features, bank, torch.tensor([[9.0], [-9.0]]), torch.zeros(1, 1))
+    assert float(even) == pytest.approx(0.5) and float(first) == pytest.approx(0, abs=1e-3)
+    other = contrast(bank, features, torch.zeros(1, 1), torch.tensor([[9.0], [-9.0]]))
+    assert float(other) == pytest.approx(0, abs=1e-3)
+
+
+def test_co_bionet_asks_the_others_critic_and_convinces_its_own():
+    strategy = strategy_for("co_bionet").eval()
+    with torch.no_grad():
+        for critic, score in zip(strategy.critics, (9.0, -9.0), strict=True):
+            critic[-1].weight.zero_()
+            critic[-1].bias.fill_(score)
+    batch, step_state = batch_of(), strategy.step_state(50)
+    loss = strategy.forward("networks", batch, step_state)
+    logits = [network(batch.unlabeled) for network in (strategy.network, strategy.second)]
+    # The second critic, which judges what the first network learns from, believes nothing.
+    crossed = [
+        selected_cross_entropy(logits[which], logits[1 - which].softmax(1), torch.full((2, *SIDES), bool(which)))
+        for which in (0, 1)
+    ]
+    torch.testing.assert_close(loss.values["unsupervised"], sum(crossed), atol=1e-4, rtol=1e-4)
+    assert float(loss.values["adversarial"]) == pytest.approx(9, abs=0.01)
+    unsupervised = loss.values["unsupervised"] + 0.01 * loss.values["adversarial"]
+    expected = 2 * loss.values["supervised"] + strategy.weight(step_state) * unsupervised
+    torch.testing.assert_close(loss.total, expected)

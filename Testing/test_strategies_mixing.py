@@ -5,12 +5,16 @@ The tests fail if a mechanism is removed.
 
 from __future__ import annotations
 
-import torch
+import copy
 
-from dcaseg.training.strategies import mixing
+import torch
+from torch.nn import functional
+
+from dcaseg.training.strategies import losses, mixing
 from dcaseg.training.strategies.beta_fft import interpolate
 from dcaseg.training.strategies.magicnet import blended
-from strategy_samples import SIDES, batch_of, gradient, strategy_for, volume_of
+from dcaseg.training.strategies.perturbation import strong_view
+from strategy_samples import SIDES, batch_of, gradient, inputs_of, randomize, strategy_for, volume_of
 
 
 def test_bcp_pastes_both_ways_with_half_weight_for_pseudo_labels():
@@ -156,3 +160,187 @@ def test_magicnet_blends_the_teacher_with_the_cubes_by_class():
     assert blended(teacher, of_cubes, torch.zeros(3)).flatten().tolist() == [0, 1]
     assert blended(teacher, of_cubes, torch.ones(3)).flatten().tolist() == [2, 2]
     assert blended(teacher, of_cubes, torch.tensor([1.0, 0.0, 0.0])).flatten().tolist() == [2, 1]
+
+
+def test_bcp_pretrains_on_mixtures_of_labeled_patches():
+    strategy = strategy_for("bcp")
+    batch, step_state, seen = batch_of(), strategy.step_state(0), inputs_of(strategy.network)
+    strategy.forward("pretraining", batch, step_state)
+    mask = strategy.box(batch.volumes, step_state)
+    assert torch.equal(seen[0][0, 0][mask], batch.volumes[0, 0][mask])
+    assert torch.equal(seen[0][0, 0][~mask], batch.volumes[1, 0][~mask]) and not mask.all()
+
+
+def test_bcp_starts_from_averaged_weights_and_its_teacher_follows():
+    strategy = strategy_for("bcp")
+    averaged = copy.deepcopy(strategy.network)
+    randomize(averaged)
+    border = strategy.step_state(round(0.118 * 100))
+    strategy.on_step_start(border, averaged)
+    for start, student, teacher in zip(
+        averaged.parameters(), strategy.network.parameters(), strategy.teacher.parameters(), strict=True
+    ):
+        assert torch.equal(start, student) and torch.equal(start, teacher)
+    randomize(strategy.network, seed=8)
+    strategy.on_step_end(border)
+    for start, student, teacher in zip(
+        averaged.parameters(), strategy.network.parameters(), strategy.teacher.parameters(), strict=True
+    ):
+        torch.testing.assert_close(teacher, 0.99 * start + 0.01 * student)
+
+
+def test_bcp_can_keep_only_the_largest_component_of_an_organ():
+    labels = torch.zeros(1, 1, 1, 9, dtype=torch.long)
+    labels[..., 1:4], labels[..., 6], labels[..., 8] = 1, 1, 2
+    strategy = strategy_for("bcp", strategy_options={"largest_part": True})
+    strategy.teacher.forward = lambda volumes: functional.one_hot(labels, 4).movedim(-1, 1).float()
+    assert strategy.pseudo_labels(torch.zeros(1)).flatten().tolist() == [0, 1, 1, 1, 0, 0, 0, 0, 2]
+    strategy.own = strategy_for("bcp").own
+    assert torch.equal(strategy.pseudo_labels(torch.zeros(1)), labels)
+
+
+def test_two_students_teach_each_other_on_mixtures():
+    strategy = strategy_for("abd")
+    loss = strategy.forward("mixed", batch_of(), strategy.step_state(50))
+    expected = 2 * loss.values["supervised"] + loss.values["unsupervised"]
+    torch.testing.assert_close(loss.total.detach(), expected)
+    assert loss.values["unsupervised"] > 0
+
+
+def test_abd_learns_displaced_mixtures_that_differ_in_one_block():
+    strategy = strategy_for("abd").eval()
+    batch, step_state = batch_of(), strategy.step_state(50)
+    strategy.forward("mixed", batch, step_state)
+    seen = inputs_of(strategy.network)
+    strategy.forward("displaced", batch, step_state)
+    views = torch.cat([view for view, _ in strategy.views])
+    same = (mixing.cubes(seen[0], 4) == mixing.cubes(views, 4)).flatten(2).all(dim=2)
+    assert (same.sum(dim=0) == 4**3 - 1).all()
+
+
+def test_abd_on_cross_teaching_also_learns_displaced_labeled_patches_at_first():
+    strategy = strategy_for("abd cross")
+    batch = batch_of()
+    for step, passes in ((60, 2), (70, 1)):
+        seen = inputs_of(strategy.second)
+        loss = strategy.forward("labelled", batch, strategy.step_state(step))
+        extra = loss.total.detach() - 2 * loss.values["supervised"]
+        assert len(seen) == passes and (extra > 0.1) == (passes == 2)
+    step_state = strategy.step_state(60)
+    loss = strategy.forward("unlabelled", batch, step_state)
+    torch.testing.assert_close(loss.total.detach(), strategy.weight(step_state) * loss.values["unsupervised"])
+
+
+def test_beta_fft_learns_swapped_mixtures():
+    strategy = strategy_for("beta_fft").eval()
+    batch, step_state = batch_of(), strategy.step_state(60)
+    strategy.forward("mixed", batch, step_state)
+    seen = [inputs_of(student) for student in strategy.students]
+    strategy.forward("swapped", batch, step_state)
+    one, other = (view for view, _ in strategy.views)
+    expected = torch.cat(mixing.frequencies_swapped(one, other, strategy.own.low_share))
+    assert not torch.allclose(expected, torch.cat([one, other]), atol=1e-3)
+    for inputs in seen:
+        torch.testing.assert_close(inputs[0], expected)
+
+
+def test_beta_fft_interpolates_images_and_targets_alike():
+    strategy = strategy_for("beta_fft", strategy_options={"beta": 5.0}).eval()
+    randomize(strategy.teacher)
+    batch, step_state = batch_of(), strategy.step_state(60)
+    seen = inputs_of(strategy.network)
+    loss = strategy.forward("differentiated", batch, step_state)
+    weight = strategy.weight(step_state)
+    expected = 2 * loss.values["labelled"] + 2 * weight * loss.values["interpolated"]
+    assert weight > 0
+    torch.testing.assert_close(loss.total.detach(), expected)
+    distances = []
+    # For each view, the network sees the labeled patches, then the mixture.
+    for mixture, view in zip(
+        seen[1::2], (batch.unlabeled, strong_view(batch.unlabeled, strategy.random(step_state, 2))), strict=True
+    ):
+        one, other = view[:1], view[1:]
+        share = float(((mixture - one) * (other - one)).sum() / ((other - one) ** 2).sum())
+        assert 0.05 < share < 0.95
+        with torch.no_grad():
+            target = strategy.teacher(view).softmax(1)
+            predicted = strategy.network(mixture).softmax(1)
+        distances.append(((predicted - (1 - share) * target[:1] - share * target[1:]) ** 2).mean())
+    torch.testing.assert_close(loss.values["interpolated"], sum(distances) / 2, atol=1e-5, rtol=1e-4)
+
+
+def test_magicnet_predicts_exchanged_cubes_and_learns_the_pseudo_label():
+    strategy = strategy_for("magicnet").eval()
+    batch, step_state = batch_of(sides=(32, 32, 32)), strategy.step_state(50)
+    randomize(strategy.network)
+    seen = inputs_of(strategy.network.encoder)
+    strategy._pseudo = torch.randint(4, (2, 32, 32, 32))
+    loss = strategy.forward("crossed", batch, step_state)
+    volumes = torch.cat([batch.volumes, batch.unlabeled])
+    order = mixing.partners(8, 4, strategy.random(step_state))
+    torch.testing.assert_close(seen[0], mixing.assembled(mixing.exchanged(mixing.cubes(volumes, 2), order)))
+    decoder = strategy.network.experts[0]
+    with torch.no_grad():
+        features = decoder(strategy.network.encoder(seen[0])).features[-1]
+        features = mixing.assembled(mixing.returned(mixing.cubes(features, 2), order))
+        probabilities = decoder.head(features).softmax(1)
+    torch.testing.assert_close(loss.values["crossed"], losses.square_dice(probabilities[:2], batch.labels) / 4)
+    unsupervised = losses.square_dice(probabilities[2:], strategy._pseudo)
+    torch.testing.assert_close(loss.total.detach(), loss.values["crossed"] + strategy.weight(step_state) * unsupervised)
+
+
+def test_magicnet_classifies_the_position_of_each_cube():
+    strategy = strategy_for("magicnet").eval()
+    batch = batch_of(sides=(32, 32, 32))
+    randomize(strategy)
+    encoded, placed = inputs_of(strategy.network.encoder), []
+    strategy.place.register_forward_hook(lambda _, inputs, output: placed.append(output.detach()))
+    loss = strategy.forward("cubes", batch, strategy.step_state(50))
+    parts = mixing.cubes(torch.cat([batch.volumes, batch.unlabeled]), 2)
+    positions = [int((parts == cube).flatten(2).all(dim=2).nonzero()[0, 0]) for cube in encoded[0]]
+    assert positions != sorted(positions) and set(positions) == set(range(8))
+    place = functional.cross_entropy(placed[0], torch.tensor(positions))
+    torch.testing.assert_close(loss.values["place"], place)
+    torch.testing.assert_close(loss.total.detach(), loss.values["cubes"] + 0.1 * place)
+
+
+def test_magicnet_blends_from_the_shares_of_the_last_labels():
+    strategy = strategy_for("magicnet", strategy_options={"blend_from": 1, "cubes": 2}).eval()
+    unlabeled, seen = torch.rand(2, 1, 32, 32, 32), inputs_of(strategy.teacher)
+    from_cubes = 9 * torch.randn(2, 4, 32, 32, 32)
+    plain = strategy._pseudo_label(unlabeled, from_cubes, strategy.step_state(5))
+    assert 0 < (seen[0] - unlabeled).abs().max() <= 0.2001
+    with torch.no_grad():
+        teacher = strategy.teacher(seen[0])
+    # No label is known yet.
+    assert torch.equal(plain, teacher.argmax(1)) and int(strategy.counts.sum()) == 2 * 32**3
+    share = strategy.counts.sum(0) / strategy.counts.sum(0).max()
+    found = strategy._pseudo_label(unlabeled, from_cubes, strategy.step_state(6))
+    with torch.no_grad():
+        teacher = strategy.teacher(seen[-1])
+    assert torch.equal(found, blended(teacher, from_cubes, share)) and not torch.equal(found, teacher.argmax(1))
+
+
+def test_bcp_trusts_pseudo_labels_half_as_much_in_both_mixtures():
+    strategy = strategy_for("bcp").eval()
+    batch, pseudo = batch_of(), torch.randint(4, (2, *SIDES))
+    mask = strategy.box(batch.volumes, strategy.step_state(50))
+    pair = strategy.both_ways((batch.volumes, batch.labels), (batch.unlabeled, pseudo), mask)
+    loss, logits = strategy.both_losses(strategy.network, pair)
+    inward = [losses.region_loss(logits[:1], pair[0].labels, region) for region in (mask, ~mask)]
+    outward = [losses.region_loss(logits[1:], pair[1].labels, region) for region in (mask, ~mask)]
+    torch.testing.assert_close(loss, inward[0] + inward[1] / 2 + outward[0] / 2 + outward[1])
+
+
+def test_the_second_student_sees_strong_views_of_all_patches():
+    strategy = strategy_for("abd").eval()
+    batch, step_state = batch_of(), strategy.step_state(50)
+    strategy.forward("mixed", batch, step_state)
+    mask = strategy.box(batch.unlabeled, step_state)
+    plain, strong = (view for view, _ in strategy.views)
+    labeled = strong_view(batch.volumes, strategy.random(step_state, 1))
+    unlabeled = strong_view(batch.unlabeled, strategy.random(step_state, 2))
+    assert torch.equal(plain[0, 0][~mask], batch.unlabeled[0, 0][~mask])
+    assert torch.equal(strong[0, 0][mask], labeled[0, 0][mask])
+    assert torch.equal(strong[0, 0][~mask], unlabeled[0, 0][~mask])
+    assert torch.equal(strong[1, 0][mask], unlabeled[1, 0][mask])

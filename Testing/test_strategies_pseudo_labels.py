@@ -16,8 +16,9 @@ from dcaseg.training.sampling import PatchSampler
 from dcaseg.training.strategies import class_statistics as counted
 from dcaseg.training.strategies.base import Pool
 from dcaseg.training.strategies.fixmatch import most_confident, pseudo_labeled
+from dcaseg.training.strategies.perturbation import strong_view
 from dcaseg.training.strategies.simis import appended_voxels
-from strategy_samples import FACTS, SIDES, batch_of, strategy_for
+from strategy_samples import FACTS, SIDES, batch_of, inputs_of, strategy_for
 from test_strategies import options_for
 from test_training import case_of_balls
 
@@ -121,3 +122,21 @@ def test_ignored_voxels_give_no_gradient_and_are_cropped():
         assert not mask.any() or np.array_equal(mask, labels == 0)
     assert any(mask.any() for mask in patches.ignored) and not all(mask.any() for mask in patches.ignored)
     assert pseudo_labeled(Pool([], [], lambda case: (case, case)), [1.0], True) == []
+
+
+def test_fixmatch_labels_a_patch_and_learns_from_its_strong_view():
+    strategy = strategy_for("crest published").eval()
+    batch, step_state, seen = batch_of(), strategy.step_state(50), inputs_of(strategy.network)
+    strategy.forward("unlabelled", batch, step_state)
+    weak, strong = seen
+    assert torch.equal(weak, batch.unlabeled)
+    assert torch.equal(strong, strong_view(batch.unlabeled, strategy.random(step_state)))
+
+
+def test_crest_restarts_with_the_initialization_of_the_run():
+    strategy = strategy_for("crest published", initialization="kaiming", strategy_options={"generations": 2})
+    deviations = []
+    for step in (0, 50):
+        strategy.on_step_start(strategy.step_state(step), None)
+        deviations.append(float(strategy.network.encoder.blocks[2][0].weight.std()))
+    assert deviations[1] == pytest.approx(deviations[0], rel=0.1)

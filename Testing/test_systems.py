@@ -19,13 +19,13 @@ from dcaseg.evaluation.experiments.definitions import (
     SYSTEMS,
     TABLES,
     equal_compute,
+    fitting_rows,
     require_data,
     small_options,
-    without_rows_that_need_labels,
 )
 from dcaseg.evaluation.experiments.runs import COSTS, Data, Runs
-from dcaseg.evaluation.experiments.step_cost import StepCost, step_cost
-from dcaseg.evaluation.experiments.tables import PAPER, leading_columns, run_experiment
+from dcaseg.evaluation.experiments.step_cost import StepCost, step_cost, step_seconds
+from dcaseg.evaluation.experiments.tables import PAPER, leading_columns, run_experiment, significant
 from dcaseg.evaluation.method_table import MethodTable
 from dcaseg.evaluation.metrics import ASD, DICE
 from dcaseg.evaluation.scores import Scores
@@ -145,8 +145,8 @@ def test_tables_use_their_own_data():
     require_data("table2", AMOS, False)
     with pytest.raises(UserError, match="Use table2"):
         require_data("table1", AMOS, True)
-    fewer = without_rows_that_need_labels(TABLES["table1"], False)
-    assert len(fewer.arms) == 19 and len(without_rows_that_need_labels(TABLES["table1"], True).arms) == 20
+    assert len(fitting_rows(TABLES["table1"], 4, False).arms) == 19
+    assert len(fitting_rows(TABLES["table1"], 4, True).arms) == 20
 
 
 def test_the_papers_numbers_match_the_slides():
@@ -186,13 +186,14 @@ def test_rows_of_tables_three_and_five():
         experiment = EXPERIMENTS[name]
         options = {arm.key: arm.options(small_options(), 0) for arm in experiment.arms}
         found = leading_columns(experiment, options)
-        return {title: [cells[arm.title] for arm in experiment.arms] for title, cells in found.items()}
+        return {title: [cells[arm.key] for arm in experiment.arms] for title, cells in found.items()}
 
     marks = columns("table3")
     assert marks["3 Experts"][0] == "" and marks["3 Experts"][1:] == ["✓"] * (len(marks["3 Experts"]) - 1)
     assert marks["DFAM"] == [*[""] * (len(marks["DFAM"]) - 1), "✓"] and marks["LGA"][:2] == ["", ""]
-    stages = columns("table5")["n_stages H, M, T"]
-    assert stages[0] == "3, 3, 2, 1; 3, 3, 2, 1; 3, 3, 2, 1" and stages[-1].startswith("2, 2, 1, 1")
+    table5 = columns("table5")
+    assert table5["n_stages"][0] == "3, 3, 2, 1\n3, 3, 2, 1\n3, 3, 2, 1" and table5["Decoder"][0] == "H\nM\nT"
+    assert table5["n_stages"][-1].startswith("2, 2, 1, 1\n") and table5["Dilation"][1] == "\n".join(["1, 1, 1, 1"] * 3)
     assert columns("table1" if "table1" in EXPERIMENTS else "table4") == {}
     made = MethodTable(
         THREE_BALLS, {"β-FFT": [scores_of(0.5, 1.0)]}, leading={"DFAM": {"β-FFT": "✓"}}, colors={1: "red"}
@@ -200,6 +201,29 @@ def test_rows_of_tables_three_and_five():
     latex = made.text("latex")
     assert r"$\beta$-FFT & \checkmark & 33.33" in latex and r"\textcolor{red}{large} & middle" in latex
     assert made.header()[:3] == ["Method", "DFAM", "Avg. Dice"] and made.cells()[0][1] == "✓"
+
+
+def test_a_row_with_lines_for_each_decoder():
+    made = MethodTable(
+        THREE_BALLS, {"one": [scores_of(0.5, 1.0)], "two": [scores_of(0.4, 2.0)]}, titles={"one": "V1 & more"},
+        leading={"Stages": {"one": "3, 3\n2, 2", "two": "1, 1\n4, 4"}}, caption="What it shows.",
+    )  # fmt: skip
+    latex = made.text("latex").splitlines()
+    assert r"\multirow{2}{*}{V1 \& more} & 3, 3 & \multirow{2}{*}{33.33} & \multirow{2}{*}{1.00}" in latex[7]
+    assert latex[8].startswith(" & 2, 2 &  &  & ") and latex[9] == r"\hline" and latex[0] == "% What it shows."
+    assert {line.count("&") for line in (latex[7].replace(r"\&", ""), latex[8])} == {6}
+    assert made.cells()[0][0] == "V1 & more" and "3, 3; 2, 2" in made.text("csv")
+    assert "3, 3<br>2, 2" in made.text("markdown") and made.text("markdown").endswith("\n\nWhat it shows.\n")
+
+
+def test_costs_are_printed_without_exponents():
+    values = (1846.2, 849.6, 12.34, 3.646, 0.1322, 2.0, 0.0)
+    assert [significant(value) for value in values] == ["1846", "850", "12.3", "3.65", "0.132", "2", "0"]
+
+
+def test_the_time_of_a_step_grows_with_its_passes():
+    vnet, cps = (step_seconds(options_for(name, steps=10), GROUPS, FACTS) for name in ("vnet", "cps"))
+    assert cps > 1.5 * vnet > 0
 
 
 @pytest.mark.slow

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..errors import UserError
+from ..errors import Cancelled, UserError
 from ..training.options import TrainingOptions
 from .console import cancellation_message, output, print_line, print_table, progress_bar, table
 from .field_options import Values, expand, fields_of
@@ -17,8 +17,10 @@ from .option_values import load_bundle, parse_integers, parse_numbers
 from .options import DATA_PANEL, MODEL_PANEL, RUN_PANEL, SCHEDULE_PANEL, CacheOption, DeviceOption, NetworkGroup
 
 if TYPE_CHECKING:
+    from ..evaluation.experiments.definitions import Experiment
     from ..evaluation.experiments.figures import Also
-    from ..evaluation.experiments.runs import Data
+    from ..evaluation.experiments.runs import Data, Runs
+    from ..evaluation.experiments.step_cost import StepCost
     from ..evaluation.experiments.tables import Outcome
     from ..training.options import GridOptions
 
@@ -130,6 +132,21 @@ def run(
     picture: Annotated[
         Literal["png", "pdf", "svg"], typer.Option(help="File format of the figures.", rich_help_panel=_TABLES_PANEL)
     ] = "png",
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            help="Train nothing; measure some steps of each row and print how long its runs would take.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False,
+    finished_only: Annotated[
+        bool,
+        typer.Option(
+            "--finished-only",
+            help="Train nothing; make the tables of the finished runs, also while another command makes more.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     max_parallel: Annotated[
         int,
@@ -145,9 +162,10 @@ def run(
     """Run the experiments of the paper's tables and figures.
 
     The networks of each table or figure are trained with several seeds and compared. Finished runs are kept. To
-    continue after Ctrl+C, run the same command again. Tables and figures share runs, so another table or figure in the
-    same folder only needs its additional runs. To keep **--max-parallel** runs busy, name all tables and figures in one
-    command. Scores are those of the test cases on the model's grid.
+    continue after Ctrl+C, an error or a power failure, run the same command again. Until all runs are finished, each
+    table is written as NAME-partial, with the finished ones. Tables and figures share runs, so another table or figure
+    in the same folder only needs its additional runs. To keep **--max-parallel** runs busy, name all tables and figures
+    in one command. Scores are those of the test cases on the model's grid.
 
     **learning** instead measures what a model learns from 1, 2 and 4 corrected phantoms of an unknown scanner, with
     and without unlabeled ones. It accepts --bundle, --seeds, --steps, --cache and --device.
@@ -157,12 +175,12 @@ def run(
         SYSTEMS,
         TABLES,
         equal_compute,
+        fitting_rows,
         require_data,
-        without_rows_that_need_labels,
     )
     from ..evaluation.experiments.figures import FIGURES, make_figure
     from ..evaluation.experiments.runs import Runs
-    from ..evaluation.experiments.tables import PAPER, make_runs_of, run_experiment
+    from ..evaluation.experiments.tables import PAPER, finished_outcome, make_runs_of, write_tables
     from ..inference.device import choose_device
     from ..inference.process_settings import keep_freed_memory
 
@@ -174,15 +192,26 @@ def run(
             )
         if max_parallel > 1:
             raise UserError("learning cannot make several runs at the same time.", "Omit --max-parallel.")
+        if estimate or finished_only:
+            raise UserError("learning has neither an estimate nor partial tables.", "Omit these options.")
         run_learning(
             bundle, out, cache or out / "cases", parse_integers(seeds, "--seeds", "0,1,2"), dict(length), device
         )
         return
     _check_names(names, bundle, bool(more_lists), equal != "steps" or with_paper_numbers)
+    if (estimate or finished_only) and not set(names) & set(ALL_EXPERIMENTS):
+        raise UserError("--estimate and --finished-only are for tables.", "Name a table, such as table1.")
+    if estimate and finished_only:
+        raise UserError("--estimate and --finished-only cannot be combined.", "Give only one of them.")
     if anatomies is not None and data is not None:
         raise UserError("--data and --anatomies cannot be combined.", "Give only one of them.")
     common = _options(preset or ("anatomies" if anatomies else "small"), {**network.changes(), **length})
     seed_values = parse_integers(seeds, "--seeds", "0,1,2")
+    if min(seed_values) < 0 or len(set(seed_values)) < len(seed_values):
+        raise UserError(
+            f"--seeds '{seeds}' repeats a seed or has a negative one.",
+            "Give different numbers of at least 0: --seeds 0,1,2.",
+        )
     counts = parse_integers(phantoms, "--phantoms", "4,16,4,6")
     percentages = parse_numbers(ratios, "--ratios", len(ratios.split(",")))
     if not all(0 < value <= 100 for value in percentages):
@@ -190,40 +219,98 @@ def run(
     keep_freed_memory()
     folder = cache or out / "cases"
     message = f"Finished runs are kept in {out}. To continue, run the same command again."
+    partial: dict[str, Outcome] = {}
+    pictures = []
     with cancellation_message(lambda: message), progress_bar() as progress:
         cases = _data(data, anatomies, counts, folder, common.grid, progress)
         torch_device = str(choose_device(device).torch_device)
         for name in names:
             require_data(name, cases.vocabulary, data is not None)
         runs = Runs(out, common, cases, seed_values, torch_device, validate_every, progress, max_parallel)
-        experiments, costs = dict(ALL_EXPERIMENTS), {}
-        for name in TABLES:
-            experiments[name] = without_rows_that_need_labels(experiments[name], bool(cases.all_labeled))
-        if any(name in TABLES for name in names):
+        all_labels = bool(cases.all_labeled)
+        experiments = {
+            name: fitting_rows(experiment, len(cases.labeled), all_labels)
+            for name, experiment in ALL_EXPERIMENTS.items()
+        }
+        tables = [name for name in names if name in experiments]
+        costs = {}
+        if estimate or any(name in TABLES for name in names):
             # The two tables have the same rows.
-            costs = runs.costs(experiments[next(iter(TABLES))].arms)
+            arms = experiments[next(iter(TABLES))].arms if set(names) & set(TABLES) else ()
+            costs = runs.costs([*arms, *(arm for name in tables for arm in experiments[name].arms if estimate)])
         if equal == "compute":
             experiments |= {name: equal_compute(experiments[name], common.steps, costs) for name in TABLES}
-        figure_options = _figure_options(more_lists or [], cases, folder, common.grid, percentages, progress)
-        if methods == "all":
-            figure_options = replace(figure_options, methods=SYSTEMS)
-        make_runs_of(names, runs, experiments, figure_options)
-        outcomes = {
-            name: run_experiment(
-                experiments[name],
-                runs,
-                costs if name in TABLES else None,
-                PAPER.get(name) if with_paper_numbers else None,
-            )
-            for name in names
-            if name in experiments
-        }
-        pictures = [make_figure(name, runs, figure_options, f".{picture}") for name in names if name in FIGURES]
-    for name, outcome in outcomes.items():
-        _print(outcome, len(seed_values), cases.description)
-        print_line(f"Written: {out / name}.csv, .md, .tex and .json")
+
+        def finished(name: str) -> Outcome | None:
+            paper = PAPER.get(name) if with_paper_numbers else None
+            return finished_outcome(experiments[name], runs, costs if name in TABLES else None, paper)
+
+        def write_finished() -> None:
+            for name in tables:
+                if (outcome := finished(name)) is not None:
+                    write_tables(outcome, out)
+                    partial[name] = outcome
+
+        if estimate:
+            seconds = {name: runs.seconds(experiments[name].arms) for name in tables}
+        else:
+            write_finished()
+        if not estimate and not finished_only:
+            figure_options = _figure_options(more_lists or [], cases, folder, common.grid, percentages, progress)
+            if methods == "all":
+                figure_options = replace(figure_options, methods=SYSTEMS)
+            try:
+                make_runs_of(names, replace(runs, run_finished=write_finished), experiments, figure_options)
+            except (Cancelled, KeyboardInterrupt, UserError):
+                _print_outcomes(partial, len(seed_values), cases.description, out)
+                raise
+            pictures = [make_figure(name, runs, figure_options, f".{picture}") for name in names if name in FIGURES]
+    if estimate:
+        for name in tables:
+            _print_estimate(experiments[name], runs, costs, seconds[name])
+        return
+    if finished_only and not partial:
+        raise UserError(f"No run of {' and '.join(tables)} in {out} is finished.", "Omit --finished-only to make them.")
+    _print_outcomes(partial, len(seed_values), cases.description, out)
     for path in pictures:
         print_line(f"Written: {path} and its numbers, {path.with_suffix('.json').name}")
+
+
+def _print_estimate(
+    experiment: Experiment, runs: Runs, costs: Mapping[str, StepCost], seconds: Mapping[str, float]
+) -> None:
+    """Print the cost and the time of a step of each row, and the hours that its missing runs would take."""
+    from ..evaluation.experiments.definitions import EQUAL
+    from ..evaluation.experiments.tables import significant
+
+    finished = runs.finished(experiment.arms)
+    columns = ("GMAC/step", "Patches/step", "Seconds/step", "of the first row", "Steps", "Missing runs", "Hours")
+    rows = table(f"{experiment.title}: estimate for {runs.device}", "Network", *columns, numbers=columns)
+    total = 0.0
+    first = seconds[experiment.arms[0].key]
+    for arm in experiment.arms:
+        cost, of_arm = costs[arm.key.removesuffix(EQUAL)], seconds[arm.key]
+        steps = arm.options(runs.common, runs.seeds[0]).steps
+        missing = len(runs.seeds) - len(finished.get(arm.key, ()))
+        hours = missing * steps * of_arm / 3600
+        total += hours
+        rows.add_row(
+            arm.title, significant(cost.macs / 1e9), significant(cost.passes), significant(of_arm),
+            f"{of_arm / first:.2f}", str(steps), str(missing), significant(hours),
+        )  # fmt: skip
+    print_table(rows)
+    print_line(
+        f"All missing runs: about {significant(total)} hours if one runs at a time, without validation and scoring. "
+        "Measured on some steps of each stage with random patches."
+    )
+
+
+def _print_outcomes(outcomes: Mapping[str, Outcome], seeds: int, data_description: str, out: Path) -> None:
+    """Print the tables and the names of their files."""
+    for outcome in outcomes.values():
+        _print(outcome, seeds, data_description)
+        files = ".csv, .md and .tex" if outcome.is_partial else ".csv, .md, .tex and .json"
+        print_line(f"Written: {out / outcome.name}{files}")
 
 
 def run_learning(
@@ -355,23 +442,28 @@ def _data(
 
 
 def _print(outcome: Outcome, seeds: int, data_description: str) -> None:
-    from ..evaluation.experiments.tables import further_columns, summary
+    from ..evaluation.experiments.tables import further_columns, group_title, summary
 
     groups = [group for group, labels in outcome.groups.items() if labels]
     columns = ("Dice", "± over seeds", "ASD (mm)", *groups)
     more_columns = further_columns(outcome)
     title = f"{outcome.experiment.title}: {data_description}, {_count_seeds(seeds)}"
+    title += "; finished runs" * outcome.is_partial
     rows = table(title, "Network", *columns, numbers=columns)
-    for arm in summary(outcome)["arms"].values():
+    arms = outcome.experiment.arms
+    # The group of methods is not needed here, but the fraction of labeled cases is.
+    names = [", ".join(filter(None, (arm.title, group_title(arm, outcome) * (not arm.group)))) for arm in arms]
+    for name, arm in zip(names, summary(outcome)["arms"].values(), strict=True):
         values = (arm["dice"], arm["deviation_over_seeds"], arm["asd_mm"], *(arm["dice_by_group"][g] for g in groups))
-        rows.add_row(
-            arm["title"],
-            *("-" if value is None else f"{value:.3f}" for value in values),
-        )
+        rows.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
     print_table(rows)
-    if more_columns:
-        # A separate table, because terminals are not wide enough for both.
-        more_rows = table("Cost and the paper's numbers" if outcome.paper else "Cost", "Network", *more_columns)
-        for arm in outcome.experiment.arms:
-            more_rows.add_row(arm.title, *(cells.get(arm.title, "") for cells in more_columns.values()))
+    paper = {title: cells for title, cells in more_columns.items() if title.startswith("Paper: ")}
+    other = {title: cells for title, cells in more_columns.items() if title not in paper}
+    # Separate tables, because terminals are not wide enough for all columns.
+    for title, part in (("Runs and cost", other), ("The paper's numbers", paper)):
+        if not part:
+            continue
+        more_rows = table(title, "Network", *(column.removeprefix("Paper: ") for column in part))
+        for name, arm in zip(names, arms, strict=True):
+            more_rows.add_row(name, *(cells.get(arm.key, "") for cells in part.values()))
         output().print(more_rows)

@@ -154,12 +154,11 @@ def _load_state(state: Path) -> tuple[DCANet, InitialModel, Vocabulary]:
     from ..training.checkpoints import InitialModel
     from ..training.compact_state import read_compact
     from ..training.corrections import sha256
-    from ..training.trainer import build_network
+    from ..training.export import trained_network
 
     record = _record_of(state)
     content, _ = read_compact(state)
-    network = build_network(record.options, record.partition)
-    network.load_state_dict(content.get("averaged", content["network"]))
+    network = trained_network(record.options, record.partition, content)
     earlier_data = () if record.initial is None else record.initial.training_data
     model = InitialModel(state.name, sha256(state), (*record.cohort.training_data, *earlier_data))
     return network, model, record.vocabulary

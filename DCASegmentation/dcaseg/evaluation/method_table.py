@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -26,14 +27,18 @@ _LATEX = (r"\textbf{{\textcolor{{red}}{{{}}}}}", r"\textcolor{{blue}}{{{}}}", r"
 @dataclass(frozen=True)
 class MethodTable:
     """A table with one row for each method. ``rows`` maps methods to scores of one or more seeds on the same cases.
+    ``titles`` maps them to their names in the table, which are otherwise those of ``rows``.
 
     Dice is in percent with one decimal (means: two), as in the paper; several seeds give mean ± standard deviation.
     ``order`` lists the labels in column order; the default is the vocabulary's order. ``groups`` maps rows to groups,
     which get a column if any row has one. ``leading`` are columns before the means (such as check marks), ``further``
-    are columns after the organs; both map row names to cells. ``colors`` maps labels to LaTeX colors of organ titles.
+    are columns after the organs; both map row names to cells. A leading cell may have several lines, which become
+    lines of the row in LaTeX. ``colors`` maps labels to LaTeX colors of organ titles.
 
     If ``marked``, Markdown and LaTeX mark the three best values of each column like the paper, except in ``unranked``
     rows (such as full supervision). Equal values share a mark. CSV has plain values.
+
+    ``caption`` is a paragraph below the Markdown table, and a comment in LaTeX.
     """
 
     vocabulary: Vocabulary
@@ -46,6 +51,8 @@ class MethodTable:
     colors: Mapping[int, str] = field(default_factory=dict)
     marked: bool = False
     unranked: Collection[str] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
+    caption: str = ""
 
     def header(self) -> list[str]:
         """The column titles."""
@@ -54,15 +61,15 @@ class MethodTable:
         means = ["Avg. Dice", f"Avg. {self.distance.title}"]
         return [*group, "Method", *self.leading, *means, *organs, *self.further]
 
-    def cells(self, plus_minus: str = "±") -> list[list[str]]:
+    def cells(self) -> list[list[str]]:
         """The cells of each row, without marks."""
         grouped = any(self.groups.values())
         return [
             [
                 *([self.groups.get(name, "")] if grouped else []),
-                name,
+                self.titles.get(name, name),
                 *(cells.get(name, "") for cells in self.leading.values()),
-                *self._row(runs, plus_minus),
+                *self._row(runs),
                 *(cells.get(name, "") for cells in self.further.values()),
             ]
             for name, runs in self.rows.items()
@@ -72,14 +79,14 @@ class MethodTable:
         """The whole table as CSV, Markdown or LaTeX."""
         if form == "csv":
             buffer = io.StringIO()
-            csv.writer(buffer, lineterminator="\n").writerows([self.header(), *self.cells()])
+            csv.writer(buffer, lineterminator="\n").writerows([self.header(), *_on_one_line(self.cells(), "; ")])
             return buffer.getvalue()
         if form == "markdown":
             header = self.header()
             first = header.index("Avg. Dice")
             lines = [header, ["---"] * first + ["---:"] * (len(header) - first)]
-            lines += self._with_marks(self.cells(), _MARKDOWN)
-            return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+            lines += _on_one_line(self._with_marks(self.cells(), _MARKDOWN), "<br>")
+            return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (self.caption and f"\n{self.caption}\n")
         return self._latex()
 
     def places(self) -> dict[tuple[str, int], int]:
@@ -102,7 +109,7 @@ class MethodTable:
     def _latex(self) -> str:
         n_organs, further, header = len(self._labels()), list(self.further), self.header()
         n_names = header.index("Avg. Dice")
-        rows = self._with_marks([list(map(_escaped, row)) for row in self.cells(r"$\pm$")], _LATEX)
+        rows = self._with_marks([list(map(_escaped, row)) for row in self.cells()], _LATEX)
         plain = {"Group": "", "Method": "Methods"}
         titles = [plain.get(title, _escaped(title)) for title in header[: n_names + 2]]
         heads = [rf"\multirow{{2}}{{*}}{{{title}}}" if title else "" for title in titles]
@@ -113,6 +120,7 @@ class MethodTable:
         second_line = [*[""] * (n_names + 2), *colored, *[""] * len(further)]
         columns = f"{'l' * n_names}|cc|{'c' * n_organs}" + ("|" + "l" * len(further) if further else "")
         lines = [
+            *(f"% {line}" for line in textwrap.wrap(self.caption, 118)),
             "% Needs multirow, xcolor, amssymb and graphicx."
             + (" First red, second blue, third teal." if self.marked else ""),
             rf"\begin{{tabular}}{{{columns}}}",
@@ -120,7 +128,7 @@ class MethodTable:
             " & ".join(heads) + r" \\",
             " & ".join(second_line) + r" \\",
             r"\hline",
-            *(_in_groups(rows) if header[0] == "Group" else [" & ".join(row) + r" \\" for row in rows]),
+            *(_in_groups(rows) if header[0] == "Group" else _in_lines(rows)),
             r"\hline",
             r"\end{tabular}",
         ]
@@ -141,10 +149,10 @@ class MethodTable:
     def _labels(self) -> tuple[int, ...]:
         return self.order or tuple(organ.label for organ in self.vocabulary)
 
-    def _row(self, runs: Sequence[Scores], plus_minus: str) -> list[str]:
+    def _row(self, runs: Sequence[Scores]) -> list[str]:
         return [
-            _spread(runs, DICE, 100, plus_minus),
-            _spread(runs, self.distance, 1, plus_minus) if self._has_distance(runs) else "-",
+            _spread(runs, DICE, 100),
+            _spread(runs, self.distance, 1) if self._has_distance(runs) else "-",
             *self._values(runs)[2:],
         ]
 
@@ -158,6 +166,28 @@ class MethodTable:
         return all(self.distance in run.metrics for run in runs)
 
 
+def _on_one_line(rows: list[list[str]], separator: str) -> list[list[str]]:
+    return [[cell.replace("\n", separator) for cell in row] for row in rows]
+
+
+def _in_lines(rows: list[list[str]]) -> list[str]:
+    """LaTeX lines in which a row has as many lines as its longest cell; cells of one line span all of them."""
+    lines: list[str] = []
+    for row in rows:
+        parts = [cell.split("\n") for cell in row]
+        height = max(map(len, parts))
+        lines += [r"\hline"] if height > 1 and lines else []
+        for number in range(height):
+            cells = [
+                part[number]
+                if len(part) > 1 or height == 1
+                else rf"\multirow{{{height}}}{{*}}{{{part[0]}}}" * (not number)
+                for part in parts
+            ]
+            lines.append(" & ".join(cells) + r" \\")
+    return lines
+
+
 def _in_groups(rows: list[list[str]]) -> list[str]:
     """LaTeX lines in which the first cell, the group, is rotated and spans all rows of the group."""
     lines: list[str] = []
@@ -169,11 +199,11 @@ def _in_groups(rows: list[list[str]]) -> list[str]:
     return lines
 
 
-def _spread(runs: Sequence[Scores], metric: Metric, scale: float, plus_minus: str) -> str:
+def _spread(runs: Sequence[Scores], metric: Metric, scale: float) -> str:
     mean, deviation = over_seeds(runs, metric)
     if not np.isfinite(deviation):
         return _number(mean * scale, 2)
-    return f"{_number(mean * scale, 2)}{plus_minus}{_number(deviation * scale, 1)}"
+    return f"{_number(mean * scale, 2)}±{_number(deviation * scale, 1)}"
 
 
 def _number(value: float, decimals: int) -> str:
@@ -181,6 +211,11 @@ def _number(value: float, decimals: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    for sign, escape in (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("β", r"$\beta$"), ("✓", r"\checkmark")):
+    for sign, escape in _ESCAPES.items():
         text = text.replace(sign, escape)
     return text
+
+
+_ESCAPES = {
+    "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "β": r"$\beta$", "✓": r"\checkmark", "±": r"$\pm$"
+}  # fmt: skip

@@ -460,7 +460,8 @@ def check_abilities(network: DCANet, options: SegmentOptions) -> None:
     if network.aggregation is None and (options.disagreement or options.levels_needed):
         raise UserError(
             "This model has no aggregation decoder, so it has no attention and no disagreement.",
-            "Request only the labels and the entropy, or use another model.",
+            "Request only the labels and the entropy (dca segment --attention-levels none --no-dominant-expert "
+            "--no-disagreement), or use another model.",
         )
     if options.levels_needed and network.options["fusion"] not in ("dfam", "average"):
         raise UserError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .dfam import DFAM
+from .ensemble import EnsembleNet, mean_prediction
 from .experts import ExpertDecoder
 from .network import LEVELS, DCANet
 
@@ -46,8 +47,25 @@ def forward(network: DCANet, volume: Tensor, requested: RequestedOutputs) -> Str
     Attention depends on the experts only, so the aggregation decoder does not run unless ``aggregated`` is requested.
     In a network without an aggregation decoder, both ``aggregated`` and ``stitched`` are the stitched experts' logits.
 
+    An ensemble's members run one after the other.
+
     Raises ValueError if attention is requested and the network's fusion has none.
     """
+    output = _forward_one(network, volume, requested)
+    if not isinstance(network, EnsembleNet):
+        return output
+    outputs = [output, *(_forward_one(cast(DCANet, other), volume, requested) for other in network.others)]
+    aggregated, stitched = (
+        mean_prediction([each for each in logits if each is not None], network.mean_of) if wanted else None
+        for logits, wanted in (
+            ([each.aggregated for each in outputs], requested.aggregated),
+            ([each.stitched for each in outputs], requested.stitched),
+        )
+    )
+    return StreamedOutput(aggregated, stitched, {})
+
+
+def _forward_one(network: DCANet, volume: Tensor, requested: RequestedOutputs) -> StreamedOutput:
     decoder = network.aggregation
     if requested.attention_levels and (decoder is None or network.options["fusion"] not in ("dfam", "average")):
         raise ValueError("this network has no attention")

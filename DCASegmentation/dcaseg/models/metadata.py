@@ -97,9 +97,9 @@ class Metadata:
     ``hu_window`` are the HU that become 0 and 1. ``patch`` is (depth, height, width) in voxels of the model grid, the
     order of the network's arrays. ``overlap`` is the fraction of their sides by which neighboring windows overlap
     unless a run asks for another value; the model was measured with it. ``anti_aliasing`` says whether CTs are filtered
-    before they are resampled to a coarser model grid, as in training. ``network`` are the options of ``DCANet``;
-    ``network`` and ``weights`` are set when the bundle is saved. ``licence`` is the license of the weights. ``limits``
-    are sentences on what the model cannot do.
+    before they are resampled to a coarser model grid, as in training. ``network`` are the options of ``DCANet`` or
+    ``EnsembleNet``; ``network`` and ``weights`` are set when the bundle is saved. ``licence`` is the license of the
+    weights. ``limits`` are sentences on what the model cannot do.
     """
 
     name: str

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import BundleError
 from ..json_io import DataError, load, parse_json
@@ -22,6 +22,7 @@ MOST_METADATA_BYTES = 1 << 20
 # Limits that no model of this program approaches, and that every computer can handle.
 _MOST_WEIGHT_BYTES = 512 << 20
 _MOST_FILTERS, _MOST_STAGES, _MOST_DILATION, _MOST_EXPERTS = 32, 8, 16, 8
+_MOST_MEMBERS = 8
 _LARGEST_PATCH = 1 << 26  # voxels
 _LARGEST_COUNT = 1e15  # voxels
 
@@ -42,6 +43,9 @@ class _Network:
     dropout: float = option(0.0, minimum=0, below=1)
     upsampling: UpsamplingMode = "transposed"
     residual: bool = False
+    # Only in an ensemble (see ``method.ensemble``).
+    members: int = option(1, minimum=1, maximum=_MOST_MEMBERS)
+    mean_of: Literal["logits", "probabilities"] = "logits"
 
     def __post_init__(self) -> None:
         most_labels = max(map(len, VOCABULARIES.values()))
@@ -219,7 +223,8 @@ def most_weight_bytes(options: Mapping[str, Any]) -> int:
         sum(number * unit + 16 * width**2 for number, (unit, width) in zip(row, levels, strict=True))
         for row in (*stages, (3, 3, 2, 1))
     ]
-    return min(6 * (encoder + sum(decoders)) + (2 << 20), _MOST_WEIGHT_BYTES)
+    members = int(options.get("members", 1))
+    return min(6 * members * (encoder + sum(decoders)) + (2 << 20), _MOST_WEIGHT_BYTES)
 
 
 def _vocabulary(part: _VocabularyPart) -> Vocabulary:

@@ -108,7 +108,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
         "overlap": metadata.overlap,
         "sw_batch_size": 1,
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {"_target_": "dcaseg.method.network.DCANet", **metadata.network},
+        "network_def": {"_target_": _network_class(metadata), **metadata.network},
         "network": f"${'@network_def' if is_torch_file else 'with_weights(@network_def, @bundle_root)'}.to(@device)",
         "preprocessing": {
             "_target_": "Compose",
@@ -193,6 +193,11 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
         },
         "run": ["$@evaluator.run()"],
     }
+
+
+def _network_class(metadata: Metadata) -> str:
+    is_ensemble = "members" in metadata.network
+    return "dcaseg.method.ensemble.EnsembleNet" if is_ensemble else "dcaseg.method.network.DCANet"
 
 
 def _filter(pixdim: list[float]) -> list[dict[str, Any]]:

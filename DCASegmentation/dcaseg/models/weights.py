@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BundleError
+from ..method.ensemble import network_of
 from ..method.network import DCANet
 from .metadata import Weights
 from .metadata_reader import GET_AGAIN, read_metadata
@@ -74,7 +75,7 @@ def load_weights(folder: Path, weights: Weights, build: Callable[[], NetworkT]) 
 
 def load_network(folder: Path, metadata_network: Mapping[str, object], weights: Weights) -> DCANet:
     """The network with these options and the weights of the bundle; see ``load_weights``."""
-    return load_weights(folder, weights, lambda: DCANet(**metadata_network))  # type: ignore[arg-type]
+    return load_weights(folder, weights, lambda: network_of(metadata_network))
 
 
 def with_weights(network: DCANet, bundle: str) -> DCANet:

@@ -27,6 +27,8 @@ LIMIT_BYTES = 16 * 2**20
 
 _ABOUT = "about"
 # Entries of a checkpoint that are stored unchanged. The states of the random generators are left out.
+# How the keys of averaged weights begin if a strategy validates two networks together.
+_MEMBERS = ("networks.0.", "networks.1.")
 _PLAIN = ("options", "owners", "step", "best", "pending", "scaler", "averaged_updates")
 
 
@@ -143,17 +145,19 @@ def _arrays(
     arrays: dict[str, np.ndarray] = {}
     average = state.get("averaged")
     # If only one set of weights fits, it is the better one: the average.
-    weights = average if average is not None and not detail.average else state["network"]
-    for name, tensor in weights.items():
-        _encode(arrays, f"network/{name}", tensor, detail.weights)
-    for name, tensor in state.get("strategy", {}).items():
-        _encode(arrays, f"strategy/{name}", tensor, detail.weights)
+    weights = {f"network/{name}": tensor for name, tensor in state["network"].items()}
+    weights |= {f"strategy/{name}": tensor for name, tensor in state.get("strategy", {}).items()}
+    stored = dict(weights)
+    if average is not None and not detail.average:
+        stored |= {_averaged_key(name): tensor for name, tensor in average.items()}
+    for key, tensor in stored.items():
+        _encode(arrays, key, tensor, detail.weights)
     if average is not None and detail.average:
         for name, tensor in average.items():
             # The difference is relative to the quantized weights, because the reader adds it to those.
-            base = _decode(arrays, f"network/{name}")
+            base = _decode(arrays, _averaged_key(name))
             difference = tensor.float() - base if tensor.is_floating_point() else tensor
-            if tensor.is_floating_point() and torch.equal(tensor, state["network"][name]):
+            if tensor.is_floating_point() and torch.equal(tensor, weights[_averaged_key(name)]):
                 difference = torch.zeros_like(base)
             _encode(arrays, f"averaged/{name}", difference, detail.average)
     for index, moments in state["optimizer"]["state"].items():
@@ -177,6 +181,7 @@ def _arrays(
         "record": record,
         "groups": state["optimizer"]["param_groups"],
         "has_average": average is not None,
+        "averages_both": average is not None and all(name.startswith(_MEMBERS) for name in average),
         **{name: state[name] for name in _PLAIN if name in state},
     }
     return arrays, about
@@ -190,9 +195,15 @@ def _state(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, An
     state["strategy"] = _below(tensors, "strategy/")
     if about["has_average"]:
         differences = _below(tensors, "averaged/")
+        averaged = state["network"]
+        if about.get("averages_both"):
+            members = zip(_MEMBERS, (averaged, _below(tensors, "strategy/second.")), strict=True)
+            averaged = {
+                f"{member}{name}": tensor for member, of_member in members for name, tensor in of_member.items()
+            }
         state["averaged"] = {
             name: tensor + differences[name] if name in differences and tensor.is_floating_point() else tensor.clone()
-            for name, tensor in state["network"].items()
+            for name, tensor in averaged.items()
         }
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in _below(tensors, "optimizer/").items():
@@ -200,6 +211,14 @@ def _state(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, An
         moments.setdefault(int(index), {})[name] = tensor
     state["optimizer"] = {"state": moments, "param_groups": about["groups"]}
     return state
+
+
+def _averaged_key(name: str) -> str:
+    """The key of the weights whose average is ``name``: those of the network, or of one of two (``MeanOfNetworks``)."""
+    first, second = _MEMBERS
+    if name.startswith(second):
+        return f"strategy/second.{name.removeprefix(second)}"
+    return f"network/{name.removeprefix(first)}"
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
+from ..method.ensemble import EnsembleNet
+from ..method.log_gap import Partition
+from ..method.network import DCANet
 from ..models.bundle import Bundle, save_bundle
 from ..models.metadata import DEFAULT_OVERLAP, Metadata, TrainingData
 from .checkpoints import RunRecord, has_checkpoint, load_checkpoint, read_record
 from .options import TrainingOptions
 from .run_folder import BEST, CHECKPOINT
-from .trainer import build_network, same_groups
+from .strategies.base import MeanOfNetworks
+from .strategies.registry import make_strategy
+from .trainer import same_groups
 
 SYNTHETIC_ONLY = "Trained on synthetic CT only: in CTs of patients, organs are often wrong or missing."
 NO_LABELED_PATIENT = "Not trained on labeled CTs of patients: organs may be wrong or missing."
 NOT_CLINICAL = "Not for clinical use."
+NOT_DCA = "Trained with a method that DCA is compared with: no experts, no attention, and no review findings."
 
 
 def export_bundle(
@@ -36,34 +44,50 @@ def export_bundle(
             f"The checkpoint and the record in {run} belong to different runs.", "Train again in a new folder."
         )
     options = TrainingOptions.from_json(state["options"])
-    if options.strategy != "dca":
-        raise UserError(
-            f"The run in {run} trained the baseline '{options.strategy}', which is only for comparison.",
-            "Export a run with --strategy dca.",
-        )
     if options.grid.shape is not None or options.grid.scaling != "window":
         raise UserError(
             f"The run in {run} used the preprocessing of a published protocol, which is only for comparison: inference "
             "needs a spacing in mm and a window in HU.",
             "Train a model with another --preprocessing.",
         )
-    network = build_network(options, record.partition)
-    network.load_state_dict(state["averaged"] if options.ema_decay else state["network"])
-    metadata = _metadata(name or out.absolute().name, replace(record, options=options), state["step"])
+    network = trained_network(options, record.partition, state)
+    metadata = _metadata(name or out.absolute().name, replace(record, options=options), state["step"], network)
     if overlap is not None:
         metadata = replace(metadata, overlap=overlap)
     return save_bundle(out, network.eval(), metadata, overwrite=overwrite)
 
 
-def _metadata(name: str, record: RunRecord, step: int) -> Metadata:
+def trained_network(options: TrainingOptions, partition: Partition, state: Mapping[str, Any]) -> DCANet:
+    """The network or ensemble that a run validates, with the weights of ``state`` (EMA if it has one).
+
+    Raises UserError if a bundle cannot hold a network of its kind.
+    """
+    strategy = make_strategy(options, partition)
+    strategy.network.load_state_dict(state["network"])
+    strategy.load_state_dict(state.get("strategy", {}), strict=False)
+    validated = strategy.validated_network()
+    if "averaged" in state:
+        validated.load_state_dict(state["averaged"])
+    if isinstance(validated, MeanOfNetworks):
+        return EnsembleNet.of(list(validated.networks), validated.mean_of)  # type: ignore[arg-type]
+    # A subclass computes something else from the same options.
+    if type(validated) is not DCANet:
+        raise UserError(
+            f"The network of --strategy {options.strategy} is not one that a model bundle can hold.",
+            "Evaluate it with dca experiment, or export a run of another strategy.",
+        )
+    return validated
+
+
+def _metadata(name: str, record: RunRecord, step: int, network: DCANet) -> Metadata:
     options = record.options
     training_data = _training_data(record)
     spacing = " x ".join(f"{side:g}" for side in options.grid.spacing)
     return Metadata(
         name=name,
         description=(
-            f"DCA for the {len(record.vocabulary)} organs of {record.vocabulary.name} at {spacing} mm, {step} steps, "
-            f"{options.n_filters} filters, trained on {_summary(training_data)}."
+            f"{_method(network, options)} for the {len(record.vocabulary)} organs of {record.vocabulary.name} at "
+            f"{spacing} mm, {step} steps, {options.n_filters} filters, trained on {_summary(training_data)}."
         ),
         vocabulary=record.vocabulary,
         spacing=options.grid.spacing,
@@ -73,7 +97,7 @@ def _metadata(name: str, record: RunRecord, step: int) -> Metadata:
         patch=options.patch,
         partition=record.partition,
         training_data=training_data,
-        limits=_limits(training_data),
+        limits=_limits(training_data, options),
         licence=_licence(training_data),
         overlap=DEFAULT_OVERLAP if record.initial is None else record.initial.overlap,
     )
@@ -95,12 +119,21 @@ def _summary(training_data: tuple[TrainingData, ...]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _limits(training_data: tuple[TrainingData, ...]) -> tuple[str, ...]:
+def _method(network: DCANet, options: TrainingOptions) -> str:
+    if options.strategy == "dca":
+        return "DCA"
+    networks = f"{network.options['members']} networks" if isinstance(network, EnsembleNet) else "One network"
+    means = f" (mean {network.mean_of})" if isinstance(network, EnsembleNet) else ""
+    return f"{networks}{means} trained with --strategy {options.strategy}"
+
+
+def _limits(training_data: tuple[TrainingData, ...], options: TrainingOptions) -> tuple[str, ...]:
+    limits = [NOT_CLINICAL] if options.strategy == "dca" else [NOT_DCA, NOT_CLINICAL]
     if all(data.synthetic for data in training_data):
-        return (SYNTHETIC_ONLY, NOT_CLINICAL)
+        return (SYNTHETIC_ONLY, *limits)
     if not any(data.labeled and not data.synthetic for data in training_data):
-        return (NO_LABELED_PATIENT, NOT_CLINICAL)
-    return (NOT_CLINICAL,)
+        return (NO_LABELED_PATIENT, *limits)
+    return tuple(limits)
 
 
 def _licence(training_data: tuple[TrainingData, ...]) -> str:

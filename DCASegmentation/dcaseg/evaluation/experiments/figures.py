@@ -99,7 +99,7 @@ def _label_ratios(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
         named = {case.name: case for subset in (*subsets, Subset("", whole)) for case in subset.cases}
         whole = list(named.values())
     divisions = [divide(subset.cases, data.vocabulary, MODES[-1]) for subset in subsets]
-    title = f"{data.description}; groups by mode {MODES[-1]}"
+    title = f"{data.description}; groups by the two largest log gaps"
     figure = label_ratio_figure([subset.title for subset in subsets], divisions, rows, data.vocabulary, title)
     return figure, {
         "compared_with": f"{len(whole)} cases",
@@ -146,7 +146,10 @@ def _feature_clusters(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
         runs.report(index / len(arms), f"Features of {arm.title}")
         features = features_at(strategy.network, last_block(strategy.network), runs.data.test, strategy.options, voxels)
         clusters[arm.title] = embed(features, voxels.labels)
-    title = f"{runs.data.description}; seed {runs.seeds[0]}; features of DeB-9 of the decoder that gives the result"
+    title = (
+        f"{runs.data.description}; seed {runs.seeds[0]}; features of DeB-9 of the decoder that gives the result (of "
+        "two networks, the first)"
+    )
     figure = cluster_figure(clusters, voxels.labels, runs.data.vocabulary, title)
     silhouettes = {method: round(found.silhouette, 4) for method, found in clusters.items()}
     return figure, {"seed": runs.seeds[0], "voxels": len(voxels.labels), "silhouette": silhouettes}

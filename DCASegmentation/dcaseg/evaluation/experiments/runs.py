@@ -1,13 +1,15 @@
 """Makes the runs in a folder of experiments: each is trained once, resumed if interrupted, and scored.
 
-Several runs can be made in parallel, since small networks do not keep a GPU or many cores busy. The runs are
-independent, so the results do not depend on it.
+If a run fails, the others are still made, because an experiment may take days. Several runs can be made in parallel,
+since small networks do not keep a GPU or many cores busy. The runs are independent, so the results do not depend on it.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...errors import UserError
+from ...errors import OutputError, UserError
 from ...imaging.writers import write_json
 from ...inference.process_settings import keep_freed_memory
 from ...json_io import DataError, load, read_json
@@ -40,8 +42,8 @@ from ...training.validation import predict
 from ...types import ProgressCallback
 from ..metrics import ASD, DICE, measure
 from ..scores import Scores
-from .definitions import Arm
-from .step_cost import StepCost, step_cost
+from .definitions import Arm, n_labeled
+from .step_cost import StepCost, step_cost, step_seconds
 
 _POLL_SECONDS = 0.5
 
@@ -49,23 +51,27 @@ _POLL_SECONDS = 0.5
 def make_in_parallel(runs: Runs, jobs: Sequence[tuple[Arm, int]], processes: int) -> None:
     """Make the run of each (arm, seed) of ``jobs``, in this order, with ``processes`` at a time.
 
-    If a run fails, the others stop at their next step. All of them are saved and can be resumed. Raises UserError like
-    ``Runs.scores``, and if a process was killed.
+    If this process is stopped or killed, the runs stop at their next step. All of them are saved and can be resumed.
+    Raises UserError like ``Runs.make_missing``, and if a process was killed.
     """
     context = multiprocessing.get_context("spawn")
     fractions = context.Array("d", len(jobs))
     stop = context.Event()
     threads = max(1, torch.get_num_threads() // processes)
     # The progress callback stays in this process, which owns the terminal.
-    work = _Work(replace(runs, progress=None), fractions, stop)
+    work = _Work(replace(runs, progress=None, run_finished=None), fractions, stop)
+    failures = _Failures()
     pool = ProcessPoolExecutor(min(processes, len(jobs)), context, _init_process, (work, threads))
     try:
         with _sigint_blocked():
-            waiting: set[Future[None]] = {pool.submit(_run_job, index, *job) for index, job in enumerate(jobs)}
+            waiting: dict[Future[None], tuple[Arm, int]] = {
+                pool.submit(_run_job, index, *job): job for index, job in enumerate(jobs)
+            }
         while waiting:
-            done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
-            for future in done:
-                future.result()
+            for future in wait(waiting, _POLL_SECONDS, FIRST_COMPLETED).done:
+                with failures.of(*waiting.pop(future)):
+                    future.result()
+                    runs.on_run_finished()
             current = fractions[:]
             finished = sum(fraction >= 1 for fraction in current)
             runs.report(sum(current) / len(jobs), f"{finished} of {len(jobs)} runs, {processes} in parallel")
@@ -77,6 +83,32 @@ def make_in_parallel(runs: Runs, jobs: Sequence[tuple[Arm, int]], processes: int
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+    failures.raise_if_any()
+
+
+class _Failures:
+    """The runs that failed because of their cases or options. Any other error ends the experiment at once."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, UserError]] = []
+
+    @contextmanager
+    def of(self, arm: Arm, seed: int) -> Iterator[None]:
+        """A context in which a UserError is that of this run."""
+        try:
+            yield
+        except OutputError:
+            raise
+        except UserError as error:
+            self._found.append((f"{arm.title}, seed {seed}", error))
+
+    def raise_if_any(self) -> None:
+        """Raise a UserError that names all failed runs."""
+        if not self._found:
+            return
+        problems = "; ".join(f"{run}: {error.problem.rstrip('.')}" for run, error in self._found)
+        count = f"{len(self._found)} run{'s' if len(self._found) > 1 else ''}"
+        raise UserError(f"{count} failed, all others are finished. {problems}.", self._found[0][1].remedy)
 
 
 @contextmanager
@@ -129,11 +161,33 @@ def _init_process(work: _Work, threads: int) -> None:
     _work = work
     torch.set_num_threads(threads)
     keep_freed_memory()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+# Set if the process that started this one is gone, without having told it to stop.
+_orphaned = threading.Event()
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent process ends, then let this one end, too: the run saves a checkpoint after its step.
+
+    An orphaned run would keep its folder locked, so the experiment could not be resumed.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        _orphaned.set()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _run_job(index: int, arm: Arm, seed: int) -> None:
     assert _work is not None
-    _work.make(index, arm, seed)
+    try:
+        _work.make(index, arm, seed)
+    finally:
+        if _orphaned.is_set():
+            # The executor's loop would wait for the next job forever.
+            os._exit(1)
 
 
 SCORES = "scores.json"
@@ -162,8 +216,8 @@ class Data:
 class Runs:
     """The runs in ``folder`` with the same options (``common``), ``data`` and ``seeds``, shared by tables and figures.
 
-    Up to ``max_parallel`` runs are made at a time. Raises UserError if the folder contains runs with other settings or
-    data.
+    Up to ``max_parallel`` runs are made at a time. ``run_finished`` is called after each run that was made. Raises
+    UserError if the folder contains runs with other settings or data.
     """
 
     folder: Path
@@ -174,6 +228,7 @@ class Runs:
     validate_every: int = 100
     progress: ProgressCallback | None = None
     max_parallel: int = 1
+    run_finished: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         _require_settings(self.folder, self.common, self.data)
@@ -190,6 +245,14 @@ class Runs:
             for arm in arms
         }
 
+    def finished(self, arms: Sequence[Arm]) -> dict[str, tuple[int, ...]]:
+        """The seeds of the finished runs by arm key, without the arms that have none."""
+        seeds = {
+            arm.key: tuple(seed for seed in self.seeds if (self._run_folder(arm, seed) / SCORES).exists())
+            for arm in arms
+        }
+        return {key: of_arm for key, of_arm in seeds.items() if of_arm}
+
     def stitched_scores(self, arm: Arm) -> list[Scores] | None:
         """Scores of the stitched experts of the arm's runs, one entry for each seed.
 
@@ -203,22 +266,31 @@ class Runs:
     def make_missing(self, jobs: Sequence[tuple[Arm, int]]) -> None:
         """Make the runs (arm, seed) that do not exist yet. Arms with the same key share a run.
 
-        Raises UserError like ``scores``.
+        Raises UserError before the first run if a method does not support the data or the options, and after the last
+        one if runs failed.
         """
-        unique = {(arm.key, seed): (arm, seed) for arm, seed in jobs}.values()
-        jobs = [job for job in unique if not (self._run_folder(*job) / SCORES).exists()]
+        # The first arm of a key counts, because its title appears in the progress.
+        unique = {(arm.key, seed): (arm, seed) for arm, seed in reversed(jobs)}
+        unique = {(arm.key, seed): unique[arm.key, seed] for arm, seed in jobs}
+        jobs = [job for job in unique.values() if not (self._run_folder(*job) / SCORES).exists()]
         for arm, seed in jobs:
             self._require_labels(arm)
-            require(arm.options(self.common, seed), self.facts(arm))
+            options = arm.options(self.common, seed)
+            require(options, self.facts(arm))
+            divide(self._cases(arm)[0], self.data.vocabulary, options.partition)
         if self.max_parallel > 1 and len(jobs) > 1:
             make_in_parallel(self, jobs, self.max_parallel)
             return
+        failures = _Failures()
         for index, (arm, seed) in enumerate(jobs):
 
             def report(fraction: float, index: int = index, arm: Arm = arm, seed: int = seed) -> None:
                 self.report((index + fraction) / len(jobs), f"{arm.title}, seed {seed}")
 
-            self.make(arm, seed, report)
+            with failures.of(arm, seed):
+                self.make(arm, seed, report)
+                self.on_run_finished()
+        failures.raise_if_any()
 
     def trained(self, arm: Arm) -> Strategy:
         """The trained strategy of the run with the first seed, with the scored weights. Makes the run if necessary.
@@ -239,6 +311,11 @@ class Runs:
         labeled, unlabeled = self._cases(arm)
         return facts_of(labeled, unlabeled, [organ.name for organ in self.data.vocabulary])
 
+    def label_counts(self, arm: Arm) -> tuple[int, int]:
+        """The number of cases that the arm trains on with labels, and of all its training cases."""
+        labeled, unlabeled = self._cases(arm)
+        return len(labeled), len(labeled) + len(unlabeled)
+
     def costs(self, arms: Sequence[Arm]) -> dict[str, StepCost]:
         """The cost of a step by arm key, counted once and saved. Raises UserError like ``scores``."""
         path = self.folder / COSTS
@@ -251,6 +328,16 @@ class Runs:
         write_json({key: [cost.macs, cost.passes] for key, cost in known.items()}, path)
         return {arm.key: known[arm.key] for arm in arms}
 
+    def seconds(self, arms: Sequence[Arm]) -> dict[str, float]:
+        """The time of a step by arm key, measured now (see ``step_seconds``). Raises UserError like ``scores``."""
+        found = {}
+        for index, arm in enumerate(arms):
+            self._require_labels(arm)
+            self.report(index / len(arms), f"Time of a step of {arm.title}")
+            options = arm.options(self.common, self.seeds[0])
+            found[arm.key] = step_seconds(options, self.division(), self.facts(arm), self.device)
+        return found
+
     def division(self) -> Partition:
         """DCA's partition into head, medium and tail organs, the same for all arms."""
         return divide(self.data.labeled, self.data.vocabulary, self.common.partition)
@@ -258,6 +345,11 @@ class Runs:
     def groups(self) -> dict[str, Sequence[int]]:
         """Labels by group name, from ``division``."""
         return dict(zip(GROUPS, self.division().owners, strict=True))
+
+    def on_run_finished(self) -> None:
+        """Call ``run_finished``."""
+        if self.run_finished is not None:
+            self.run_finished()
 
     def report(self, fraction: float, message: str) -> None:
         """Report progress from 0 to 1."""
@@ -278,7 +370,11 @@ class Runs:
 
     def _cases(self, arm: Arm) -> tuple[Sequence[Case], Sequence[Case]]:
         """The labeled and the unlabeled cases that the arm trains on."""
-        return (self.data.all_labeled, ()) if arm.all_labels else (self.data.labeled, self.data.unlabeled)
+        if arm.all_labels:
+            return self.data.all_labeled, ()
+        count = n_labeled(arm, len(self.data.labeled))
+        without_labels = [replace(case, labels=None, unannotated=()) for case in self.data.labeled[count:]]
+        return self.data.labeled[:count], [*self.data.unlabeled, *without_labels]
 
     def _require_labels(self, arm: Arm) -> None:
         if arm.all_labels and not self.data.all_labeled:

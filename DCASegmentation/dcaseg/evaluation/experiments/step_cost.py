@@ -1,9 +1,10 @@
-"""Counts the operations of a training step of each method by running real steps."""
+"""Counts the operations of a training step of each method, and measures its time, by running real steps."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 from ...errors import UserError
 from ...method.log_gap import Partition
 from ...method.vnet import Encoder
+from ...training.mixed_precision import low_precision
 from ...training.options import TrainingOptions
 from ...training.strategies.base import Batch, Facts, Strategy
 from ...training.strategies.registry import make_strategy, require
@@ -63,22 +65,73 @@ def step_cost(options: TrainingOptions, groups: Partition, facts: Facts) -> Step
     require(options, facts)
     patch = _smaller_patch(options, facts)
     scale = float(np.prod(options.patch) / np.prod(patch))
-    counted = replace(options, patch=patch)
-    state = torch.random.get_rng_state()
-    strategy = make_strategy(counted, groups, facts).train()
-    steps: Counter[tuple[str, bool]] = Counter()
-    steps_of_stage: dict[tuple[str, bool], list[int]] = {}
-    for step in range(options.steps):
-        step_state = strategy.step_state(step)
-        stage = (step_state.stage, strategy.weight(step_state) > 0)
-        steps[stage] += 1
-        steps_of_stage.setdefault(stage, []).append(step)
-    costs = [(_count(strategy, steps_of_stage[stage][count // 2]), count) for stage, count in steps.items()]
-    torch.random.set_rng_state(state)
+    with _fresh_strategy(replace(options, patch=patch), groups, facts) as strategy:
+        costs = [(_count(strategy, step), share) for step, share in _steps_of_stages(strategy)]
     return StepCost(
-        scale * sum(cost.macs * count for cost, count in costs) / options.steps,
-        sum(cost.passes * count for cost, count in costs) / options.steps,
+        scale * sum(cost.macs * share for cost, share in costs), sum(cost.passes * share for cost, share in costs)
     )
+
+
+def step_seconds(
+    options: TrainingOptions, groups: Partition, facts: Facts, device: str = "cpu", repeats: int = 1
+) -> float:
+    """The mean time of a step with ``options``: losses, backward pass and optimizer, without drawing patches.
+
+    It is measured on random patches in the middle of each stage, as the fastest of ``repeats`` steps after a first one.
+    On the CPU it is the time that this process computed, on which other programs have less influence than on the time
+    that passed; with one thread they are equal on an idle machine. Raises UserError as ``step_cost`` does.
+    """
+    require(options, facts)
+    with _fresh_strategy(options, groups, facts) as strategy:
+        strategy.to(device)
+        strategy.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        precision = low_precision(torch.device(device)) if options.mixed_precision else None
+        parameters = list(strategy.trainable_parameters())
+        # The choice of the optimizer hardly matters: it is a small part of a step.
+        optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9)
+        total = 0.0
+        for step, share in _steps_of_stages(strategy):
+            step_state = strategy.step_state(step)
+            batch = _batch(strategy, step, device)
+            times = []
+            for _ in range(1 + repeats):
+                start = _clock(device)
+                for name in strategy.loss_names(step_state, batch):
+                    with torch.autocast(torch.device(device).type, precision, enabled=precision is not None):
+                        loss = strategy(name, batch, step_state).total
+                    loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                strategy.on_step_end(step_state)
+                times.append(_clock(device) - start)
+            total += share * min(times[1:])
+    return total
+
+
+def _clock(device: str) -> float:
+    if torch.device(device).type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@contextmanager
+def _fresh_strategy(options: TrainingOptions, groups: Partition, facts: Facts) -> Iterator[Strategy]:
+    """A strategy with initial weights. The state of torch's random generator is restored afterwards."""
+    state = torch.random.get_rng_state()
+    try:
+        yield make_strategy(options, groups, facts).train()
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def _steps_of_stages(strategy: Strategy) -> list[tuple[int, float]]:
+    """The step in the middle of each stage, with and without unlabeled patches, and the stage's share of the run."""
+    steps: dict[tuple[str, bool], list[int]] = {}
+    for step in range(strategy.options.steps):
+        step_state = strategy.step_state(step)
+        steps.setdefault((step_state.stage, strategy.weight(step_state) > 0), []).append(step)
+    return [(of_stage[len(of_stage) // 2], len(of_stage) / strategy.options.steps) for of_stage in steps.values()]
 
 
 def _smaller_patch(options: TrainingOptions, facts: Facts) -> tuple[int, int, int]:
@@ -103,15 +156,7 @@ def _smaller_patch(options: TrainingOptions, facts: Facts) -> tuple[int, int, in
 def _count(strategy: Strategy, step: int) -> StepCost:
     """The cost of one step on random patches, without the optimizer, whose cost is small."""
     options, step_state = strategy.options, strategy.step_state(step)
-    generator = torch.Generator().manual_seed(0)
-    volumes = torch.rand(options.labeled_per_step, 1, *options.patch, generator=generator)
-    labels = torch.randint(
-        strategy.network.out_channels, (options.labeled_per_step, *options.patch), generator=generator
-    )
-    unlabeled = None
-    if strategy.weight(step_state) > 0:
-        unlabeled = torch.rand(options.unlabeled_per_step, 1, *options.patch, generator=generator)
-    batch = Batch(volumes, labels, [()] * len(labels), unlabeled)
+    batch = _batch(strategy, step)
     deepest = float(np.prod([side // 16 for side in options.patch]))
     passes = [0.0]
 
@@ -127,3 +172,17 @@ def _count(strategy: Strategy, step: int) -> StepCost:
         handle.remove()
     strategy.zero_grad()
     return StepCost(counter.operations / 2, passes[0])
+
+
+def _batch(strategy: Strategy, step: int, device: str = "cpu") -> Batch:
+    """Random patches and labels for ``step``, with unlabeled patches if they have a weight in it."""
+    options = strategy.options
+    generator = torch.Generator().manual_seed(0)
+    volumes = torch.rand(options.labeled_per_step, 1, *options.patch, generator=generator)
+    labels = torch.randint(
+        strategy.network.out_channels, (options.labeled_per_step, *options.patch), generator=generator
+    )
+    unlabeled = None
+    if strategy.weight(strategy.step_state(step)) > 0:
+        unlabeled = torch.rand(options.unlabeled_per_step, 1, *options.patch, generator=generator).to(device)
+    return Batch(volumes.to(device), labels.to(device), [()] * len(labels), unlabeled)

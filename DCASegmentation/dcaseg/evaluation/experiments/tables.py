@@ -8,19 +8,21 @@ the last organ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...imaging.writers import write_json, write_text
+from ...method.log_gap import GROUPS
 from ...organs import Vocabulary
 from ...training.options import TrainingOptions
 from ..method_table import Format, MethodTable
 from ..metrics import ASD
 from ..scores import Scores
 from ..statistics import bootstrap_interval, over_seeds, paired_difference
-from .definitions import ALL_EXPERIMENTS, DCA_KEY, EQUAL, Experiment
+from .definitions import ALL_EXPERIMENTS, DCA_KEY, EQUAL, FEWER, Arm, Experiment
 from .figures import FIGURES, Also
 from .runs import Runs, rounded
 from .step_cost import StepCost
@@ -141,7 +143,9 @@ class Outcome:
     ``scores`` maps arm keys to the scores on the test cases, one entry for each seed, ``groups`` maps group names to
     the labels of DCA's partition, ``stitched`` maps arm keys to the scores of the stitched experts. ``costs`` maps arm
     keys to the cost of a step, and is empty if the table does not show costs. ``paper`` maps arm keys to the paper's
-    rows.
+    rows, ``labeled`` to the number of cases with labels and of all training cases. ``seeds`` is the number of seeds of
+    each row, ``data`` a description of the cases. If some runs are missing (``is_partial``), rows have fewer scores,
+    and rows without any are left out.
     """
 
     experiment: Experiment
@@ -152,6 +156,19 @@ class Outcome:
     costs: Mapping[str, StepCost] = field(default_factory=dict)
     options: Mapping[str, TrainingOptions] = field(default_factory=dict)
     paper: Mapping[str, PaperRow] = field(default_factory=dict)
+    labeled: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    seeds: int = 1
+    data: str = ""
+    is_partial: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the table's files, without extension."""
+        return self.experiment.name + (PARTIAL if self.is_partial else "")
+
+
+PARTIAL = "-partial"
+"""Suffix of the name of a table from which runs are missing."""
 
 
 def run_experiment(
@@ -165,64 +182,129 @@ def run_experiment(
     ``costs`` (of a step) and ``paper`` (the paper's rows), both by arm key, become columns. Raises UserError if an arm
     needs labels that the data do not have.
     """
-    scores = runs.scores(experiment.arms)
-    stitched = {arm.key: runs.stitched_scores(arm) for arm in experiment.arms}
-    outcome = Outcome(
-        experiment,
-        scores,
-        runs.groups(),
-        runs.data.vocabulary,
-        stitched={key: of_arm for key, of_arm in stitched.items() if of_arm is not None},
-        costs=costs or {},
-        options={arm.key: arm.options(runs.common, runs.seeds[0]) for arm in experiment.arms},
-        paper=paper or {},
-    )
+    runs.make_missing([(arm, seed) for arm in experiment.arms for seed in runs.seeds])
+    outcome = finished_outcome(experiment, runs, costs, paper)
+    assert outcome is not None
     write_tables(outcome, runs.folder)
     return outcome
 
 
+def finished_outcome(
+    experiment: Experiment,
+    runs: Runs,
+    costs: Mapping[str, StepCost] | None = None,
+    paper: Mapping[str, PaperRow] | None = None,
+) -> Outcome | None:
+    """The outcome of the finished runs of ``experiment``, or None if there are none. See ``run_experiment``."""
+    finished = runs.finished(experiment.arms)
+    if not finished:
+        return None
+    arms = tuple(arm for arm in experiment.arms if arm.key in finished)
+    of_arm = {arm.key: replace(runs, seeds=finished[arm.key]) for arm in arms}
+    stitched = {arm.key: of_arm[arm.key].stitched_scores(arm) for arm in arms}
+    return Outcome(
+        replace(experiment, arms=arms),
+        {arm.key: of_arm[arm.key].scores([arm])[arm.key] for arm in arms},
+        runs.groups(),
+        runs.data.vocabulary,
+        stitched={key: scores for key, scores in stitched.items() if scores is not None},
+        costs=costs or {},
+        options={arm.key: arm.options(runs.common, runs.seeds[0]) for arm in arms},
+        paper=paper or {},
+        labeled={arm.key: runs.label_counts(arm) for arm in arms},
+        seeds=len(runs.seeds),
+        data=runs.data.description,
+        is_partial=sum(map(len, finished.values())) < len(experiment.arms) * len(runs.seeds),
+    )
+
+
 def write_tables(outcome: Outcome, folder: Path) -> None:
-    """Write the experiment's table as CSV, Markdown and LaTeX to ``folder``, and its summary as JSON."""
-    rows = {arm.title: outcome.scores[arm.key] for arm in outcome.experiment.arms}
-    arms = outcome.experiment.arms
-    grouped = {arm.title: arm.group for arm in arms}
+    """Write the experiment's table as CSV, Markdown and LaTeX to ``folder``; a complete one with its summary as JSON.
+
+    A complete table replaces the partial one.
+    """
+    arms, by_group = outcome.experiment.arms, outcome.experiment.by_group
     table = MethodTable(
         outcome.vocabulary,
-        rows,
-        groups=grouped,
+        {arm.key: outcome.scores[arm.key] for arm in arms},
+        titles={arm.key: arm.title for arm in arms},
+        groups={arm.key: group_title(arm, outcome) for arm in arms},
         leading=leading_columns(outcome.experiment, outcome.options),
-        colors=_group_colors(outcome.groups) if outcome.experiment.by_group else {},
+        order=tuple(label for labels in outcome.groups.values() for label in labels) if by_group else (),
+        colors=_group_colors(outcome.groups) if by_group else {},
         further=further_columns(outcome),
-        marked=any(grouped.values()),
-        unranked=[arm.title for arm in arms if arm.all_labels],
+        marked=any(arm.group for arm in arms),
+        unranked=[arm.key for arm in arms if arm.all_labels],
+        caption=_caption(outcome),
     )
-    forms: tuple[tuple[Format, str], ...] = (("csv", "csv"), ("markdown", "md"), ("latex", "tex"))
-    for form, extension in forms:
-        write_text(table.text(form), folder / f"{outcome.experiment.name}.{extension}")
-    write_json(summary(outcome), folder / f"{outcome.experiment.name}.json")
+    for form, extension in _FORMS.items():
+        write_text(table.text(form), folder / f"{outcome.name}.{extension}")
+    if not outcome.is_partial:
+        write_json(summary(outcome), folder / f"{outcome.name}.json")
+        for extension in _FORMS.values():
+            (folder / f"{outcome.name}{PARTIAL}.{extension}").unlink(missing_ok=True)
+
+
+_FORMS: Mapping[Format, str] = {"csv": "csv", "markdown": "md", "latex": "tex"}
+
+
+def _caption(outcome: Outcome) -> str:
+    sentences = [f"{outcome.experiment.title}. Data: {outcome.data}."]
+    if outcome.is_partial:
+        sentences.append("Only finished runs: some rows or seeds are missing.")
+    sentences.append("Dice in percent and symmetric ASD in mm, on the model grid.")
+    if outcome.seeds > 1:
+        sentences.append(f"Mean ± standard deviation over {outcome.seeds} seeds.")
+    if any(arm.group for arm in outcome.experiment.arms):
+        sentences.append("The three best values of each column are marked, not counting full supervision.")
+    if outcome.experiment.by_group:
+        colors = ", ".join(f"{group} {_COLORS[group]}" for group, labels in outcome.groups.items() if labels)
+        sentences.append(f"Organs are in the order of their groups ({colors}).")
+    if any(arm.labeled_share < 1 for arm in outcome.experiment.arms):
+        sentences.append("L is the fraction of training cases with labels.")
+    if outcome.paper:
+        sentences.append("The paper's ASD is one-sided, and its rows rest on different protocols.")
+    return " ".join(sentences)
+
+
+def group_title(arm: Arm, outcome: Outcome) -> str:
+    """The group of methods (Tables 1 and 2), or the fraction of labeled cases in a table with several (Table 4)."""
+    if arm.group or all(each.labeled_share == 1 for each in outcome.experiment.arms):
+        return arm.group
+    labeled, cases = outcome.labeled[arm.key]
+    return f"{100 * labeled / cases:.2g}% L"
 
 
 def further_columns(outcome: Outcome) -> dict[str, dict[str, str]]:
-    """Cost and the paper's own numbers, by column title and arm title."""
+    """Finished seeds of a partial table, cost, and the paper's own numbers, by column title and arm key."""
     columns: dict[str, dict[str, str]] = {}
     for arm in outcome.experiment.arms:
         key = arm.key.removesuffix(EQUAL)
         cost, paper = outcome.costs.get(key), outcome.paper.get(key)
+        if outcome.is_partial:
+            columns.setdefault("Seeds", {})[arm.key] = f"{len(outcome.scores[arm.key])} of {outcome.seeds}"
         if cost is not None:
-            columns.setdefault("GMAC/step", {})[arm.title] = f"{cost.macs / 1e9:.3g}"
-            columns.setdefault("Patches/step", {})[arm.title] = f"{cost.passes:.3g}"
-            columns.setdefault("Steps", {})[arm.title] = str(outcome.options[arm.key].steps)
+            columns.setdefault("GMAC/step", {})[arm.key] = significant(cost.macs / 1e9)
+            columns.setdefault("Patches/step", {})[arm.key] = significant(cost.passes)
+            columns.setdefault("Steps", {})[arm.key] = str(outcome.options[arm.key].steps)
         if paper is not None:
-            columns.setdefault("Paper: Dice", {})[arm.title] = _format_spread(paper.dice)
-            columns.setdefault("Paper: ASD (voxels)", {})[arm.title] = _format_spread(paper.asd)
-            columns.setdefault("Paper: protocol", {})[arm.title] = paper.protocol
+            columns.setdefault("Paper: Dice", {})[arm.key] = _format_spread(paper.dice)
+            columns.setdefault("Paper: ASD (voxels)", {})[arm.key] = _format_spread(paper.asd)
+            columns.setdefault("Paper: protocol", {})[arm.key] = paper.protocol
     return columns
 
 
-def leading_columns(experiment: Experiment, options: Mapping[str, TrainingOptions]) -> dict[str, dict[str, str]]:
-    """The columns before the scores in the paper's Tables 3 and 5, by column title and arm title.
+def significant(value: float) -> str:
+    """``value`` with three significant digits, and without an exponent."""
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
-    Table 3 has check marks for components, Table 5 has the stages and dilations of the decoders.
+
+def leading_columns(experiment: Experiment, options: Mapping[str, TrainingOptions]) -> dict[str, dict[str, str]]:
+    """The columns before the scores in the paper's Tables 3 and 5, by column title and arm key.
+
+    Table 3 has check marks for components, Table 5 a line with the stages and dilations of each decoder.
     """
     columns: dict[str, dict[str, str]] = {}
     for arm in experiment.arms:
@@ -232,18 +314,20 @@ def leading_columns(experiment: Experiment, options: Mapping[str, TrainingOption
             has_groups = of_arm.strategy == "dca"
             has_dfam = has_groups and of_arm.aggregation and of_arm.fusion == "dfam"
             for title, has in (("Baseline", True), ("3 Experts", has_experts), ("LGA", has_groups), ("DFAM", has_dfam)):
-                columns.setdefault(title, {})[arm.title] = "✓" if has else ""
+                columns.setdefault(title, {})[arm.key] = "✓" if has else ""
         if experiment.name == "table5":
-            for title, values in (("n_stages H, M, T", of_arm.n_stages), ("Dilation H, M, T", of_arm.dilations)):
-                text = "; ".join(", ".join(map(str, decoder)) for decoder in values)
-                columns.setdefault(title, {})[arm.title] = text
+            columns.setdefault("Decoder", {})[arm.key] = "\n".join(group[0].upper() for group in GROUPS)
+            for title, values in (("n_stages", of_arm.n_stages), ("Dilation", of_arm.dilations)):
+                columns.setdefault(title, {})[arm.key] = "\n".join(", ".join(map(str, decoder)) for decoder in values)
     return columns
+
+
+_COLORS = dict(zip(GROUPS, ("red", "blue", "teal"), strict=True))
 
 
 def _group_colors(groups: Mapping[str, Sequence[int]]) -> dict[int, str]:
     """LaTeX colors by label, one color for each group."""
-    colors = dict(zip(groups, ("red", "blue", "teal"), strict=False))
-    return {label: colors[name] for name, labels in groups.items() for label in labels}
+    return {label: _COLORS[name] for name, labels in groups.items() for label in labels}
 
 
 def _format_spread(spread: tuple[float, float | None]) -> str:
@@ -263,6 +347,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         spread = over_seeds(runs)
         arms[arm.key] = {
             "title": arm.title,
+            "seeds": len(runs),
             "dice": rounded(spread.mean),
             "deviation_over_seeds": rounded(spread.deviation),
             "interval_over_cases_of_first_seed": [rounded(end) for end in bootstrap_interval(runs[0])],
@@ -274,8 +359,11 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             "asd_mm": rounded(over_seeds(runs, ASD).mean),
             "asd_not_counted": sum(run.not_counted(ASD) for run in runs),
         }
-        if arm.key != DCA_KEY and DCA_KEY in outcome.scores:
-            arms[arm.key]["dca_minus_this"] = _difference(outcome.scores[DCA_KEY], runs)
+        dca = DCA_KEY if arm.labeled_share == 1 else DCA_KEY + FEWER
+        if arm.key != dca and dca in outcome.scores:
+            arms[arm.key]["dca_minus_this"] = _difference(outcome.scores[dca], runs)
+        if arm.key in outcome.labeled:
+            arms[arm.key]["labeled_cases"], arms[arm.key]["training_cases"] = outcome.labeled[arm.key]
         if arm.key in outcome.stitched:
             arms[arm.key]["decoder_minus_stitched_experts"] = _difference(runs, outcome.stitched[arm.key])
         if outcome.costs:

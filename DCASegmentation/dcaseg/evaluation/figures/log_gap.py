@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +15,8 @@ from ...method.log_gap import GROUPS, Partition
 from ...organs import Vocabulary
 from ..label_ratios import MODES, Stability, ranking_of
 from .style import GROUP_COLORS, GROUP_MARKERS, INK, rgb, save_figure, write_headline
+
+_MODE_TITLES = {"sequential": "Sequential rule (slides)", "top2": "Two largest gaps (ours)"}
 
 
 def draw_log_gap(partition: Partition, vocabulary: Vocabulary, path: Path) -> None:
@@ -153,11 +156,14 @@ def _draw_stability(panels: Sequence[Axes], stability: Sequence[Stability]) -> N
         rows = [row for row in stability if row.mode == mode]
         sizes = [row.size for row in rows]
         if mode == MODES[-1]:
-            taus.plot(sizes, [row.tau for row in rows], color=INK, marker="o", label="mean")
-            taus.plot(sizes, [row.least_tau for row in rows], color="#999999", marker="v", label="lowest")
-        changes.plot(sizes, [row.moved for row in rows], color=INK, linestyle=style, marker="o", label=mode)
+            taus.plot(sizes, [row.tau for row in rows], color=INK, marker="o", label="Mean")
+            taus.plot(sizes, [row.least_tau for row in rows], color="#999999", marker="v", label="Lowest")
+        # White markers on top keep equal curves apart.
+        of_mode: dict[str, Any] = {"markerfacecolor": "white", "zorder": 3} if mode == MODES[0] else {}
+        moved = [row.moved for row in rows]
+        changes.plot(sizes, moved, color=INK, linestyle=style, marker="o", label=_MODE_TITLES[mode], **of_mode)
     taus.set(ylabel="Kendall's tau\nwith all cases", ylim=(min(0.0, *(row.least_tau for row in stability)), 1.03))
-    changes.set(ylabel="organs in another group\nthan with all cases (mean)", xlabel="cases drawn at random")
+    changes.set(ylabel="Organs in another group\nthan with all cases (mean)", xlabel="Cases drawn at random")
     changes.set_ylim(bottom=0)
     for axes in (taus, changes):
         axes.legend(frameon=False, fontsize="small")

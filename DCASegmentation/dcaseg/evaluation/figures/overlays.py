@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -19,6 +21,7 @@ _OPACITY = 0.55
 # HU below this are air or lung.
 AIR_HU = -300
 _MARGIN = 2
+_MOST_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -107,34 +110,38 @@ class CaseResults:
 def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: str, labels: str = "Truth") -> Figure:
     """Draw an axial and a coronal row for each case: CT, truth, and each method with the truth's outline in white.
 
-    ``labels`` is the column title of the truth.
+    With many methods, a case has several such pairs of rows. ``labels`` is the column title of the truth.
     """
-    planes = [
-        (case, plane.around_body(case.hu)) for case in cases for plane in fullest_slices(case.truth, case.spacing)
-    ]
     methods = list(cases[0].found)
-    heights = [_height(plane.of(case.hu), plane) for case, plane in planes]
+    # Enough columns for a page; further methods follow in more rows of the same case.
+    n_bands = math.ceil((2 + len(methods)) / _MOST_COLUMNS)
+    columns = math.ceil((2 + len(methods)) / n_bands)
+    rows = [
+        (case, plane.around_body(case.hu), slice(band * columns, (band + 1) * columns))
+        for case in cases
+        for band in range(n_bands)
+        for plane in fullest_slices(case.truth, case.spacing)
+    ]
+    heights = [_height(plane.of(case.hu), plane) for case, plane, _ in rows]
     width = 1.9
-    columns = len(methods) + 2
     figure = Figure(figsize=(width * columns, width * sum(heights) + 1.4), layout="constrained")
     write_headline(figure, title)
-    grid = figure.subplots(len(planes), columns, squeeze=False, height_ratios=heights)
-    for row, (case, plane) in zip(grid, planes, strict=True):
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for row, (case, plane, band) in zip(grid, rows, strict=True):
         picture, truth = gray(plane.of(case.hu)), plane.of(case.truth)
         panels = [picture, with_organs(picture, truth, vocabulary)]
         panels += [with_organs(picture, plane.of(case.found[method]), vocabulary) for method in methods]
-        for axes, pixels in zip(row, panels, strict=True):
-            axes.imshow(pixels, aspect=plane.aspect, interpolation="nearest")
+        titles = ["CT", labels, *(f"{method}\nDice {case.dice[method]:.3f}" for method in methods)]
+        for axes in row:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-        for axes in row[2:]:
-            _outline(axes, truth)
+        for axes, pixels, panel_title in zip(row, panels[band], titles[band], strict=False):
+            axes.imshow(pixels, aspect=plane.aspect, interpolation="nearest")
+            if plane.name == "Axial":
+                axes.set_title(panel_title, fontsize=10)
+            if panel_title not in ("CT", labels):
+                _outline(axes, truth)
         row[0].set_ylabel(f"{case.name}\n{plane.name}".strip() if plane.name == "Axial" else plane.name)
-        if plane.name == "Axial":
-            for axes, method in zip(row[2:], methods, strict=True):
-                axes.set_title(f"{method}\nDice {case.dice[method]:.3f}", fontsize=10)
-            row[0].set_title("CT", fontsize=10)
-            row[1].set_title(labels, fontsize=10)
     handles = [Patch(facecolor=rgb(organ.color), label=organ.name) for organ in vocabulary]
     legend_columns = columns_of_legend(figure, len(handles))
     figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9)
@@ -145,10 +152,9 @@ def _outline(axes: Axes, labels: np.ndarray) -> None:
     """Draw white lines around each organ, along voxel edges."""
     down = labels[1:] != labels[:-1]
     across = labels[:, 1:] != labels[:, :-1]
-    for row, column in zip(*np.nonzero(down), strict=True):
-        axes.plot([column - 0.5, column + 0.5], [row + 0.5] * 2, color="white", linewidth=0.6)
-    for row, column in zip(*np.nonzero(across), strict=True):
-        axes.plot([column + 0.5] * 2, [row - 0.5, row + 0.5], color="white", linewidth=0.6)
+    lines = [[(x - 0.5, y + 0.5), (x + 0.5, y + 0.5)] for y, x in zip(*np.nonzero(down), strict=True)]
+    lines += [[(x + 0.5, y - 0.5), (x + 0.5, y + 0.5)] for y, x in zip(*np.nonzero(across), strict=True)]
+    axes.add_collection(LineCollection(lines, colors="white", linewidths=0.6), autolim=False)
 
 
 def _height(pixels: np.ndarray, plane: Slice) -> float:

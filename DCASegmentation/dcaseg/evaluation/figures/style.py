@@ -21,7 +21,7 @@ METHOD_MARKERS = ("D", "o", "v", "P", "X", "s", "<", ">")
 def write_headline(figure: Figure, text: str) -> None:
     """Write ``text`` at the top left of the figure, wrapped to its width."""
     characters = max(20, int(figure.get_figwidth() * 12.5))
-    figure.suptitle(textwrap.fill(text, characters), x=0.01, ha="left", fontsize=11)
+    figure.suptitle(textwrap.fill(text[:1].upper() + text[1:], characters), x=0.01, ha="left", fontsize=11)
 
 
 def columns_of_legend(figure: Figure, entries: int, entry_inches: float = 1.8) -> int:

@@ -29,7 +29,7 @@ from torch.nn import functional
 from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
-from ...method.vnet import ConvBlock
+from ...method.vnet import ConvBlock, initialize_kaiming
 from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, plain_vnet
@@ -130,6 +130,9 @@ class AggregatingAndDecoupling(Strategy):
             )
 
         self.denoising, self.labelled = decoder(), decoder()
+        if options.initialization == "kaiming":
+            for part in (self.noised_input, self.denoising, self.labelled):
+                initialize_kaiming(part)
         self.difficulty = Difficulty(self.channels, self.own.bounded)
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:

@@ -42,7 +42,9 @@ class ABDOptions(CopyPasteOptions):
     base: Literal["bcp", "cross"] = option("bcp", "what the displacement is added to: BCP, or cross teaching")
     blocks: int = option(4, "blocks along each side of a patch")
     candidates: int = option(4, "number of most confident blocks that may replace a block")
-    plain: float = option(0.5, "bcp: probability of taking the most confident block, not the nearest candidate")
+    plain: float = option(
+        0.5, "bcp: probability of taking the most confident block, not the nearest candidate", minimum=0, maximum=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -105,7 +105,7 @@ class Adsh(TwoNetworks):
 
     def on_step_end(self, step_state: StepState) -> None:
         """See ``Strategy.on_step_end``."""
-        if (step_state.step + 1) % max(1, self.epoch_steps // 4) == 0:
+        if (step_state.step + 1) % -(-self.epoch_steps // 4) == 0:
             for thresholds, quantiles in zip(self.thresholds, self.quantiles, strict=True):
                 assert isinstance(quantiles, Quantiles)
                 if quantiles.histogram.any():

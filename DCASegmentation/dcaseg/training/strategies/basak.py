@@ -43,8 +43,8 @@ class BasakOptions:
     """Options of Basak et al."""
 
     variant: Literal["row", "published"] = option("row", "row: DHC's port; published: our reading of the paper")
-    rate_exponent: float = option(2.5, "exponent of the sampling rate of classes with low confidence")
-    voxel_exponent: float = option(1.5, "exponent of a voxel's confidence in its weight")
+    rate_exponent: float = option(2.5, "exponent of the sampling rate of classes with low confidence", minimum=0)
+    voxel_exponent: float = option(1.5, "exponent of a voxel's confidence in its weight", minimum=0)
 
 
 def fused_confidence(indicators: Tensor, row: bool) -> Tensor:

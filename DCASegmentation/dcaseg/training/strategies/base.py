@@ -8,6 +8,7 @@ checkpoints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...method.ensemble import MeanOf, mean_prediction
 from ...method.log_gap import Partition
 from ...method.losses import segmentation_loss, unsupervised_weight
 from ...method.network import DCANet
@@ -110,21 +112,19 @@ class Loss(NamedTuple):
 class MeanOfNetworks(nn.Module):
     """An ensemble of networks, for validation, scores and figures.
 
-    Its output is the mean of the networks' logits or, with ``of`` "probabilities", the logarithm of their mean softmax.
+    Its output is ``mean_prediction`` of the networks' logits. Unlike ``EnsembleNet``, which bundles hold, it contains
+    the networks themselves, not copies.
     """
 
-    def __init__(self, networks: Sequence[DCANet], of: Literal["logits", "probabilities"] = "logits") -> None:
+    def __init__(self, networks: Sequence[DCANet], mean_of: MeanOf = "logits") -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.out_channels = networks[0].out_channels
-        self._of = of
+        self.mean_of: MeanOf = mean_of
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits (batch, channel, depth, height, width) for ``volume`` (batch, 1, depth, height, width)."""
-        logits = torch.stack([network(volume).float() for network in self.networks])
-        if self._of == "logits":
-            return logits.mean(dim=0)
-        return logits.softmax(dim=2).mean(dim=0).clamp(min=1e-12).log()
+        return mean_prediction([network(volume) for network in self.networks], self.mean_of)
 
 
 ScoredNetwork = DCANet | MeanOfNetworks
@@ -215,12 +215,12 @@ class Strategy(nn.Module):
         """
         if any(side % (count * divisor) for side in options.patch):
             sizes = " x ".join(map(str, options.patch))
+            multiple = math.lcm(count * divisor, DCANet.divisor)
             parts = f", each a multiple of {divisor} voxels" if divisor > 1 else ""
             raise UserError(
                 f"--strategy {options.strategy} divides each side of a patch into {count} parts{parts}, which is not "
                 f"possible for {sizes}.",
-                f"Choose a --patch that is a multiple of {count * divisor}, or change {setting} with "
-                "--strategy-option.",
+                f"Choose a --patch that is a multiple of {multiple}, or change {setting} with --strategy-option.",
             )
 
     def prepare(self, facts: Facts) -> None:
@@ -305,6 +305,11 @@ def own_options(strategy_class: type[Strategy], options: TrainingOptions) -> Any
             )
     try:
         values = {name: _convert(name, value, hints[name]) for name, value in options.strategy_options.items()}
+        for name, value in values.items():
+            if isinstance(value, int | float) and not (math.isfinite(value) and option_of(known[name]).allows(value)):
+                raise ValueError(
+                    f"{name} must be a number {option_of(known[name]).limits}".rstrip() + f", not {value:g}"
+                )
         return strategy_class.Options(**values)
     except ValueError as error:
         raise UserError(f"--strategy {options.strategy}: {error}.", "Correct the --strategy-option.") from None

@@ -34,9 +34,9 @@ from .losses import agreement, square_dice, voxel_loss
 class CoBioNetOptions:
     """Options of Co-BioNet, with the published values for the pancreas, the closest to our task."""
 
-    threshold: float = option(0.2, "T: how real a voxel must be for the other's critic")
-    adversarial: float = option(0.01, "μ: weight of convincing the critic")
-    critic_factor: float = option(0.1, "the critics' learning rate as a fraction of the networks'")
+    threshold: float = option(0.2, "T: how real a voxel must be for the other's critic", minimum=0, maximum=1)
+    adversarial: float = option(0.01, "μ: weight of convincing the critic", minimum=0)
+    critic_factor: float = option(0.1, "the critics' learning rate as a fraction of the networks'", above=0)
 
 
 class Critic(nn.Sequential):
@@ -77,7 +77,7 @@ class CoBioNet(Strategy):
 
     def validated_network(self) -> ScoredNetwork:
         """See ``Strategy.validated_network``."""
-        return MeanOfNetworks([self.network, self.second], of="probabilities")
+        return MeanOfNetworks([self.network, self.second], mean_of="probabilities")
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """See ``Strategy.parameter_groups``."""

@@ -36,7 +36,9 @@ class CopyPasteOptions:
 
     pretraining: float = option(0.118, "fraction of the steps that use labeled patches only")
     box: float = option(2 / 3, "side of the pasted box as a fraction of the patch's side")
-    pseudo_weight: float = option(0.5, "weight of voxels with the teacher's labels, relative to labeled ones")
+    pseudo_weight: float = option(
+        0.5, "weight of voxels with the teacher's labels, relative to labeled ones", minimum=0
+    )
     largest_part: bool = option(
         False, "keep only the largest component of each organ in pseudo-labels; harms paired organs"
     )

@@ -24,9 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ...method.log_gap import Partition
+from ...method.vnet import initialize_kaiming
 from ...option_fields import option
 from ..cases import Case
+from ..distributed import sum_over_processes
 from ..ema import update_average
 from ..options import TrainingOptions
 from .base import Facts, Pool, StepState
@@ -64,6 +67,17 @@ class PublishedCReST(FixMatch):
         self.predicted: Tensor
         self.register_buffer("shares", torch.full((self.channels,), 1 / self.channels))
         self.register_buffer("predicted", torch.full((self.channels,), 1 / self.channels))
+
+    @classmethod
+    def require(cls, options: TrainingOptions, facts: Facts) -> None:
+        """See ``Strategy.require``."""
+        super().require(options, facts)
+        count = cls.read(options).generations
+        if count > options.steps:
+            raise UserError(
+                f"--strategy {options.strategy}: generations is {count}, but the run has only {options.steps} steps.",
+                "Choose more --steps, or fewer generations with --strategy-option.",
+            )
 
     def prepare(self, facts: Facts) -> None:
         """See ``Strategy.prepare``."""
@@ -103,6 +117,8 @@ class PublishedCReST(FixMatch):
                     reset: Callable[[], None] | None = getattr(module, "reset_parameters", None)
                     if reset is not None:
                         reset()
+                if self.options.initialization == "kaiming":
+                    initialize_kaiming(self.network)
         return True
 
     def aligned(self, probabilities: Tensor, step_state: StepState) -> Tensor:
@@ -111,7 +127,8 @@ class PublishedCReST(FixMatch):
             return probabilities
         # From 1 in the first generation to 1/2 in the last.
         power = 1 - 0.5 * self._generation(step_state.step)[2] / max(self.own.generations - 1, 1)
-        update_average(self.predicted, probabilities.mean(dim=(0, 2, 3, 4)), 0.99)
+        totals = sum_over_processes(probabilities.sum(dim=(0, 2, 3, 4)))
+        update_average(self.predicted, totals / totals.sum(), 0.99)
         ratio = (self.shares**power + 1e-6) / (self.predicted + 1e-6)
         rescaled = probabilities * ratio[None, :, None, None, None]
         return rescaled / rescaled.sum(dim=1, keepdim=True)

@@ -30,7 +30,7 @@ from .two_networks import TwoNetworks
 class DHCOptions:
     """Options of DHC."""
 
-    decay: float = option(0.99, "decay of the running mean of the distribution weights")
+    decay: float = option(0.99, "decay of the running mean of the distribution weights", minimum=0, below=1)
 
 
 class DHC(TwoNetworks):

@@ -50,7 +50,7 @@ class MagicNetOptions:
 
     cubes: int = option(3, "cubes along each side of a patch")
     blend: Literal["frequent", "rare"] = option("frequent", "the classes that the prediction from cubes decides")
-    blend_from: int = option(100, "first step with a blended pseudo-label")
+    blend_from: int = option(100, "first step with a blended pseudo-label", minimum=0)
     losses: Literal["plain", "gradient_aware"] = option(
         "plain", "gradient_aware: MagicNet with the losses of --strategy ga"
     )

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ...method.log_gap import Partition
 from ...option_fields import option
 from ..cases import Case
@@ -60,6 +61,17 @@ class PublishedSimiS(FixMatch):
         super().__init__(options, groups)
         self.voxels: Tensor
         self.register_buffer("voxels", torch.ones(self.channels - 1))
+
+    @classmethod
+    def require(cls, options: TrainingOptions, facts: Facts) -> None:
+        """See ``Strategy.require``."""
+        super().require(options, facts)
+        count = cls.read(options).rounds
+        if count > options.steps:
+            raise UserError(
+                f"--strategy {options.strategy}: rounds is {count}, but the run has only {options.steps} steps.",
+                "Choose more --steps, or fewer rounds with --strategy-option.",
+            )
 
     def prepare(self, facts: Facts) -> None:
         """See ``Strategy.prepare``."""

@@ -29,6 +29,7 @@ from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
 from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
+from ...method.vnet import initialize_kaiming
 from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Facts, Loss, StepState, Strategy
@@ -138,7 +139,9 @@ class AttendingVNet(DCANet):
 class SKCDFOptions:
     """Options of SKCDF."""
 
-    decay: float = option(0.99, "decay of the running mean with which a head or decoder follows another")
+    decay: float = option(
+        0.99, "decay of the running mean with which a head or decoder follows another", minimum=0, below=1
+    )
 
 
 class SKCDF(Strategy):
@@ -167,6 +170,9 @@ class SKCDF(Strategy):
         self.balanced = nn.ModuleDict(
             {name: nn.Conv3d(options.n_filters, channels, kernel_size=1) for name in ("labelled", "unlabelled")}
         )
+        if options.initialization == "kaiming":
+            for part in (self.network.encoder, self.network.experts, self.labelled):
+                initialize_kaiming(part)
         self.ratio: Tensor
         self.register_buffer("ratio", torch.ones(channels))
         self._pseudo: list[Tensor] = []
