@@ -240,7 +240,9 @@ leave()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [("dhc", "cld", "adsh", "ss_net"), ("co_bionet", "basak", "bcp", "a_and_d", "skcdf")])
+@pytest.mark.parametrize(
+    "names", [("dhc", "cld", "adsh", "ss_net", "crest published"), ("co_bionet", "basak", "bcp", "a_and_d", "skcdf")]
+)
 def test_two_processes_keep_the_same_weights_and_statistics(tmp_path, names):
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
