@@ -58,7 +58,7 @@ def resample(
     it raises ValueError.
 
     Memory: the result, and a copy of ``image`` with the repeated border if the grid reaches beyond its voxels. With
-    anti-aliasing: the planes of ``image`` at the in-plane size of ``grid``, and a few of its planes in single precision.
+    anti-aliasing: the planes of ``image`` at the in-plane size of ``grid``, and a few of its planes as float32.
     """
     linear = interpolator == "linear"
     if anti_aliasing:

@@ -5,8 +5,8 @@ Plans, network and resampling are the defaults of nnU-Net's planner for isotropi
 
 Run: python -m dcaseg.benchmark.peers.nnunet CT OUT --model FOLDER [--windows K]
 
-All settings are nnU-Net's defaults with two exceptions, both in its favor: no mirroring (which takes eight times as
-long) and a single process (the default of six needs more memory).
+All settings are nnU-Net's defaults with two exceptions, both in its favor: no mirroring unless ``--mirroring`` is given
+(it takes eight times as long) and a single process (the default of six needs more memory).
 """
 
 from __future__ import annotations
@@ -29,11 +29,16 @@ PATCH = 128
 _TRAINER = "nnUNetTrainer"
 _CONFIGURATION = "3d_fullres"
 _FEATURES = (32, 64, 128, 256, 320, 320)
+_FEWEST_VOXELS = 4
 _IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
 
-def nnunet_model(folder: Path, spacing_mm: float, patch: int = PATCH, features: tuple[int, ...] = _FEATURES) -> Path:
-    """The folder of the model on an isotropic grid, inside ``folder``, created on first use."""
+def nnunet_model(folder: Path, spacing_mm: float, patch: int = PATCH, features: tuple[int, ...] | None = None) -> Path:
+    """The folder of the model on an isotropic grid, inside ``folder``, created on first use.
+
+    By default, it has six stages, or as many as leave at least four voxels of a side of the patch, as in nnU-Net.
+    """
+    features = features or _FEATURES[: min(len(_FEATURES), (patch // _FEWEST_VOXELS).bit_length())]
     path = folder / f"nnunet_{len(features)}_stages_of_{features[0]}_patch_{patch}_{spacing_mm:g}mm"
     if path.exists():
         return path
@@ -138,12 +143,15 @@ def _plans(spacing_mm: float, patch: int, architecture: dict[str, Any]) -> dict[
     }
 
 
-def predict(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCosts:
-    """Segment ``ct`` with the model in the folder ``model``, and write the label map to ``out``."""
+def predict(ct: Path, out: Path, model: Path, windows: int | None, mirroring: bool = False) -> WindowCosts:
+    """Segment ``ct`` with the model in the folder ``model``, and write the label map to ``out``.
+
+    With ``mirroring``, each window counts eight times.
+    """
     predictor = nnUNetPredictor(
         tile_step_size=0.5,
         use_gaussian=True,
-        use_mirroring=False,
+        use_mirroring=mirroring,
         device=torch.device("cpu"),
         verbose=False,
         allow_tqdm=False,
@@ -160,8 +168,9 @@ def main() -> None:
     """Segment a CT and write the times of its windows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_arguments(parser)
+    parser.add_argument("--mirroring", action="store_true", help="average eight mirrored predictions")
     args = parser.parse_args()
-    costs = predict(args.ct, args.out, args.model, args.windows)
+    costs = predict(args.ct, args.out, args.model, args.windows, args.mirroring)
     if args.report:
         costs.write(args.report)
 
