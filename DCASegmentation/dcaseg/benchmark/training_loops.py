@@ -201,7 +201,7 @@ def _nnunet(options: TrainingOptions, device: torch.device, case: Case) -> LoopC
 
         from .peers.nnunet import CONFIGURATION, dataset_json, plans
 
-        class WithVNet(nnUNetTrainer):  # type: ignore[misc, valid-type]
+        class WithVNet(nnUNetTrainer):
             @staticmethod
             def build_network_architecture(*args: Any, **settings: Any) -> torch.nn.Module:
                 return plain_vnet(options, divide([case], AMOS, options.partition))
