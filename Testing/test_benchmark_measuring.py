@@ -13,11 +13,11 @@ import torch
 from dcaseg.benchmark import pipelines, runs
 from dcaseg.benchmark.inputs import centered
 from dcaseg.benchmark.memory import LivingTensors, TensorBytes, measure_growth
-from dcaseg.benchmark.pipelines import Pipeline
+from dcaseg.benchmark.pipelines import Pipeline, Setting
 from dcaseg.benchmark.process_cost import Cost, ProcessFailedError, measure_process, with_threads
 from dcaseg.benchmark.rates import Rates
 from dcaseg.benchmark.report import Target, inference_plot, inference_report, inference_targets
-from dcaseg.benchmark.runs import Run, Runs, measure, named
+from dcaseg.benchmark.runs import Run, Runs, agreements, measure, named
 from dcaseg.benchmark.window_replay import WindowCosts, Windows, copied_tensor
 from dcaseg.errors import UserError
 
@@ -107,7 +107,7 @@ def fake(key, is_peer=False, needs=()):
 def test_programs_alternate_and_missing_or_failing_ones_are_skipped(monkeypatch):
     order = []
 
-    def run_once(pipeline, number, threads):
+    def run_once(pipeline, number, threads, keep):
         order.append((number, pipeline.key))
         if pipeline.key == "broken":
             raise ProcessFailedError("out of luck")
@@ -124,6 +124,54 @@ def test_programs_alternate_and_missing_or_failing_ones_are_skipped(monkeypatch)
     # Nothing is measured again.
     measure(chosen, 3, 1, done, kept.append, peer_rounds=2)
     assert len(order) == 6
+
+
+def writes_labels(key: str, voxels: list[int], replayed: bool = False, reference: str = "") -> Pipeline:
+    """A program that writes a label map, and the times of two windows, of which one may have been replayed."""
+    program = f"""
+import sys
+from pathlib import Path
+import numpy as np, SimpleITK as sitk
+from dcaseg.benchmark.window_replay import WindowCosts
+image = sitk.GetImageFromArray(np.array([{voxels}] * 9, np.uint8).reshape(3, 3, -1))
+sitk.WriteImage(image, str(Path(sys.argv[1]) / "labels.nii.gz"))
+WindowCosts(2, (1.0,) * {1 if replayed else 2}, (1.0,) * {1 if replayed else 2}).write(Path(sys.argv[2]))
+"""
+    return Pipeline(
+        key, key, lambda out, report: [sys.executable, "-c", program, str(out), str(report)], reference=reference
+    )
+
+
+def test_labels_of_all_windows_are_kept_and_compared_with_those_of_the_reference(tmp_path):
+    pytest.importorskip("psutil")
+    kept = tmp_path / "labels"
+    ours = writes_labels("ours", [0, 1, 1, 2, 2, 2], reference="plain")
+    replayed = writes_labels("replayed", [0, 1, 1, 2, 2, 2], replayed=True, reference="plain")
+    plain = writes_labels("plain", [0, 0, 1, 2, 2, 2])
+    done = Runs([], {})
+    measure([ours, replayed], 1, 1, done, lambda run: None, keep=kept)
+    assert done.left_out == {}
+    assert agreements([ours, replayed, plain], kept) == {}
+    measure([plain], 1, 1, done, lambda run: None, keep=kept)
+    # Organ 1: two voxels against one of them, so a Dice of 2/3.
+    assert agreements([ours, replayed, plain], kept) == {"ours": (pytest.approx(5 / 6), pytest.approx(2 / 3))}
+
+
+def test_the_shipped_model_computes_all_windows_and_has_a_reference_with_the_same_weights(tmp_path):
+    setting = Setting(tmp_path / "ct.nii.gz", tmp_path, windows=2, our_windows=3)
+    by_key = {pipeline.key: pipeline for pipeline in pipelines.pipelines(setting)}
+    out, report = tmp_path / "out", tmp_path / "windows.json"
+    shipped = by_key["shipped"].command(out, report)
+    plain = by_key["monai_shipped"].command(out, report)
+    assert "--windows" not in shipped
+    assert "--windows" not in plain
+    bundle = shipped[shipped.index("--bundle") + 1]
+    assert plain[plain.index("--model") + 1] == bundle
+    assert by_key["shipped"].reference == by_key["shipped_bf16"].reference == "monai_shipped"
+    assert by_key["ours"].reference == by_key["ours_equal"].reference == "monai"
+    assert by_key["ours_coarse"].reference == ""
+    assert "openvino-bf16" in by_key["shipped_bf16"].command(out, report)
+    assert {each.reference for each in by_key.values()} <= {"", *by_key}
 
 
 def test_an_unknown_pipeline_is_rejected():
@@ -148,6 +196,8 @@ def test_runs_are_stored_in_a_file_and_their_medians_compared(tmp_path):
     assert read.runs == some_runs().runs
     assert read.median("ours").cpu_s == 90
     assert read.ratio("ours", "nnunet") == pytest.approx(0.09)
+    assert read.range("ours") == (45, 270)
+    assert Runs(read.of("ours")[:1], {}).range("ours") is None
     assert read.ratio("ours", "totalsegmentator") is None
     (tmp_path / "runs.csv").write_text("nothing\n1\n")
     with pytest.raises(UserError, match="is not a table of runs"):
@@ -163,7 +213,7 @@ def test_targets_are_met_missed_or_not_measured():
     targets = {target.name: target for target in inference_targets(some_runs(), Rates(88.0, 66.0, 4.2, 275.0))}
     assert targets["CPU time, 1.5 mm, our defaults / nnU-Net"].value == pytest.approx(0.09)
     assert targets["CPU time of the shipped model, with maps and review / without"].words == "met"
-    assert targets["CPU time, 1.5 mm, our defaults / MONAI with the same network"].words == "missed by 20%"
+    assert targets["the same / MONAI with the same network"].words == "missed by 20%"
     assert targets["network's rate / SGEMM rate"].value == pytest.approx(0.75)
     assert targets["CPU time, 3 mm, our defaults / nnU-Net"].met is None
 
@@ -171,14 +221,17 @@ def test_targets_are_met_missed_or_not_measured():
 def test_report_and_plot_show_what_is_extrapolated_and_skipped(tmp_path):
     shown = [fake("ours"), fake("nnunet", True), fake("totalsegmentator", True)]
     done = some_runs()
-    text = inference_report(done, shown, inference_targets(done, None), None, {"CT": "512 x 512 x 150"})
-    assert "| NNUNET | 3 | 2 of 48 | 1000\\* | 1000\\* | 8000 |" in text
-    assert "| OURS | 3 | all | 90 | 90 | 1000 |" in text
+    facts = {"CT": "512 x 512 x 150"}
+    text = inference_report(done, shown, inference_targets(done, None), None, facts, {"ours": (0.99871, 0.98)})
+    assert "| NNUNET | 3 | 2 of 48 | 1000\\* | 500 to 3000 | 1000\\* | 8000 |  |" in text
+    assert "| OURS | 3 | all | 90 | 45 to 270 | 90 | 1000 | 0.9987 (0.9800) |" in text
+    assert "Agreement: mean Dice" in text
     assert "skipped: nnunetv2 is not installed" in text
     assert "Extrapolated" in text
     everything = replace(done.of("nnunet")[0], windows=48, computed=48)
     whole = inference_report(Runs([everything], {}), shown[1:2], [], None, {})
     assert "Extrapolated" not in whole
+    assert "Agreement" not in whole
     figure = inference_plot(done, shown, "a CT")
     time, memory = figure.axes
     assert [bar.get_width() for bar in time.patches] == [90, 1000]

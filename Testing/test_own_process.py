@@ -57,6 +57,30 @@ def test_idle_threads_sleep_in_the_worker():
     assert SLEEP in worker.errors.decode()
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"), [({}, 1), ({"OPENBLAS_NUM_THREADS": "2"}, 2), ({"OMP_NUM_THREADS": "2"}, 2)]
+)
+def test_numpy_multiplies_in_one_thread_unless_the_user_sets_another_number(own, expected):
+    pytest.importorskip("threadpoolctl")
+    script = (
+        "from dcaseg.inference.process_settings import importing\n"
+        "with importing():\n"
+        "    import numpy, threadpoolctl\n"
+        "print(*[each['num_threads'] for each in threadpoolctl.threadpool_info()])\n"
+    )
+    given = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**given, "PYTHONPATH": str(MODULE_FOLDER), **own},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if not told.stdout.strip():
+        pytest.skip("this NumPy has no threads of its own")
+    assert told.stdout.split() == [str(min(expected, os.cpu_count() or 1))]
+
+
 def test_the_garbage_collector_is_on_after_the_imports(tmp_path):
     script = (
         "import gc; from dcaseg.inference.process_settings import importing\n"

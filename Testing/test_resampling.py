@@ -123,3 +123,20 @@ def test_anti_aliasing_is_refused_for_labels_and_for_a_rotated_grid() -> None:
     rotated = Grid((10, 10, 5), (4.0, 4.0, 4.0), image.GetOrigin(), tuple(OBLIQUE.ravel()))
     with pytest.raises(ValueError, match="permuted or flipped"):
         resample(image, rotated, anti_aliasing=True)
+
+
+def test_planes_that_are_filtered_together_equal_those_filtered_alone() -> None:
+    rng = np.random.default_rng(3)
+    # More planes than are processed at once, and the last group is smaller.
+    image = sitk.GetImageFromArray(rng.integers(-1000, 1000, (37, 11, 14), np.int16))
+    source = Grid.of(image)
+
+    def coarse(planes: int, first: float) -> Grid:
+        return Grid((6, 5, planes), (2.4, 2.1, 1.0), (0.3, 0.2, first), source.direction)
+
+    together = sitk.GetArrayFromImage(resample(image, coarse(37, 0.0), anti_aliasing=True))
+    alone = [
+        sitk.GetArrayFromImage(resample(image[:, :, z : z + 1], coarse(1, float(z)), anti_aliasing=True))[0]
+        for z in range(37)
+    ]
+    np.testing.assert_array_equal(together, np.stack(alone))

@@ -267,16 +267,36 @@ def test_short_scans_repeat_pads_with_end_slices():
     assert (drawn[0, :, :4] == 0).all() and (volumes[0, 0, :, :4] == 0).all()
 
 
-def test_decay_weights_excludes_norms_and_biases(tmp_path):
-    trainer = Trainer(tmp_path, replace(SHORT, decay="weights"), THREE_BALLS, *CASES)
+def test_norms_and_biases_do_not_decay(tmp_path):
+    trainer = Trainer(tmp_path, SHORT, THREE_BALLS, *CASES)
     decaying, spared = trainer.optimizer.param_groups
     assert spared["weight_decay"] == 0 and decaying["weight_decay"] == SHORT.weight_decay
     assert {parameter.ndim for parameter in spared["params"]} == {1}
     assert {parameter.ndim for parameter in decaying["params"]} == {5}
     trainer.run()
-    again = Trainer(tmp_path, replace(SHORT, decay="weights", steps=5), THREE_BALLS, *CASES)
+    again = Trainer(tmp_path, replace(SHORT, steps=5), THREE_BALLS, *CASES)
     again.resume()
     again.run()
+
+
+def test_all_parameters_decay_in_the_papers_preset_and_in_runs_of_earlier_versions():
+    assert TrainingOptions.paper().decay == "all"
+    written = SHORT.to_json()
+    del written["decay"]
+    assert TrainingOptions.from_json(written).decay == "all"
+
+
+def test_the_fused_optimizer_takes_the_same_steps_as_the_plain_one(tmp_path):
+    fused = Trainer(tmp_path / "fused", SHORT, THREE_BALLS, *CASES)
+    plain = Trainer(tmp_path / "plain", SHORT, THREE_BALLS, *CASES)
+    assert fused.optimizer.defaults["fused"]
+    for group in plain.optimizer.param_groups:
+        group["fused"] = False
+    for _ in range(3):
+        fused._advance()
+        plain._advance()
+    for ours, theirs in zip(fused.network.parameters(), plain.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,10 @@ Also the temporary folders of runs, in Slicer's own temporary directory.
 
 from __future__ import annotations
 
-import gzip
+import io
 import math
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,21 +28,26 @@ _BYTES = {
     "int": 4, "int32": 4, "uint": 4, "unsigned int": 4, "uint32": 4, "float": 4,
     "longlong": 8, "int64": 8, "ulonglong": 8, "uint64": 8, "double": 8,
 }  # fmt: skip
-_CHUNK = 1 << 20
+# The header and the trailer.
+_SHORTEST_GZIP = 18
 
 
 def is_whole(stream: IO[bytes]) -> bool:
-    """Whether an NRRD file is complete; ``stream`` has its data attached, raw or compressed with gzip."""
+    """Whether an NRRD file was written to its end; ``stream`` has its data attached, raw or compressed with gzip.
+
+    Compressed data are not decompressed: they end with the number of bytes before compression (RFC 1952).
+    """
     header = _header(stream)
     if not {"type", "sizes", "encoding"} <= set(header) or header["type"] not in _BYTES:
         return False
     expected = _BYTES[header["type"]] * math.prod(int(size) for size in header["sizes"].split())
-    compressed = header["encoding"] in ("gzip", "gz")
-    try:
-        data = gzip.GzipFile(fileobj=stream) if compressed else stream
-        return sum(len(chunk) for chunk in iter(lambda: data.read(_CHUNK), b"")) == expected
-    except (EOFError, OSError, zlib.error):
+    start, end = stream.tell(), stream.seek(0, io.SEEK_END)
+    if header["encoding"] not in ("gzip", "gz"):
+        return end - start == expected
+    if end - start < _SHORTEST_GZIP:
         return False
+    stream.seek(-4, io.SEEK_END)
+    return int.from_bytes(stream.read(4), "little") == expected % 2**32
 
 
 def _header(stream: IO[bytes]) -> dict[str, str]:

@@ -77,9 +77,16 @@ _MAPS = _Options(
     ("--attention-levels", "4"),
     {"attention_levels": [4], "dominant_expert": True, "entropy": True, "disagreement": True},
 )
+_BFLOAT16 = _Options((*_LABELS_ONLY.args, "--backend", "openvino-bf16"), {})
 _EVERYTHING = _Options((*_MAPS.args, "--review"), {**_MAPS.fields, "review": True})
 # The plain sliding window of the other pipelines, over the whole volume.
 _EQUAL = _Options((*_LABELS_ONLY.args, "--overlap", "0.5", "--no-body-box"), {"overlap": 0.5, "body_box": False})
+
+
+FASTEST_MM = 6.0
+"""The grid of TotalSegmentator's --fastest."""
+# nnU-Net's planner makes no patch larger than the usual scan, which has about 70 voxels along each side at 6 mm.
+_FASTEST_PATCH = 80
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,8 @@ class Pipeline:
 
     ``command(out, report)`` returns its command line, where ``out`` is a folder for its output and ``report`` a JSON
     file for the times of its windows (not written if no windows are replayed). ``needs`` lists the modules that it
-    imports.
+    imports. ``labels`` is the label map that it writes, relative to ``out``. ``reference`` is the key of the pipeline
+    that runs the same weights in the plain way, with which its labels should agree; empty for none.
     """
 
     key: str
@@ -122,6 +130,8 @@ class Pipeline:
     command: Callable[[Path, Path], list[str]]
     is_peer: bool = False
     needs: tuple[str, ...] = field(default=())
+    labels: str = "labels.nii.gz"
+    reference: str = ""
 
     @property
     def missing(self) -> str | None:
@@ -133,25 +143,37 @@ def pipelines(setting: Setting) -> list[Pipeline]:
     """All pipelines, ours first. Models are created only when a command is requested."""
     fine, coarse = setting.fine_mm, setting.coarse_mm
     return [
-        _ours("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ONLY),
         _ours("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, _EQUAL),
+        _ours("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ONLY),
         _ours("ours_maps", f"DCA {fine:g} mm, with maps", setting, fine, _MAPS),
         _ours("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ONLY),
         # Only the shipped model has a review, since the output of random weights is noise and full of findings.
         _ours("shipped", "shipped model", setting, None, _LABELS_ONLY),
+        _ours("shipped_bf16", "shipped model, bfloat16", setting, None, _BFLOAT16),
         _ours("shipped_maps", "shipped model, with maps and review", setting, None, _EVERYTHING),
         _nnunet("nnunet", "nnU-Net", "nnunet", setting, fine),
+        _nnunet("nnunet_mirroring", "nnU-Net with mirroring", "nnunet", setting, fine, extra=("--mirroring",)),
         _nnunet("totalsegmentator", "TotalSegmentator's settings, one model", "totalsegmentator", setting, fine),
-        _monai(setting),
+        _monai("monai", f"MONAI with our network, {fine:g} mm", setting, fine),
         _nnunet("nnunet_coarse", "nnU-Net", "nnunet", setting, coarse),
         _nnunet("totalsegmentator_fast", "TotalSegmentator's fast settings", "totalsegmentator", setting, coarse),
+        _nnunet(
+            "totalsegmentator_fastest",
+            "TotalSegmentator's fastest settings",
+            "totalsegmentator",
+            setting,
+            FASTEST_MM,
+            patch=_FASTEST_PATCH,
+        ),
+        _monai("monai_shipped", "MONAI with the shipped model", setting, None),
     ]
 
 
 def _ours(key: str, name: str, setting: Setting, spacing_mm: float | None, options: _Options) -> Pipeline:
     def command(out: Path, report: Path) -> list[str]:
         bundle = setting.bundle(spacing_mm)
-        if setting.our_windows is not None:
+        # The shipped model has real weights, so its labels are compared, too: it computes all windows.
+        if setting.our_windows is not None and spacing_mm is not None:
             args = [str(setting.ct), str(out / "result"), "--model", str(bundle), "--report", str(report)]
             args += ["--windows", str(setting.our_windows), "--options", json.dumps(options.fields)]
             return [sys.executable, "-m", f"{__package__}.window_replay", *args]
@@ -159,30 +181,39 @@ def _ours(key: str, name: str, setting: Setting, spacing_mm: float | None, optio
         args = ["-o", str(out / "result"), "--bundle", str(bundle), "--device", "cpu"]
         return [*segment, *args, "--no-scene", "--format", ".nii.gz", *options.args]
 
-    return Pipeline(key, name, command)
+    reference = {None: "monai_shipped", setting.fine_mm: "monai"}.get(spacing_mm, "")
+    return Pipeline(key, name, command, labels="result/labels.nii.gz", reference=reference)
 
 
-def _nnunet(key: str, name: str, module: str, setting: Setting, spacing_mm: float) -> Pipeline:
+def _nnunet(
+    key: str,
+    name: str,
+    module: str,
+    setting: Setting,
+    spacing_mm: float,
+    patch: int = 128,
+    extra: tuple[str, ...] = (),
+) -> Pipeline:
     def command(out: Path, report: Path) -> list[str]:
         # This imports nnU-Net, which may not be installed.
         from .peers.nnunet import nnunet_model
 
-        return _peer(module, setting, spacing_mm, nnunet_model(setting.folder, spacing_mm), out, report)
+        model = nnunet_model(setting.folder, spacing_mm, patch)
+        return [*_peer(module, setting, setting.windows, model, out, report), "--spacing", str(spacing_mm), *extra]
 
     needs = ("nnunetv2", "nibabel", "scipy")
     return Pipeline(key, f"{name}, {spacing_mm:g} mm", command, is_peer=True, needs=needs)
 
 
-def _monai(setting: Setting) -> Pipeline:
+def _monai(key: str, name: str, setting: Setting, spacing_mm: float | None) -> Pipeline:
     def command(out: Path, report: Path) -> list[str]:
-        bundle = setting.bundle(setting.fine_mm)
-        return _peer("monai_reference", setting, setting.fine_mm, bundle, out, report)
+        windows = None if spacing_mm is None else setting.windows
+        return _peer("monai_reference", setting, windows, setting.bundle(spacing_mm), out, report)
 
-    name = f"MONAI with our network, {setting.fine_mm:g} mm"
-    return Pipeline("monai", name, command, is_peer=True, needs=("monai", "nibabel"))
+    return Pipeline(key, name, command, is_peer=True, needs=("monai", "nibabel"))
 
 
-def _peer(module: str, setting: Setting, spacing_mm: float, model: Path, out: Path, report: Path) -> list[str]:
-    windows = [] if setting.windows is None else ["--windows", str(setting.windows)]
+def _peer(module: str, setting: Setting, windows: int | None, model: Path, out: Path, report: Path) -> list[str]:
+    counted = [] if windows is None else ["--windows", str(windows)]
     program = [sys.executable, "-m", f"{__package__}.peers.{module}", str(setting.ct), str(out / "labels.nii.gz")]
-    return [*program, "--spacing", str(spacing_mm), "--model", str(model), "--report", str(report), *windows]
+    return [*program, "--model", str(model), "--report", str(report), *counted]

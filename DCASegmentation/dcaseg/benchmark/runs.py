@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..errors import UserError
-from ..imaging.readers import read_ct
+from ..imaging.label_comparison import dice_by_label
+from ..imaging.readers import read_ct, read_labels
 from ..imaging.writers import write_image, write_text
 from .pipelines import Pipeline, Setting, pipelines
 from .process_cost import Cost, ProcessFailedError, measure_process, with_threads
@@ -68,6 +71,11 @@ class Runs:
         wall, cpu, peak = ([getattr(run, name) for run in runs] for name in ("wall_s", "cpu_s", "peak_mib"))
         return Cost(statistics.median(wall), statistics.median(cpu), statistics.median(peak))
 
+    def range(self, key: str, figure: str = "cpu_s") -> tuple[float, float] | None:
+        """Lowest and highest value of a quantity (a field of ``Cost``) over the runs; None for fewer than two runs."""
+        values = [getattr(run, figure) for run in self.of(key)]
+        return (min(values), max(values)) if len(values) > 1 else None
+
     def ratio(self, key: str, to: str, figure: str = "cpu_s") -> float | None:
         """Ratio of a quantity (a field of ``Cost``) of two pipelines; None if one of them has no runs."""
         ours, theirs = self.median(key), self.median(to)
@@ -104,12 +112,14 @@ def measure(
     on_run: Callable[[Run], None],
     peer_rounds: int | None = None,
     progress: Report | None = None,
+    keep: Path | None = None,
 ) -> None:
     """Run each pipeline once per round until it has ``rounds`` runs in ``done``, to which runs are added.
 
     The pipelines alternate, so that other load on the computer affects all of them equally. ``peer_rounds`` limits the
     rounds of the peers. ``on_run`` receives each finished run. A pipeline that fails or lacks a module is skipped from
-    then on, and ``done.left_out`` gets the reason.
+    then on, and ``done.left_out`` gets the reason. ``keep`` is a folder for the label maps of pipelines that computed
+    all windows.
     """
     order = [
         (number, pipeline)
@@ -126,7 +136,7 @@ def measure(
             done.left_out[pipeline.key] = f"{pipeline.missing} is not installed"
             continue
         try:
-            run = run_once(pipeline, number, threads)
+            run = run_once(pipeline, number, threads, keep)
         except ProcessFailedError as error:
             done.left_out[pipeline.key] = f"failed: {error}"
             continue
@@ -134,18 +144,46 @@ def measure(
         on_run(run)
 
 
-def run_once(pipeline: Pipeline, number: int, threads: int) -> Run:
-    """Run a pipeline once and discard its results. Raises ProcessFailedError if it fails."""
+def run_once(pipeline: Pipeline, number: int, threads: int, keep: Path | None = None) -> Run:
+    """Run a pipeline once. Raises ProcessFailedError if it fails.
+
+    Its label map is moved to the folder ``keep``, if given and if all windows were computed; else it is discarded.
+    """
     sgemm = sgemm_rate()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "windows.json"
         cost = measure_process(pipeline.command(Path(folder), report), with_threads(threads))
-        if not report.exists():
-            return Run(pipeline.key, number, cost.wall_s, cost.cpu_s, cost.peak_mib, cost.cpu_s, sgemm=sgemm)
-        windows = WindowCosts.read(report)
+        windows = WindowCosts.read(report) if report.exists() else None
+        if keep is not None and (windows is None or not windows.replayed):
+            _keep_labels(Path(folder) / pipeline.labels, keep / f"{pipeline.key}.nii.gz")
+    if windows is None:
+        return Run(pipeline.key, number, cost.wall_s, cost.cpu_s, cost.peak_mib, cost.cpu_s, sgemm=sgemm)
     whole = windows.extrapolated(cost)
     counts = (windows.total, windows.total - windows.replayed)
     return Run(pipeline.key, number, whole.wall_s, whole.cpu_s, whole.peak_mib, cost.cpu_s, *counts, sgemm)
+
+
+def _keep_labels(written: Path, kept: Path) -> None:
+    if written.exists() and not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(written, kept)
+
+
+def agreements(chosen: Iterable[Pipeline], kept: Path) -> dict[str, tuple[float, float]]:
+    """How far the labels of pipelines agree with those of their references: mean and lowest Dice of the organs, by key.
+
+    ``kept`` is the folder of ``measure``. Pipelines whose label map or whose reference's is not there are missing.
+    """
+    found = {}
+    for pipeline in chosen:
+        files = [kept / f"{key}.nii.gz" for key in (pipeline.key, pipeline.reference)]
+        if pipeline.reference and all(file.exists() for file in files):
+            ours, theirs = (sitk.GetArrayFromImage(read_labels(file)) for file in files)
+            dice = dice_by_label(ours, theirs, int(max(ours.max(), theirs.max())))
+            dice = dice[~np.isnan(dice)]
+            if len(dice):
+                found[pipeline.key] = float(dice.mean()), float(dice.min())
+    return found
 
 
 def named(keys: Iterable[str], known: Sequence[Pipeline]) -> list[Pipeline]:

@@ -1,9 +1,13 @@
-"""Compares our trainer with a plain MONAI loop that trains the same network: samples per second, CPU time, memory.
+"""Compares our trainer with a plain MONAI loop and with nnU-Net's trainer: samples per second, CPU time, memory.
 
-Both train the V-Net of ``dca train --strategy vnet`` on one labeled phantom, with AdamW, the same size and number of
-patches, and no spatial augmentation. The MONAI loop follows its tutorials: CacheDataset, RandCropByPosNegLabeld, three
-random intensity transforms, DiceCELoss, single precision, and the default memory format. Our loop is measured with its
-usual precision (see ``training.mixed_precision``) and in single precision.
+All train the V-Net of ``dca train --strategy vnet`` on one labeled phantom, with the same size and number of patches.
+Ours and MONAI's use AdamW and no spatial augmentation. The MONAI loop follows its tutorials: CacheDataset,
+RandCropByPosNegLabeld, three random intensity transforms, DiceCELoss, single precision, and the default memory format.
+Our loop is measured with its usual precision (see ``training.mixed_precision``) and in single precision.
+
+nnU-Net's trainer has its own data loader, augmentation (rotation and scaling, blur, noise, gamma and others), loss and
+optimizer (SGD), and single precision, its default on a CPU. It draws patches in the same process, and the V-Net has no
+deep supervision.
 
 Runs in a separate process: python -m dcaseg.benchmark.training_loops LOOP OPTIONS
 """
@@ -18,9 +22,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..organs import AMOS
@@ -33,7 +39,8 @@ from ..training.training_set import divide
 from .process_cost import ProcessFailedError
 from .step_cost import peak_mib
 
-LOOPS = ("ours", "ours, single precision", "monai")
+NNUNET = "nnU-Net's trainer"
+LOOPS = ("ours", "ours, single precision", "monai", NNUNET)
 _SCAN_MM = (4.0, 4.0, 5.0)
 
 
@@ -52,6 +59,11 @@ class LoopCost:
     cpu_seconds: float
     network_share: float
     peak_mib: float
+
+
+def missing(loop: str) -> str | None:
+    """The package that a loop in ``LOOPS`` needs and that is not installed, or None."""
+    return "nnunetv2" if loop == NNUNET and find_spec("nnunetv2") is None else None
 
 
 def measure_loop(
@@ -181,12 +193,76 @@ def _monai(options: TrainingOptions, device: torch.device, case: Case) -> LoopCo
     return clock.cost("monai", options.labeled_per_step)
 
 
+def _nnunet(options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
+    with tempfile.TemporaryDirectory() as folder:
+        # nnU-Net reads these when it is imported. Without worker processes, the CPU time is that of this process.
+        os.environ |= {"nnUNet_preprocessed": folder, "nnUNet_results": folder, "nnUNet_n_proc_DA": "0"}
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+        from .peers.nnunet import CONFIGURATION, dataset_json, plans
+
+        class WithVNet(nnUNetTrainer):
+            @staticmethod
+            def build_network_architecture(*args: Any, **settings: Any) -> torch.nn.Module:
+                return plain_vnet(options, divide([case], AMOS, options.partition))
+
+            def set_deep_supervision_enabled(self, enabled: bool) -> None:
+                pass
+
+            def plot_network_architecture(self) -> None:
+                pass
+
+        # nnU-Net's spacing has the order of the array axes.
+        model_plans = plans(options.grid.spacing[::-1], options.patch, options.labeled_per_step)
+        _write_preprocessed(Path(folder) / model_plans["dataset_name"], model_plans, case)
+        # Versions before 2.7 ignore the last entry.
+        trainer = WithVNet({**model_plans, "continue_training": False}, CONFIGURATION, "all", dataset_json(), device)
+        trainer.enable_deep_supervision = False
+        trainer.on_train_start()
+        trainer.on_train_epoch_start()
+        clock = _Clock(device)
+        for _ in range(options.steps):
+            batch = next(trainer.dataloader_train)
+
+            def step(batch: Any = batch) -> None:
+                trainer.train_step(batch)
+
+            clock.in_network(step)
+            clock.step_done()
+        return clock.cost(NNUNET, options.labeled_per_step)
+
+
+def _write_preprocessed(folder: Path, model_plans: dict[str, Any], case: Case) -> None:
+    """Write ``case`` into ``folder`` as nnU-Net's preprocessing would."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+    from .peers.nnunet import CONFIGURATION, dataset_json
+
+    assert case.labels is not None
+    known = model_plans["foreground_intensity_properties_per_channel"]["0"]
+    clipped = np.clip(case.hu.astype(np.float32), known["percentile_00_5"], known["percentile_99_5"])
+    data = ((clipped - known["mean"]) / known["std"])[None]
+    segmentation = case.labels.astype(np.int16)[None]
+    classes = list(range(1, len(AMOS) + 1))
+    locations = DefaultPreprocessor._sample_foreground_locations(segmentation, classes)
+    cases = folder / model_plans["configurations"][CONFIGURATION]["data_identifier"]
+    cases.mkdir(parents=True)
+    nnUNetDatasetBlosc2.save_case(data, segmentation, {"class_locations": locations}, str(cases / "case"))
+    for name, content in (
+        ("dataset.json", dataset_json()),
+        ("plans.json", model_plans),
+        ("dataset_fingerprint.json", {}),
+    ):
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
 def _main(loop: str, json_args: str) -> None:
     args = json.loads(json_args)
     options = replace(TrainingOptions.from_json(args["options"]), strategy="vnet", steps=args["steps"] + 1)
     if args["threads"]:
         torch.set_num_threads(args["threads"])
-    if loop != "monai":
+    if loop.startswith("ours"):
         # Like dca train.
         from ..inference.process_settings import keep_freed_memory
 
@@ -196,7 +272,12 @@ def _main(loop: str, json_args: str) -> None:
     device = torch.device(args["device"])
     if loop == "ours, single precision":
         options = replace(options, mixed_precision=False)
-    cost = _monai(options, device, case) if loop == "monai" else _ours(loop, options, device, case)
+    if loop == "monai":
+        cost = _monai(options, device, case)
+    elif loop == NNUNET:
+        cost = _nnunet(options, device, case)
+    else:
+        cost = _ours(loop, options, device, case)
     print(json.dumps(asdict(cost)))
 
 

@@ -23,6 +23,7 @@ EXAMPLES = "Example: dca benchmark inference -o benchmark --windows 2"
 
 _RUNS = "runs.csv"
 _SETTING = "setting.json"
+_LABELS = "labels"
 
 
 @expand
@@ -37,7 +38,10 @@ def run(
     ] = None,
     windows: Annotated[
         str,
-        typer.Option(help="Windows that the other programs compute; their results are reused for the rest. Or all."),
+        typer.Option(
+            help="Windows that the other programs compute; their results are reused for the rest. Or all. The shipped "
+            "model always computes all."
+        ),
     ] = "all",
     our_windows: Annotated[str, typer.Option(help="The same for our program.")] = "all",
     only: Annotated[str | None, typer.Option(help="Only measure these programs, such as ours,nnunet.")] = None,
@@ -57,15 +61,15 @@ def run(
 
     One CT is segmented with dca segment in several settings, with nnU-Net, with MONAI's pipeline and our network, and
     with TotalSegmentator's settings and nnU-Net's network. Each segmentation runs in its own process. Wall time, CPU
-    time and peak memory include all child processes. All networks have random weights. Programs that are not installed
-    are skipped; to install them, run **pip install nnunetv2 nibabel scipy psutil**. Ctrl+C keeps the measurements, and
-    **--resume** continues.
+    time and peak memory include all child processes. All networks have random weights, except those of the shipped
+    model, whose labels are compared with MONAI's. Programs that are not installed are skipped; to install them, run
+    **pip install nnunetv2 nibabel scipy psutil**. Ctrl+C keeps the measurements, and **--resume** continues.
     """
     from ..benchmark.inputs import benchmark_ct
     from ..benchmark.pipelines import Setting, pipelines
     from ..benchmark.rates import measure_rates
     from ..benchmark.report import command_line, inference_plot, inference_report, inference_targets
-    from ..benchmark.runs import measure, named, warm_up
+    from ..benchmark.runs import agreements, measure, named, warm_up
     from ..imaging.writers import write_text
     from .option_values import parse_numbers
 
@@ -93,12 +97,13 @@ def run(
             print_line(f"{each.key}: {each.cpu_s:.1f} CPU s, {each.wall_s:.1f} s, {each.peak_mib:.0f} MiB")
 
         warm_up(chosen, setting, threads)
-        measure(chosen, rounds, threads, runs, save, peer_rounds, progress)
+        measure(chosen, rounds, threads, runs, save, peer_rounds, progress, out / _LABELS)
         rates = measure_rates(setting.bundle(fine), threads)
     reported = [pipeline for pipeline in available if runs.of(pipeline.key) or pipeline.key in runs.left_out]
     targets = inference_targets(runs, rates)
     about = {"CT": _about_ct(setting.ct), "command": command_line(), "threads": str(threads)}
-    write_text(inference_report(runs, reported, targets, rates, about), out / "benchmark.md")
+    agreement = agreements(reported, out / _LABELS)
+    write_text(inference_report(runs, reported, targets, rates, about, agreement), out / "benchmark.md")
     inference_plot(runs, reported, about["CT"]).savefig(out / "benchmark.png", dpi=150)
     for key, reason in runs.left_out.items():
         warn(f"{key} was skipped: {reason}.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..training.options import TrainingOptions
-from .console import output, print_line, print_table, progress_bar, table
+from .console import output, print_line, print_table, progress_bar, table, warn
 from .field_options import Values, expand, fields_of
 from .option_values import parse_patch, require_new_file
 from .options import DeviceOption, overwrite_option
@@ -47,8 +47,9 @@ def run(
     (joint), and the stages of the default preset, the second of them also without the unsupervised loss (labelled).
     Their losses are compared with those of plain. On the CPU, times are CPU seconds.
 
-    A run on phantoms then measures how long steps wait for patches. Finally, our trainer and a simple MONAI loop train
-    the same V-Net, and samples per second, CPU time, memory and the fraction of time in the network are compared.
+    A run on phantoms then measures how long steps wait for patches. Finally, our trainer, a simple MONAI loop and
+    nnU-Net's trainer (if **nnunetv2** is installed) train the same V-Net, and samples per second, CPU time, memory and
+    the fraction of time in the network are compared.
 
     GPU memory is an estimate: the tensors of steps with small patches are measured on the CPU in single precision and
     scaled to the full patch, plus 1.5 GiB for CUDA itself.
@@ -58,7 +59,7 @@ def run(
     from ..benchmark.data_loading import measure_data_loading
     from ..benchmark.memory import BEYOND_TENSORS_GIB, estimate
     from ..benchmark.step_cost import expected_step, measure_in_turn
-    from ..benchmark.training_loops import LOOPS, measure_loop
+    from ..benchmark.training_loops import LOOPS, measure_loop, missing
     from ..evaluation.experiments.definitions import small_options
     from ..imaging.writers import write_json
     from ..inference.device import choose_device
@@ -81,8 +82,8 @@ def run(
         )
         progress(0.8, "Training on phantoms")
         loading = measure_data_loading(options, torch_device, steps, threads)
-        progress(0.9, "Training with our trainer and with MONAI")
-        loops = [measure_loop(name, options, torch_device, steps, threads) for name in LOOPS]
+        progress(0.9, "Training with our trainer and with others")
+        loops = [measure_loop(name, options, torch_device, steps, threads) for name in LOOPS if not missing(name)]
         progress(0.97, "Measuring tensors")
         tensors_gib = estimate(options).gib_at(options.patch)
     plain = costs["plain"]
@@ -112,6 +113,9 @@ def run(
             f"{loop.peak_mib:.0f}",
         )  # fmt: skip
     output().print(loop_table)
+    for name in LOOPS:
+        if (package := missing(name)) is not None:
+            warn(f"{name} was skipped: {package} is not installed.")
     gpu_gib = tensors_gib + BEYOND_TENSORS_GIB
     print_line(
         f"Estimated GPU memory: {gpu_gib:.1f} GiB in single precision ({tensors_gib:.1f} GiB of tensors, and "

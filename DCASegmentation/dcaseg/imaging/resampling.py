@@ -17,6 +17,8 @@ Interpolator = Literal["linear", "nearest"]
 _TRUNCATE = 4.0
 # The largest deviation (in index units) between the axes of two grids that are only permuted and flipped.
 _ALIGNED = 1e-4
+# Planes that the anti-aliasing filter processes at once.
+_PLANES_AT_ONCE = 16
 
 
 def anti_aliasing_sigma(spacing: float, target_spacing: float) -> float:
@@ -56,7 +58,7 @@ def resample(
     it raises ValueError.
 
     Memory: the result, and a copy of ``image`` with the repeated border if the grid reaches beyond its voxels. With
-    anti-aliasing: the planes of ``image`` at the in-plane size of ``grid``.
+    anti-aliasing: the planes of ``image`` at the in-plane size of ``grid``, and a few of its planes as float32.
     """
     linear = interpolator == "linear"
     if anti_aliasing:
@@ -117,14 +119,26 @@ def _resample_separably(image: sitk.Image, grid: Grid) -> sitk.Image:
         factor = grid.spacing[target] / source.spacing[axis]
         matrices[axis] = _axis_matrix(source.size[axis], positions, anti_aliasing_sigma(1.0, factor))
     along_x, along_y, along_z = matrices
-    array = sitk.GetArrayViewFromImage(image)
-    planes = np.empty((len(array), len(along_y), len(along_x)), np.float32)
-    for z, plane in enumerate(array):
-        np.matmul(along_y @ plane.astype(np.float32), along_x.T, out=planes[z])
+    planes = _filter_planes(sitk.GetArrayViewFromImage(image), along_y, along_x)
     filtered = np.tensordot(along_z, planes, axes=(1, 0))
     # From the array axes (z, y, x) of the image to those of the grid.
     order = [2 - source_axes[2 - axis] for axis in range(3)]
     return grid.image_of(np.ascontiguousarray(filtered.transpose(order)))
+
+
+def _filter_planes(array: np.ndarray, along_y: np.ndarray, along_x: np.ndarray) -> np.ndarray:
+    """Each plane of ``array`` (z, y, x), with the matrices applied to its columns and its rows, float32.
+
+    In a few large products: each one waits for the other threads of OpenBLAS, on a busy computer for a tenth of a
+    second.
+    """
+    planes = np.empty((len(array), len(along_y), len(along_x)), np.float32)
+    for first in range(0, len(array), _PLANES_AT_ONCE):
+        block = array[first : first + _PLANES_AT_ONCE].transpose(1, 0, 2).astype(np.float32, order="C")
+        columns = (along_y @ block.reshape(len(block), -1)).reshape(-1, array.shape[2])
+        part = (columns @ along_x.T).reshape(len(along_y), -1, len(along_x))
+        planes[first : first + _PLANES_AT_ONCE] = part.transpose(1, 0, 2)
+    return planes
 
 
 def _axis_matrix(size: int, positions: np.ndarray, sigma: float) -> np.ndarray:

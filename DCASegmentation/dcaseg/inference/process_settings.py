@@ -16,16 +16,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _POLICY = "OMP_WAIT_POLICY"
+_NUMPY_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 def sleeping_threads() -> dict[str, str]:
-    """Return the environment variables that make PyTorch's idle threads sleep. A value set by the user stays.
+    """Return the environment variables that keep threads from spinning while they wait. Values set by the user stay.
 
-    By default OpenMP lets threads spin for some milliseconds after each operation, so that the next one starts a little
-    sooner. Under other load that costs many times what it saves: as long as one thread waits for a core, all others
-    spin. OpenMP reads the environment once, when PyTorch is imported.
+    By default OpenMP lets PyTorch's threads spin for some milliseconds after each operation, so that the next one
+    starts a little sooner. Under other load that costs many times what it saves: as long as one thread waits for a
+    core, all others spin. NumPy's own threads (OpenBLAS) always spin, so there is only one: its products of matrices
+    take a tenth of a second for a whole CT, but with two threads on a busy computer they took twelve. Both libraries
+    read the environment once, when they are imported.
     """
-    return {_POLICY: os.environ.get(_POLICY, "PASSIVE")}
+    # OpenBLAS would follow this one, too.
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    return {
+        _POLICY: os.environ.get(_POLICY, "PASSIVE"),
+        _NUMPY_THREADS: os.environ.get(_NUMPY_THREADS, threads),
+    }
 
 
 @contextmanager

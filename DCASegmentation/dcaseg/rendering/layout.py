@@ -157,6 +157,8 @@ def concat_images(left: Path, title: str, picture: Path) -> None:
 
 _WIDTH_INCHES = 16.0
 _DPI = 150
+# Pillow's default, 6, takes more than twice as long for a file that is a tenth smaller.
+_COMPRESSION = 3
 _GAP = 0.06  # inches between panels
 _TITLE_HEIGHT, _PANEL_TITLE_HEIGHT, _ORGANS_HEIGHT, _SCALES_HEIGHT = 0.72, 0.3, 0.82, 0.55
 _LEGEND_COLUMNS = 8
@@ -195,7 +197,8 @@ def write_picture(picture: Picture, path: Path) -> None:
     with matplotlib.rc_context({"font.size": 11, "font.family": _fonts(), "text.parse_math": False}):
         figure = compose(picture)
         FigureCanvasAgg(figure)
-        write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=_DPI))
+        settings = {"compress_level": _COMPRESSION}
+        write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=_DPI, pil_kwargs=settings))
 
 
 def _fonts() -> list[str]:

@@ -168,7 +168,7 @@ class TrainingOptions:
     crop: Crop = "center"
     short_scans: ShortScans = "repeat"
     # Which parameters have weight decay: "all", or "weights", which excludes norms and biases.
-    decay: Decay = "all"
+    decay: Decay = "weights"
     # Options of this strategy, by name; each strategy's file defines them (strategies.base.option).
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -196,6 +196,7 @@ class TrainingOptions:
             "crop": "position",
             "short_scans": "air",
             "optimizer": "sgd",
+            "decay": "all",
             "learning_rate": 1e-2,
             "warmup_steps": 0,
             "grad_clip_norm": float("inf"),
@@ -246,6 +247,7 @@ _BEFORE: dict[str, Any] = {
     "short_scans": "air",
     "attention_weight": 0.0,
     "spatial_augmentation": False,
+    "decay": "all",
 }
 _GRID_BEFORE: dict[str, Any] = {"anti_aliasing": False}
 

@@ -5,8 +5,8 @@ Plans, network and resampling are the defaults of nnU-Net's planner for isotropi
 
 Run: python -m dcaseg.benchmark.peers.nnunet CT OUT --model FOLDER [--windows K]
 
-All settings are nnU-Net's defaults with two exceptions, both in its favor: no mirroring (which takes eight times as
-long) and a single process (the default of six needs more memory).
+All settings are nnU-Net's defaults with two exceptions, both in its favor: no mirroring unless ``--mirroring`` is given
+(it takes eight times as long) and a single process (the default of six needs more memory).
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ from ..window_replay import WindowCosts, Windows, add_arguments, copied_tensor
 N_CLASSES = 16
 PATCH = 128
 _TRAINER = "nnUNetTrainer"
-_CONFIGURATION = "3d_fullres"
+CONFIGURATION = "3d_fullres"
 _FEATURES = (32, 64, 128, 256, 320, 320)
+_FEWEST_VOXELS = 4
 _IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
 
-def nnunet_model(folder: Path, spacing_mm: float, patch: int = PATCH, features: tuple[int, ...] = _FEATURES) -> Path:
-    """The folder of the model on an isotropic grid, inside ``folder``, created on first use."""
+def nnunet_model(folder: Path, spacing_mm: float, patch: int = PATCH, features: tuple[int, ...] | None = None) -> Path:
+    """The folder of the model on an isotropic grid, inside ``folder``, created on first use.
+
+    By default, it has six stages, or as many as leave at least four voxels of a side of the patch, as in nnU-Net.
+    """
+    features = features or _FEATURES[: min(len(_FEATURES), (patch // _FEWEST_VOXELS).bit_length())]
     path = folder / f"nnunet_{len(features)}_stages_of_{features[0]}_patch_{patch}_{spacing_mm:g}mm"
     if path.exists():
         return path
@@ -51,11 +56,9 @@ def _write(folder: Path, spacing_mm: float, patch: int, features: tuple[int, ...
     weights = folder / "fold_0"
     weights.mkdir(parents=True)
     architecture = _architecture(features)
-    labels = {"background": 0, **{f"organ {label}": label for label in range(1, N_CLASSES)}}
-    dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
-    (folder / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
-    plans = _plans(spacing_mm, patch, architecture)
-    (folder / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    (folder / "dataset.json").write_text(json.dumps(dataset_json()), encoding="utf-8")
+    written = plans((spacing_mm,) * 3, (patch,) * 3, features=features)
+    (folder / "plans.json").write_text(json.dumps(written), encoding="utf-8")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = get_network_from_plans(
@@ -66,7 +69,7 @@ def _write(folder: Path, spacing_mm: float, patch: int, features: tuple[int, ...
         {
             "network_weights": network.state_dict(),
             "trainer_name": _TRAINER,
-            "init_args": {"configuration": _CONFIGURATION},
+            "init_args": {"configuration": CONFIGURATION},
             "inference_allowed_mirroring_axes": (0, 1, 2),
         },
         weights / "checkpoint_final.pth",
@@ -97,14 +100,27 @@ def _architecture(features: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _plans(spacing_mm: float, patch: int, architecture: dict[str, Any]) -> dict[str, Any]:
+def dataset_json() -> dict[str, Any]:
+    """nnU-Net's description of a data set of CTs with ``N_CLASSES`` labels, including the background."""
+    labels = {"background": 0, **{f"organ {label}": label for label in range(1, N_CLASSES)}}
+    return {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+
+
+def plans(
+    spacing_mm: tuple[float, float, float],
+    patch: tuple[int, int, int],
+    batch: int = 2,
+    features: tuple[int, ...] = _FEATURES,
+) -> dict[str, Any]:
+    """nnU-Net's plans of a model with this spacing and patch, both in the order of the array axes (z, y, x)."""
+    architecture = _architecture(features)
     resampling: dict[str, Any] = {}
     for what, is_label_map, order in (("data", False, 3), ("seg", True, 1), ("probabilities", False, 1)):
         resampling[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
         resampling[f"resampling_fn_{what}_kwargs"] = {
             **{"is_seg": is_label_map, "order": order, "order_z": 0, "force_separate_z": None}
         }
-    spacing = [spacing_mm] * 3
+    spacing = list(spacing_mm)
     # Foreground intensities of abdominal CT, for normalization.
     intensities = {"mean": 80.0, "std": 140.0, "median": 90.0, "min": -1000.0, "max": 2000.0}
     return {
@@ -116,11 +132,11 @@ def _plans(spacing_mm: float, patch: int, architecture: dict[str, Any]) -> dict[
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
         "configurations": {
-            _CONFIGURATION: {
-                "data_identifier": f"nnUNetPlans_{_CONFIGURATION}",
+            CONFIGURATION: {
+                "data_identifier": f"nnUNetPlans_{CONFIGURATION}",
                 "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": 2,
-                "patch_size": [patch] * 3,
+                "batch_size": batch,
+                "patch_size": list(patch),
                 "median_image_size_in_voxels": [300.0] * 3,
                 "spacing": spacing,
                 "normalization_schemes": ["CTNormalization"],
@@ -138,12 +154,15 @@ def _plans(spacing_mm: float, patch: int, architecture: dict[str, Any]) -> dict[
     }
 
 
-def predict(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCosts:
-    """Segment ``ct`` with the model in the folder ``model``, and write the label map to ``out``."""
+def predict(ct: Path, out: Path, model: Path, windows: int | None, mirroring: bool = False) -> WindowCosts:
+    """Segment ``ct`` with the model in the folder ``model``, and write the label map to ``out``.
+
+    With ``mirroring``, each window counts eight times.
+    """
     predictor = nnUNetPredictor(
         tile_step_size=0.5,
         use_gaussian=True,
-        use_mirroring=False,
+        use_mirroring=mirroring,
         device=torch.device("cpu"),
         verbose=False,
         allow_tqdm=False,
@@ -160,8 +179,9 @@ def main() -> None:
     """Segment a CT and write the times of its windows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_arguments(parser)
+    parser.add_argument("--mirroring", action="store_true", help="average eight mirrored predictions")
     args = parser.parse_args()
-    costs = predict(args.ct, args.out, args.model, args.windows)
+    costs = predict(args.ct, args.out, args.model, args.windows, args.mirroring)
     if args.report:
         costs.write(args.report)
 

@@ -30,7 +30,7 @@ from .base import Task, WindowNetwork, one_by_one, processor
 
 _COMPILED, _CONTENTS = "compiled.blob", "contents.json"
 # Increase when the conversion changes, so that older cached networks are not used.
-_CONVERSION = 4
+_CONVERSION = 5
 # Side of the blocks in which instance normalization takes means, in voxels.
 _BLOCK = 8
 
@@ -195,8 +195,10 @@ class _BlockwiseInstanceNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalize ``features`` (batch, channel, depth, height, width) over their voxels."""
-        centered = features - _mean(features)
-        return centered * (self.scale * torch.rsqrt(_mean(centered * centered) + self.eps)) + self.shift
+        mean = _mean(features)
+        # OpenVINO writes no volume but the squares: centered features, used twice, would be written and read again.
+        factor = self.scale * torch.rsqrt(_mean((features - mean) ** 2) + self.eps)
+        return features * factor + (self.shift - mean * factor)
 
 
 def _mean(features: Tensor) -> Tensor:
