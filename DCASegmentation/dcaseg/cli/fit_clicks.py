@@ -42,6 +42,14 @@ def run(
     phantoms: Annotated[
         int, typer.Option(min=0, help="Number of phantoms to fit to.", rich_help_panel=CASES_PANEL)
     ] = 0,
+    slabs: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Number of short pieces with thick slices to cut from each CT, and to fit to as well.",
+            rich_help_panel=CASES_PANEL,
+        ),
+    ] = 0,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -61,6 +69,7 @@ def run(
     """
     import numpy as np
 
+    from ..evaluation.click_damage import thick_slab
     from ..evaluation.click_fit import ClickSample, collect, fit_classifier
     from ..imaging.writers import new_folder, write_json
     from ..inference.process_settings import keep_freed_memory
@@ -78,15 +87,17 @@ def run(
             cases = list(_cases(synthetic or [], phantoms))
             for index, (name, group, read) in enumerate(cases):
                 progress(0.9 * index / len(cases), f"{name}: segmenting and clicking")
-                ct, truth = read()
-                start = _start(segmenter, ct, model.metadata.weights.sha256, cache)
-                samples += collect(group, ct, start, truth, segmenter.vocabulary, random)
+                whole = read()
+                for ct, truth in (whole, *(thick_slab(*whole, random) for _ in range(slabs))):
+                    start = _start(segmenter, ct, model.metadata.weights.sha256, cache)
+                    samples += collect(group, ct, start, truth, segmenter.vocabulary, random)
             classifier, figures = fit_classifier(
                 samples, steps, seed, progress=lambda share, text: progress(0.9 + 0.1 * share, text)
             )
         record: dict[str, Any] = {
             "model": {"name": model.metadata.name, "sha256": model.metadata.weights.sha256},
             "cases": [name for name, _, _ in cases],
+            "slabs": slabs,
             "steps": steps,
             "seed": seed,
             "cross_validation": figures,

@@ -1,8 +1,8 @@
 """Fits the classifier of ``interaction.click_classifier`` to simulated clicks on the errors of a model.
 
 Each case is a CT with its true labels and the model's result. For each organ, clicks at the center of the largest error
-are simulated: on the model's mask, on one of which some errors are repaired, and on an empty one. Between clicks, the
-classifier in use corrects the mask. When voxels change is chosen by cross-validation: each anatomy is predicted by
+are simulated: on the model's mask, on one of which some errors are repaired, on an empty one, and on masks with large
+errors of other kinds (``click_damage``). Between clicks, the classifier in use corrects the mask. When voxels change is chosen by cross-validation: each anatomy is predicted by
 perceptrons that were fitted to the others.
 """
 
@@ -36,17 +36,19 @@ from ..interaction.session import CorrectionSession
 from ..interaction.strokes import Stroke, to_point
 from ..interaction.view import FloatArray, Mask, View
 from ..organs import Vocabulary
+from .click_damage import damaged_mask
 from .click_simulation import dice_of, next_click
 
 MOST_WORSE = 0.1
 """The highest share of simulated clicks that may lower Dice when the thresholds are chosen. In use, a change is one
 piece around the click, which about halves that share."""
 
-# Clicks on the model's mask, on a partly repaired one, and on an empty one.
-_CLICKS = (6, 3, 1)
-_VOXELS = 2500
+# The masks to start from, and the number of clicks on each.
+_CLICKS = {"model": 6, "repaired": 2, "missing": 1, "damaged": 2, "damaged again": 1}
+_VOXELS = 2000
 _SMALLEST_ML = 0.4
 _REPAIRED = 0.6
+_USABLE = 0.6
 _HIDDEN = (32, 16)
 _MEMBERS = 3
 _FOLDS = 3
@@ -63,7 +65,7 @@ _MEAN_CHOICES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 class ClickSample:
     """Some of the voxels that one simulated click might have changed.
 
-    ``group``: the anatomy. ``features`` (n, features); ``wrong`` (n,): whether the voxels are wrong in the way that the
+    ``group``: the anatomy. ``start``: the kind of mask before the first click. ``features`` (n, features); ``wrong`` (n,): whether the voxels are wrong in the way that the
     click says; ``weight`` (n,): how many voxels each one stands for. ``adds``: the click adds; ``missing``: the organ
     had no mask in the block. ``truth``, ``mask``: voxels of the organ and of its mask; ``dice``: before the click.
     """
@@ -77,6 +79,7 @@ class ClickSample:
     truth: int
     mask: int
     dice: float
+    start: str = "model"
 
     def gain(self, changes: Mask) -> float:
         """Return the change of Dice if the sampled voxels ``changes`` (n,), and those they stand for, change."""
@@ -128,7 +131,7 @@ def collect(
     ``known`` are the annotated labels, None for all. ``group``: the name of the anatomy.
     """
     samples: list[ClickSample] = []
-    labels, first = sitk.GetArrayFromImage(truth), sitk.GetArrayFromImage(start)
+    labels, first, hu = (sitk.GetArrayFromImage(each) for each in (truth, start, ct))
     grid = Grid.of(ct)
     names = {each.label: each.key for each in vocabulary}
     classifier = shipped_classifier()
@@ -140,12 +143,32 @@ def collect(
             continue
         image = grid.image_of(target.astype(np.uint8))
         own = first == organ.label
-        for mask, clicks in zip((own, _repaired(own, target, random), np.zeros_like(own)), _CLICKS, strict=True):
+        for kind, clicks in _CLICKS.items():
+            mask = _start(kind, own, target, hu, grid.spacing, random)
             recorder = _Recorder(image, classifier, random)
             begun = np.where(mask, organ.label, np.where(own, 0, first)).astype(first.dtype)
             session = CorrectionSession(ct, grid.image_of(begun), names, engine=recorder)
-            samples += _clicks(group, session, recorder, organ.label, target, clicks)
+            samples += _clicks(group, kind, session, recorder, organ.label, target, clicks)
     return samples
+
+
+def _start(
+    kind: str,
+    own: Mask,
+    target: Mask,
+    hu: NDArray[np.generic],
+    spacing: tuple[float, float, float],
+    random: np.random.Generator,
+) -> Mask:
+    """Return the mask (z, y, x) before the first click; ``own`` is the model's."""
+    if kind == "model":
+        return own
+    if kind == "repaired":
+        return _repaired(own, target, random)
+    if kind == "missing":
+        return np.zeros_like(own)
+    usable = dice_of(own, target) > _USABLE and random.random() < 0.5
+    return damaged_mask(own if usable else target, hu, spacing, random)
 
 
 def _repaired(mask: Mask, target: Mask, random: np.random.Generator) -> Mask:
@@ -157,7 +180,7 @@ def _repaired(mask: Mask, target: Mask, random: np.random.Generator) -> Mask:
 
 
 def _clicks(
-    group: str, session: CorrectionSession, recorder: _Recorder, label: int, target: Mask, clicks: int
+    group: str, start: str, session: CorrectionSession, recorder: _Recorder, label: int, target: Mask, clicks: int
 ) -> list[ClickSample]:
     samples: list[ClickSample] = []
     for _ in range(clicks):
@@ -174,7 +197,7 @@ def _clicks(
             features, wrong, weight, missing = recorder.taken
             counts = int(np.count_nonzero(target)), int(np.count_nonzero(mask))
             dice = dice_of(mask, target)
-            samples.append(ClickSample(group, features, wrong, weight, click.adds, missing, *counts, dice))
+            samples.append(ClickSample(group, features, wrong, weight, click.adds, missing, *counts, dice, start))
     return samples
 
 
