@@ -77,9 +77,7 @@ def _ball(region: Mask, spacing: tuple[float, float, float], random: np.random.G
     where = np.argwhere(region)
     center = where[random.integers(len(where))]
     z, y, x = np.ogrid[tuple(slice(0, size) for size in region.shape)]
-    square = sum(
-        ((axis - at) * step) ** 2 for axis, at, step in zip((z, y, x), center, reversed(spacing), strict=True)
-    )
+    square = sum(((axis - at) * step) ** 2 for axis, at, step in zip((z, y, x), center, reversed(spacing), strict=True))
     return np.asarray(square <= random.uniform(*_BALL_MM) ** 2)
 
 
@@ -110,20 +108,20 @@ def _box_around(mask: Mask, spacing: tuple[float, float, float]) -> Box:
     return sides[0], sides[1], sides[2]
 
 
-def thick_slab(
-    ct: sitk.Image, labels: sitk.Image, random: np.random.Generator
-) -> tuple[sitk.Image, sitk.Image]:
-    """Return a short piece of ``ct`` and its ``labels`` with thick slices, at a random height of the labeled organs.
+def thick_slab(ct: sitk.Image, labels: sitk.Image, random: np.random.Generator) -> tuple[sitk.Image, sitk.Image]:
+    """Return a short piece of ``ct`` and its ``labels`` with thick slices, at a random height where organs are.
 
     Each slice averages the HU of the slices that it covers; its labels are those in its middle.
     """
     grid = Grid.of(ct)
     hu, truth = sitk.GetArrayViewFromImage(ct), sitk.GetArrayViewFromImage(labels)
     step = grid.spacing[2]
-    labeled = np.flatnonzero(truth.any(axis=(1, 2)))
     height, thickness = random.uniform(*_SLAB_MM), max(random.uniform(*_SLICE_MM), step)
-    first = labeled[0] + random.uniform(0, max(float(np.ptp(labeled)) - height / step, 1.0))
-    count = int(min(height, (len(hu) - first) * step) // thickness)
+    # Vessels alone run far beyond the abdomen, so slices with more organs are more likely.
+    organs = np.array([len(np.unique(each)) - 1 for each in truth], float) ** 2
+    middle = int(random.choice(len(organs), p=organs / organs.sum())) if organs.any() else len(organs) // 2
+    first = float(np.clip(middle - 0.5 * height / step, 0, max(len(hu) - height / step, 0)))
+    count = max(int(min(height, (len(hu) - first) * step) // thickness), 1)
     starts = first + np.arange(count) * thickness / step
     slices = np.arange(len(hu))
     # How much of each old slice (columns) lies in each new one (rows).
@@ -131,9 +129,9 @@ def thick_slab(
         np.minimum(starts[:, None] + thickness / step, slices + 1) - np.maximum(starts[:, None], slices), 0.0, 1.0
     )
     mixed = np.tensordot(share / share.sum(axis=1, keepdims=True), hu.astype(np.float64), 1)
-    middle = starts + 0.5 * thickness / step - 0.5
-    nearest = np.clip(np.rint(middle).astype(int), 0, len(hu) - 1)
-    x, y, z = (np.array(grid.origin) + grid.axes[:, 2] * middle[0] * step).tolist()
+    centers = starts + 0.5 * thickness / step - 0.5
+    nearest = np.clip(np.rint(centers).astype(int), 0, len(hu) - 1)
+    x, y, z = (np.array(grid.origin) + grid.axes[:, 2] * centers[0] * step).tolist()
     thick = Grid(
         (grid.size[0], grid.size[1], count), (grid.spacing[0], grid.spacing[1], thickness), (x, y, z), grid.direction
     )

@@ -2,14 +2,15 @@
 
 Each case is a CT with its true labels and the model's result. For each organ, clicks at the center of the largest error
 are simulated: on the model's mask, on one of which some errors are repaired, on an empty one, and on masks with large
-errors of other kinds (``click_damage``). Between clicks, the classifier in use corrects the mask. When voxels change is chosen by cross-validation: each anatomy is predicted by
-perceptrons that were fitted to the others.
+errors of other kinds (``click_damage``). Between clicks, the classifier in use corrects the mask. The perceptrons that
+choose among pieces are fitted by cross-validation: they see pieces of voxels that were predicted by perceptrons fitted
+to other anatomies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -26,11 +27,11 @@ from ..interaction.click_classifier import (
     Decision,
     Layer,
     Perceptron,
-    Sureness,
     probability_of,
     shipped_classifier,
 )
-from ..interaction.evidence import FEATURES, evidence_of
+from ..interaction.click_piece import PIECE_FEATURES, Pieces, pieces_of
+from ..interaction.evidence import FEATURES, Evidence, evidence_of
 from ..interaction.random_walker import RandomWalkerEngine, without_islands
 from ..interaction.session import CorrectionSession
 from ..interaction.strokes import Stroke, to_point
@@ -39,9 +40,8 @@ from ..organs import Vocabulary
 from .click_damage import damaged_mask
 from .click_simulation import dice_of, next_click
 
-MOST_WORSE = 0.1
-"""The highest share of simulated clicks that may lower Dice when the thresholds are chosen. In use, a change is one
-piece around the click, which about halves that share."""
+MOST_WORSE = 0.05
+"""The highest share of simulated clicks that may lower Dice when the caution is chosen."""
 
 # The masks to start from, and the number of clicks on each.
 _CLICKS = {"model": 6, "repaired": 2, "missing": 1, "damaged": 2, "damaged again": 1}
@@ -50,46 +50,51 @@ _SMALLEST_ML = 0.4
 _REPAIRED = 0.6
 _USABLE = 0.6
 _HIDDEN = (32, 16)
+_PIECE_HIDDEN = (24,)
 _MEMBERS = 3
 _FOLDS = 3
 _BATCH = 2048
+_PIECE_BATCH = 1024
+_PIECE_STEPS = 500
 _RATE = 3e-3
 _NOISE = 0.1
 _SIZE_POWER = 0.75
 _MOST_WEIGHT = 50.0
-_VOXEL_CHOICES = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
-_MEAN_CHOICES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+_CAUTION_CHOICES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 
 
 @dataclass(frozen=True)
 class ClickSample:
-    """Some of the voxels that one simulated click might have changed.
+    """What one simulated click might have changed.
 
-    ``group``: the anatomy. ``start``: the kind of mask before the first click. ``features`` (n, features); ``wrong`` (n,): whether the voxels are wrong in the way that the
-    click says; ``weight`` (n,): how many voxels each one stands for. ``adds``: the click adds; ``missing``: the organ
-    had no mask in the block. ``truth``, ``mask``: voxels of the organ and of its mask; ``dice``: before the click.
+    ``group``: the anatomy. ``start``: the kind of mask before the first click. ``evidence``: its features are float16.
+    ``wrong`` (n,): whether the candidates are wrong in the way that the click says. ``adds``: the click adds.
+    ``earlier``: number of earlier clicks in the same direction. ``truth``, ``mask``: voxels of the organ and of its
+    mask, in voxels of the evidence; ``dice``: before the click.
     """
 
     group: str
-    features: NDArray[np.float16]
+    start: str
+    evidence: Evidence
     wrong: Mask
-    weight: FloatArray
     adds: bool
-    missing: bool
+    earlier: int
     truth: int
     mask: int
     dice: float
-    start: str = "model"
 
-    def gain(self, changes: Mask) -> float:
-        """Return the change of Dice if the sampled voxels ``changes`` (n,), and those they stand for, change."""
-        right = float(self.weight[changes & self.wrong].sum())
-        bad = float(self.weight[changes & ~self.wrong].sum())
+    @property
+    def missing(self) -> bool:
+        """Whether the organ had no mask near the click."""
+        return self.evidence.mask_voxels == 0
+
+    def dice_after(self, voxels: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return Dice (k,) if this many ``voxels`` change, of which this many should."""
         total = self.truth + self.mask
         overlap = 0.5 * self.dice * total
         if self.adds:
-            return 2 * (overlap + right) / (total + right + bad) - self.dice
-        return 2 * (overlap - bad) / max(total - right - bad, 1) - self.dice
+            return 2 * (overlap + right) / (total + voxels)
+        return 2 * (overlap - voxels + right) / np.maximum(total - voxels, 1)
 
 
 class _Recorder:
@@ -97,10 +102,10 @@ class _Recorder:
 
     name = "recorder"
 
-    def __init__(self, truth: sitk.Image, classifier: ClickClassifier, random: np.random.Generator) -> None:
-        self._truth, self._classifier, self._random = truth, classifier, random
+    def __init__(self, truth: sitk.Image, classifier: ClickClassifier) -> None:
+        self._truth, self._classifier = truth, classifier
         self._walker = RandomWalkerEngine()
-        self.taken: tuple[NDArray[np.float16], Mask, FloatArray, bool] | None = None
+        self.taken: tuple[Evidence, Mask, int] | None = None
 
     def foreground(self, view: View) -> FloatArray:
         """See ``interaction.view.Engine``."""
@@ -108,12 +113,9 @@ class _Recorder:
         reference = view.grid.image_of(np.zeros(view.mask.shape, np.uint8))
         nearest = sitk.Resample(self._truth, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
         wrong = ((sitk.GetArrayFromImage(nearest) > 0) == view.strokes[-1].adds)[evidence.candidates]
-        # Voxels near the click matter most, so more of them are taken.
-        chance = np.exp(-evidence.distance / 12) + 0.04
-        chance = np.minimum(chance * min(1.0, _VOXELS / max(float(chance.sum()), 1.0)), 1.0)
-        picked = self._random.random(len(chance)) < chance
-        weight = (1 / chance[picked]).astype(np.float32)
-        self.taken = evidence.features[picked].astype(np.float16), wrong[picked], weight, not view.mask.any()
+        kept = replace(evidence, features=evidence.features.astype(np.float16))
+        earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == view.strokes[-1].adds)
+        self.taken = kept, wrong, earlier
         return without_islands(self._classifier.changed(evidence, view), view)
 
 
@@ -145,7 +147,7 @@ def collect(
         own = first == organ.label
         for kind, clicks in _CLICKS.items():
             mask = _start(kind, own, target, hu, grid.spacing, random)
-            recorder = _Recorder(image, classifier, random)
+            recorder = _Recorder(image, classifier)
             begun = np.where(mask, organ.label, np.where(own, 0, first)).astype(first.dtype)
             session = CorrectionSession(ct, grid.image_of(begun), names, engine=recorder)
             samples += _clicks(group, kind, session, recorder, organ.label, target, clicks)
@@ -194,11 +196,45 @@ def _clicks(
         except UserError:
             break
         if recorder.taken is not None:
-            features, wrong, weight, missing = recorder.taken
-            counts = int(np.count_nonzero(target)), int(np.count_nonzero(mask))
+            evidence, wrong, earlier = recorder.taken
+            # In voxels of the view, which may be coarser than the CT's.
+            size = session.grid.volume_ml_per_voxel / evidence.voxel_ml
+            counts = round(np.count_nonzero(target) * size), round(np.count_nonzero(mask) * size)
             dice = dice_of(mask, target)
-            samples.append(ClickSample(group, features, wrong, weight, click.adds, missing, *counts, dice, start))
+            samples.append(ClickSample(group, start, evidence, wrong, click.adds, earlier, *counts, dice))
     return samples
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """The pieces of a click, by perceptrons that were fitted to other anatomies, and how good they are.
+
+    ``right`` (k,): how many voxels of each piece are wrong. ``target`` (k,): what the perceptrons for pieces learn:
+    which share that is or, if the organ had no mask, the Dice of the piece.
+    """
+
+    sample: ClickSample
+    pieces: Pieces
+    right: NDArray[np.int64]
+    target: FloatArray
+
+    @classmethod
+    def of(cls, sample: ClickSample, perceptrons: tuple[Perceptron, ...]) -> _Predicted:
+        """Return the pieces of ``sample`` by ``perceptrons``."""
+        pieces = pieces_of(sample.evidence, probability_of(perceptrons, sample.evidence.features, sample.missing))
+        order = np.argsort(-pieces.level, kind="stable")
+        right = np.cumsum(sample.wrong[order])[pieces.voxels - 1]
+        total = pieces.voxels + sample.truth
+        target = 2 * right / total if sample.missing else right / pieces.voxels
+        return cls(sample, pieces, right, target.astype(np.float32))
+
+    def gain(self, decision: Decision) -> float:
+        """Return the change of Dice by the piece that ``decision`` chooses."""
+        sample = self.sample
+        best = decision.best(self.pieces, sample.evidence.mask_voxels, sample.adds, sample.earlier)
+        if best is None:
+            return 0.0
+        return float(sample.dice_after(self.pieces.voxels, self.right)[best] - sample.dice)
 
 
 def fit_classifier(
@@ -210,8 +246,8 @@ def fit_classifier(
 ) -> tuple[ClickClassifier, dict[str, dict[str, float]]]:
     """Fit a classifier to ``samples``, and return it with what cross-validation says of each kind of click.
 
-    That is the mean change of Dice by a click (``gain``) and the share of clicks that lower it (``worse``), without the
-    rule that a change is one piece. Raises UserError if there are not enough samples of each kind.
+    That is the mean change of Dice by a click (``gain``) and the share of clicks that lower it (``worse``). Raises
+    UserError if there are not enough samples of each kind.
     """
     kinds = {
         "adding": [each for each in samples if not each.missing and each.adds],
@@ -226,98 +262,122 @@ def fit_classifier(
         groups = sorted({each.group for each in kind})
         if len(groups) < 2:
             raise UserError(f"Too few anatomies have clicks for {name}.", "Give more cases, of different label maps.")
-        predicted: list[tuple[ClickSample, FloatArray]] = []
-        for fold in range(min(_FOLDS, len(groups))):
-            held_out = set(groups[fold::_FOLDS])
+        folds = [set(groups[fold::_FOLDS]) for fold in range(min(_FOLDS, len(groups)))]
+        predicted: list[_Predicted] = []
+        for held_out in folds:
             members = _members([each for each in kind if each.group not in held_out], steps, seed)
-            predicted += [
-                (each, probability_of(members, each.features.astype(np.float32), name == "finding"))
-                for each in kind
-                if each.group in held_out
-            ]
-        sureness, figures[name] = choose_sureness(predicted, most_worse)
-        decisions[name] = Decision(_members(kind, steps, seed), sureness)
+            predicted += [_Predicted.of(each, members) for each in kind if each.group in held_out]
+        tried: list[tuple[_Predicted, tuple[Perceptron, ...]]] = []
+        for held_out in folds:
+            members = _piece_members([each for each in predicted if each.sample.group not in held_out], seed)
+            tried += [(each, members) for each in predicted if each.sample.group in held_out]
+        caution, figures[name] = choose_caution(tried, most_worse)
+        decisions[name] = Decision(_members(kind, steps, seed), _piece_members(predicted, seed), caution)
     cases = tuple(sorted({each.group for each in samples}))
-    return ClickClassifier(FEATURES, **decisions, cases=cases), figures
+    return ClickClassifier(FEATURES, PIECE_FEATURES, **decisions, cases=cases), figures
 
 
 def _members(samples: Sequence[ClickSample], steps: int, seed: int) -> tuple[Perceptron, ...]:
     return tuple(fit_perceptron(samples, steps, seed + member) for member in range(_MEMBERS))
 
 
-def choose_sureness(
-    predicted: Sequence[tuple[ClickSample, FloatArray]], most_worse: float
-) -> tuple[Sureness, dict[str, float]]:
-    """Choose when voxels change: for the largest mean gain, if at most the share ``most_worse`` of clicks lowers Dice.
+def _piece_members(predicted: Sequence[_Predicted], seed: int) -> tuple[Perceptron, ...]:
+    features = np.concatenate([each.pieces.features for each in predicted])
+    target = np.concatenate([each.target for each in predicted])
+    running = np.arange(1.0, len(target) + 1)
+    return tuple(
+        _perceptron(features, target, running, _PIECE_HIDDEN, _PIECE_STEPS, _PIECE_BATCH, seed + member)
+        for member in range(_MEMBERS)
+    )
 
-    ``predicted``: samples with the probability (n,) that their voxels are wrong. Also returns the gain and the share.
+
+def choose_caution(
+    predicted: Sequence[tuple[_Predicted, tuple[Perceptron, ...]]], most_worse: float
+) -> tuple[float, dict[str, float]]:
+    """Choose the caution with the largest mean gain, if at most the share ``most_worse`` of clicks lowers Dice.
+
+    ``predicted``: the pieces of each click, and the perceptrons that choose among them. Also returns the gain and the
+    share.
     """
-    best: tuple[tuple[bool, float], Sureness, dict[str, float]] | None = None
-    for mean in _MEAN_CHOICES:
-        for voxel in _VOXEL_CHOICES:
-            gains = np.array([each.gain(_sure(p, each.weight, voxel, mean)) for each, p in predicted])
-            worse, gain = float((gains < -1e-9).mean()), float(gains.mean())
-            # Without a choice that is safe enough, the safest one.
-            rank = (worse <= most_worse, gain if worse <= most_worse else -worse)
-            if best is None or rank > best[0]:
-                best = rank, Sureness(voxel, mean), {"clicks": len(gains), "gain": gain, "worse": worse}
+    best: tuple[tuple[bool, float], float, dict[str, float]] | None = None
+    for caution in _CAUTION_CHOICES:
+        gains = np.array([each.gain(Decision((), members, caution)) for each, members in predicted])
+        worse, gain = float((gains < -1e-9).mean()), float(gains.mean())
+        # Without a choice that is safe enough, the safest one.
+        rank = (worse <= most_worse, gain if worse <= most_worse else -worse)
+        if best is None or rank > best[0]:
+            best = rank, caution, {"clicks": len(gains), "gain": gain, "worse": worse, "caution": caution}
     assert best is not None
     return best[1], best[2]
 
 
-def _sure(probability: FloatArray, weight: FloatArray, voxel: float, mean: float) -> Mask:
-    """Return the most probable voxels, at least ``voxel``, whose mean probability is at least ``mean``."""
-    order = np.argsort(-probability, kind="stable")
-    running = np.cumsum((probability * weight)[order]) / np.cumsum(weight[order])
-    # The mean falls with each voxel, so the last one that is high enough ends the change.
-    count = int(np.count_nonzero((running >= mean) & (probability[order] >= voxel)))
-    sure = np.zeros(len(probability), bool)
-    sure[order[:count]] = True
-    return sure
-
-
 def fit_perceptron(samples: Sequence[ClickSample], steps: int, seed: int) -> Perceptron:
-    """Fit a perceptron to ``samples``.
+    """Fit a perceptron for voxels to ``samples``.
 
     Voxels near the clicks count more than they occur, which does not change the probability given the distance, and
     those of small organs more, because a voxel is a larger share of them.
     """
-    x = np.concatenate([each.features for each in samples]).astype(np.float32)
-    y = torch.from_numpy(np.concatenate([each.wrong for each in samples]).astype(np.float32))
-    weights = np.concatenate([np.full(len(each.wrong), (each.truth + each.mask) ** -_SIZE_POWER) for each in samples])
-    running = torch.from_numpy(np.cumsum(np.minimum(weights / weights.mean(), _MOST_WEIGHT)))
-    mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
-    inputs = torch.from_numpy(np.clip((x - mean) / scale, -5, 5))
+    random = np.random.default_rng(seed)
+    features, wrong, weights = [], [], []
+    for sample in samples:
+        chance = np.exp(-sample.evidence.distance / 12) + 0.04
+        chance = np.minimum(chance * min(1.0, _VOXELS / max(float(chance.sum()), 1.0)), 1.0)
+        picked = random.random(len(chance)) < chance
+        features.append(sample.evidence.features[picked])
+        wrong.append(sample.wrong[picked])
+        weights.append(np.full(int(picked.sum()), (sample.truth + sample.mask) ** -_SIZE_POWER))
+    weight = np.concatenate(weights)
+    running = np.cumsum(np.minimum(weight / weight.mean(), _MOST_WEIGHT))
+    x = np.concatenate(features).astype(np.float32)
+    return _perceptron(x, np.concatenate(wrong).astype(np.float32), running, _HIDDEN, steps, _BATCH, seed)
+
+
+def _perceptron(
+    features: FloatArray,
+    target: FloatArray,
+    running: NDArray[np.float64],
+    hidden: tuple[int, ...],
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> Perceptron:
+    """Fit a perceptron whose output has the log-odds of ``target`` (n,), 0 to 1, given ``features`` (n, features).
+
+    ``running`` (n,): the cumulative weights of the lines.
+    """
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-3
+    inputs = torch.from_numpy(np.clip((features - mean) / scale, -5, 5))
+    wanted, cumulative = torch.from_numpy(target), torch.from_numpy(running)
     generator = torch.Generator().manual_seed(seed)
-    network = _network(len(FEATURES), seed)
+    network = _network((features.shape[1], *hidden, 1), seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
     for step in range(steps):
         rate = _RATE * min(1.0, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * step / steps))
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
-        drawn = torch.rand(_BATCH, generator=generator, dtype=torch.float64) * running[-1]
-        picked = torch.searchsorted(running, drawn).clamp(max=len(y) - 1)
+        drawn = torch.rand(batch_size, generator=generator, dtype=torch.float64) * cumulative[-1]
+        picked = torch.searchsorted(cumulative, drawn).clamp(max=len(wanted) - 1)
         # Noise, so that the perceptron does not rely on exact values of synthetic CTs.
-        batch = inputs[picked] + _NOISE * torch.randn((_BATCH, inputs.shape[1]), generator=generator)
-        loss = functional.binary_cross_entropy_with_logits(network(batch)[:, 0], y[picked])
+        batch = inputs[picked] + _NOISE * torch.randn((batch_size, inputs.shape[1]), generator=generator)
+        loss = functional.binary_cross_entropy_with_logits(network(batch)[:, 0], wanted[picked])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     layers = [
-        Layer(
-            tuple(tuple(round(float(value), 5) for value in row) for row in each.weight.detach().T),
-            tuple(round(float(value), 5) for value in each.bias.detach()),
-        )
+        Layer(tuple(map(_rounded, each.weight.detach().T.tolist())), _rounded(each.bias.tolist()))
         for each in network
         if isinstance(each, nn.Linear)
     ]
-    return Perceptron(tuple(np.round(mean, 5).tolist()), tuple(np.round(scale, 5).tolist()), tuple(layers))
+    return Perceptron(_rounded(mean.tolist()), _rounded(scale.tolist()), tuple(layers))
 
 
-def _network(inputs: int, seed: int) -> nn.Sequential:
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.4g}") for value in values)
+
+
+def _network(sizes: tuple[int, ...], seed: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sizes = (inputs, *_HIDDEN, 1)
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU()]

@@ -1,13 +1,15 @@
 """The engine that needs no network: which voxels a click changes, by a small classifier of the evidence on each voxel.
 
 Small perceptrons turn the features of ``evidence`` into the probability that a voxel is wrong in the way that the click
-says. They know no organ. A voxel changes if it is probably wrong and connected to the click through such voxels; if the
-change as a whole is not sure enough, only its surer part does. ``dca fit-clicks`` fits the perceptrons and chooses both
-probabilities; ``classifier.json`` is what it wrote.
+says. They know no organ. Voxels that are probably wrong and connected to the click are a piece, and other perceptrons
+choose among smaller and larger pieces (``click_piece``). ``dca fit-clicks`` fits them all; it wrote
+``classifier.json``.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ..json_io import DataError, load, read_json
+from ..json_io import DataError, dump, load, read_json
+from .click_piece import PIECE_FEATURES, Pieces, best_piece, pieces_of
 from .evidence import FEATURES, WALKER_SCALE, Evidence, evidence_of
 from .random_walker import RandomWalkerEngine, without_islands
 from .view import FloatArray, Mask, View
@@ -24,11 +27,11 @@ from .view import FloatArray, Mask, View
 SHIPPED = Path(__file__).parent / "classifier.json"
 """The classifier in use."""
 
-_STEPS = 24
-# Who clicks again in the same direction was not content with the change, so it may be less sure: by _RELAXED for each
-# click, down to _LEAST.
-_RELAXED = 0.05
-_LEAST_ADDING, _LEAST_REMOVING = 0.6, 0.75
+# Who clicks again in the same direction was not content with the change, so it may be less cautious: by _RELAXED for
+# each click, down to _LEAST_CAUTION.
+_RELAXED = 0.03
+_LEAST_CAUTION = 0.1
+_SMALL = np.float32(0.05)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Layer:
 class Perceptron:
     """``layers`` with ReLU between them, applied to features minus ``mean``, divided by ``scale``. One output.
 
-    Raises DataError if the sizes do not match each other or the features.
+    Raises DataError if the sizes do not match each other.
     """
 
     mean: tuple[float, ...]
@@ -51,9 +54,9 @@ class Perceptron:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        width = len(FEATURES)
-        if len(self.mean) != width or len(self.scale) != width or not all(each > 0 for each in self.scale):
-            raise DataError("mean", f"and scale do not fit {width} features")
+        width = len(self.mean)
+        if len(self.scale) != width or not all(each > 0 for each in self.scale):
+            raise DataError("mean", "and scale do not fit each other")
         for layer in self.layers:
             if len(layer.weights) != width or {len(row) for row in layer.weights} != {len(layer.bias)}:
                 raise DataError("layers", "do not fit each other")
@@ -73,35 +76,41 @@ class Perceptron:
 
 
 @dataclass(frozen=True)
-class Sureness:
-    """When voxels change: each is wrong with a probability of at least ``voxel``, and all together of ``mean``."""
-
-    voxel: float
-    mean: float
-
-    def after(self, clicks: int, adds: bool) -> Sureness:
-        """Return what is enough after so many earlier clicks in the same direction."""
-        least = min(_LEAST_ADDING if adds else _LEAST_REMOVING, self.mean)
-        return Sureness(self.voxel, max(least, self.mean - _RELAXED * clicks))
-
-
-@dataclass(frozen=True)
 class Decision:
-    """What one kind of click changes: the mean log-odds of ``perceptrons``, and when they are enough."""
+    """What one kind of click changes.
+
+    The mean log-odds of ``perceptrons`` say whether a voxel is wrong, and those of ``pieces`` which share of a piece is
+    (for an organ without a mask: its Dice). ``caution``: how much of that share is not counted on.
+    """
 
     perceptrons: tuple[Perceptron, ...]
-    sureness: Sureness
+    pieces: tuple[Perceptron, ...]
+    caution: float = 0.0
 
-    def probability(self, features: FloatArray, finds: bool = False) -> FloatArray:
+    def probability(self, features: NDArray[np.floating], finds: bool = False) -> FloatArray:
         """Return the probability (n,) that voxels with these ``features`` (n, features) are wrong."""
         return probability_of(self.perceptrons, features, finds)
 
+    def best(self, pieces: Pieces, mask_voxels: int, adds: bool, earlier: int) -> int | None:
+        """Return the number of the piece to change, None for the click's own voxels only.
 
-def probability_of(perceptrons: tuple[Perceptron, ...], features: FloatArray, finds: bool = False) -> FloatArray:
-    """Return the probability (n,) that voxels with ``features`` (n, features) are wrong, by all ``perceptrons``.
+        ``mask_voxels``: the size of the organ's mask. ``earlier``: number of earlier clicks in the same direction.
+        """
+        value = probability_of(self.pieces, pieces.features)
+        if not mask_voxels:
+            return int(np.argmax(value))
+        caution = max(min(_LEAST_CAUTION, self.caution), self.caution - _RELAXED * earlier)
+        return best_piece(pieces.voxels, value, mask_voxels, adds, caution)
 
-    ``finds``: the organ has no mask. Then the random walker counts as much as the perceptrons.
+
+def probability_of(
+    perceptrons: tuple[Perceptron, ...], features: NDArray[np.floating], finds: bool = False
+) -> FloatArray:
+    """Return the probability (n,) by all ``perceptrons``, for voxels or pieces with ``features`` (n, features).
+
+    ``finds``: these are voxels, and the organ has no mask. Then the random walker counts as much as the perceptrons.
     """
+    features = features.astype(np.float32)
     odds = np.mean([each.odds(features) for each in perceptrons], axis=0)
     if finds:
         # Organs of many kinds are missing, in more surroundings than the perceptrons have seen.
@@ -113,52 +122,48 @@ def probability_of(perceptrons: tuple[Perceptron, ...], features: FloatArray, fi
 class ClickClassifier:
     """The decisions on clicks that add to a mask, remove from one, and find an organ without a mask.
 
-    ``features``: the names of the columns that the perceptrons were fitted to. ``cases``: the anatomies that they were
-    fitted to. Raises DataError if the features are not those of ``evidence.FEATURES``.
+    ``features``, ``piece_features``: the names of the columns that the perceptrons were fitted to. ``cases``: the
+    anatomies that they were fitted to. Raises DataError if the features are not those of this version.
     """
 
     features: tuple[str, ...]
+    piece_features: tuple[str, ...]
     adding: Decision
     removing: Decision
     finding: Decision
     cases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.features != FEATURES:
+        if self.features != FEATURES or self.piece_features != PIECE_FEATURES:
             raise DataError("features", "are not those of this version")
+        for decision in (self.adding, self.removing, self.finding):
+            for perceptrons, names in ((decision.perceptrons, FEATURES), (decision.pieces, PIECE_FEATURES)):
+                if not perceptrons or any(len(each.mean) != len(names) for each in perceptrons):
+                    raise DataError("perceptrons", "do not fit the features")
 
     def changed(self, evidence: Evidence, view: View) -> FloatArray:
         """Return the organ's probability (z, y, x) after the latest click of ``view``.
 
         It differs from the mask only in one piece around the click, in the direction of the click.
         """
-        click = view.strokes[-1]
-        decision = self.finding if not view.mask.any() else self.adding if click.adds else self.removing
-        seeds = np.zeros(view.mask.shape, bool)
-        seeds[tuple(click.voxels.T)] = True
-        wrong = np.zeros(view.mask.shape, np.float32)
-        wrong[evidence.candidates] = decision.probability(evidence.features, finds=not view.mask.any())
-        earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == click.adds)
-        threshold, piece = sure_piece(wrong, seeds, decision.sureness.after(earlier, click.adds))
-        # The threshold becomes one half, so that the border lies where the probability crosses it.
-        odds = _odds(wrong) - _odds(np.float32(threshold))
-        odds = np.where(piece, np.maximum(odds, np.float32(0.05)), np.minimum(odds, np.float32(-0.05)))
-        change = np.where(evidence.candidates | seeds, 1 / (1 + np.exp(-np.clip(odds, -30.0, 30.0))), 0.0)
+        click, finds = view.strokes[-1], not view.mask.any()
+        candidates = evidence.candidates
+        piece = evidence.click & candidates
+        odds = np.full(view.mask.shape, -_SMALL, np.float32)
+        if candidates.any():
+            decision = self.finding if finds else self.adding if click.adds else self.removing
+            wrong = decision.probability(evidence.features, finds)
+            pieces = pieces_of(evidence, wrong)
+            earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == click.adds)
+            best = decision.best(pieces, evidence.mask_voxels, click.adds, earlier)
+            if best is not None:
+                piece[candidates] |= pieces.voxels_of(best)
+                # The threshold becomes one half, so that the border lies where the probability crosses it.
+                odds[candidates] = _odds(wrong) - _odds(pieces.thresholds[best])
+        odds = np.where(piece, np.maximum(odds, _SMALL), np.minimum(odds, -_SMALL))
+        change = np.where(candidates | evidence.click, 1 / (1 + np.exp(-np.clip(odds, -30.0, 30.0))), 0.0)
         changed = change + (1 - change) * view.mask if click.adds else view.mask * (1 - change)
         return changed.astype(np.float32)
-
-
-def sure_piece(wrong: FloatArray, seeds: Mask, sureness: Sureness) -> tuple[float, Mask]:
-    """Return the piece (z, y, x) around ``seeds`` that is probably wrong, and the lowest probability in it.
-
-    ``wrong`` (z, y, x): the probability that a voxel is wrong.
-    """
-    threshold = sureness.voxel
-    for threshold in np.linspace(sureness.voxel, 0.99, _STEPS):
-        piece = around(seeds, (wrong >= threshold) | seeds)
-        if float(wrong[piece].mean()) >= sureness.mean:
-            return float(threshold), piece
-    return float(threshold), seeds
 
 
 class ClassifierEngine:
@@ -183,6 +188,12 @@ class ClassifierEngine:
 def read_classifier(path: Path) -> ClickClassifier:
     """Read a classifier that ``dca fit-clicks`` wrote. Raises ValueError or OSError if it is none."""
     return load(ClickClassifier, read_json(path))
+
+
+def classifier_json(classifier: ClickClassifier) -> str:
+    """Return the text of the file for ``read_classifier``, with one list of numbers or names a line."""
+    indented = json.dumps(dump(classifier), indent=0, allow_nan=False)
+    return re.sub(r"\[[^][{}]*\]", lambda found: found[0].replace("\n", ""), indented) + "\n"
 
 
 @cache
