@@ -270,10 +270,10 @@ def fit_classifier(
             predicted += [_Predicted.of(each, members) for each in kind if each.group in held_out]
         tried: list[tuple[_Predicted, tuple[Perceptron, ...]]] = []
         for held_out in folds:
-            members = _piece_members([each for each in predicted if each.sample.group not in held_out], seed)
+            members = _piece_members([each for each in predicted if each.sample.group not in held_out], steps, seed)
             tried += [(each, members) for each in predicted if each.sample.group in held_out]
         caution, figures[name] = choose_caution(tried, most_worse)
-        decisions[name] = Decision(_members(kind, steps, seed), _piece_members(predicted, seed), caution)
+        decisions[name] = Decision(_members(kind, steps, seed), _piece_members(predicted, steps, seed), caution)
     cases = tuple(sorted({each.group for each in samples}))
     return ClickClassifier(FEATURES, PIECE_FEATURES, **decisions, cases=cases), figures
 
@@ -282,12 +282,12 @@ def _members(samples: Sequence[ClickSample], steps: int, seed: int) -> tuple[Per
     return tuple(fit_perceptron(samples, steps, seed + member) for member in range(_MEMBERS))
 
 
-def _piece_members(predicted: Sequence[_Predicted], seed: int) -> tuple[Perceptron, ...]:
+def _piece_members(predicted: Sequence[_Predicted], steps: int, seed: int) -> tuple[Perceptron, ...]:
     features = np.concatenate([each.pieces.features for each in predicted])
     target = np.concatenate([each.target for each in predicted])
     running = np.arange(1.0, len(target) + 1)
     return tuple(
-        _perceptron(features, target, running, _PIECE_HIDDEN, _PIECE_STEPS, _PIECE_BATCH, seed + member)
+        _perceptron(features, target, running, _PIECE_HIDDEN, min(steps, _PIECE_STEPS), _PIECE_BATCH, seed + member)
         for member in range(_MEMBERS)
     )
 
@@ -373,7 +373,7 @@ def _perceptron(
 
 
 def _rounded(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(f"{value:.4g}") for value in values)
+    return tuple(float(f"{value:.3g}") for value in values)
 
 
 def _network(sizes: tuple[int, ...], seed: int) -> nn.Sequential:

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
 from .evidence import FARTHEST_MM
+from .random_walker import RandomWalkerOptions
 from .strokes import box_around
 from .view import FloatArray, Mask, smoothed, sub_grid
 
+# The random walker reaches this far from a click, so the piece of an organ that goes on ends about here.
+_EDGE_MM = RandomWalkerOptions().reach_mm
 _THICKNESS_MM = 5.0
 _SMALLEST_MM2 = 60.0
 _OUTWARD_MM = 10.0
@@ -37,7 +40,7 @@ def next_points(
     z, y, x = np.ogrid[tuple(slice(side.start, side.stop) for side in box)]
     distance = np.sqrt(sum(((axis - at) * step) ** 2 for axis, at, step in zip((z, y, x), click, steps, strict=True)))
     thickness = max(_THICKNESS_MM, 1.5 * max(grid.spacing))
-    end = organ[box] & (distance > FARTHEST_MM - thickness) & (distance <= FARTHEST_MM)
+    end = organ[box] & (distance > _EDGE_MM - thickness) & (distance <= FARTHEST_MM)
     pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(end.astype(np.uint8)), True))
     volumes = np.bincount(pieces.ravel())[1:] * grid.volume_ml_per_voxel * 1000
     middle = float(np.median(smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, 1.0)[organ[box]]))
