@@ -18,21 +18,26 @@ from .view import FloatArray, Mask, smoothed, sub_grid
 
 # The random walker reaches this far from a click, so the piece of an organ that goes on ends about here.
 _EDGE_MM = RandomWalkerOptions().reach_mm
+_LEAST_MM = 12.0
 _THICKNESS_MM = 5.0
-_SMALLEST_MM2 = 60.0
-_OUTWARD_MM = 10.0
+_SMALLEST_MM2 = 30.0
+# How far beyond an end the next click is, the farthest first: where the tissue is this many times less deep, nearer.
+_OUTWARD_MM = (28.0, 18.0, 10.0)
+_DEEP = 0.45
 _AROUND_MM = 8.0
 _ALIKE_HU = 30.0
+_SMOOTHING_MM = 2.5
 _HU = (-200.0, 350.0)
 
 
 def next_points(
-    organ: Mask, hu: NDArray[np.integer], free: Mask, grid: Grid, click: NDArray[np.int64]
+    organ: Mask, added: Mask, hu: NDArray[np.integer], free: Mask, grid: Grid, click: NDArray[np.int64]
 ) -> list[NDArray[np.int64]]:
-    """Return the voxels (3,), (z, y, x), just beyond the ends of ``organ`` at the edge of the block around ``click``.
+    """Return the voxels (3,), (z, y, x), just beyond the ends of what a click has found of an organ.
 
-    ``organ``, ``hu`` and ``free`` (z, y, x) are those of the whole CT, ``free`` where the organ may grow. ``click``
-    (3,) is the voxel that the block was around. The largest end comes first.
+    ``organ`` is its mask, ``added`` what ``click`` (3,) has found of it, ``free`` where it may grow, and ``hu`` the CT,
+    all (z, y, x) and of the whole CT. If all of the organ was found by this click, an end is at the edge of the block,
+    otherwise where the new piece is farthest from the click. The largest end comes first.
     """
     box = box_around(click[None], grid, 2 * FARTHEST_MM)
     steps = np.array(grid.spacing[::-1])
@@ -40,35 +45,53 @@ def next_points(
     z, y, x = np.ogrid[tuple(slice(side.start, side.stop) for side in box)]
     distance = np.sqrt(sum(((axis - at) * step) ** 2 for axis, at, step in zip((z, y, x), click, steps, strict=True)))
     thickness = max(_THICKNESS_MM, 1.5 * max(grid.spacing))
-    end = organ[box] & (distance > _EDGE_MM - thickness) & (distance <= FARTHEST_MM)
-    pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(end.astype(np.uint8)), True))
-    volumes = np.bincount(pieces.ravel())[1:] * grid.volume_ml_per_voxel * 1000
-    middle = float(np.median(smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, 1.0)[organ[box]]))
+    edge = _EDGE_MM
+    if np.count_nonzero(added[box]) < np.count_nonzero(organ[box]):
+        edge = max(float(distance[added[box]].max(initial=0.0)), _LEAST_MM + thickness)
+    end = added[box] & (distance > edge - thickness) & (distance <= FARTHEST_MM)
+    where = np.argwhere(end)
+    if not len(where):
+        return []
+    offsets = (where + start - click) * steps
+    # A large organ goes on in many directions, which the main axis tells apart.
+    axis = np.abs(offsets).argmax(axis=1)
+    side = 2 * axis + (offsets[np.arange(len(offsets)), axis] > 0)
+    volumes = np.bincount(side, minlength=6) * grid.volume_ml_per_voxel * 1000
+    middle = float(
+        np.median(smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM)[organ[box]])
+    )
     found = []
     for number in np.argsort(-volumes):
         if volumes[number] < _SMALLEST_MM2 * thickness:
             break
-        center = np.argwhere(pieces == number + 1).mean(axis=0) + start
+        center = where[side == number].mean(axis=0) + start
         outward = (center - click) * steps
-        outward *= (float(np.linalg.norm(outward)) + _OUTWARD_MM) / max(float(np.linalg.norm(outward)), 1e-6)
-        point = np.rint(click + outward / steps).astype(np.int64)
-        if (point < 0).any() or (point >= grid.shape).any():
-            continue
-        deepest = _deepest(organ, hu, free, grid, point, middle)
-        if deepest is not None:
-            found.append(deepest)
+        length = max(float(np.linalg.norm(outward)), 1e-6)
+        for farther in _OUTWARD_MM:
+            point = np.rint(click + outward * (length + farther) / length / steps).astype(np.int64)
+            if (point < 0).any() or (point >= grid.shape).any():
+                continue
+            deepest, depth = _deepest(organ, hu, free, grid, point, middle)
+            if depth > 0 and (depth >= _DEEP * farther or farther == _OUTWARD_MM[-1]):
+                found.append(deepest)
+                break
     return found
 
 
 def _deepest(
     organ: Mask, hu: NDArray[np.integer], free: Mask, grid: Grid, point: NDArray[np.int64], middle: float
-) -> NDArray[np.int64] | None:
-    """Return the voxel near ``point`` that is deepest in tissue of about ``middle`` HU, None if there is none."""
-    box = box_around(point[None], grid, 4 * _AROUND_MM)
-    alike = np.abs(smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, 1.0) - middle) < _ALIKE_HU
+) -> tuple[NDArray[np.int64], float]:
+    """Return the voxel near ``point`` that is deepest in tissue of about ``middle`` HU, and its depth in mm.
+
+    The depth is not positive if there is no such tissue.
+    """
+    box = box_around(point[None], grid, 2 * (_AROUND_MM + _OUTWARD_MM[0]))
+    alike = (
+        np.abs(smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM) - middle) < _ALIKE_HU
+    )
     alike &= free[box] & ~organ[box]
     if not alike.any():
-        return None
+        return point, 0.0
     image = sub_grid(grid, box).image_of(alike.astype(np.uint8))
     depth: FloatArray = -sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, False, False, True))
     start = np.array([side.start for side in box])
@@ -77,4 +100,4 @@ def _deepest(
     square = sum(((axis - at) * step) ** 2 for axis, at, step in zip((z, y, x), point, steps, strict=True))
     depth = np.where(alike & (square <= _AROUND_MM**2), depth, -1.0)
     best = np.array(np.unravel_index(int(depth.argmax()), depth.shape))
-    return best + start if depth.max() > 0 else None
+    return best + start, float(depth.max())

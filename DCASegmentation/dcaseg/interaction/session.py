@@ -285,15 +285,16 @@ class CorrectionSession:
         free = ~np.isin(labels, list(self._locked))
         ends, boxes = [first.voxels[len(first.voxels) // 2]], [box]
         placed = [first]
+        before = self._labels == first.label
         while ends and len(placed) <= _MOST_CONTINUED:
             organ = labels == first.label
             if np.count_nonzero(organ) * self.grid.volume_ml_per_voxel > expected_ml:
                 break
-            ends = [*ends[1:], *next_points(organ, self._hu, free, self.grid, ends[0])]
+            ends = [*ends[1:], *next_points(organ, organ & ~before, self._hu, free, self.grid, ends[0])]
             ends = [end for end in ends if not organ[tuple(end)]]
             if not ends:
                 break
-            step = _Placed(first.label, True, ends[0][None])
+            before, step = organ, _Placed(first.label, True, ends[0][None])
             around = box_around(step.voxels, self.grid, BOX_MM)
             labels[around] = self._corrected(step, around, False, labels, placed)
             boxes.append(around)
