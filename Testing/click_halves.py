@@ -2,7 +2,7 @@
 
 Run: python Testing/click_halves.py CT LABELS [--label-table TABLE]
 
-The half is cut off by a plane through the organ's middle, across each axis, on the side with the higher index. The click
+The half is cut off by a plane through the middle of the organ, across each axis, at the higher indices. The click
 lies at the deepest voxel of the error. Prints for each engine how much of the half comes back, Dice before and after,
 and the share of clicks after which Dice is lower.
 """

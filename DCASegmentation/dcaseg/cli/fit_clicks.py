@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..inference.segmenter import Segmenter
 
 NAME = "fit-clicks"
-EXAMPLES = "Example: dca fit-clicks --synthetic synthetic1/ --synthetic synthetic2/ --phantoms 2 -o fit/"
+EXAMPLES = "Example: dca fit-clicks --synthetic synthetic1/ --synthetic synthetic2/ --phantoms 2 --slabs 1 -o fit/"
 
 # --overwrite replaces only folders that contain this file.
 _CLASSIFIER, _FIGURES = "classifier.json", "fit.json"
@@ -65,8 +65,8 @@ def run(
 
     It learns from simulated clicks on the errors of a model in synthetic CTs, and on large errors made at random, and
     knows no organ. Cross-validation over the anatomies chooses its caution, so that few clicks make an organ worse; the
-    table shows its figures. The classifier in use is the file dcaseg/interaction/classifier.json. A CT with all organs
-    takes about 100 MB of memory.
+    table shows its figures. The classifier in use is the file dcaseg/interaction/classifier.json.
+
     """
     import numpy as np
 
