@@ -66,7 +66,6 @@ def run(
     It learns from simulated clicks on the errors of a model in synthetic CTs, and on large errors made at random, and
     knows no organ. Cross-validation over the anatomies chooses its caution, so that few clicks make an organ worse; the
     table shows its figures. The classifier in use is the file dcaseg/interaction/classifier.json.
-
     """
     import numpy as np
 

@@ -40,8 +40,8 @@ from ..organs import Vocabulary
 from .click_damage import damaged_mask
 from .click_simulation import dice_of, next_click
 
-MOST_WORSE = 0.06
-"""The highest share of simulated clicks that may lower Dice when the caution is chosen."""
+KEPT_GAIN = 0.98
+"""The share of the largest gain that is kept for the sake of caution."""
 
 # The masks to start from, and the number of clicks on each.
 _CLICKS = {"model": 6, "repaired": 2, "missing": 1, "damaged": 2, "damaged again": 1}
@@ -224,7 +224,7 @@ class _Predicted:
         """Return the pieces of ``sample`` by ``perceptrons``."""
         pieces = pieces_of(sample.evidence, probability_of(perceptrons, sample.evidence.features, sample.missing))
         order = np.argsort(-pieces.level, kind="stable")
-        right = np.cumsum(sample.wrong[order])[pieces.voxels - 1]
+        right = np.cumsum(sample.wrong[order], dtype=np.int64)[pieces.voxels - 1]
         total = pieces.voxels + sample.truth
         target = 2 * right / total if sample.missing else right / pieces.voxels
         return cls(sample, pieces, right, target.astype(np.float32))
@@ -242,7 +242,6 @@ def fit_classifier(
     samples: Sequence[ClickSample],
     steps: int = 800,
     seed: int = 0,
-    most_worse: float = MOST_WORSE,
     progress: Callable[[float, str], None] | None = None,
 ) -> tuple[ClickClassifier, dict[str, dict[str, float]]]:
     """Fit a classifier to ``samples``, and return it with what cross-validation says of each kind of click.
@@ -272,7 +271,7 @@ def fit_classifier(
         for held_out in folds:
             members = _piece_members([each for each in predicted if each.sample.group not in held_out], steps, seed)
             tried += [(each, members) for each in predicted if each.sample.group in held_out]
-        caution, figures[name] = choose_caution(tried, most_worse)
+        caution, figures[name] = choose_caution(tried)
         decisions[name] = Decision(_members(kind, steps, seed), _piece_members(predicted, steps, seed), caution)
     cases = tuple(sorted({each.group for each in samples}))
     return ClickClassifier(FEATURES, PIECE_FEATURES, **decisions, cases=cases), figures
@@ -293,23 +292,25 @@ def _piece_members(predicted: Sequence[_Predicted], steps: int, seed: int) -> tu
 
 
 def choose_caution(
-    predicted: Sequence[tuple[_Predicted, tuple[Perceptron, ...]]], most_worse: float
+    predicted: Sequence[tuple[_Predicted, tuple[Perceptron, ...]]],
 ) -> tuple[float, dict[str, float]]:
-    """Choose the caution with the largest mean gain, if at most the share ``most_worse`` of clicks lowers Dice.
+    """Choose the largest caution with nearly the largest mean gain of Dice (see ``KEPT_GAIN``).
 
     ``predicted``: the pieces of each click, and the perceptrons that choose among them. Also returns the gain and the
-    share.
+    share of clicks that lower Dice. More caution makes this share smaller, but then more clicks are needed: a click that
+    changes too little is followed by the same click.
     """
-    best: tuple[tuple[bool, float], float, dict[str, float]] | None = None
+    tried = []
     for caution in _CAUTION_CHOICES:
         gains = np.array([each.gain(Decision((), members, caution)) for each, members in predicted])
         worse, gain = float((gains < -1e-9).mean()), float(gains.mean())
-        # Without a choice that is safe enough, the safest one.
-        rank = (worse <= most_worse, gain if worse <= most_worse else -worse)
-        if best is None or rank > best[0]:
-            best = rank, caution, {"clicks": len(gains), "gain": gain, "worse": worse, "caution": caution}
-    assert best is not None
-    return best[1], best[2]
+        tried.append({"clicks": len(gains), "gain": gain, "worse": worse, "caution": caution})
+    largest = max(each["gain"] for each in tried)
+    best = max(
+        (each for each in tried if each["gain"] >= largest - (1 - KEPT_GAIN) * abs(largest)),
+        key=lambda each: each["caution"],
+    )
+    return best["caution"], best
 
 
 def fit_perceptron(samples: Sequence[ClickSample], steps: int, seed: int) -> Perceptron:

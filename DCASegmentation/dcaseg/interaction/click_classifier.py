@@ -29,8 +29,8 @@ SHIPPED = Path(__file__).parent / "classifier.json"
 
 # Who clicks again in the same direction was not content with the change, so it may be less cautious: by _RELAXED for
 # each click, down to _LEAST_CAUTION.
-_RELAXED = 0.03
-_LEAST_CAUTION = 0.1
+_RELAXED = 0.05
+_LEAST_CAUTION = -0.1
 _SMALL = np.float32(0.05)
 
 
