@@ -297,8 +297,8 @@ def choose_caution(
     """Choose the largest caution with nearly the largest mean gain of Dice (see ``KEPT_GAIN``).
 
     ``predicted``: the pieces of each click, and the perceptrons that choose among them. Also returns the gain and the
-    share of clicks that lower Dice. More caution makes this share smaller, but then more clicks are needed: a click that
-    changes too little is followed by the same click.
+    share of clicks that lower Dice. More caution makes this share smaller, but then more clicks are needed, because a
+    click that changes too little is followed by the same click.
     """
     tried = []
     for caution in _CAUTION_CHOICES:
