@@ -40,8 +40,8 @@ from ..organs import Vocabulary
 from .click_damage import damaged_mask
 from .click_simulation import dice_of, next_click
 
-KEPT_GAIN = 0.98
-"""The share of the largest gain that is kept for the sake of caution."""
+LOSS = 5.0
+"""How many times as much as a gain of Dice a loss counts when the caution is chosen: the user has to see and undo it."""
 
 # The masks to start from, and the number of clicks on each.
 _CLICKS = {"model": 6, "repaired": 2, "missing": 1, "damaged": 2, "damaged again": 1}
@@ -294,22 +294,18 @@ def _piece_members(predicted: Sequence[_Predicted], steps: int, seed: int) -> tu
 def choose_caution(
     predicted: Sequence[tuple[_Predicted, tuple[Perceptron, ...]]],
 ) -> tuple[float, dict[str, float]]:
-    """Choose the largest caution with nearly the largest mean gain of Dice (see ``KEPT_GAIN``).
+    """Choose the caution with the largest mean gain of Dice, where losses count more (see ``LOSS``).
 
-    ``predicted``: the pieces of each click, and the perceptrons that choose among them. Also returns the gain and the
-    share of clicks that lower Dice. More caution makes this share smaller, but then more clicks are needed, because a
-    click that changes too little is followed by the same click.
+    ``predicted``: the pieces of each click, and the perceptrons that choose among them. Also returns the mean gain, as
+    it is, and the share of clicks that lower Dice.
     """
-    tried = []
+    tried: list[tuple[float, dict[str, float]]] = []
     for caution in _CAUTION_CHOICES:
         gains = np.array([each.gain(Decision((), members, caution)) for each, members in predicted])
         worse, gain = float((gains < -1e-9).mean()), float(gains.mean())
-        tried.append({"clicks": len(gains), "gain": gain, "worse": worse, "caution": caution})
-    largest = max(each["gain"] for each in tried)
-    best = max(
-        (each for each in tried if each["gain"] >= largest - (1 - KEPT_GAIN) * abs(largest)),
-        key=lambda each: each["caution"],
-    )
+        value = float(np.where(gains < 0, LOSS * gains, gains).mean())
+        tried.append((value, {"clicks": len(gains), "gain": gain, "worse": worse, "caution": caution}))
+    best = max(tried, key=lambda each: each[0])[1]
     return best["caution"], best
 
 

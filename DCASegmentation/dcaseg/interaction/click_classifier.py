@@ -28,9 +28,9 @@ SHIPPED = Path(__file__).parent / "classifier.json"
 """The classifier in use."""
 
 # Who clicks again in the same direction was not content with the change, so it may be less cautious: by _RELAXED for
-# each click, down to _LEAST_CAUTION.
+# each click, down to _LEAST_ADDING or _LEAST_REMOVING.
 _RELAXED = 0.05
-_LEAST_CAUTION = -0.1
+_LEAST_ADDING, _LEAST_REMOVING = 0.0, 0.1
 _SMALL = np.float32(0.05)
 
 
@@ -99,7 +99,8 @@ class Decision:
         value = probability_of(self.pieces, pieces.features)
         if not mask_voxels:
             return int(np.argmax(value))
-        caution = max(min(_LEAST_CAUTION, self.caution), self.caution - _RELAXED * earlier)
+        least = min(_LEAST_ADDING if adds else _LEAST_REMOVING, self.caution)
+        caution = max(least, self.caution - _RELAXED * earlier)
         return best_piece(pieces.voxels, value, mask_voxels, adds, caution)
 
 
