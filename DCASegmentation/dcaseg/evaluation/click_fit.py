@@ -41,7 +41,7 @@ from .click_damage import damaged_mask
 from .click_simulation import dice_of, next_click
 
 LOSS = 5.0
-"""How many times as much as a gain of Dice a loss counts when the caution is chosen: the user has to see and undo it."""
+"""How many times as much as a gain of Dice a loss counts when the caution is chosen: the user has to undo it."""
 
 # The masks to start from, and the number of clicks on each.
 _CLICKS = {"model": 6, "repaired": 2, "missing": 1, "damaged": 2, "damaged again": 1}

@@ -1,15 +1,17 @@
 """The engine that needs no network: which voxels a click changes, by a small classifier of the evidence on each voxel.
 
 Small perceptrons turn the features of ``evidence`` into the probability that a voxel is wrong in the way that the click
-says. They know no organ. Voxels that are probably wrong and connected to the click are a piece, and other perceptrons
-choose among smaller and larger pieces (``click_piece``). ``dca fit-clicks`` fits them all; it wrote
-``classifier.json``.
+says. They know no organ. A voxel changes if it is probably wrong and connected to the click through such voxels; if the
+change as a whole is not sure enough, only its surer part does. A click in the middle of a large error is another
+matter: there, perceptrons that have seen such errors choose among smaller and larger pieces (``click_piece``). ``dca
+fit-clicks`` fits them all; it wrote ``classifier.json``.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,15 +24,20 @@ from ..json_io import DataError, dump, load, read_json
 from .click_piece import PIECE_FEATURES, Pieces, best_piece, pieces_of
 from .evidence import FEATURES, WALKER_SCALE, Evidence, evidence_of
 from .random_walker import RandomWalkerEngine, without_islands
-from .view import FloatArray, Mask, View
+from .view import FloatArray, Mask, SeenStroke, View
 
 SHIPPED = Path(__file__).parent / "classifier.json"
 """The classifier in use."""
 
-# Who clicks again in the same direction was not content with the change, so it may be less cautious: by _RELAXED for
-# each click, down to _LEAST_ADDING or _LEAST_REMOVING.
+LARGE_ADDING_MM, LARGE_REMOVING_MM = 12.0, 5.0
+"""A click at least this far from the border of the mask is on a large error."""
+
+_STEPS = 24
+# Who clicks again in the same direction was not content with the change, so it may be less sure: by _RELAXED for each
+# click, down to _LEAST.
 _RELAXED = 0.05
-_LEAST_ADDING, _LEAST_REMOVING = 0.0, 0.1
+_LEAST_ADDING, _LEAST_REMOVING = 0.6, 0.75
+_LEAST_CAUTION_ADDING, _LEAST_CAUTION_REMOVING = 0.0, 0.1
 _SMALL = np.float32(0.05)
 
 
@@ -76,32 +83,50 @@ class Perceptron:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What one kind of click changes.
+class Sureness:
+    """When voxels change: each is wrong with a probability of at least ``voxel``, and all together of ``mean``."""
 
-    The mean log-odds of ``perceptrons`` say whether a voxel is wrong, and those of ``pieces`` which share of a piece is
-    (for an organ without a mask: its Dice). ``caution``: how much of that share is not counted on.
-    """
+    voxel: float
+    mean: float
+
+    def after(self, clicks: int, adds: bool) -> Sureness:
+        """Return what is enough after so many earlier clicks in the same direction."""
+        least = min(_LEAST_ADDING if adds else _LEAST_REMOVING, self.mean)
+        return Sureness(self.voxel, max(least, self.mean - _RELAXED * clicks))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one kind of click changes: the mean log-odds of ``perceptrons``, and when they are enough."""
 
     perceptrons: tuple[Perceptron, ...]
-    pieces: tuple[Perceptron, ...]
-    caution: float = 0.0
+    sureness: Sureness
 
     def probability(self, features: NDArray[np.floating], finds: bool = False) -> FloatArray:
         """Return the probability (n,) that voxels with these ``features`` (n, features) are wrong."""
         return probability_of(self.perceptrons, features, finds)
+
+
+@dataclass(frozen=True)
+class PieceDecision:
+    """What a click on a large error changes.
+
+    The mean log-odds of ``perceptrons`` say whether a voxel is wrong, and those of ``pieces`` which share of a piece
+    is. ``caution``: how much of that share is not counted on.
+    """
+
+    perceptrons: tuple[Perceptron, ...]
+    pieces: tuple[Perceptron, ...]
+    caution: float
 
     def best(self, pieces: Pieces, mask_voxels: int, adds: bool, earlier: int) -> int | None:
         """Return the number of the piece to change, None for the click's own voxels only.
 
         ``mask_voxels``: the size of the organ's mask. ``earlier``: number of earlier clicks in the same direction.
         """
-        value = probability_of(self.pieces, pieces.features)
-        if not mask_voxels:
-            return int(np.argmax(value))
-        least = min(_LEAST_ADDING if adds else _LEAST_REMOVING, self.caution)
+        least = min(_LEAST_CAUTION_ADDING if adds else _LEAST_CAUTION_REMOVING, self.caution)
         caution = max(least, self.caution - _RELAXED * earlier)
-        return best_piece(pieces.voxels, value, mask_voxels, adds, caution)
+        return best_piece(pieces.voxels, probability_of(self.pieces, pieces.features), mask_voxels, adds, caution)
 
 
 def probability_of(
@@ -123,8 +148,9 @@ def probability_of(
 class ClickClassifier:
     """The decisions on clicks that add to a mask, remove from one, and find an organ without a mask.
 
-    ``features``, ``piece_features``: the names of the columns that the perceptrons were fitted to. ``cases``: the
-    anatomies that they were fitted to. Raises DataError if the features are not those of this version.
+    ``adding_much`` and ``removing_much`` decide on large errors. ``features``, ``piece_features``: the names of the
+    columns that the perceptrons were fitted to. ``cases``: the anatomies that they were fitted to. Raises DataError if
+    the features are not those of this version.
     """
 
     features: tuple[str, ...]
@@ -132,15 +158,16 @@ class ClickClassifier:
     adding: Decision
     removing: Decision
     finding: Decision
+    adding_much: PieceDecision
+    removing_much: PieceDecision
     cases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.features != FEATURES or self.piece_features != PIECE_FEATURES:
             raise DataError("features", "are not those of this version")
-        for decision in (self.adding, self.removing, self.finding):
-            for perceptrons, names in ((decision.perceptrons, FEATURES), (decision.pieces, PIECE_FEATURES)):
-                if not perceptrons or any(len(each.mean) != len(names) for each in perceptrons):
-                    raise DataError("perceptrons", "do not fit the features")
+        decisions = (self.adding, self.removing, self.finding, self.adding_much, self.removing_much)
+        _require_width([each.perceptrons for each in decisions], len(FEATURES))
+        _require_width([self.adding_much.pieces, self.removing_much.pieces], len(PIECE_FEATURES))
 
     def changed(self, evidence: Evidence, view: View) -> FloatArray:
         """Return the organ's probability (z, y, x) after the latest click of ``view``.
@@ -148,23 +175,60 @@ class ClickClassifier:
         It differs from the mask only in one piece around the click, in the direction of the click.
         """
         click, finds = view.strokes[-1], not view.mask.any()
-        candidates = evidence.candidates
-        piece = evidence.click & candidates
-        odds = np.full(view.mask.shape, -_SMALL, np.float32)
-        if candidates.any():
+        earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == click.adds)
+        wrong = np.zeros(view.mask.shape, np.float32)
+        if is_large(click, finds):
+            threshold, piece = self._large(evidence, wrong, click.adds, earlier)
+        else:
             decision = self.finding if finds else self.adding if click.adds else self.removing
-            wrong = decision.probability(evidence.features, finds)
-            pieces = pieces_of(evidence, wrong)
-            earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == click.adds)
-            best = decision.best(pieces, evidence.mask_voxels, click.adds, earlier)
-            if best is not None:
-                piece[candidates] |= pieces.voxels_of(best)
-                # The threshold becomes one half, so that the border lies where the probability crosses it.
-                odds[candidates] = _odds(wrong) - _odds(pieces.thresholds[best])
+            wrong[evidence.candidates] = decision.probability(evidence.features, finds)
+            threshold, piece = sure_piece(wrong, evidence.click, decision.sureness.after(earlier, click.adds))
+        # The threshold becomes one half, so that the border lies where the probability crosses it.
+        odds = _odds(wrong) - _odds(np.float32(threshold))
         odds = np.where(piece, np.maximum(odds, _SMALL), np.minimum(odds, -_SMALL))
-        change = np.where(candidates | evidence.click, 1 / (1 + np.exp(-np.clip(odds, -30.0, 30.0))), 0.0)
+        may_change = evidence.candidates | evidence.click
+        change = np.where(may_change, 1 / (1 + np.exp(-np.clip(odds, -30.0, 30.0))), 0.0)
         changed = change + (1 - change) * view.mask if click.adds else view.mask * (1 - change)
         return changed.astype(np.float32)
+
+    def _large(self, evidence: Evidence, wrong: FloatArray, adds: bool, earlier: int) -> tuple[float, Mask]:
+        """Return what ``sure_piece`` does, for a large error; ``wrong`` (z, y, x) is filled in."""
+        decision = self.adding_much if adds else self.removing_much
+        piece = evidence.click.copy()
+        if not evidence.candidates.any():
+            return 1.0, piece
+        probability = probability_of(decision.perceptrons, evidence.features)
+        wrong[evidence.candidates] = probability
+        pieces = pieces_of(evidence, probability)
+        best = decision.best(pieces, evidence.mask_voxels, adds, earlier)
+        if best is None:
+            return 1.0, piece
+        piece[evidence.candidates] |= pieces.voxels_of(best)
+        return float(pieces.thresholds[best]), piece
+
+
+def is_large(click: SeenStroke, finds: bool) -> bool:
+    """Whether ``click`` is in the middle of a large error; ``finds``: the organ has no mask."""
+    largest_small = LARGE_ADDING_MM if click.adds else LARGE_REMOVING_MM
+    return not finds and click.radius_mm is not None and click.radius_mm >= largest_small
+
+
+def _require_width(groups: Sequence[tuple[Perceptron, ...]], width: int) -> None:
+    if any(not group or any(len(each.mean) != width for each in group) for group in groups):
+        raise DataError("perceptrons", "do not fit the features")
+
+
+def sure_piece(wrong: FloatArray, seeds: Mask, sureness: Sureness) -> tuple[float, Mask]:
+    """Return the piece (z, y, x) around ``seeds`` that is probably wrong, and the lowest probability in it.
+
+    ``wrong`` (z, y, x): the probability that a voxel is wrong.
+    """
+    threshold = sureness.voxel
+    for threshold in np.linspace(sureness.voxel, 0.99, _STEPS):
+        piece = around(seeds, (wrong >= threshold) | seeds)
+        if float(wrong[piece].mean()) >= sureness.mean:
+            return float(threshold), piece
+    return float(threshold), seeds
 
 
 class ClassifierEngine:
