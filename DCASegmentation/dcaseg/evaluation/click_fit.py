@@ -2,9 +2,9 @@
 
 Each case is a CT with its true labels and the model's result. For each organ, clicks at the center of the largest error
 are simulated: on the model's mask, on one of which some errors are repaired, on an empty one, and on masks with large
-errors of other kinds (``click_damage``). Between clicks, the classifier in use corrects the mask. The perceptrons that
-choose among pieces are fitted by cross-validation: they see pieces of voxels that were predicted by perceptrons fitted
-to other anatomies.
+errors of other kinds (``click_damage``). Between clicks, the classifier in use corrects the mask. When voxels change is
+chosen by cross-validation: each anatomy is predicted by perceptrons that were fitted to the others. The perceptrons for
+pieces see such predictions, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,6 +28,9 @@ from ..interaction.click_classifier import (
     Decision,
     Layer,
     Perceptron,
+    PieceDecision,
+    Sureness,
+    is_large,
     probability_of,
     shipped_classifier,
 )
@@ -42,6 +46,10 @@ from .click_simulation import dice_of, next_click
 
 LOSS = 5.0
 """How many times as much as a gain of Dice a loss counts when the caution is chosen: the user has to undo it."""
+
+MOST_WORSE = 0.1
+"""The highest share of simulated clicks on small errors that may lower Dice when the thresholds are chosen. In use, a
+change is one piece around the click, which about halves that share."""
 
 # The masks to start from, and the number of clicks on each.
 _CLICKS = {"model": 6, "repaired": 2, "missing": 1, "damaged": 2, "damaged again": 1}
@@ -60,6 +68,8 @@ _RATE = 3e-3
 _NOISE = 0.1
 _SIZE_POWER = 0.75
 _MOST_WEIGHT = 50.0
+_VOXEL_CHOICES = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+_MEAN_CHOICES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _CAUTION_CHOICES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 
 
@@ -69,8 +79,8 @@ class ClickSample:
 
     ``group``: the anatomy. ``start``: the kind of mask before the first click. ``evidence``: its features are float16.
     ``wrong`` (n,): whether the candidates are wrong in the way that the click says. ``adds``: the click adds.
-    ``earlier``: number of earlier clicks in the same direction. ``truth``, ``mask``: voxels of the organ and of its
-    mask, in voxels of the evidence; ``dice``: before the click.
+    ``earlier``: number of earlier clicks in the same direction. ``large``: see ``is_large``. ``truth``, ``mask``: size
+    of the organ and of its mask, in voxels of the evidence; ``dice``: before the click.
     """
 
     group: str
@@ -79,6 +89,7 @@ class ClickSample:
     wrong: Mask
     adds: bool
     earlier: int
+    large: bool
     truth: int
     mask: int
     dice: float
@@ -105,7 +116,7 @@ class _Recorder:
     def __init__(self, truth: sitk.Image, classifier: ClickClassifier) -> None:
         self._truth, self._classifier = truth, classifier
         self._walker = RandomWalkerEngine()
-        self.taken: tuple[Evidence, Mask, int] | None = None
+        self.taken: tuple[Evidence, Mask, int, bool] | None = None
 
     def foreground(self, view: View) -> FloatArray:
         """See ``interaction.view.Engine``."""
@@ -116,7 +127,7 @@ class _Recorder:
         kept = replace(evidence, features=evidence.features.astype(np.float16))
         earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == view.strokes[-1].adds)
         # A missing organ may be followed into further blocks, but the click lies in the first one.
-        self.taken = self.taken or (kept, wrong, earlier)
+        self.taken = self.taken or (kept, wrong, earlier, is_large(view.strokes[-1], not view.mask.any()))
         return without_islands(self._classifier.changed(evidence, view), view)
 
 
@@ -197,39 +208,34 @@ def _clicks(
         except UserError:
             break
         if recorder.taken is not None:
-            evidence, wrong, earlier = recorder.taken
+            evidence, wrong, earlier, large = recorder.taken
             # In voxels of the view, which may be coarser than the CT's.
             size = session.grid.volume_ml_per_voxel / evidence.voxel_ml
             counts = round(np.count_nonzero(target) * size), round(np.count_nonzero(mask) * size)
             dice = dice_of(mask, target)
-            samples.append(ClickSample(group, start, evidence, wrong, click.adds, earlier, *counts, dice))
+            samples.append(ClickSample(group, start, evidence, wrong, click.adds, earlier, large, *counts, dice))
     return samples
 
 
 @dataclass(frozen=True)
 class _Predicted:
-    """The pieces of a click, by perceptrons that were fitted to other anatomies, and how good they are.
+    """The pieces of a click, by perceptrons that were fitted to other anatomies.
 
-    ``right`` (k,): how many voxels of each piece are wrong. ``target`` (k,): what the perceptrons for pieces learn:
-    which share that is or, if the organ had no mask, the Dice of the piece.
+    ``right`` (k,): how many voxels of each piece are wrong in the way that the click says.
     """
 
     sample: ClickSample
     pieces: Pieces
     right: NDArray[np.int64]
-    target: FloatArray
 
     @classmethod
     def of(cls, sample: ClickSample, perceptrons: tuple[Perceptron, ...]) -> _Predicted:
         """Return the pieces of ``sample`` by ``perceptrons``."""
-        pieces = pieces_of(sample.evidence, probability_of(perceptrons, sample.evidence.features, sample.missing))
+        pieces = pieces_of(sample.evidence, probability_of(perceptrons, sample.evidence.features))
         order = np.argsort(-pieces.level, kind="stable")
-        right = np.cumsum(sample.wrong[order], dtype=np.int64)[pieces.voxels - 1]
-        total = pieces.voxels + sample.truth
-        target = 2 * right / total if sample.missing else right / pieces.voxels
-        return cls(sample, pieces, right, target.astype(np.float32))
+        return cls(sample, pieces, np.cumsum(sample.wrong[order], dtype=np.int64)[pieces.voxels - 1])
 
-    def gain(self, decision: Decision) -> float:
+    def gain(self, decision: PieceDecision) -> float:
         """Return the change of Dice by the piece that ``decision`` chooses."""
         sample = self.sample
         best = decision.best(self.pieces, sample.evidence.mask_voxels, sample.adds, sample.earlier)
@@ -242,39 +248,72 @@ def fit_classifier(
     samples: Sequence[ClickSample],
     steps: int = 800,
     seed: int = 0,
+    most_worse: float = MOST_WORSE,
     progress: Callable[[float, str], None] | None = None,
 ) -> tuple[ClickClassifier, dict[str, dict[str, float]]]:
     """Fit a classifier to ``samples``, and return it with what cross-validation says of each kind of click.
 
-    That is the mean change of Dice by a click (``gain``) and the share of clicks that lower it (``worse``). Raises
-    UserError if there are not enough samples of each kind.
+    That is the mean change of Dice by a click (``gain``) and the share of clicks that lower it (``worse``); for small
+    errors and missing organs without the rule that a change is one piece. Raises UserError if there are not enough
+    samples of each kind.
     """
+    present = [each for each in samples if not each.missing]
+    # The model's own errors are mostly small. Large ones are learned from all clicks.
+    own = [each for each in present if not each.start.startswith("damaged")]
     kinds = {
-        "adding": [each for each in samples if not each.missing and each.adds],
-        "removing": [each for each in samples if not each.missing and not each.adds],
+        "adding": [each for each in own if each.adds],
+        "removing": [each for each in own if not each.adds],
         "finding": [each for each in samples if each.missing],
+        "adding_much": [each for each in present if each.adds],
+        "removing_much": [each for each in present if not each.adds],
     }
-    decisions: dict[str, Decision] = {}
+    decisions: dict[str, Decision | PieceDecision] = {}
     figures: dict[str, dict[str, float]] = {}
     for index, (name, kind) in enumerate(kinds.items()):
         if progress is not None:
-            progress(index / len(kinds), f"Fitting: {name}")
+            progress(index / len(kinds), f"Fitting: {name.replace('_', ' ')}")
         groups = sorted({each.group for each in kind})
         if len(groups) < 2:
-            raise UserError(f"Too few anatomies have clicks for {name}.", "Give more cases, of different label maps.")
+            raise UserError(
+                f"Too few anatomies have clicks for {name.replace('_', ' ')}.",
+                "Give more cases, of different label maps.",
+            )
         folds = [set(groups[fold::_FOLDS]) for fold in range(min(_FOLDS, len(groups)))]
-        predicted: list[_Predicted] = []
-        for held_out in folds:
-            members = _members([each for each in kind if each.group not in held_out], steps, seed)
-            predicted += [_Predicted.of(each, members) for each in kind if each.group in held_out]
-        tried: list[tuple[_Predicted, tuple[Perceptron, ...]]] = []
-        for held_out in folds:
-            members = _piece_members([each for each in predicted if each.sample.group not in held_out], steps, seed)
-            tried += [(each, members) for each in predicted if each.sample.group in held_out]
-        caution, figures[name] = choose_caution(tried)
-        decisions[name] = Decision(_members(kind, steps, seed), _piece_members(predicted, steps, seed), caution)
+        decide = _decide_on_pieces if name.endswith("_much") else _decide
+        decisions[name], figures[name] = decide(kind, folds, steps, seed, most_worse)
     cases = tuple(sorted({each.group for each in samples}))
-    return ClickClassifier(FEATURES, PIECE_FEATURES, **decisions, cases=cases), figures
+    content: dict[str, Any] = dict(decisions)
+    return ClickClassifier(FEATURES, PIECE_FEATURES, **content, cases=cases), figures
+
+
+def _decide(
+    kind: Sequence[ClickSample], folds: Sequence[set[str]], steps: int, seed: int, most_worse: float
+) -> tuple[Decision, dict[str, float]]:
+    predicted: list[tuple[ClickSample, FloatArray]] = []
+    for held_out in folds:
+        members = _members([each for each in kind if each.group not in held_out], steps, seed)
+        predicted += [
+            (each, probability_of(members, each.evidence.features, each.missing))
+            for each in kind
+            if each.group in held_out
+        ]
+    sureness, figures = choose_sureness(predicted, most_worse)
+    return Decision(_members(kind, steps, seed), sureness), figures
+
+
+def _decide_on_pieces(
+    kind: Sequence[ClickSample], folds: Sequence[set[str]], steps: int, seed: int, _most_worse: float
+) -> tuple[PieceDecision, dict[str, float]]:
+    predicted: list[_Predicted] = []
+    for held_out in folds:
+        members = _members([each for each in kind if each.group not in held_out], steps, seed)
+        predicted += [_Predicted.of(each, members) for each in kind if each.group in held_out]
+    tried: list[tuple[_Predicted, tuple[Perceptron, ...]]] = []
+    for held_out in folds:
+        members = _piece_members([each for each in predicted if each.sample.group not in held_out], steps, seed)
+        tried += [(each, members) for each in predicted if each.sample.group in held_out]
+    caution, figures = choose_caution(tried)
+    return PieceDecision(_members(kind, steps, seed), _piece_members(predicted, steps, seed), caution), figures
 
 
 def _members(samples: Sequence[ClickSample], steps: int, seed: int) -> tuple[Perceptron, ...]:
@@ -283,12 +322,55 @@ def _members(samples: Sequence[ClickSample], steps: int, seed: int) -> tuple[Per
 
 def _piece_members(predicted: Sequence[_Predicted], steps: int, seed: int) -> tuple[Perceptron, ...]:
     features = np.concatenate([each.pieces.features for each in predicted])
-    target = np.concatenate([each.target for each in predicted])
-    running = np.arange(1.0, len(target) + 1)
+    share = np.concatenate([each.right / each.pieces.voxels for each in predicted]).astype(np.float32)
+    running = np.arange(1.0, len(share) + 1)
     return tuple(
-        _perceptron(features, target, running, _PIECE_HIDDEN, min(steps, _PIECE_STEPS), _PIECE_BATCH, seed + member)
+        _perceptron(features, share, running, _PIECE_HIDDEN, min(steps, _PIECE_STEPS), _PIECE_BATCH, seed + member)
         for member in range(_MEMBERS)
     )
+
+
+def choose_sureness(
+    predicted: Sequence[tuple[ClickSample, FloatArray]], most_worse: float
+) -> tuple[Sureness, dict[str, float]]:
+    """Choose when voxels change: for the largest mean gain, if at most the share ``most_worse`` of clicks lowers Dice.
+
+    ``predicted``: samples with the probability (n,) that their voxels are wrong. Also returns the gain and the share.
+    """
+    # Sorted once: the most probable voxels, how many of them are wrong, and the mean probability so far.
+    lines = []
+    for each, probability in predicted:
+        order = np.argsort(-probability, kind="stable")
+        counts = np.arange(1, len(order) + 1)
+        running = np.cumsum(probability[order], dtype=np.float64) / counts
+        lines.append((each, probability[order], running, np.cumsum(each.wrong[order], dtype=np.int64)))
+    best: tuple[tuple[bool, float], Sureness, dict[str, float]] | None = None
+    for mean in _MEAN_CHOICES:
+        for voxel in _VOXEL_CHOICES:
+            gains = np.array([_gain_of(*line, voxel, mean) for line in lines])
+            worse, gain = float((gains < -1e-9).mean()), float(gains.mean())
+            # Without a choice that is safe enough, the safest one.
+            rank = (worse <= most_worse, gain if worse <= most_worse else -worse)
+            if best is None or rank > best[0]:
+                best = rank, Sureness(voxel, mean), {"clicks": len(gains), "gain": gain, "worse": worse}
+    assert best is not None
+    return best[1], best[2]
+
+
+def _gain_of(
+    sample: ClickSample,
+    probability: FloatArray,
+    running: NDArray[np.float64],
+    right: NDArray[np.int64],
+    voxel: float,
+    mean: float,
+) -> float:
+    """Return the change of Dice if the voxels of at least ``voxel``, and on average of ``mean``, change."""
+    # The mean falls with each voxel, so the last one that is high enough ends the change.
+    count = int(np.count_nonzero((running >= mean) & (probability >= voxel)))
+    if not count:
+        return 0.0
+    return float(sample.dice_after(np.array([count]), right[count - 1 : count])[0] - sample.dice)
 
 
 def choose_caution(
@@ -297,14 +379,16 @@ def choose_caution(
     """Choose the caution with the largest mean gain of Dice, where losses count more (see ``LOSS``).
 
     ``predicted``: the pieces of each click, and the perceptrons that choose among them. Also returns the mean gain, as
-    it is, and the share of clicks that lower Dice.
+    it is, and the share of clicks that lower Dice, both of the clicks on large errors if there are any.
     """
     tried: list[tuple[float, dict[str, float]]] = []
+    large = np.array([each.sample.large for each, _ in predicted])
+    shown = large if large.any() else ~large
     for caution in _CAUTION_CHOICES:
-        gains = np.array([each.gain(Decision((), members, caution)) for each, members in predicted])
-        worse, gain = float((gains < -1e-9).mean()), float(gains.mean())
+        gains = np.array([each.gain(PieceDecision((), members, caution)) for each, members in predicted])
         value = float(np.where(gains < 0, LOSS * gains, gains).mean())
-        tried.append((value, {"clicks": len(gains), "gain": gain, "worse": worse, "caution": caution}))
+        worse, gain = float((gains[shown] < -1e-9).mean()), float(gains[shown].mean())
+        tried.append((value, {"clicks": int(shown.sum()), "gain": gain, "worse": worse, "caution": caution}))
     best = max(tried, key=lambda each: each[0])[1]
     return best["caution"], best
 
@@ -370,7 +454,7 @@ def _perceptron(
 
 
 def _rounded(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(f"{value:.3g}") for value in values)
+    return tuple(float(f"{value:.4g}") for value in values)
 
 
 def _network(sizes: tuple[int, ...], seed: int) -> nn.Sequential:
