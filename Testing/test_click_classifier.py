@@ -161,13 +161,20 @@ def test_clicking_again_in_the_same_direction_needs_less_sureness():
 
 
 def test_clicks_deep_in_an_error_are_on_large_ones():
-    def click(adds, radius):
-        return SeenStroke(np.zeros((1, 3), np.int64), adds, radius)
+    scene = Scene((20, 20, 20))
+    mask = ball(scene.spleen.shape, (10, 10, 10), 10.0)
 
-    assert is_large(click(True, 20.0), False) and not is_large(click(True, 6.0), False)
-    # A leak of this size is large, and a missing organ has no size.
-    assert is_large(click(False, 6.0), False) and not is_large(click(False, 3.0), False)
-    assert not is_large(click(True, 20.0), True) and not is_large(click(True, None), False)
+    def large(adds, radius, mask=mask, ml=200.0):
+        stroke = SeenStroke(np.array([(10, 10, 10)]), adds, radius)
+        hu = sitk.GetArrayFromImage(scene.ct).astype(np.float32)
+        return is_large(View(scene.grid, hu, mask, mask, np.zeros_like(mask), (stroke,), expected_ml=ml))
+
+    assert large(True, 20.0) and not large(True, 9.0)
+    # A leak of this size is large.
+    assert large(False, 9.0) and not large(False, 3.0)
+    # A missing organ has no size, and no adrenal is this deep.
+    assert not large(True, 20.0, np.zeros_like(mask)) and not large(True, None)
+    assert not large(True, 20.0, ml=4.0) and large(True, 20.0, ml=None)
 
 
 def view_of(scene, mask, at, adds):

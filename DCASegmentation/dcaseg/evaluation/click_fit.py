@@ -127,7 +127,7 @@ class _Recorder:
         kept = replace(evidence, features=evidence.features.astype(np.float16))
         earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == view.strokes[-1].adds)
         # A missing organ may be followed into further blocks, but the click lies in the first one.
-        self.taken = self.taken or (kept, wrong, earlier, is_large(view.strokes[-1], not view.mask.any()))
+        self.taken = self.taken or (kept, wrong, earlier, is_large(view))
         return without_islands(self._classifier.changed(evidence, view), view)
 
 

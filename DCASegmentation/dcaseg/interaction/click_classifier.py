@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from ..json_io import DataError, dump, load, read_json
 from .click_piece import PIECE_FEATURES, Pieces, best_piece, pieces_of
-from .evidence import FEATURES, WALKER_SCALE, Evidence, evidence_of
+from .evidence import FEATURES, WALKER_SCALE, Evidence, evidence_of, radius_of
 from .random_walker import RandomWalkerEngine, without_islands
-from .view import FloatArray, Mask, SeenStroke, View
+from .view import FloatArray, Mask, View
 
 SHIPPED = Path(__file__).parent / "classifier.json"
 """The classifier in use."""
 
-LARGE_ADDING_MM, LARGE_REMOVING_MM = 12.0, 5.0
+LARGE_ADDING_MM, LARGE_REMOVING_MM = 12.0, 8.0
 """A click at least this far from the border of the mask is on a large error."""
 
 _STEPS = 24
@@ -177,7 +177,7 @@ class ClickClassifier:
         click, finds = view.strokes[-1], not view.mask.any()
         earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == click.adds)
         wrong = np.zeros(view.mask.shape, np.float32)
-        if is_large(click, finds):
+        if is_large(view):
             threshold, piece = self._large(evidence, wrong, click.adds, earlier)
         else:
             decision = self.finding if finds else self.adding if click.adds else self.removing
@@ -207,10 +207,16 @@ class ClickClassifier:
         return float(pieces.thresholds[best]), piece
 
 
-def is_large(click: SeenStroke, finds: bool) -> bool:
-    """Whether ``click`` is in the middle of a large error; ``finds``: the organ has no mask."""
-    largest_small = LARGE_ADDING_MM if click.adds else LARGE_REMOVING_MM
-    return not finds and click.radius_mm is not None and click.radius_mm >= largest_small
+def is_large(view: View) -> bool:
+    """Whether the latest click of ``view`` is in the middle of a large error.
+
+    An error deeper than the whole organ usually is none: there is a mask far away, and the organ is missing here.
+    """
+    click = view.strokes[-1]
+    if not view.mask.any() or click.radius_mm is None:
+        return False
+    deepest = np.inf if view.expected_ml is None else radius_of(view.expected_ml)
+    return (LARGE_ADDING_MM if click.adds else LARGE_REMOVING_MM) <= click.radius_mm <= deepest
 
 
 def _require_width(groups: Sequence[tuple[Perceptron, ...]], width: int) -> None:

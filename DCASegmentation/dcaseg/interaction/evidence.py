@@ -73,7 +73,7 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
     seeds = np.zeros(view.mask.shape, bool)
     seeds[tuple(click.voxels.T)] = True
     distance = np.maximum(distance_to(seeds, spacing), 0.0)
-    usual = _PLAIN_MM if view.expected_ml is None else _radius_of(view.expected_ml)
+    usual = _PLAIN_MM if view.expected_ml is None else radius_of(view.expected_ml)
     if not view.mask.any() or click.radius_mm is None:
         radius = usual if click.radius_mm is None else click.radius_mm
     else:
@@ -123,7 +123,7 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
 
     counts = [sum(1 for stroke in view.strokes[:-1] if stroke.adds == (adds == same)) for same in (True, False)]
     mask_voxels, voxel_ml = int(np.count_nonzero(view.mask)), view.grid.volume_ml_per_voxel
-    own = _radius_of(mask_voxels * voxel_ml)
+    own = radius_of(mask_voxels * voxel_ml)
     columns: dict[str, FloatArray] = {
         "ratio": np.minimum(ratio, 8.0) / 4,
         "log_ratio": np.minimum(np.log1p(ratio), 3.0),
@@ -166,7 +166,7 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
     return Evidence(candidates, features, d, seeds, mask_voxels, voxel_ml)
 
 
-def _radius_of(ml: float) -> float:
+def radius_of(ml: float) -> float:
     """Return the radius (mm) of a ball of ``ml``, at least 3 mm."""
     return float(max((3 * ml * 1000 / (4 * np.pi)) ** (1 / 3), 3.0))
 
