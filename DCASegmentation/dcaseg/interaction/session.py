@@ -282,7 +282,7 @@ class CorrectionSession:
             return box, after
         labels = self._labels.copy()
         labels[box] = after
-        free = ~np.isin(labels, list(self._locked))
+        free = ~np.isin(labels, list(self._locked)) if self._locked else np.ones(labels.shape, bool)
         ends, boxes = [first.voxels[len(first.voxels) // 2]], [box]
         placed = [first]
         before = self._labels == first.label
