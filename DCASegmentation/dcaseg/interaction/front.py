@@ -45,17 +45,20 @@ def next_points(
     z, y, x = np.ogrid[tuple(slice(side.start, side.stop) for side in box)]
     distance = np.sqrt(sum(((axis - at) * step) ** 2 for axis, at, step in zip((z, y, x), click, steps, strict=True)))
     thickness = max(_THICKNESS_MM, 1.5 * max(grid.spacing))
-    edge = _EDGE_MM
-    if np.count_nonzero(added[box]) < np.count_nonzero(organ[box]):
-        edge = max(float(distance[added[box]].max(initial=0.0)), _LEAST_MM + thickness)
-    end = added[box] & (distance > edge - thickness) & (distance <= FARTHEST_MM)
-    where = np.argwhere(end)
+    where = np.argwhere(added[box] & (distance <= FARTHEST_MM))
     if not len(where):
         return []
     offsets = (where + start - click) * steps
-    # A large organ goes on in many directions, which the main axis tells apart.
+    # A large piece goes on in many directions, which the main axis tells apart.
     axis = np.abs(offsets).argmax(axis=1)
     side = 2 * axis + (offsets[np.arange(len(offsets)), axis] > 0)
+    far = distance[tuple(where.T)]
+    edges = np.full(6, _EDGE_MM)
+    if np.count_nonzero(added[box]) < np.count_nonzero(organ[box]):
+        farthest = np.array([far[side == number].max(initial=0.0) for number in range(6)])
+        edges = np.maximum(farthest, _LEAST_MM + thickness)
+    is_end = far > edges[side] - thickness
+    where, side = where[is_end], side[is_end]
     volumes = np.bincount(side, minlength=6) * grid.volume_ml_per_voxel * 1000
     middle = float(
         np.median(smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM)[organ[box]])

@@ -29,7 +29,7 @@ from ..imaging.resampling import resample
 from ..imaging.writers import write_image
 from ..organs import usual_volume
 from ..types import Box
-from .click_classifier import ClassifierEngine
+from .click_classifier import LARGE_ADDING_MM, ClassifierEngine
 from .front import next_points
 from .strokes import Point, Stroke, box_around, box_of_corners, inside, rasterize
 from .view import Engine, SeenStroke, View, distance_to, mask_on_ct, reduced, reduced_grid, strides_of, sub_grid
@@ -40,6 +40,8 @@ no mask there."""
 
 # A missing organ is followed into at most this many further blocks.
 _MOST_CONTINUED = 4
+# An organ is followed until it has its usual volume, or its mask has grown this many times.
+_MOST_GROWTH = 2.0
 
 _AIR_HU = -500.0
 # Organs that may contain gas, so that a click into air is valid.
@@ -178,9 +180,16 @@ class CorrectionSession:
             after = before
         else:
             after = self._corrected(placed, box, corners is not None)
-            if corners is None and not (before == label).any():
-                box, after = self._continued(placed, box, after)
-                before = self._labels[box].copy()
+            missing = not (before == label).any()
+            if corners is None and (missing or (adds and self._is_large(placed))):
+                whole, followed = self._continued(placed, box, after)
+                if missing:
+                    box, after = whole, followed
+                    before = self._labels[box].copy()
+                else:
+                    # Nothing changes outside the block.
+                    inner = [slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, whole, strict=True)]
+                    after = followed[tuple(inner)]
         found, organ = after == label, before == label
         taken = before[found & ~organ]
         lost, counts = np.unique(taken[taken != 0], return_counts=True)
@@ -271,11 +280,15 @@ class CorrectionSession:
                         "Undo the earlier stroke first, or click farther away from it.",
                     )
 
+    def _is_large(self, placed: _Placed) -> bool:
+        """Whether the stroke ``placed``, which adds, is deep in a large error, more of which may be left."""
+        return placed.radius_mm is not None and placed.radius_mm >= LARGE_ADDING_MM
+
     def _continued(self, first: _Placed, box: Box, after: NDArray[np.integer]) -> tuple[Box, NDArray[np.integer]]:
         """Return the box and the labels in it after an organ that ends at the edge of ``box`` has been followed.
 
-        ``first`` found the organ, and ``after`` are the labels in ``box`` since then. Each end is followed as a click
-        just beyond it would, until the organ has its usual volume.
+        ``first`` found the organ, or a large part of it, and ``after`` are the labels in ``box`` since then. Each end
+        is followed as a click just beyond it would.
         """
         expected_ml = usual_volume(self._names.get(first.label))
         if expected_ml is None:
@@ -286,9 +299,10 @@ class CorrectionSession:
         ends, boxes = [first.voxels[len(first.voxels) // 2]], [box]
         placed = [first]
         before = self._labels == first.label
+        most_ml = max(expected_ml, _MOST_GROWTH * np.count_nonzero(before) * self.grid.volume_ml_per_voxel)
         while ends and len(placed) <= _MOST_CONTINUED:
             organ = labels == first.label
-            if np.count_nonzero(organ) * self.grid.volume_ml_per_voxel > expected_ml:
+            if np.count_nonzero(organ) * self.grid.volume_ml_per_voxel > most_ml:
                 break
             ends = [*ends[1:], *next_points(organ, organ & ~before, self._hu, free, self.grid, ends[0])]
             ends = [end for end in ends if not organ[tuple(end)]]
