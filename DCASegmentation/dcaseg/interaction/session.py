@@ -30,6 +30,7 @@ from ..imaging.writers import write_image
 from ..organs import usual_volume
 from ..types import Box
 from .click_classifier import LARGE_ADDING_MM, ClassifierEngine
+from .evidence import radius_of
 from .front import next_points
 from .strokes import Point, Stroke, box_around, box_of_corners, inside, rasterize
 from .view import Engine, SeenStroke, View, distance_to, mask_on_ct, reduced, reduced_grid, strides_of, sub_grid
@@ -282,7 +283,10 @@ class CorrectionSession:
 
     def _is_large(self, placed: _Placed) -> bool:
         """Whether the stroke ``placed``, which adds, is deep in a large error, more of which may be left."""
-        return placed.radius_mm is not None and placed.radius_mm >= LARGE_ADDING_MM
+        expected_ml = usual_volume(self._names.get(placed.label))
+        if placed.radius_mm is None or expected_ml is None:
+            return False
+        return LARGE_ADDING_MM <= placed.radius_mm <= radius_of(expected_ml)
 
     def _continued(self, first: _Placed, box: Box, after: NDArray[np.integer]) -> tuple[Box, NDArray[np.integer]]:
         """Return the box and the labels in it after an organ that ends at the edge of ``box`` has been followed.
