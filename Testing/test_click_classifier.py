@@ -250,7 +250,8 @@ def test_the_fit_learns_which_voxels_are_wrong_and_which_piece_to_change():
         features = np.zeros((2, WIDTH), np.float32)
         features[:, FEATURES.index("distance")] = (0.1, 1.3)
         near, far = getattr(classifier, name).probability(features, finds=name == "finding")
-        assert near > 0.6 and far < near - 0.3
+        # Half of the odds on a missing organ are those of the random walker, which are even here.
+        assert near > 0.6 and far < 0.46
     for name in ("adding_much", "removing_much"):
         assert figures[name]["clicks"] == 9 and figures[name]["gain"] > 0.03 and figures[name]["worse"] == 0
     assert read_back(classifier) == classifier
