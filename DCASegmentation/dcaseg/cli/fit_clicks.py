@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..json_io import dump, read_json
+from ..json_io import read_json
 from .console import print_line, print_table, progress_bar, table
 from .option_values import load_bundle
 from .options import CASES_PANEL, BundleOption, DeviceOption, overwrite_option
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..inference.segmenter import Segmenter
 
 NAME = "fit-clicks"
-EXAMPLES = "Example: dca fit-clicks --synthetic synthetic1/ --synthetic synthetic2/ --phantoms 2 -o fit/"
+EXAMPLES = "Example: dca fit-clicks --synthetic synthetic1/ --synthetic synthetic2/ --phantoms 2 --slabs 1 -o fit/"
 
 # --overwrite replaces only folders that contain this file.
 _CLASSIFIER, _FIGURES = "classifier.json", "fit.json"
@@ -42,6 +42,14 @@ def run(
     phantoms: Annotated[
         int, typer.Option(min=0, help="Number of phantoms to fit to.", rich_help_panel=CASES_PANEL)
     ] = 0,
+    slabs: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Number of short pieces with thick slices to cut from each CT, and to fit to as well.",
+            rich_help_panel=CASES_PANEL,
+        ),
+    ] = 0,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -55,16 +63,18 @@ def run(
 ) -> None:
     """Fit the classifier that decides which voxels a click of **dca correct** changes.
 
-    It learns from simulated clicks on the errors of a model in synthetic CTs, and knows no organ. Cross-validation over
-    the anatomies chooses from which probability a voxel changes, so that few clicks make an organ worse; the table
-    shows its figures. The classifier in use is the file dcaseg/interaction/classifier.json.
+    It learns from simulated clicks on the errors of a model in synthetic CTs, and on large errors made at random, and
+    knows no organ. Cross-validation over the anatomies chooses its caution, so that few clicks make an organ worse; the
+    table shows its figures. The classifier in use is the file dcaseg/interaction/classifier.json.
     """
     import numpy as np
 
+    from ..evaluation.click_damage import thick_slab
     from ..evaluation.click_fit import ClickSample, collect, fit_classifier
-    from ..imaging.writers import new_folder, write_json
+    from ..imaging.writers import new_folder, write_json, write_text
     from ..inference.process_settings import keep_freed_memory
     from ..inference.segmenter import Segmenter
+    from ..interaction.click_classifier import classifier_json
 
     if not synthetic and not phantoms:
         raise UserError("No cases were given.", "Give --synthetic or --phantoms.")
@@ -78,20 +88,22 @@ def run(
             cases = list(_cases(synthetic or [], phantoms))
             for index, (name, group, read) in enumerate(cases):
                 progress(0.9 * index / len(cases), f"{name}: segmenting and clicking")
-                ct, truth = read()
-                start = _start(segmenter, ct, model.metadata.weights.sha256, cache)
-                samples += collect(group, ct, start, truth, segmenter.vocabulary, random)
+                whole = read()
+                for ct, truth in (whole, *(thick_slab(*whole, random) for _ in range(slabs))):
+                    start = _start(segmenter, ct, model.metadata.weights.sha256, cache)
+                    samples += collect(group, ct, start, truth, segmenter.vocabulary, random)
             classifier, figures = fit_classifier(
                 samples, steps, seed, progress=lambda share, text: progress(0.9 + 0.1 * share, text)
             )
         record: dict[str, Any] = {
             "model": {"name": model.metadata.name, "sha256": model.metadata.weights.sha256},
             "cases": [name for name, _, _ in cases],
+            "slabs": slabs,
             "steps": steps,
             "seed": seed,
             "cross_validation": figures,
         }
-        write_json(dump(classifier), folder / _CLASSIFIER)
+        write_text(classifier_json(classifier), folder / _CLASSIFIER)
         write_json(record, folder / _FIGURES)
     rows = table(
         "Cross-validation over the anatomies", "Clicks", "Number", "Gain", "Worse", numbers=("Number", "Gain", "Worse")

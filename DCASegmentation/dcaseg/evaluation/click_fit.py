@@ -1,16 +1,18 @@
 """Fits the classifier of ``interaction.click_classifier`` to simulated clicks on the errors of a model.
 
 Each case is a CT with its true labels and the model's result. For each organ, clicks at the center of the largest error
-are simulated: on the model's mask, on one of which some errors are repaired, and on an empty one. Between clicks, the
-classifier in use corrects the mask. When voxels change is chosen by cross-validation: each anatomy is predicted by
-perceptrons that were fitted to the others.
+are simulated: on the model's mask, on one of which some errors are repaired, on an empty one, and on masks with large
+errors of other kinds (``click_damage``). Between clicks, the classifier in use corrects the mask. When voxels change is
+chosen by cross-validation: each anatomy is predicted by perceptrons that were fitted to the others. The perceptrons for
+pieces see such predictions, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,67 +28,84 @@ from ..interaction.click_classifier import (
     Decision,
     Layer,
     Perceptron,
+    PieceDecision,
     Sureness,
+    is_large,
     probability_of,
     shipped_classifier,
 )
-from ..interaction.evidence import FEATURES, evidence_of
+from ..interaction.click_piece import PIECE_FEATURES, Pieces, pieces_of
+from ..interaction.evidence import FEATURES, Evidence, evidence_of
 from ..interaction.random_walker import RandomWalkerEngine, without_islands
 from ..interaction.session import CorrectionSession
 from ..interaction.strokes import Stroke, to_point
 from ..interaction.view import FloatArray, Mask, View
 from ..organs import Vocabulary
+from .click_damage import damaged_mask
 from .click_simulation import dice_of, next_click
 
-MOST_WORSE = 0.1
-"""The highest share of simulated clicks that may lower Dice when the thresholds are chosen. In use, a change is one
-piece around the click, which about halves that share."""
+LOSS = 5.0
+"""How many times as much as a gain of Dice a loss counts when the caution is chosen: the user has to undo it."""
 
-# Clicks on the model's mask, on a partly repaired one, and on an empty one.
-_CLICKS = (6, 3, 1)
-_VOXELS = 2500
+MOST_WORSE = 0.1
+"""The highest share of simulated clicks on small errors that may lower Dice when the thresholds are chosen. In use, a
+change is one piece around the click, which about halves that share."""
+
+# The masks to start from, and the number of clicks on each.
+_CLICKS = {"model": 6, "repaired": 2, "missing": 1, "damaged": 2, "damaged again": 1}
+_VOXELS = 2000
 _SMALLEST_ML = 0.4
 _REPAIRED = 0.6
+_USABLE = 0.6
 _HIDDEN = (32, 16)
+_PIECE_HIDDEN = (24,)
 _MEMBERS = 3
 _FOLDS = 3
 _BATCH = 2048
+_PIECE_BATCH = 1024
+_PIECE_STEPS = 500
 _RATE = 3e-3
 _NOISE = 0.1
 _SIZE_POWER = 0.75
 _MOST_WEIGHT = 50.0
 _VOXEL_CHOICES = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 _MEAN_CHOICES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+_CAUTION_CHOICES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 
 
 @dataclass(frozen=True)
 class ClickSample:
-    """Some of the voxels that one simulated click might have changed.
+    """What one simulated click might have changed.
 
-    ``group``: the anatomy. ``features`` (n, features); ``wrong`` (n,): whether the voxels are wrong in the way that the
-    click says; ``weight`` (n,): how many voxels each one stands for. ``adds``: the click adds; ``missing``: the organ
-    had no mask in the block. ``truth``, ``mask``: voxels of the organ and of its mask; ``dice``: before the click.
+    ``group``: the anatomy. ``start``: the kind of mask before the first click. ``evidence``: its features are float16.
+    ``wrong`` (n,): whether the candidates are wrong in the way that the click says. ``adds``: the click adds.
+    ``earlier``: number of earlier clicks in the same direction. ``large``: see ``is_large``. ``truth``, ``mask``: size
+    of the organ and of its mask, in voxels of the evidence; ``dice``: before the click.
     """
 
     group: str
-    features: NDArray[np.float16]
+    start: str
+    evidence: Evidence
     wrong: Mask
-    weight: FloatArray
     adds: bool
-    missing: bool
+    earlier: int
+    large: bool
     truth: int
     mask: int
     dice: float
 
-    def gain(self, changes: Mask) -> float:
-        """Return the change of Dice if the sampled voxels ``changes`` (n,), and those they stand for, change."""
-        right = float(self.weight[changes & self.wrong].sum())
-        bad = float(self.weight[changes & ~self.wrong].sum())
+    @property
+    def missing(self) -> bool:
+        """Whether the organ had no mask near the click."""
+        return self.evidence.mask_voxels == 0
+
+    def dice_after(self, voxels: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return Dice (k,) if this many ``voxels`` change, of which this many should."""
         total = self.truth + self.mask
         overlap = 0.5 * self.dice * total
         if self.adds:
-            return 2 * (overlap + right) / (total + right + bad) - self.dice
-        return 2 * (overlap - bad) / max(total - right - bad, 1) - self.dice
+            return 2 * (overlap + right) / (total + voxels)
+        return 2 * (overlap - voxels + right) / np.maximum(total - voxels, 1)
 
 
 class _Recorder:
@@ -94,10 +113,10 @@ class _Recorder:
 
     name = "recorder"
 
-    def __init__(self, truth: sitk.Image, classifier: ClickClassifier, random: np.random.Generator) -> None:
-        self._truth, self._classifier, self._random = truth, classifier, random
+    def __init__(self, truth: sitk.Image, classifier: ClickClassifier) -> None:
+        self._truth, self._classifier = truth, classifier
         self._walker = RandomWalkerEngine()
-        self.taken: tuple[NDArray[np.float16], Mask, FloatArray, bool] | None = None
+        self.taken: tuple[Evidence, Mask, int, bool] | None = None
 
     def foreground(self, view: View) -> FloatArray:
         """See ``interaction.view.Engine``."""
@@ -105,12 +124,10 @@ class _Recorder:
         reference = view.grid.image_of(np.zeros(view.mask.shape, np.uint8))
         nearest = sitk.Resample(self._truth, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
         wrong = ((sitk.GetArrayFromImage(nearest) > 0) == view.strokes[-1].adds)[evidence.candidates]
-        # Voxels near the click matter most, so more of them are taken.
-        chance = np.exp(-evidence.distance / 12) + 0.04
-        chance = np.minimum(chance * min(1.0, _VOXELS / max(float(chance.sum()), 1.0)), 1.0)
-        picked = self._random.random(len(chance)) < chance
-        weight = (1 / chance[picked]).astype(np.float32)
-        self.taken = evidence.features[picked].astype(np.float16), wrong[picked], weight, not view.mask.any()
+        kept = replace(evidence, features=evidence.features.astype(np.float16))
+        earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == view.strokes[-1].adds)
+        # A missing organ may be followed into further blocks, but the click lies in the first one.
+        self.taken = self.taken or (kept, wrong, earlier, is_large(view))
         return without_islands(self._classifier.changed(evidence, view), view)
 
 
@@ -128,7 +145,7 @@ def collect(
     ``known`` are the annotated labels, None for all. ``group``: the name of the anatomy.
     """
     samples: list[ClickSample] = []
-    labels, first = sitk.GetArrayFromImage(truth), sitk.GetArrayFromImage(start)
+    labels, first, hu = (sitk.GetArrayFromImage(each) for each in (truth, start, ct))
     grid = Grid.of(ct)
     names = {each.label: each.key for each in vocabulary}
     classifier = shipped_classifier()
@@ -140,12 +157,32 @@ def collect(
             continue
         image = grid.image_of(target.astype(np.uint8))
         own = first == organ.label
-        for mask, clicks in zip((own, _repaired(own, target, random), np.zeros_like(own)), _CLICKS, strict=True):
-            recorder = _Recorder(image, classifier, random)
+        for kind, clicks in _CLICKS.items():
+            mask = _start(kind, own, target, hu, grid.spacing, random)
+            recorder = _Recorder(image, classifier)
             begun = np.where(mask, organ.label, np.where(own, 0, first)).astype(first.dtype)
             session = CorrectionSession(ct, grid.image_of(begun), names, engine=recorder)
-            samples += _clicks(group, session, recorder, organ.label, target, clicks)
+            samples += _clicks(group, kind, session, recorder, organ.label, target, clicks)
     return samples
+
+
+def _start(
+    kind: str,
+    own: Mask,
+    target: Mask,
+    hu: NDArray[np.generic],
+    spacing: tuple[float, float, float],
+    random: np.random.Generator,
+) -> Mask:
+    """Return the mask (z, y, x) before the first click; ``own`` is the model's."""
+    if kind == "model":
+        return own
+    if kind == "repaired":
+        return _repaired(own, target, random)
+    if kind == "missing":
+        return np.zeros_like(own)
+    usable = dice_of(own, target) > _USABLE and random.random() < 0.5
+    return damaged_mask(own if usable else target, hu, spacing, random)
 
 
 def _repaired(mask: Mask, target: Mask, random: np.random.Generator) -> Mask:
@@ -157,7 +194,7 @@ def _repaired(mask: Mask, target: Mask, random: np.random.Generator) -> Mask:
 
 
 def _clicks(
-    group: str, session: CorrectionSession, recorder: _Recorder, label: int, target: Mask, clicks: int
+    group: str, start: str, session: CorrectionSession, recorder: _Recorder, label: int, target: Mask, clicks: int
 ) -> list[ClickSample]:
     samples: list[ClickSample] = []
     for _ in range(clicks):
@@ -171,11 +208,40 @@ def _clicks(
         except UserError:
             break
         if recorder.taken is not None:
-            features, wrong, weight, missing = recorder.taken
-            counts = int(np.count_nonzero(target)), int(np.count_nonzero(mask))
+            evidence, wrong, earlier, large = recorder.taken
+            # In voxels of the view, which may be coarser than the CT's.
+            size = session.grid.volume_ml_per_voxel / evidence.voxel_ml
+            counts = round(np.count_nonzero(target) * size), round(np.count_nonzero(mask) * size)
             dice = dice_of(mask, target)
-            samples.append(ClickSample(group, features, wrong, weight, click.adds, missing, *counts, dice))
+            samples.append(ClickSample(group, start, evidence, wrong, click.adds, earlier, large, *counts, dice))
     return samples
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """The pieces of a click, by perceptrons that were fitted to other anatomies.
+
+    ``right`` (k,): how many voxels of each piece are wrong in the way that the click says.
+    """
+
+    sample: ClickSample
+    pieces: Pieces
+    right: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sample: ClickSample, perceptrons: tuple[Perceptron, ...]) -> _Predicted:
+        """Return the pieces of ``sample`` by ``perceptrons``."""
+        pieces = pieces_of(sample.evidence, probability_of(perceptrons, sample.evidence.features))
+        order = np.argsort(-pieces.level, kind="stable")
+        return cls(sample, pieces, np.cumsum(sample.wrong[order], dtype=np.int64)[pieces.voxels - 1])
+
+    def gain(self, decision: PieceDecision) -> float:
+        """Return the change of Dice by the piece that ``decision`` chooses."""
+        sample = self.sample
+        best = decision.best(self.pieces, sample.evidence.mask_voxels, sample.adds, sample.earlier)
+        if best is None:
+            return 0.0
+        return float(sample.dice_after(self.pieces.voxels, self.right)[best] - sample.dice)
 
 
 def fit_classifier(
@@ -187,39 +253,81 @@ def fit_classifier(
 ) -> tuple[ClickClassifier, dict[str, dict[str, float]]]:
     """Fit a classifier to ``samples``, and return it with what cross-validation says of each kind of click.
 
-    That is the mean change of Dice by a click (``gain``) and the share of clicks that lower it (``worse``), without the
-    rule that a change is one piece. Raises UserError if there are not enough samples of each kind.
+    That is the mean change of Dice by a click (``gain``) and the share of clicks that lower it (``worse``); for small
+    errors and missing organs without the rule that a change is one piece. Raises UserError if there are not enough
+    samples of each kind.
     """
+    present = [each for each in samples if not each.missing]
+    # The model's own errors are mostly small. Large ones are learned from all clicks.
+    own = [each for each in present if not each.start.startswith("damaged")]
     kinds = {
-        "adding": [each for each in samples if not each.missing and each.adds],
-        "removing": [each for each in samples if not each.missing and not each.adds],
+        "adding": [each for each in own if each.adds],
+        "removing": [each for each in own if not each.adds],
         "finding": [each for each in samples if each.missing],
+        "adding_much": [each for each in present if each.adds],
+        "removing_much": [each for each in present if not each.adds],
     }
-    decisions: dict[str, Decision] = {}
+    decisions: dict[str, Decision | PieceDecision] = {}
     figures: dict[str, dict[str, float]] = {}
     for index, (name, kind) in enumerate(kinds.items()):
         if progress is not None:
-            progress(index / len(kinds), f"Fitting: {name}")
+            progress(index / len(kinds), f"Fitting: {name.replace('_', ' ')}")
         groups = sorted({each.group for each in kind})
         if len(groups) < 2:
-            raise UserError(f"Too few anatomies have clicks for {name}.", "Give more cases, of different label maps.")
-        predicted: list[tuple[ClickSample, FloatArray]] = []
-        for fold in range(min(_FOLDS, len(groups))):
-            held_out = set(groups[fold::_FOLDS])
-            members = _members([each for each in kind if each.group not in held_out], steps, seed)
-            predicted += [
-                (each, probability_of(members, each.features.astype(np.float32), name == "finding"))
-                for each in kind
-                if each.group in held_out
-            ]
-        sureness, figures[name] = choose_sureness(predicted, most_worse)
-        decisions[name] = Decision(_members(kind, steps, seed), sureness)
+            raise UserError(
+                f"Too few anatomies have clicks for {name.replace('_', ' ')}.",
+                "Give more cases, of different label maps.",
+            )
+        folds = [set(groups[fold::_FOLDS]) for fold in range(min(_FOLDS, len(groups)))]
+        decide = _decide_on_pieces if name.endswith("_much") else _decide
+        decisions[name], figures[name] = decide(kind, folds, steps, seed, most_worse)
     cases = tuple(sorted({each.group for each in samples}))
-    return ClickClassifier(FEATURES, **decisions, cases=cases), figures
+    content: dict[str, Any] = dict(decisions)
+    return ClickClassifier(FEATURES, PIECE_FEATURES, **content, cases=cases), figures
+
+
+def _decide(
+    kind: Sequence[ClickSample], folds: Sequence[set[str]], steps: int, seed: int, most_worse: float
+) -> tuple[Decision, dict[str, float]]:
+    predicted: list[tuple[ClickSample, FloatArray]] = []
+    for held_out in folds:
+        members = _members([each for each in kind if each.group not in held_out], steps, seed)
+        predicted += [
+            (each, probability_of(members, each.evidence.features, each.missing))
+            for each in kind
+            if each.group in held_out
+        ]
+    sureness, figures = choose_sureness(predicted, most_worse)
+    return Decision(_members(kind, steps, seed), sureness), figures
+
+
+def _decide_on_pieces(
+    kind: Sequence[ClickSample], folds: Sequence[set[str]], steps: int, seed: int, _most_worse: float
+) -> tuple[PieceDecision, dict[str, float]]:
+    predicted: list[_Predicted] = []
+    for held_out in folds:
+        members = _members([each for each in kind if each.group not in held_out], steps, seed)
+        predicted += [_Predicted.of(each, members) for each in kind if each.group in held_out]
+    tried: list[tuple[_Predicted, tuple[Perceptron, ...]]] = []
+    for held_out in folds:
+        members = _piece_members([each for each in predicted if each.sample.group not in held_out], steps, seed)
+        tried += [(each, members) for each in predicted if each.sample.group in held_out]
+    caution, figures = choose_caution(tried)
+    return PieceDecision(_members(kind, steps, seed), _piece_members(predicted, steps, seed), caution), figures
 
 
 def _members(samples: Sequence[ClickSample], steps: int, seed: int) -> tuple[Perceptron, ...]:
     return tuple(fit_perceptron(samples, steps, seed + member) for member in range(_MEMBERS))
+
+
+def _piece_members(predicted: Sequence[_Predicted], steps: int, seed: int) -> tuple[Perceptron, ...]:
+    features = np.concatenate([each.pieces.features for each in predicted])
+    share = np.concatenate([each.right / each.pieces.voxels for each in predicted]).astype(np.float32)
+    running = np.arange(1.0, len(share) + 1)
+    return tuple(
+        _perceptron(features, share, running, _PIECE_HIDDEN, min(steps, _PIECE_STEPS), _PIECE_BATCH, seed + member)
+        for member in range(_MEMBERS)
+    )
 
 
 def choose_sureness(
@@ -229,10 +337,17 @@ def choose_sureness(
 
     ``predicted``: samples with the probability (n,) that their voxels are wrong. Also returns the gain and the share.
     """
+    # Sorted once: the most probable voxels, how many of them are wrong, and the mean probability so far.
+    lines = []
+    for each, probability in predicted:
+        order = np.argsort(-probability, kind="stable")
+        counts = np.arange(1, len(order) + 1)
+        running = np.cumsum(probability[order], dtype=np.float64) / counts
+        lines.append((each, probability[order], running, np.cumsum(each.wrong[order], dtype=np.int64)))
     best: tuple[tuple[bool, float], Sureness, dict[str, float]] | None = None
     for mean in _MEAN_CHOICES:
         for voxel in _VOXEL_CHOICES:
-            gains = np.array([each.gain(_sure(p, each.weight, voxel, mean)) for each, p in predicted])
+            gains = np.array([_gain_of(*line, voxel, mean) for line in lines])
             worse, gain = float((gains < -1e-9).mean()), float(gains.mean())
             # Without a choice that is safe enough, the safest one.
             rank = (worse <= most_worse, gain if worse <= most_worse else -worse)
@@ -242,59 +357,109 @@ def choose_sureness(
     return best[1], best[2]
 
 
-def _sure(probability: FloatArray, weight: FloatArray, voxel: float, mean: float) -> Mask:
-    """Return the most probable voxels, at least ``voxel``, whose mean probability is at least ``mean``."""
-    order = np.argsort(-probability, kind="stable")
-    running = np.cumsum((probability * weight)[order]) / np.cumsum(weight[order])
+def _gain_of(
+    sample: ClickSample,
+    probability: FloatArray,
+    running: NDArray[np.float64],
+    right: NDArray[np.int64],
+    voxel: float,
+    mean: float,
+) -> float:
+    """Return the change of Dice if the voxels of at least ``voxel``, and on average of ``mean``, change."""
     # The mean falls with each voxel, so the last one that is high enough ends the change.
-    count = int(np.count_nonzero((running >= mean) & (probability[order] >= voxel)))
-    sure = np.zeros(len(probability), bool)
-    sure[order[:count]] = True
-    return sure
+    count = int(np.count_nonzero((running >= mean) & (probability >= voxel)))
+    if not count:
+        return 0.0
+    return float(sample.dice_after(np.array([count]), right[count - 1 : count])[0] - sample.dice)
+
+
+def choose_caution(
+    predicted: Sequence[tuple[_Predicted, tuple[Perceptron, ...]]],
+) -> tuple[float, dict[str, float]]:
+    """Choose the caution with the largest mean gain of Dice, where losses count more (see ``LOSS``).
+
+    ``predicted``: the pieces of each click, and the perceptrons that choose among them. Also returns the mean gain, as
+    it is, and the share of clicks that lower Dice, both of the clicks on large errors if there are any.
+    """
+    tried: list[tuple[float, dict[str, float]]] = []
+    large = np.array([each.sample.large for each, _ in predicted])
+    shown = large if large.any() else ~large
+    for caution in _CAUTION_CHOICES:
+        gains = np.array([each.gain(PieceDecision((), members, caution)) for each, members in predicted])
+        value = float(np.where(gains < 0, LOSS * gains, gains).mean())
+        worse, gain = float((gains[shown] < -1e-9).mean()), float(gains[shown].mean())
+        tried.append((value, {"clicks": int(shown.sum()), "gain": gain, "worse": worse, "caution": caution}))
+    best = max(tried, key=lambda each: each[0])[1]
+    return best["caution"], best
 
 
 def fit_perceptron(samples: Sequence[ClickSample], steps: int, seed: int) -> Perceptron:
-    """Fit a perceptron to ``samples``.
+    """Fit a perceptron for voxels to ``samples``.
 
     Voxels near the clicks count more than they occur, which does not change the probability given the distance, and
     those of small organs more, because a voxel is a larger share of them.
     """
-    x = np.concatenate([each.features for each in samples]).astype(np.float32)
-    y = torch.from_numpy(np.concatenate([each.wrong for each in samples]).astype(np.float32))
-    weights = np.concatenate([np.full(len(each.wrong), (each.truth + each.mask) ** -_SIZE_POWER) for each in samples])
-    running = torch.from_numpy(np.cumsum(np.minimum(weights / weights.mean(), _MOST_WEIGHT)))
-    mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
-    inputs = torch.from_numpy(np.clip((x - mean) / scale, -5, 5))
+    random = np.random.default_rng(seed)
+    features, wrong, weights = [], [], []
+    for sample in samples:
+        chance = np.exp(-sample.evidence.distance / 12) + 0.04
+        chance = np.minimum(chance * min(1.0, _VOXELS / max(float(chance.sum()), 1.0)), 1.0)
+        picked = random.random(len(chance)) < chance
+        features.append(sample.evidence.features[picked])
+        wrong.append(sample.wrong[picked])
+        weights.append(np.full(int(picked.sum()), (sample.truth + sample.mask) ** -_SIZE_POWER))
+    weight = np.concatenate(weights)
+    running = np.cumsum(np.minimum(weight / weight.mean(), _MOST_WEIGHT))
+    x = np.concatenate(features).astype(np.float32)
+    return _perceptron(x, np.concatenate(wrong).astype(np.float32), running, _HIDDEN, steps, _BATCH, seed)
+
+
+def _perceptron(
+    features: FloatArray,
+    target: FloatArray,
+    running: NDArray[np.float64],
+    hidden: tuple[int, ...],
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> Perceptron:
+    """Fit a perceptron whose output has the log-odds of ``target`` (n,), 0 to 1, given ``features`` (n, features).
+
+    ``running`` (n,): the cumulative weights of the lines.
+    """
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-3
+    inputs = torch.from_numpy(np.clip((features - mean) / scale, -5, 5))
+    wanted, cumulative = torch.from_numpy(target), torch.from_numpy(running)
     generator = torch.Generator().manual_seed(seed)
-    network = _network(len(FEATURES), seed)
+    network = _network((features.shape[1], *hidden, 1), seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
     for step in range(steps):
         rate = _RATE * min(1.0, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * step / steps))
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
-        drawn = torch.rand(_BATCH, generator=generator, dtype=torch.float64) * running[-1]
-        picked = torch.searchsorted(running, drawn).clamp(max=len(y) - 1)
+        drawn = torch.rand(batch_size, generator=generator, dtype=torch.float64) * cumulative[-1]
+        picked = torch.searchsorted(cumulative, drawn).clamp(max=len(wanted) - 1)
         # Noise, so that the perceptron does not rely on exact values of synthetic CTs.
-        batch = inputs[picked] + _NOISE * torch.randn((_BATCH, inputs.shape[1]), generator=generator)
-        loss = functional.binary_cross_entropy_with_logits(network(batch)[:, 0], y[picked])
+        batch = inputs[picked] + _NOISE * torch.randn((batch_size, inputs.shape[1]), generator=generator)
+        loss = functional.binary_cross_entropy_with_logits(network(batch)[:, 0], wanted[picked])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     layers = [
-        Layer(
-            tuple(tuple(round(float(value), 5) for value in row) for row in each.weight.detach().T),
-            tuple(round(float(value), 5) for value in each.bias.detach()),
-        )
+        Layer(tuple(map(_rounded, each.weight.detach().T.tolist())), _rounded(each.bias.tolist()))
         for each in network
         if isinstance(each, nn.Linear)
     ]
-    return Perceptron(tuple(np.round(mean, 5).tolist()), tuple(np.round(scale, 5).tolist()), tuple(layers))
+    return Perceptron(_rounded(mean.tolist()), _rounded(scale.tolist()), tuple(layers))
 
 
-def _network(inputs: int, seed: int) -> nn.Sequential:
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.4g}") for value in values)
+
+
+def _network(sizes: tuple[int, ...], seed: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sizes = (inputs, *_HIDDEN, 1)
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU()]

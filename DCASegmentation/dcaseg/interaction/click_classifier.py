@@ -2,12 +2,16 @@
 
 Small perceptrons turn the features of ``evidence`` into the probability that a voxel is wrong in the way that the click
 says. They know no organ. A voxel changes if it is probably wrong and connected to the click through such voxels; if the
-change as a whole is not sure enough, only its surer part does. ``dca fit-clicks`` fits the perceptrons and chooses both
-probabilities; ``classifier.json`` is what it wrote.
+change as a whole is not sure enough, only its surer part does. A click in the middle of a large error is another
+matter: there, perceptrons that have seen such errors choose among smaller and larger pieces (``click_piece``). ``dca
+fit-clicks`` fits them all; it wrote ``classifier.json``.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,19 +20,25 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ..json_io import DataError, load, read_json
-from .evidence import FEATURES, WALKER_SCALE, Evidence, evidence_of
+from ..json_io import DataError, dump, load, read_json
+from .click_piece import PIECE_FEATURES, Pieces, best_piece, pieces_of
+from .evidence import FEATURES, WALKER_SCALE, Evidence, evidence_of, radius_of
 from .random_walker import RandomWalkerEngine, without_islands
 from .view import FloatArray, Mask, View
 
 SHIPPED = Path(__file__).parent / "classifier.json"
 """The classifier in use."""
 
+LARGE_ADDING_MM, LARGE_REMOVING_MM = 12.0, 8.0
+"""A click at least this far from the border of the mask is on a large error."""
+
 _STEPS = 24
 # Who clicks again in the same direction was not content with the change, so it may be less sure: by _RELAXED for each
 # click, down to _LEAST.
 _RELAXED = 0.05
 _LEAST_ADDING, _LEAST_REMOVING = 0.6, 0.75
+_LEAST_CAUTION_ADDING, _LEAST_CAUTION_REMOVING = 0.0, 0.1
+_SMALL = np.float32(0.05)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Layer:
 class Perceptron:
     """``layers`` with ReLU between them, applied to features minus ``mean``, divided by ``scale``. One output.
 
-    Raises DataError if the sizes do not match each other or the features.
+    Raises DataError if the sizes do not match each other.
     """
 
     mean: tuple[float, ...]
@@ -51,9 +61,9 @@ class Perceptron:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        width = len(FEATURES)
-        if len(self.mean) != width or len(self.scale) != width or not all(each > 0 for each in self.scale):
-            raise DataError("mean", f"and scale do not fit {width} features")
+        width = len(self.mean)
+        if len(self.scale) != width or not all(each > 0 for each in self.scale):
+            raise DataError("mean", "and scale do not fit each other")
         for layer in self.layers:
             if len(layer.weights) != width or {len(row) for row in layer.weights} != {len(layer.bias)}:
                 raise DataError("layers", "do not fit each other")
@@ -92,16 +102,41 @@ class Decision:
     perceptrons: tuple[Perceptron, ...]
     sureness: Sureness
 
-    def probability(self, features: FloatArray, finds: bool = False) -> FloatArray:
+    def probability(self, features: NDArray[np.floating], finds: bool = False) -> FloatArray:
         """Return the probability (n,) that voxels with these ``features`` (n, features) are wrong."""
         return probability_of(self.perceptrons, features, finds)
 
 
-def probability_of(perceptrons: tuple[Perceptron, ...], features: FloatArray, finds: bool = False) -> FloatArray:
-    """Return the probability (n,) that voxels with ``features`` (n, features) are wrong, by all ``perceptrons``.
+@dataclass(frozen=True)
+class PieceDecision:
+    """What a click on a large error changes.
 
-    ``finds``: the organ has no mask. Then the random walker counts as much as the perceptrons.
+    The mean log-odds of ``perceptrons`` say whether a voxel is wrong, and those of ``pieces`` which share of a piece
+    is. ``caution``: how much of that share is not counted on.
     """
+
+    perceptrons: tuple[Perceptron, ...]
+    pieces: tuple[Perceptron, ...]
+    caution: float
+
+    def best(self, pieces: Pieces, mask_voxels: int, adds: bool, earlier: int) -> int | None:
+        """Return the number of the piece to change, None for the click's own voxels only.
+
+        ``mask_voxels``: the size of the organ's mask. ``earlier``: number of earlier clicks in the same direction.
+        """
+        least = min(_LEAST_CAUTION_ADDING if adds else _LEAST_CAUTION_REMOVING, self.caution)
+        caution = max(least, self.caution - _RELAXED * earlier)
+        return best_piece(pieces.voxels, probability_of(self.pieces, pieces.features), mask_voxels, adds, caution)
+
+
+def probability_of(
+    perceptrons: tuple[Perceptron, ...], features: NDArray[np.floating], finds: bool = False
+) -> FloatArray:
+    """Return the probability (n,) by all ``perceptrons``, for voxels or pieces with ``features`` (n, features).
+
+    ``finds``: these are voxels, and the organ has no mask. Then the random walker counts as much as the perceptrons.
+    """
+    features = features.astype(np.float32)
     odds = np.mean([each.odds(features) for each in perceptrons], axis=0)
     if finds:
         # Organs of many kinds are missing, in more surroundings than the perceptrons have seen.
@@ -113,39 +148,80 @@ def probability_of(perceptrons: tuple[Perceptron, ...], features: FloatArray, fi
 class ClickClassifier:
     """The decisions on clicks that add to a mask, remove from one, and find an organ without a mask.
 
-    ``features``: the names of the columns that the perceptrons were fitted to. ``cases``: the anatomies that they were
-    fitted to. Raises DataError if the features are not those of ``evidence.FEATURES``.
+    ``adding_much`` and ``removing_much`` decide on large errors. ``features``, ``piece_features``: the names of the
+    columns that the perceptrons were fitted to. ``cases``: the anatomies that they were fitted to. Raises DataError if
+    the features are not those of this version.
     """
 
     features: tuple[str, ...]
+    piece_features: tuple[str, ...]
     adding: Decision
     removing: Decision
     finding: Decision
+    adding_much: PieceDecision
+    removing_much: PieceDecision
     cases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.features != FEATURES:
+        if self.features != FEATURES or self.piece_features != PIECE_FEATURES:
             raise DataError("features", "are not those of this version")
+        decisions = (self.adding, self.removing, self.finding, self.adding_much, self.removing_much)
+        _require_width([each.perceptrons for each in decisions], len(FEATURES))
+        _require_width([self.adding_much.pieces, self.removing_much.pieces], len(PIECE_FEATURES))
 
     def changed(self, evidence: Evidence, view: View) -> FloatArray:
         """Return the organ's probability (z, y, x) after the latest click of ``view``.
 
         It differs from the mask only in one piece around the click, in the direction of the click.
         """
-        click = view.strokes[-1]
-        decision = self.finding if not view.mask.any() else self.adding if click.adds else self.removing
-        seeds = np.zeros(view.mask.shape, bool)
-        seeds[tuple(click.voxels.T)] = True
-        wrong = np.zeros(view.mask.shape, np.float32)
-        wrong[evidence.candidates] = decision.probability(evidence.features, finds=not view.mask.any())
+        click, finds = view.strokes[-1], not view.mask.any()
         earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == click.adds)
-        threshold, piece = sure_piece(wrong, seeds, decision.sureness.after(earlier, click.adds))
+        wrong = np.zeros(view.mask.shape, np.float32)
+        if is_large(view):
+            threshold, piece = self._large(evidence, wrong, click.adds, earlier)
+        else:
+            decision = self.finding if finds else self.adding if click.adds else self.removing
+            wrong[evidence.candidates] = decision.probability(evidence.features, finds)
+            threshold, piece = sure_piece(wrong, evidence.click, decision.sureness.after(earlier, click.adds))
         # The threshold becomes one half, so that the border lies where the probability crosses it.
         odds = _odds(wrong) - _odds(np.float32(threshold))
-        odds = np.where(piece, np.maximum(odds, np.float32(0.05)), np.minimum(odds, np.float32(-0.05)))
-        change = np.where(evidence.candidates | seeds, 1 / (1 + np.exp(-np.clip(odds, -30.0, 30.0))), 0.0)
+        odds = np.where(piece, np.maximum(odds, _SMALL), np.minimum(odds, -_SMALL))
+        may_change = evidence.candidates | evidence.click
+        change = np.where(may_change, 1 / (1 + np.exp(-np.clip(odds, -30.0, 30.0))), 0.0)
         changed = change + (1 - change) * view.mask if click.adds else view.mask * (1 - change)
         return changed.astype(np.float32)
+
+    def _large(self, evidence: Evidence, wrong: FloatArray, adds: bool, earlier: int) -> tuple[float, Mask]:
+        """Return what ``sure_piece`` does, for a large error; ``wrong`` (z, y, x) is filled in."""
+        decision = self.adding_much if adds else self.removing_much
+        piece = evidence.click.copy()
+        if not evidence.candidates.any():
+            return 1.0, piece
+        probability = probability_of(decision.perceptrons, evidence.features)
+        wrong[evidence.candidates] = probability
+        pieces = pieces_of(evidence, probability)
+        best = decision.best(pieces, evidence.mask_voxels, adds, earlier)
+        if best is None:
+            return 1.0, piece
+        piece[evidence.candidates] |= pieces.voxels_of(best)
+        return float(pieces.thresholds[best]), piece
+
+
+def is_large(view: View) -> bool:
+    """Whether the latest click of ``view`` is in the middle of a large error.
+
+    An error deeper than the whole organ usually is none: there is a mask far away, and the organ is missing here.
+    """
+    click = view.strokes[-1]
+    if not view.mask.any() or click.radius_mm is None:
+        return False
+    deepest = np.inf if view.expected_ml is None else radius_of(view.expected_ml)
+    return (LARGE_ADDING_MM if click.adds else LARGE_REMOVING_MM) <= click.radius_mm <= deepest
+
+
+def _require_width(groups: Sequence[tuple[Perceptron, ...]], width: int) -> None:
+    if any(not group or any(len(each.mean) != width for each in group) for group in groups):
+        raise DataError("perceptrons", "do not fit the features")
 
 
 def sure_piece(wrong: FloatArray, seeds: Mask, sureness: Sureness) -> tuple[float, Mask]:
@@ -183,6 +259,12 @@ class ClassifierEngine:
 def read_classifier(path: Path) -> ClickClassifier:
     """Read a classifier that ``dca fit-clicks`` wrote. Raises ValueError or OSError if it is none."""
     return load(ClickClassifier, read_json(path))
+
+
+def classifier_json(classifier: ClickClassifier) -> str:
+    """Return the text of the file for ``read_classifier``, with one list of numbers or names a line."""
+    indented = json.dumps(dump(classifier), indent=0, allow_nan=False)
+    return re.sub(r"\[[^][{}]*\]", lambda found: found[0].replace("\n", ""), indented) + "\n"
 
 
 @cache

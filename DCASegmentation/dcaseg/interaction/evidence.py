@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from .view import FloatArray, Mask, View, distance_to, smoothed
 
@@ -47,13 +48,17 @@ FEATURES = (
 class Evidence:
     """The features of the voxels that the latest click may change.
 
-    ``candidates`` (z, y, x): these voxels. ``features`` (n, len(FEATURES)): one line for each of them, in the order of
-    ``candidates``. ``distance`` (n,): their distance to the click in mm.
+    ``candidates`` (z, y, x): these voxels. ``features`` (n, len(FEATURES)), float32 or float16: one line for each of
+    them, in the order of ``candidates``. ``distance`` (n,): their distance to the click in mm. ``click`` (z, y, x): the
+    voxels of the click. ``mask_voxels``: the size of the organ's mask in the view. ``voxel_ml``: that of a voxel.
     """
 
     candidates: Mask
-    features: FloatArray
+    features: NDArray[np.floating]
     distance: FloatArray
+    click: Mask
+    mask_voxels: int
+    voxel_ml: float
 
 
 def evidence_of(view: View, walker: FloatArray) -> Evidence:
@@ -68,7 +73,7 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
     seeds = np.zeros(view.mask.shape, bool)
     seeds[tuple(click.voxels.T)] = True
     distance = np.maximum(distance_to(seeds, spacing), 0.0)
-    usual = _PLAIN_MM if view.expected_ml is None else _radius_of(view.expected_ml)
+    usual = _PLAIN_MM if view.expected_ml is None else radius_of(view.expected_ml)
     if not view.mask.any() or click.radius_mm is None:
         radius = usual if click.radius_mm is None else click.radius_mm
     else:
@@ -117,7 +122,8 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
         return np.clip(np.log((other + half) / (d + half)), -2.0, 2.0)
 
     counts = [sum(1 for stroke in view.strokes[:-1] if stroke.adds == (adds == same)) for same in (True, False)]
-    own = _radius_of(float(np.count_nonzero(view.mask)) * view.grid.volume_ml_per_voxel)
+    mask_voxels, voxel_ml = int(np.count_nonzero(view.mask)), view.grid.volume_ml_per_voxel
+    own = radius_of(mask_voxels * voxel_ml)
     columns: dict[str, FloatArray] = {
         "ratio": np.minimum(ratio, 8.0) / 4,
         "log_ratio": np.minimum(np.log1p(ratio), 3.0),
@@ -156,10 +162,11 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
         wanted = array if adds else 1 - array
         columns[f"filled_{scale:.0f}"] = wanted[at]
         columns[f"filled_{scale:.0f}_click"] = at_click(wanted)
-    return Evidence(candidates, np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float32), d)
+    features = np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float32)
+    return Evidence(candidates, features, d, seeds, mask_voxels, voxel_ml)
 
 
-def _radius_of(ml: float) -> float:
+def radius_of(ml: float) -> float:
     """Return the radius (mm) of a ball of ``ml``, at least 3 mm."""
     return float(max((3 * ml * 1000 / (4 * np.pi)) ** (1 / 3), 3.0))
 

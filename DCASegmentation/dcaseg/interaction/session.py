@@ -12,7 +12,7 @@ and sends an undo to reject it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,20 @@ from ..imaging.resampling import resample
 from ..imaging.writers import write_image
 from ..organs import usual_volume
 from ..types import Box
-from .click_classifier import ClassifierEngine
+from .click_classifier import LARGE_ADDING_MM, ClassifierEngine
+from .evidence import radius_of
+from .front import next_points
 from .strokes import Point, Stroke, box_around, box_of_corners, inside, rasterize
 from .view import Engine, SeenStroke, View, distance_to, mask_on_ct, reduced, reduced_grid, strides_of, sub_grid
 
 BOX_MM = 96.0
-"""Side of the block around a stroke, in mm. Nothing outside of it changes, unless the user draws a box."""
+"""Side of the block around a stroke, in mm. Nothing outside of it changes, unless the user draws a box or the organ has
+no mask there."""
+
+# A missing organ is followed into at most this many further blocks.
+_MOST_CONTINUED = 4
+# An organ is followed until it has its usual volume, or its mask has grown this many times.
+_MOST_GROWTH = 2.0
 
 _AIR_HU = -500.0
 # Organs that may contain gas, so that a click into air is valid.
@@ -169,11 +177,21 @@ class CorrectionSession:
         placed = _Placed(label, adds, voxels)
         in_organ = self._labels[tuple(voxels.T)] == label
         # A stroke that agrees with the mask confirms it: it is recorded, and nothing else happens.
-        found = before == label if (in_organ == adds).all() else self._corrected(placed, box, corners is not None)
-        organ = before == label
-        if self._locked:
-            found = np.where(np.isin(before, list(self._locked)), organ, found)
-        after = np.where(found, label, np.where(organ, 0, before)).astype(before.dtype)
+        if (in_organ == adds).all():
+            after = before
+        else:
+            after = self._corrected(placed, box, corners is not None)
+            missing = not (before == label).any()
+            if corners is None and (missing or (adds and self._is_large(placed))):
+                whole, followed = self._continued(placed, box, after)
+                if missing:
+                    box, after = whole, followed
+                    before = self._labels[box].copy()
+                else:
+                    # Nothing changes outside the block.
+                    inner = [slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, whole, strict=True)]
+                    after = followed[tuple(inner)]
+        found, organ = after == label, before == label
         taken = before[found & ~organ]
         lost, counts = np.unique(taken[taken != 0], return_counts=True)
         change = Change(
@@ -263,17 +281,69 @@ class CorrectionSession:
                         "Undo the earlier stroke first, or click farther away from it.",
                     )
 
-    def _corrected(self, latest: _Placed, box: Box, is_drawn: bool) -> NDArray[np.bool_]:
-        """Return the organ's mask in ``box`` after all of its strokes, of which ``latest`` is the last.
+    def _is_large(self, placed: _Placed) -> bool:
+        """Whether the stroke ``placed``, which adds, is deep in a large error, more of which may be left."""
+        expected_ml = usual_volume(self._names.get(placed.label))
+        if placed.radius_mm is None or expected_ml is None:
+            return False
+        return LARGE_ADDING_MM <= placed.radius_mm <= radius_of(expected_ml)
+
+    def _continued(self, first: _Placed, box: Box, after: NDArray[np.integer]) -> tuple[Box, NDArray[np.integer]]:
+        """Return the box and the labels in it after an organ that ends at the edge of ``box`` has been followed.
+
+        ``first`` found the organ, or a large part of it, and ``after`` are the labels in ``box`` since then. Each end
+        is followed as a click just beyond it would.
+        """
+        expected_ml = usual_volume(self._names.get(first.label))
+        if expected_ml is None:
+            return box, after
+        labels = self._labels.copy()
+        labels[box] = after
+        free = ~np.isin(labels, list(self._locked)) if self._locked else np.ones(labels.shape, bool)
+        ends, boxes = [first.voxels[len(first.voxels) // 2]], [box]
+        placed = [first]
+        before = self._labels == first.label
+        most_ml = max(expected_ml, _MOST_GROWTH * np.count_nonzero(before) * self.grid.volume_ml_per_voxel)
+        while ends and len(placed) <= _MOST_CONTINUED:
+            organ = labels == first.label
+            if np.count_nonzero(organ) * self.grid.volume_ml_per_voxel > most_ml:
+                break
+            ends = [*ends[1:], *next_points(organ, organ & ~before, self._hu, free, self.grid, ends[0])]
+            ends = [end for end in ends if not organ[tuple(end)]]
+            if not ends:
+                break
+            before, step = organ, _Placed(first.label, True, ends[0][None])
+            around = box_around(step.voxels, self.grid, BOX_MM)
+            labels[around] = self._corrected(step, around, False, labels, placed)
+            boxes.append(around)
+            placed.append(step)
+        union = tuple(
+            slice(min(each[axis].start for each in boxes), max(each[axis].stop for each in boxes)) for axis in range(3)
+        )
+        whole = (union[0], union[1], union[2])
+        return whole, labels[whole]
+
+    def _corrected(
+        self,
+        latest: _Placed,
+        box: Box,
+        is_drawn: bool,
+        labels: NDArray[np.integer] | None = None,
+        placed: Sequence[_Placed] = (),
+    ) -> NDArray[np.integer]:
+        """Return the labels in ``box`` after all strokes for an organ, of which ``latest`` is the last.
 
         ``is_drawn``: the user has drawn the box around the organ, so a missing organ is about as large as it.
+        ``labels``: those of the CT so far, also as those before all strokes; None means those of the session.
+        ``placed``: strokes since those of the session.
         """
         label = latest.label
         grid = sub_grid(self.grid, box)
         strides = strides_of(grid)
         view_grid = reduced_grid(grid, strides)
-        labels = self._labels[box]
-        mask = labels == label
+        before = (self._labels if labels is None else labels)[box]
+        first_labels = (self._first if labels is None else labels)[box]
+        mask = before == label
         coarse = reduced(mask, strides) > 0.5
         first = np.array([each.start for each in box])
         last = np.array(view_grid.shape) - 1
@@ -292,15 +362,15 @@ class CorrectionSession:
         # A stroke that adds to another organ counts as one that removes from this organ.
         earlier = [
             replace(each, adds=each.adds and each.label == label)
-            for each in self._placed
+            for each in (*self._placed, *placed)
             if (each.label == label or each.adds) and inside(each.voxels, box).any()
         ]
         view = View(
             grid=view_grid,
             hu=reduced(self._hu[box], strides),
             mask=coarse,
-            first_mask=reduced(self._first[box] == label, strides) > 0.5,
-            others=reduced((labels != 0) & ~mask, strides) > 0.5,
+            first_mask=reduced(first_labels == label, strides) > 0.5,
+            others=reduced((before != 0) & ~mask, strides) > 0.5,
             strokes=(*(SeenStroke(seen(each), each.adds, each.radius_mm) for each in earlier),
                      SeenStroke(newest, latest.adds, latest.radius_mm)),
             probability=self._probability(label, view_grid),
@@ -309,7 +379,9 @@ class CorrectionSession:
         found = _balanced(mask_on_ct(self._engine.foreground(view), view, mask, grid, strides), mask, latest.adds)
         for each in (*earlier, latest):
             found[tuple((each.voxels[inside(each.voxels, box)] - first).T)] = each.adds
-        return found
+        if self._locked:
+            found = np.where(np.isin(before, list(self._locked)), mask, found)
+        return np.where(found, label, np.where(mask, 0, before)).astype(before.dtype)
 
     def _probability(self, label: int, grid: Grid) -> NDArray[np.float32] | None:
         image = self._probabilities.get(label)
