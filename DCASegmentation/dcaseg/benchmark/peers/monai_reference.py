@@ -8,6 +8,7 @@ The steps are those of a bundle's ``configs/inference.json``, with the windows c
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
     Invertd,
+    Lambdad,
     LoadImaged,
     Orientationd,
     SaveImage,
@@ -28,6 +30,7 @@ from monai.transforms import (
 )
 
 from ...models.bundle import Bundle
+from ...models.monai_config import filter_before_spacing
 from ..window_replay import WindowCosts, Windows, add_arguments, copied_tensor
 
 
@@ -38,12 +41,15 @@ def segment(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCost
     network = bundle.network().eval()
     low, high = metadata.hu_window
     # MONAI's array axes are in the order of the letters, the network's are (z, y, x).
+    pixdim = metadata.spacing[::-1]
+    anti_aliasing = [Lambdad("image", partial(filter_before_spacing, pixdim=pixdim))] if metadata.anti_aliasing else []
     preprocessing = Compose(
         [
             LoadImaged("image"),
             EnsureChannelFirstd("image"),
             Orientationd("image", axcodes=metadata.orientation[::-1], labels=None),
-            Spacingd("image", pixdim=metadata.spacing[::-1], mode="bilinear"),
+            *anti_aliasing,
+            Spacingd("image", pixdim=pixdim, mode="bilinear"),
             ScaleIntensityRanged("image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
         ]
     )
