@@ -60,14 +60,15 @@ def test_train_evaluate_export_and_segment_with_a_folder_of_cts(dca, own_list, t
     assert (tmp_path / "result" / "labels.nrrd").exists()
 
 
-def test_a_baseline_trains_on_all_labels_but_cannot_be_exported(dca, own_list, tmp_path):
+def test_a_baseline_trains_on_all_labels_and_its_model_says_that_it_is_one(dca, own_list, tmp_path):
     run = tmp_path / "run"
     trained = dca("train", "-o", run, "--data", own_list, *TINY, "--steps", 1, "--strategy", "vnet", "--all-labels")
     assert trained.code == 0, trained.err
     record = json.loads((run / "run.json").read_text())
     assert len(record["cohort"]["labelled"]) == 2 and record["options"]["strategy"] == "vnet"
-    refused = dca("bundle", "export", run, "-o", tmp_path / "model")
-    assert refused.code == 2 and "baseline 'vnet'" in refused.err
+    assert dca("bundle", "export", run, "-o", tmp_path / "model").code == 0
+    metadata = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())
+    assert any("a method that DCA is compared with" in limit for limit in metadata["dca"]["limits"])
 
 
 def test_missing_data_is_reported_before_training(dca, own_list, tmp_path):
