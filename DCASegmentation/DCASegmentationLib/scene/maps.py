@@ -121,8 +121,8 @@ def _legend(node: Any, title: str) -> Any:
     return legend
 
 
-# The smallest value that is displayed; 0 is outside the body. Where one expert decides, the attention to the others falls
-# to 1e-8, and a hole in their maps would look like missing data.
+# The smallest value that is displayed; 0 is outside the body. Where one expert is dominant, the attention to the others
+# falls to 1e-8, and a hole in their maps would look like missing data.
 LEAST = 1e-12
 # Maps without levels: name of the volume, title of its legend, colors.
 _SINGLE = {
