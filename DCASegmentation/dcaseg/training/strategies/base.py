@@ -223,6 +223,15 @@ class Strategy(nn.Module):
                 f"Choose a --patch that is a multiple of {multiple}, or change {setting} with --strategy-option.",
             )
 
+    @classmethod
+    def require_steps(cls, options: TrainingOptions, setting: str, count: int) -> None:
+        """Raise UserError if a run is too short for ``count`` parts; ``setting`` is the strategy's option for them."""
+        if count > options.steps:
+            raise UserError(
+                f"--strategy {options.strategy}: {setting} is {count}, but the run has only {options.steps} steps.",
+                f"Choose more --steps, or fewer {setting} with --strategy-option.",
+            )
+
     def prepare(self, facts: Facts) -> None:
         """Called once, before a run starts or resumes, with the facts about its cases."""
         self.facts = facts

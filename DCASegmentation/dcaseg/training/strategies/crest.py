@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ...method.log_gap import Partition
 from ...method.vnet import initialize_kaiming
 from ...option_fields import option
@@ -72,12 +71,7 @@ class PublishedCReST(FixMatch):
     def require(cls, options: TrainingOptions, facts: Facts) -> None:
         """See ``Strategy.require``."""
         super().require(options, facts)
-        count = cls.read(options).generations
-        if count > options.steps:
-            raise UserError(
-                f"--strategy {options.strategy}: generations is {count}, but the run has only {options.steps} steps.",
-                "Choose more --steps, or fewer generations with --strategy-option.",
-            )
+        cls.require_steps(options, "generations", cls.read(options).generations)
 
     def prepare(self, facts: Facts) -> None:
         """See ``Strategy.prepare``."""

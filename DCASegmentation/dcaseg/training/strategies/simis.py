@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ...method.log_gap import Partition
 from ...option_fields import option
 from ..cases import Case
@@ -66,12 +65,7 @@ class PublishedSimiS(FixMatch):
     def require(cls, options: TrainingOptions, facts: Facts) -> None:
         """See ``Strategy.require``."""
         super().require(options, facts)
-        count = cls.read(options).rounds
-        if count > options.steps:
-            raise UserError(
-                f"--strategy {options.strategy}: rounds is {count}, but the run has only {options.steps} steps.",
-                "Choose more --steps, or fewer rounds with --strategy-option.",
-            )
+        cls.require_steps(options, "rounds", cls.read(options).rounds)
 
     def prepare(self, facts: Facts) -> None:
         """See ``Strategy.prepare``."""
