@@ -77,7 +77,7 @@ def measure_panel(
 ) -> PanelTimes:
     """Segment ``ct`` twice with one worker; the times are those of the second run, when the model is loaded.
 
-    ``on_run`` is told what begins. Raises UserError where the worker refuses.
+    ``on_run`` is called with a description of each run that begins. Raises UserError if the worker refuses the CT.
     """
     image = read_ct(ct)
     with _Worker(environment) as worker, tempfile.TemporaryDirectory() as folder:

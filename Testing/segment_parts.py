@@ -80,7 +80,7 @@ def main() -> int:
 
     segment._import_from_slicer_side = timed_import
     code = dca(["segment", *sys.argv[1:]])
-    print("\nCPU seconds, beside the phases in log.txt:")
+    print("\nCPU seconds, in addition to the phases in log.txt:")
     for name, value in seconds.items():
         print(f"  {name:40} {value:5.2f}")
     print(f"  {'whole process':40} {time.process_time():5.2f}")

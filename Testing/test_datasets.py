@@ -210,8 +210,8 @@ def test_checking_counts_voxels_with_a_label_map(own_folder):
     counts = np.bincount(sitk.GetArrayFromImage(read_labels(label)).ravel())
     assert liver_only.voxels[7] == counts[6] and not any(liver_only.voxels[label] for label in (1, 6))
     assert any("Liver" in warning and "tail" in warning for warning in liver_only.warnings)
-    told = check_files(Datalist(AMOS_ORGANS, (Entry(image, label, unannotated=(6,)),)))
-    assert "listed as unannotated" in told.errors[0]
+    checked = check_files(Datalist(AMOS_ORGANS, (Entry(image, label, unannotated=(6,)),)))
+    assert "listed as unannotated" in checked.errors[0]
 
 
 def test_the_list_of_corrected_cases_has_unannotated_labels(coarse_phantom, tmp_path):

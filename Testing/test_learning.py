@@ -73,7 +73,7 @@ def test_a_run_on_corrected_cases_uses_the_models_network_and_fine_tuning_defaul
 def test_an_initial_model_without_corrected_cases_is_an_ordinary_run(dca, small_bundle, tmp_path):
     people = ("--labelled", 1, "--unlabelled", 0, "--validation", 0)
     run = dca("train", "-o", tmp_path / "run", "--init", small_bundle, *people, "--spacing", "14,14,14", *SHORT)
-    assert run.code == 2 and "network has other options" in run.err, "it has to be told the model's network"
+    assert run.code == 2 and "network has other options" in run.err, "the options must name the model's network"
 
 
 def test_a_resumed_run_keeps_the_groups_of_the_model(dca, run):

@@ -41,8 +41,8 @@ def test_train_evaluate_export_and_segment_with_a_folder_of_cts(dca, own_list, t
     packed = dca("bundle", "export", run, "-o", model, "--name", "own")
     assert packed.code == 0, packed.err
     assert f"dca evaluate --bundle {model} --data LIST --group test" in packed.out and "--phantoms" not in packed.out
-    told = json.loads((model / "configs" / "metadata.json").read_text())["dca"]
-    assert told["training_data"] == [
+    metadata = json.loads((model / "configs" / "metadata.json").read_text())["dca"]
+    assert metadata["training_data"] == [
         {"name": "own CTs", "labelled": 2, "unlabelled": 1, "licence": "not stated", "source": "a test",
          "synthetic": False}
     ]  # fmt: skip

@@ -17,15 +17,15 @@ DISPLAY_SETTINGS = {"OMP_DISPLAY_ENV": "true"}
 SLEEP, TURN = "OMP_WAIT_POLICY = 'PASSIVE'", "OMP_WAIT_POLICY = 'ACTIVE'"
 
 
-def said_by_openmp(code: list[str], **environment: str) -> str:
+def openmp_output(code: list[str], **environment: str) -> str:
     given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    told = {**given, "PYTHONPATH": str(MODULE_FOLDER), **DISPLAY_SETTINGS, **environment}
-    return subprocess.run([sys.executable, *code], env=told, capture_output=True, text=True, check=False).stderr
+    variables = {**given, "PYTHONPATH": str(MODULE_FOLDER), **DISPLAY_SETTINGS, **environment}
+    return subprocess.run([sys.executable, *code], env=variables, capture_output=True, text=True, check=False).stderr
 
 
 @pytest.fixture(scope="module", autouse=True)
 def openmp_settings():
-    if SLEEP not in said_by_openmp(["-c", "import torch"], OMP_WAIT_POLICY="passive"):
+    if SLEEP not in openmp_output(["-c", "import torch"], OMP_WAIT_POLICY="passive"):
         pytest.skip("the OpenMP of this PyTorch does not print its settings")
 
 
@@ -34,13 +34,13 @@ def segment(tmp_path: Path) -> list[str]:
 
 
 def test_idle_threads_sleep_in_dca_segment(tmp_path):
-    said = said_by_openmp(segment(tmp_path))
+    said = openmp_output(segment(tmp_path))
     assert SLEEP in said
     assert "There is no file" in said
 
 
 def test_the_users_setting_for_idle_threads_stays(tmp_path):
-    assert TURN in said_by_openmp(segment(tmp_path), OMP_WAIT_POLICY="active")
+    assert TURN in openmp_output(segment(tmp_path), OMP_WAIT_POLICY="active")
 
 
 def test_idle_threads_sleep_in_the_worker():
@@ -69,16 +69,16 @@ def test_numpy_multiplies_in_one_thread_unless_the_user_sets_another_number(own,
         "print(*[each['num_threads'] for each in threadpoolctl.threadpool_info()])\n"
     )
     given = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    told = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-c", script],
         env={**given, "PYTHONPATH": str(MODULE_FOLDER), **own},
         capture_output=True,
         text=True,
         check=True,
     )
-    if not told.stdout.strip():
+    if not run.stdout.strip():
         pytest.skip("this NumPy has no threads of its own")
-    assert told.stdout.split() == [str(min(expected, os.cpu_count() or 1))]
+    assert run.stdout.split() == [str(min(expected, os.cpu_count() or 1))]
 
 
 def test_the_garbage_collector_is_on_after_the_imports(tmp_path):
@@ -93,5 +93,5 @@ def test_the_garbage_collector_is_on_after_the_imports(tmp_path):
         "    print('as before')\n"
     )
     given = {**os.environ, "PYTHONPATH": str(MODULE_FOLDER)}
-    told = subprocess.run([sys.executable, "-c", script], env=given, capture_output=True, text=True, check=False)
-    assert told.stdout == "as before\n", told.stderr
+    run = subprocess.run([sys.executable, "-c", script], env=given, capture_output=True, text=True, check=False)
+    assert run.stdout == "as before\n", run.stderr

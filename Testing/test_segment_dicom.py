@@ -152,10 +152,10 @@ def test_several_cts_are_listed_and_one_can_be_chosen_by_number_or_uid(ct, tmp_p
     write_ct_series(tmp_path / "a", ct, uid="1.2.1", SeriesDescription="native")
     write_ct_series(tmp_path / "b", ct[:, :, :15], uid="1.2.2", patient="P2", SeriesDescription="venous")
     write_ct_series(tmp_path / "c", ct, uid="1.2.3", Modality="MR")
-    told = refused(tmp_path, "contains 3 series").problem
-    assert f"[1] CT, native, {ct.GetDepth()} slices, patient P1, UID 1.2.1" in told
-    assert "[2] CT, venous, 15 slices, patient P2, UID 1.2.2" in told
-    assert "not selected automatically: MR, not CT" in told
+    message = refused(tmp_path, "contains 3 series").problem
+    assert f"[1] CT, native, {ct.GetDepth()} slices, patient P1, UID 1.2.1" in message
+    assert "[2] CT, venous, 15 slices, patient P2, UID 1.2.2" in message
+    assert "not selected automatically: MR, not CT" in message
     assert len(found(tmp_path, "2").files) == 15
     assert len(found(tmp_path, "1.2.1").files) == ct.GetDepth()
     refused(tmp_path, "There is no series 7", "7")
@@ -187,8 +187,8 @@ def test_an_enhanced_ct_is_one_file_of_all_slices(ct, tmp_path):
 def test_two_phases_in_one_series_are_two_cts(ct, tmp_path):
     for number in (1, 2):
         write_ct_series(tmp_path, ct, uid="1.2.3", study="1.2", AcquisitionNumber=number, stem=f"{number}-")
-    told = refused(tmp_path, "contains 2 series").problem
-    assert "acquisition 1, UID 1.2.3" in told
+    message = refused(tmp_path, "contains 2 series").problem
+    assert "acquisition 1, UID 1.2.3" in message
     refused(tmp_path, "1.2.3 is the UID of 2 CTs", "1.2.3")
     assert {file.name[:2] for file in found(tmp_path, "2").files} == {"2-"}
 

@@ -176,8 +176,8 @@ def test_an_organ_is_learned_from_the_cases_in_which_it_is_annotated(tmp_path):
     # With four filters it is learned for all of three seeds (0.86 to 0.97), with two filters for one of them.
     options = replace(OPTIONS, steps=120, class_balance=0.75, foreground_fraction=1.0, n_filters=4)
     trainer = Trainer(tmp_path, options, THREE_BALLS, cases, [], [case_of_balls(4)])
-    told = Trainer(tmp_path, OPTIONS, THREE_BALLS, cases[:1], [])
-    assert trainer.partition.owners == told.partition.owners
+    fully_labeled = Trainer(tmp_path, OPTIONS, THREE_BALLS, cases[:1], [])
+    assert trainer.partition.owners == fully_labeled.partition.owners
     trainer.run(validate_every=120)
     assert log_of(trainer)[-1]["dice"]["middle"] > 0.5  # 0.0 where they say background
 

@@ -163,8 +163,8 @@ class Campaign:
     def _count(self, trial: Trial) -> None:
         self.counts.setdefault(trial.reader, Counter())[trial.end] += 1
         if trial.end in _BAD:
-            told = f"{trial.end}: {trial.file}: {trial.said.strip()[-500:]}"
-            self.failures.setdefault(trial.reader, []).append(told)
+            message = f"{trial.end}: {trial.file}: {trial.said.strip()[-500:]}"
+            self.failures.setdefault(trial.reader, []).append(message)
 
     def _copy(self, reader: Reader) -> Path:
         root = self._place / "work"
@@ -177,8 +177,8 @@ class Campaign:
         lines = [shape.format("reader", "files", *ENDS)]
         for name, counts in sorted(self.counts.items()):
             lines.append(shape.format(name, sum(counts.values()), *(counts[end] for end in ENDS)))
-            for told in list(dict.fromkeys(self.failures.get(name, [])))[:4]:
-                lines += [f"    {line}" for line in told.splitlines()[-4:]]
+            for message in list(dict.fromkeys(self.failures.get(name, [])))[:4]:
+                lines += [f"    {line}" for line in message.splitlines()[-4:]]
         bad = sum(counts[end] for counts in self.counts.values() for end in _BAD)
         lines.append(f"{self.total} damaged files; {bad} ended otherwise than read or refused in one line.")
         return lines

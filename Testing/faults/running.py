@@ -234,7 +234,7 @@ class Harness:
     def _require_whole(self, workload: Workload, root: Path, row: Row, when: str) -> str | None:
         try:
             state = workload.state(root)
-        # Whatever ruins lead to.
+        # Damaged files can raise any error.
         except Exception as error:
             row.lost += 1
             row.complain(f"{when}: {type(error).__name__}: {error}")
@@ -401,26 +401,26 @@ def _can_mount(place: Path) -> bool:
 @contextlib.contextmanager
 def _mounted(root: Path, kind: str, free: int) -> Iterator[None]:
     """What lies in ``root`` on a disk of its own, with ``free`` bytes left where it is to become full."""
-    beside = root.with_name(f"{root.name}-on-disk")
-    shutil.rmtree(beside, ignore_errors=True)
+    on_disk = root.with_name(f"{root.name}-on-disk")
+    shutil.rmtree(on_disk, ignore_errors=True)
     if kind == "full disk":
-        shutil.move(root, beside)
+        shutil.move(root, on_disk)
         root.mkdir()
         # Pages of 4 KiB for each file.
-        used = sum((path.stat().st_size + 4095) // 4096 + 1 for path in beside.rglob("*")) * 4096
+        used = sum((path.stat().st_size + 4095) // 4096 + 1 for path in on_disk.rglob("*")) * 4096
         size = f"size={used + free}"
         subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(root)], check=True)
-        shutil.copytree(beside, root, dirs_exist_ok=True, symlinks=True)
+        shutil.copytree(on_disk, root, dirs_exist_ok=True, symlinks=True)
         try:
             yield
-            shutil.rmtree(beside)
-            shutil.copytree(root, beside, symlinks=True)
+            shutil.rmtree(on_disk)
+            shutil.copytree(root, on_disk, symlinks=True)
         finally:
             subprocess.run(["umount", "--lazy", str(root)], check=True)
     else:
-        root.rename(beside)
+        root.rename(on_disk)
         root.mkdir()
-        subprocess.run(["mount", "--bind", str(beside), str(root)], check=True)
+        subprocess.run(["mount", "--bind", str(on_disk), str(root)], check=True)
         try:
             yield
         finally:
@@ -428,4 +428,4 @@ def _mounted(root: Path, kind: str, free: int) -> Iterator[None]:
             subprocess.run(["umount", "--lazy", str(root)], check=False, capture_output=True)
     # Where the disk had been is an empty folder, into which the work may have gone on.
     shutil.rmtree(root)
-    beside.rename(root)
+    on_disk.rename(root)

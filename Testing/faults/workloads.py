@@ -1,4 +1,4 @@
-"""Real pieces of work, each with the question what is there now: the earlier result, the new one, none, or ruins."""
+"""Operations of the program that faults are injected into, each with a check of the state it leaves behind."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ SEEDS = {EARLIER: 1, NEW: 2}
 
 @dataclass(frozen=True)
 class Workload:
-    """``prepare(root)`` makes what is there before, ``work(root)`` is what faults are injected into.
+    """``prepare(root)`` creates the earlier files; faults are injected into ``work(root)``.
 
-    ``state(root)`` says what is there now and raises for ruins. ``repeats`` says whether the same work may be done
-    again over its own result; else a second time is refused.
+    ``state(root)`` returns the state (earlier, new or absent) and raises an error if files are damaged. ``repeats``:
+    whether the work may be repeated over its own result; otherwise the program refuses the second time.
     """
 
     name: str
