@@ -17,6 +17,7 @@ from dcaseg.training.strategies.base import Batch, StepState
 from dcaseg.training.strategies.dca import DCA
 from dcaseg.training.strategies.dca_losses import (
     attention_loss,
+    pseudo_labels_of,
     pseudo_supervised_loss,
     stitched_pseudo_labels,
     supervised_losses,
@@ -172,7 +173,8 @@ def test_the_experts_learn_their_split_of_the_teachers_stitched_labels(network, 
     teacher = DCANet(OWNERS, n_filters=2, norm="instance")
     for expert in teacher.experts:
         torch.nn.init.normal_(expert.head.weight)
-    pseudo = stitched_pseudo_labels(teacher, volumes)
+    pseudo, ignored = stitched_pseudo_labels(teacher, volumes)
+    assert ignored is None
     assert len(pseudo.unique()) > 2, "pseudo-labels of one class would agree with any split"
     loss, agreement = pseudo_supervised_loss(network, teacher, volumes, options)
     logits = network.forward_all(volumes).experts
@@ -185,6 +187,38 @@ def test_the_experts_learn_their_split_of_the_teachers_stitched_labels(network, 
     loss.backward()
     assert all(has_gradient(expert) for expert in network.experts) and has_gradient(network.encoder)
     assert not has_gradient(network.aggregation) and not has_gradient(teacher)
+
+
+def test_uncertain_pseudo_labels_are_left_out(network, volumes, options):
+    torch.manual_seed(5)
+    for expert in network.experts:
+        torch.nn.init.normal_(expert.head.weight)
+    stitched = network.stitch(list(network.forward_all(volumes).experts)).detach()
+    confidence = float(stitched.softmax(dim=1).amax(dim=1).median())
+    pseudo, ignored = pseudo_labels_of(stitched, confidence)
+    assert torch.equal(pseudo, stitched.argmax(dim=1)) and 0.3 < ignored.float().mean() < 0.7
+    confident = replace(options, pseudo_label_confidence=confidence, attention_weight=0.0)
+    for loss, _ in (
+        unsupervised_loss(network, volumes, confident),
+        pseudo_supervised_loss(network, network, volumes, confident, 0.75),
+    ):
+        assert loss.isfinite() and loss.requires_grad
+    logits = network.forward_all(volumes).aggregated
+    expected = segmentation_loss(logits, pseudo, options.dice_channels, range(1, 5), ignored=ignored)
+    torch.testing.assert_close(unsupervised_loss(network, volumes, confident)[0], expected)
+    certain_of_nothing = replace(confident, pseudo_label_confidence=1.0)
+    assert float(unsupervised_loss(network, volumes, certain_of_nothing)[0]) == 0
+
+
+def test_the_experts_learn_from_a_strong_view_of_an_unlabeled_patch(volumes, labels):
+    options = TrainingOptions(n_filters=2, steps=100, expert_pseudo_labels=True, expert_stage_fraction=1.0)
+    strategy = DCA(options, partition({1: 100, 2: 20, 3: 20, 4: 1}, "top2"))
+    seen = []
+    strategy.network.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    batch = Batch(volumes, labels, ((), ()), volumes)
+    strategy.forward("experts", batch, strategy.step_state(99))
+    teacher_volumes, student_volumes = seen
+    assert torch.equal(teacher_volumes, volumes) and not torch.equal(student_volumes, volumes)
 
 
 def test_unlabeled_patches_are_used_in_the_stages_that_learn_from_them():

@@ -57,6 +57,29 @@ def test_an_unannotated_organ_counts_as_background():
     torch.testing.assert_close(nothing, segmentation_loss(logits, labels))
 
 
+@pytest.mark.parametrize("dice_channels", ["all", "owned", "present"])
+@pytest.mark.parametrize("class_balance", [0.0, 0.75])
+def test_ignored_voxels_count_like_voxels_outside_the_patch(dice_channels, class_balance):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 3, 4, 6, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 4, (2, 3, 4, 6), generator=generator)
+    ignored = torch.zeros(labels.shape, dtype=torch.bool)
+    ignored[..., 4:] = True
+    loss = segmentation_loss(logits, labels, dice_channels, (1, 2), class_balance, ignored=ignored)
+    cropped = segmentation_loss(logits[..., :4], labels[..., :4], dice_channels, (1, 2), class_balance)
+    torch.testing.assert_close(loss, cropped)
+    loss.backward()
+    assert not logits.grad[..., 4:].any() and logits.grad[..., :4].all()
+
+
+def test_a_batch_of_ignored_voxels_has_a_finite_loss_without_gradient():
+    logits = torch.randn(2, 4, 2, 2, 2, requires_grad=True)
+    labels = torch.zeros(2, 2, 2, 2, dtype=torch.long)
+    loss = segmentation_loss(logits, labels, "present", class_balance=0.5, ignored=labels == 0)
+    loss.backward()
+    assert loss.isfinite() and not logits.grad.any()
+
+
 def test_unknown_dice_channels_are_rejected():
     with pytest.raises(ValueError, match="dice_channels"):
         segmentation_loss(torch.zeros(1, 2, 1, 1, 1), torch.zeros(1, 1, 1, 1, dtype=torch.long), "some")  # type: ignore[arg-type]

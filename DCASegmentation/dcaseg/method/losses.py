@@ -21,6 +21,7 @@ def segmentation_loss(
     owned: Iterable[int] = (),
     class_balance: float = 0.0,
     unannotated: Tensor | None = None,
+    ignored: Tensor | None = None,
 ) -> Tensor:
     """L_seg = (Dice loss + cross-entropy) / 2, as a scalar tensor.
 
@@ -40,6 +41,8 @@ def segmentation_loss(
     include. Such an organ may be anywhere in the case's background, so its probability counts as background, and it
     has no Dice term.
 
+    ``ignored`` (batch, depth, height, width), boolean, marks voxels without a label, which count in neither term.
+
     Raises ValueError for an unknown ``dice_channels``.
     """
     labels = labels.long()
@@ -51,19 +54,26 @@ def segmentation_loss(
     of_truth = log_probabilities.gather(1, labels[:, None])[:, 0]
     truth = labels.flatten(1)
     zeros = logits.new_zeros(len(logits), n_channels)
-    overlap = zeros.scatter_add(1, truth, of_truth.exp().flatten(1))
-    sizes = zeros.scatter_add(1, truth, torch.ones_like(truth, dtype=logits.dtype))
-    total = log_probabilities.exp().sum(dim=(2, 3, 4)) + sizes
+    probabilities, correct = log_probabilities.exp(), of_truth.exp()
+    counted = torch.ones_like(of_truth)
+    if ignored is not None:
+        counted = counted.masked_fill(ignored, 0)
+        probabilities, correct, of_truth = probabilities * counted[:, None], correct * counted, of_truth * counted
+    overlap = zeros.scatter_add(1, truth, correct.flatten(1))
+    sizes = zeros.scatter_add(1, truth, counted.flatten(1))
+    total = probabilities.sum(dim=(2, 3, 4)) + sizes
     dice = 1 - (2 * overlap + _SMOOTH) / (total + _SMOOTH)
-    cross_entropy = -of_truth.mean()
+    cross_entropy = -of_truth.sum() / counted.sum().clamp(min=1)
     if class_balance > 0:
         voxels = sizes.sum(dim=0)
-        weights = (voxels.sum() / voxels.clamp(min=1)).pow(class_balance)[labels]
-        cross_entropy = -(weights * of_truth).sum() / weights.sum()
+        weights = counted * (voxels.sum() / voxels.clamp(min=1)).pow(class_balance)[labels]
+        cross_entropy = -(weights * of_truth).sum() / weights.sum().clamp(min=1)
     chosen = _chosen(dice_channels, sizes, owned)
     if unannotated is not None:
         chosen &= ~unannotated
-    return (dice[chosen].mean() + cross_entropy) / 2
+    # If all voxels of the batch are ignored, no channel is present.
+    dice_loss = dice[chosen].mean() if chosen.any() else dice.sum() * 0
+    return (dice_loss + cross_entropy) / 2
 
 
 def _unannotated_as_background(logits: Tensor, unannotated: Tensor) -> Tensor:

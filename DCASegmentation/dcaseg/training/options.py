@@ -141,10 +141,12 @@ class TrainingOptions:
     aggregation_start: AggregationStart = option(
         "medium", "Initial weights of the aggregation decoder: a copy of the medium expert's, or its own."
     )
-    # Experts and encoder also learn from unlabeled patches, with pseudo-labels of the averaged stitched experts. The
-    # paper's experts do not. On three balls (Testing/test_training.py, 120 steps, three seeds) it lowered the mean Dice
-    # by 0.15: organs that the teacher has not learned yet are taught as background.
+    # Experts and encoder also learn from a strong view of the unlabeled patches, with pseudo-labels of the averaged
+    # stitched experts. The paper's experts do not.
     expert_pseudo_labels: bool = False
+    # Voxels whose pseudo-label has a lower softmax probability are left out of the losses on unlabeled patches.
+    # Otherwise organs that the teacher has not learned yet are taught as background. The paper uses all voxels (0).
+    pseudo_label_confidence: float = option(0.0, minimum=0, maximum=1)
     unsupervised_weight: float = option(1.0, minimum=0)
     # Below this fraction of its maximum, the unsupervised loss is left out to save its forward pass.
     unsup_weight_cutoff: float = option(0.05, minimum=0, earlier=("negligible_weight",))

@@ -95,6 +95,9 @@ FEWER = "-fewer"
 FEWER_SHARE = 0.4
 """Share of the labeled cases in those runs: that of the paper's Table 4 (2 % of AMOS instead of 5 %)."""
 
+_CONFIDENCE = 0.8
+"""Threshold on the probability of pseudo-labels in the rows with confident pseudo-labels."""
+
 _DIVISIONS = (
     Arm("average", "Average", {"partition": "average"}),
     Arm("fixed", "Fixed thresholds (1 %, 10 %)", {"partition": "fixed"}),
@@ -155,7 +158,12 @@ EXPERIMENTS = {
             (
                 Arm("labeled-only", "DCA, labeled part", {"unsupervised_weight": 0.0}),
                 Arm(DCA_KEY, "DCA"),
-                Arm("expert-pseudo", "DCA, pseudo-labels for the experts, too", {"expert_pseudo_labels": True}),
+                Arm("confident", "DCA, confident pseudo-labels", {"pseudo_label_confidence": _CONFIDENCE}),
+                Arm(
+                    "expert-pseudo-labels",
+                    "DCA, confident pseudo-labels also for the experts",
+                    {"pseudo_label_confidence": _CONFIDENCE, "expert_pseudo_labels": True},
+                ),
             ),
         ),
     )

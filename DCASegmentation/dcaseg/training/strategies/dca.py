@@ -14,6 +14,7 @@ from ...method.vnet import initialize_kaiming
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy
 from .dca_losses import Stage, plain_losses, pseudo_supervised_loss, supervised_losses, unsupervised_loss
+from .perturbation import strong_view
 
 
 def dca_network(options: TrainingOptions, groups: Partition) -> DCANet:
@@ -109,7 +110,10 @@ class DCA(Strategy):
         assert batch.unlabeled is not None
         if loss_name == "experts":
             teacher = self._teacher[0] if self._teacher else self.network
-            loss, agreement = pseudo_supervised_loss(self.network, teacher, batch.unlabeled, self.options)
+            view = strong_view(batch.unlabeled, self.random(step_state))
+            loss, agreement = pseudo_supervised_loss(
+                self.network, teacher, batch.unlabeled, self.options, balance, view
+            )
             values = {"experts_unsupervised": loss.detach(), "experts_agreement": agreement}
             return Loss(self.weight(step_state) * loss, values)
         loss, agreement = unsupervised_loss(self.network, batch.unlabeled, self.options, stage)

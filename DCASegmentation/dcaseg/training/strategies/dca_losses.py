@@ -12,7 +12,7 @@ learn in separate stages (see ``Stage``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,31 +100,55 @@ def attention_loss(attention: Mapping[int, Tensor], labels: Tensor, owners: Sequ
     return total
 
 
-@torch.no_grad()
-def stitched_pseudo_labels(teacher: DCANet, volumes: Tensor) -> Tensor:
-    """The paper's pseudo-labels: the stitched experts' labels (batch, depth, height, width).
+class PseudoLabels(NamedTuple):
+    """``labels`` are integers (batch, depth, height, width). ``ignored`` is true for uncertain voxels; None: none."""
 
-    ``volumes`` are (batch, 1, depth, height, width).
+    labels: Tensor
+    ignored: Tensor | None
+
+
+@torch.no_grad()
+def pseudo_labels_of(stitched: Tensor, confidence: float) -> PseudoLabels:
+    """The paper's pseudo-labels, the most probable labels, from stitched logits (batch, channel, depth, height, width).
+
+    Voxels in which that label has a softmax probability below ``confidence`` are ignored.
     """
+    if confidence <= 0:
+        return PseudoLabels(stitched.argmax(dim=1), None)
+    highest, labels = stitched.float().softmax(dim=1).max(dim=1)
+    return PseudoLabels(labels, highest < confidence)
+
+
+@torch.no_grad()
+def stitched_pseudo_labels(teacher: DCANet, volumes: Tensor, confidence: float = 0.0) -> PseudoLabels:
+    """Pseudo-labels of the stitched experts of ``teacher`` for ``volumes`` (batch, 1, depth, height, width)."""
     decoded = teacher.decode_experts(teacher.encoder(volumes))
-    return teacher.stitch([expert.logits for expert in decoded]).argmax(dim=1)
+    return pseudo_labels_of(teacher.stitch([expert.logits for expert in decoded]), confidence)
 
 
 def pseudo_supervised_loss(
-    network: DCANet, teacher: DCANet, volumes: Tensor, options: TrainingOptions
+    network: DCANet,
+    teacher: DCANet,
+    volumes: Tensor,
+    options: TrainingOptions,
+    class_balance: float = 0.0,
+    view: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The experts' loss on unlabeled patches, and the fraction of voxels where they agree with the teacher.
 
-    The ``teacher`` (the network with averaged weights) creates stitched pseudo-labels, and each expert learns its split
-    of them, as with true labels. The encoder learns, too. In the paper, the experts see labeled cases only. ``volumes``
-    are (batch, 1, depth, height, width).
+    The ``teacher`` (the network with averaged weights) creates stitched pseudo-labels for ``volumes`` (batch, 1, depth,
+    height, width), and each expert learns its split of them, as with true labels, from ``view`` (same shape; None: from
+    the volumes). The encoder learns, too. In the paper, the experts see labeled cases only.
     """
-    pseudo_labels = stitched_pseudo_labels(teacher, volumes)
-    decoded = network.decode_experts(network.encoder(volumes))
+    pseudo_labels, ignored = stitched_pseudo_labels(teacher, volumes, options.pseudo_label_confidence)
+    decoded = network.decode_experts(network.encoder(volumes if view is None else view))
     losses = [
-        segmentation_loss(expert.logits.float(), split_labels(pseudo_labels, owned), options.dice_channels, owned)
+        segmentation_loss(
+            expert.logits.float(), split_labels(pseudo_labels, owned), options.dice_channels, owned, class_balance,
+            ignored=ignored,
+        )
         for owned, expert in zip(network.owners, decoded, strict=True)
-    ]
+    ]  # fmt: skip
     with torch.no_grad():
         predicted = network.stitch([expert.logits for expert in decoded]).argmax(dim=1)
         agreement = (predicted == pseudo_labels).float().mean()
@@ -145,9 +169,11 @@ def unsupervised_loss(
         encoded = network.encoder(volumes)
     with torch.no_grad():
         decoded = network.decode_experts([feature.detach() for feature in encoded])
-        pseudo_labels = network.stitch([expert.logits for expert in decoded]).argmax(dim=1)
+        stitched = network.stitch([expert.logits for expert in decoded])
+    pseudo_labels, ignored = pseudo_labels_of(stitched, options.pseudo_label_confidence)
     logits, attention = network.aggregate(encoded, decoded, _supervised_levels(network, options))
-    loss = segmentation_loss(logits.float(), pseudo_labels, options.dice_channels, range(1, network.out_channels))
+    organs = range(1, network.out_channels)
+    loss = segmentation_loss(logits.float(), pseudo_labels, options.dice_channels, organs, ignored=ignored)
     if attention:
         loss = loss + options.attention_weight * attention_loss(attention, pseudo_labels, network.owners)
     with torch.no_grad():
@@ -219,9 +245,12 @@ def plain_losses(
         if attention:
             of_labeled = {level: weights[:count] for level, weights in attention.items()}
             losses["attention"] = options.attention_weight * attention_loss(of_labeled, labels, network.owners)
-    pseudo_labels = network.stitch([expert.logits[count:].detach() for expert in decoded]).argmax(dim=1)
+    stitched = network.stitch([expert.logits[count:].detach() for expert in decoded])
+    pseudo_labels, ignored = pseudo_labels_of(stitched, options.pseudo_label_confidence)
     logits = aggregated[count - first :]
-    losses["unsupervised"] = segmentation_loss(logits.float(), pseudo_labels, options.dice_channels, organs)
+    losses["unsupervised"] = segmentation_loss(
+        logits.float(), pseudo_labels, options.dice_channels, organs, ignored=ignored
+    )
     if attention:
         of_unlabeled = {level: weights[count - first :] for level, weights in attention.items()}
         unsupervised_attention = attention_loss(of_unlabeled, pseudo_labels, network.owners)
