@@ -58,6 +58,7 @@ def run(
     from ..inference.process_settings import keep_freed_memory
     from ..training.checkpoints import RunRecord, write_record
     from ..training.distributed import join, leave, local_device
+    from ..training.export import is_exportable
     from ..training.run_folder import LOCK
     from ..training.trainer import Trainer
 
@@ -132,7 +133,7 @@ def run(
         )
     if trainer.step < options.steps:
         print_line(f"To continue: {resume_command}")
-    elif trainer.best >= 0 and options.strategy == "dca":
+    elif is_exportable(options):
         print_line(f"To make a model from it: dca bundle export {out} -o BUNDLE")
 
 
