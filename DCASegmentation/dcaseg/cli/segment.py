@@ -24,6 +24,7 @@ from .options import OUTPUT_PANEL, BackendOption, BundleOption, DeviceOption, ov
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+    from rich.table import Table
 
     from ..inference.segmenter import Result
     from ..models.metadata import Metadata
@@ -381,6 +382,16 @@ def _print_volumes(result: Result) -> None:
 
 def print_review(review: Review) -> None:
     """Print the first findings as a table, then the notes on whole organs."""
+    if review.findings:
+        print_table(_findings_table(review))
+    else:
+        print_line("There are no findings.")
+    for note in review.organs:
+        organ = VOCABULARIES[review.vocabulary].by_key.get(note.organ) if review.vocabulary in VOCABULARIES else None
+        print_line(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")
+
+
+def _findings_table(review: Review) -> Table:
     rows = table(
         f"Findings: {len(review.findings)}", "#", "Organ", "ml", "Position (LPS, mm)", "Why", numbers=("#", "ml")
     )
@@ -390,7 +401,4 @@ def print_review(review: Review) -> None:
         if finding.alternative is not None:
             why += f" {finding.alternative.text}"
         rows.add_row(str(finding.rank), finding.name, f"{finding.ml:.1f}", position, why)
-    print_table(rows)
-    for note in review.organs:
-        organ = VOCABULARIES[review.vocabulary].by_key.get(note.organ) if review.vocabulary in VOCABULARIES else None
-        print_line(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")
+    return rows

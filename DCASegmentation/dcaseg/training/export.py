@@ -58,7 +58,7 @@ def export_bundle(
 
 
 def is_exportable(options: TrainingOptions) -> bool:
-    """Whether a run with these options can become a model; the preprocessing of some published protocols prevents it."""
+    """Whether a run with these options can become a model; with the preprocessing of some protocols it cannot."""
     return options.grid.shape is None and options.grid.scaling == "window"
 
 
