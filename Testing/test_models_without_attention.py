@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -53,16 +54,15 @@ def pair(tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
 def test_a_loaded_network_gives_the_same_logits_in_both_passes(kind, tmp_path):
-    network = network_for(kind)
+    # A bundle stores weights in half precision.
+    network = network_for(kind).half().float()
     volume = torch.rand(1, 1, *PATCH)
     loaded = Bundle.load(save_small_bundle(tmp_path / kind, network)).network()
     assert type(loaded) is type(network) and type(loaded.without_weights()) is type(network)
-    torch.testing.assert_close(loaded(volume), network(volume), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(loaded(volume), network(volume))
     streamed = streaming.forward(loaded, volume, RequestedOutputs())
     assert streamed.aggregated is not None
-    torch.testing.assert_close(
-        streamed.aggregated.softmax(dim=1), loaded(volume).softmax(dim=1), rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(streamed.aggregated.softmax(dim=1), loaded(volume).softmax(dim=1), rtol=1e-3, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -109,15 +109,20 @@ def test_only_the_maps_that_a_network_lacks_are_left_out():
 
 def test_the_command_leaves_maps_out_with_one_note(dca, plain, coarse_phantom, tmp_path):
     out = tmp_path / "out"
+    # Rendering takes most of the time.
+    is_drawn = plain.name == "ensemble"
     run = dca("segment", coarse_phantom / "ct.nii.gz", "-o", out, "--bundle", plain, "--device", "cpu", "--backend",
-              "eager", "--review", "--picture")  # fmt: skip
+              "eager", "--review", "--picture" if is_drawn else "--no-scene")  # fmt: skip
     assert run.code == 0, run.err
     assert " ".join(run.err.split()).count(NOTE) == 1
     names = {path.name for path in out.iterdir()}
-    assert {"labels.nrrd", "entropy.nrrd", "review.json", "picture.png", "volumes.csv"} <= names
+    assert {"labels.nrrd", "entropy.nrrd", "review.json", "volumes.csv"} <= names
+    assert not is_drawn or {"picture.png", "scene.mrb"} <= names or find_spec("slicer") is None
     assert not {name for name in names if name.startswith(("attention", "dominant", "disagreement", "expert"))}
     assert json.loads((out / "request.json").read_text())["options"]["attention_levels"] == []
-    assert json.loads((out / "review.json").read_text())["findings"] is not None
+    kinds = {reason["kind"] for each in json.loads((out / "review.json").read_text())["places"]
+             for reason in each["reasons"]}  # fmt: skip
+    assert not kinds & {"disagreement", "foreign_expert", "undecided"}
 
 
 def test_a_map_requested_by_name_is_refused(dca, pair, coarse_phantom, tmp_path):
@@ -143,15 +148,19 @@ def test_other_commands_take_such_a_model(dca, pair, coarse_phantom, tmp_path):
     assert scored.code == 0 and "Mean of all organs" in scored.out
     refused = dca("evaluate", "--bundle", pair, "--ct", ct, "--labels", labels, "--device", "cpu", "--attention")
     assert refused.code == 2 and "no attention" in refused.err
-    (tmp_path / "archive").mkdir()
-    (tmp_path / "archive" / "ct.nii.gz").write_bytes(ct.read_bytes())
-    cohort = dca("cohort", tmp_path / "archive", "-o", tmp_path / "cohort", "--bundle", pair, "--device", "cpu",
-                 "--workers", 1)  # fmt: skip
-    assert cohort.code == 0 and NOTE not in cohort.err, cohort.err
     described = dca("bundle", "info", pair)
     assert "Head organs" in described.out and "Head expert" not in described.out
     card = (pair / "docs" / "README.md").read_text()
     assert "They only structure scores." in card and "expert" not in card.partition("## Organs")[2].partition("##")[0]
+
+
+@pytest.mark.slow
+def test_a_cohort_takes_such_a_model(dca, pair, coarse_phantom, tmp_path):
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "ct.nii.gz").write_bytes((coarse_phantom / "ct.nii.gz").read_bytes())
+    cohort = dca("cohort", tmp_path / "archive", "-o", tmp_path / "cohort", "--bundle", pair, "--device", "cpu",
+                 "--workers", 1)  # fmt: skip
+    assert cohort.code == 0 and NOTE not in cohort.err, cohort.err
 
 
 @pytest.fixture
