@@ -44,10 +44,13 @@ def test_a_prepared_run_is_continued_and_leaves_a_state(dca, script, tmp_path, m
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_too_large_is_refused(dca, script, tmp_path, monkeypatch, capsys):
-    run = tmp_path / "run"
-    dca("train", "-o", run, "--labeled", 1, "--unlabeled", 0, "--validation", 0, "--steps", 1, "--filters", 1,
+def test_cases_that_do_not_fit_are_left_out(dca, script, tmp_path, monkeypatch, capsys):
+    run, folder = tmp_path / "run", tmp_path / "folder"
+    dca("train", "-o", run, "--labeled", 3, "--unlabeled", 0, "--validation", 1, "--steps", 1, "--filters", 1,
         "--patch", 32, "--spacing", "14,14,14", "--device", "cpu")  # fmt: skip
-    monkeypatch.setattr(script, "MOST_BYTES", 1000)
-    assert script.prepare(run, tmp_path / "folder", None) == 1
-    assert "more than" in capsys.readouterr().out
+    assert script.prepare(run, folder, None) == 0
+    monkeypatch.setattr(script, "MOST_BYTES", script._bytes_of(folder, (script.STATE, script.CASES)) - 2000)
+    assert script.prepare(run, folder, None) == 0
+    assert "Left out" in capsys.readouterr().out
+    kept = script._cases(folder)
+    assert len(kept["validation"]) == 1 and 0 < len(kept["labelled"]) < 3

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,10 @@ def main() -> int:
 
 
 def prepare(run: Path, folder: Path, cache: Path | None) -> int:
-    """Put the state of ``run``, its cases on the model's grid and its label maps into ``folder``; 1 if too large."""
+    """Put the state of ``run``, its cases on the model's grid and its label maps into ``folder``.
+
+    Returns 1 if it is larger than ``MOST_BYTES``, else 0.
+    """
     import numpy as np
 
     from dcaseg.training.checkpoints import load_checkpoint, read_record
@@ -66,42 +71,50 @@ def prepare(run: Path, folder: Path, cache: Path | None) -> int:
     from dcaseg.training.run_folder import CHECKPOINT
 
     record = read_record(run)
+    window = record.options.grid.hu_window
     folder.mkdir(parents=True, exist_ok=True)
     write_compact(folder / STATE, load_checkpoint(run / CHECKPOINT), record.to_json())
+    if record.cohort.stream is not None:
+        _copy_label_maps(record.cohort.stream, folder)
     groups = record.cohort.cases(cache or run / "cases", record.options.grid)
+    left = MOST_BYTES - _bytes_of(folder, (STATE, MAPS, WARPS))
     arrays: dict[str, Any] = {}
-    for group, cases in zip(("labelled", "unlabelled", "validation"), groups, strict=True):
+    # Validation first, because the best weights depend on it; what does not fit is left out.
+    for group, cases in sorted(zip(("labelled", "unlabelled", "validation"), groups, strict=True), reverse=True):
         for index, case in enumerate(cases):
+            # The network sees nothing beyond the window, and differences along a row compress to two thirds.
+            hu = np.clip(case.hu, *map(math.floor, window)).astype(np.int16)
+            hu = np.diff(hu, axis=2, prepend=np.int16(0)).astype(np.int16)
+            left -= len(zlib.compress(hu.tobytes(), 6)) + (0 if case.labels is None else case.labels.size // 50)
+            if left < 0:
+                print(f"Left out, because of the limit of {MOST_BYTES / 1e6:.0f} MB: {group} cases from {index + 1} on")
+                break
             place = f"{group}/{index}/"
-            # Differences along a row compress to some two thirds, and HU beyond these count for nothing.
-            hu = np.clip(case.hu, -1024, 1500).astype(np.int16)
-            arrays[place + "hu"] = np.diff(hu, axis=2, prepend=np.int16(0)).astype(np.int16)
+            arrays[place + "hu"] = hu
             arrays[place + "about"] = np.array(json.dumps([case.name, list(case.unannotated), case.spacing]))
             if case.labels is not None:
                 arrays[place + "labels"] = case.labels
     np.savez_compressed(folder / CASES, **arrays)
-    if record.cohort.stream is not None:
-        _copy_label_maps(record.cohort.stream, folder)
-    total = 0
     for name in (STATE, CASES, MAPS, WARPS):
-        size = sum(path.stat().st_size for path in [folder / name, *(folder / name).rglob("*")] if path.is_file())
-        print(f"{folder / name}: {size / 1e6:.1f} MB")
-        total += size
-    if total > MOST_BYTES:
-        print(f"{folder} has {total / 1e6:.1f} MB, more than {MOST_BYTES / 1e6:.0f} MB: use fewer cases or label maps.")
-        return 1
-    return 0
+        print(f"{folder / name}: {_bytes_of(folder, (name,)) / 1e6:.1f} MB")
+    return int(_bytes_of(folder, (STATE, CASES, MAPS, WARPS)) > MOST_BYTES)
+
+
+def _bytes_of(folder: Path, names: tuple[str, ...]) -> int:
+    paths = [path for name in names for path in [folder / name, *(folder / name).rglob("*")]]
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def _copy_label_maps(stream: Any, folder: Path) -> None:
     names = {Path(each.folder).name for each in stream.maps}
     for each in stream.maps:
         shutil.copytree(each.folder, folder / MAPS / Path(each.folder).name, dirs_exist_ok=True)
-    if stream.warps is not None:
-        (folder / WARPS).mkdir(exist_ok=True)
-        for path in Path(stream.warps).glob("*--*.npz"):
-            if set(path.stem.split("--", 1)) <= names:
-                shutil.copy2(path, folder / WARPS)
+    if stream.warps is None:
+        return
+    (folder / WARPS).mkdir(exist_ok=True)
+    for path in Path(stream.warps).glob("*--*.npz"):
+        if set(path.stem.split("--", 1)) <= names:
+            shutil.copy2(path, folder / WARPS)
 
 
 def _sampler(arguments: argparse.Namespace, record: Any, options: Any, cases: list[Any], device: str) -> dict[str, Any]:
@@ -114,9 +127,9 @@ def _sampler(arguments: argparse.Namespace, record: Any, options: Any, cases: li
     if stream is None:
         return {}
     maps = tuple(replace(each, folder=str(arguments.run / MAPS / Path(each.folder).name)) for each in stream.maps)
+    cache = arguments.out / "cache"
     warps = str(arguments.run / WARPS) if (arguments.run / WARPS).is_dir() else None
     copied = replace(stream, maps=maps, warps=warps)
-    cache = arguments.out / "cache"
     # Each takes some 20 s.
     with ProcessPoolExecutor(min(len(maps), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
         folders = [Path(each.folder) for each in maps]

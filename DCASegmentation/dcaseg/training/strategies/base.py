@@ -221,9 +221,7 @@ class Strategy(nn.Module):
             multiple = math.lcm(count * divisor, DCANet.divisor)
             parts = f", each a multiple of {divisor} voxels" if divisor > 1 else ""
             fewer = [n for n in range(2, count) if not any(side % (n * divisor) for side in options.patch)]
-            change = (
-                f"add --strategy-option {setting}={fewer[-1]}" if fewer else f"change {setting} (--strategy-option)"
-            )
+            change = f"--strategy-option {setting}={fewer[-1]}" if fewer else f"another {setting} (--strategy-option)"
             raise UserError(
                 f"--strategy {options.strategy} divides each side of a patch into {count} parts{parts}, which is not "
                 f"possible for {sizes}.",
