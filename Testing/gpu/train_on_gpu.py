@@ -80,7 +80,7 @@ def prepare(run: Path, folder: Path, cache: Path | None) -> int:
     left = MOST_BYTES - _bytes_of(folder, (STATE, MAPS, WARPS))
     arrays: dict[str, Any] = {}
     # Validation first, because the best weights depend on it; what does not fit is left out.
-    for group, cases in sorted(zip(("labelled", "unlabelled", "validation"), groups, strict=True), reverse=True):
+    for group, cases in (("validation", groups[2]), ("labelled", groups[0]), ("unlabelled", groups[1])):
         for index, case in enumerate(cases):
             # The network sees nothing beyond the window, and differences along a row compress to two thirds.
             hu = np.clip(case.hu, *map(math.floor, window)).astype(np.int16)
@@ -108,13 +108,18 @@ def _bytes_of(folder: Path, names: tuple[str, ...]) -> int:
 def _copy_label_maps(stream: Any, folder: Path) -> None:
     names = {Path(each.folder).name for each in stream.maps}
     for each in stream.maps:
-        shutil.copytree(each.folder, folder / MAPS / Path(each.folder).name, dirs_exist_ok=True)
+        copy = folder / MAPS / Path(each.folder).name
+        copy.mkdir(parents=True, exist_ok=True)
+        # Without their modes: the originals may be read-only.
+        for path in Path(each.folder).iterdir():
+            if path.is_file():
+                shutil.copyfile(path, copy / path.name)
     if stream.warps is None:
         return
     (folder / WARPS).mkdir(exist_ok=True)
     for path in Path(stream.warps).glob("*--*.npz"):
         if set(path.stem.split("--", 1)) <= names:
-            shutil.copy2(path, folder / WARPS)
+            shutil.copyfile(path, folder / WARPS / path.name)
 
 
 def _sampler(arguments: argparse.Namespace, record: Any, options: Any, cases: list[Any], device: str) -> dict[str, Any]:
