@@ -82,27 +82,10 @@ def dca(capsys, monkeypatch, tmp_path) -> Callable[..., Run]:
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory) -> Path:
     """The folder of a bundle with random weights, for all organs of AMOS on a 12 mm grid."""
-    from dcaseg.method.log_gap import partition
-    from dcaseg.models.bundle import save_bundle
-    from dcaseg.models.metadata import Metadata, TrainingData
     from dcaseg.organs import AMOS
-    from small_model import PATCH, vivid_network
+    from small_model import save_small_bundle, vivid_network
 
-    network = vivid_network(len(AMOS))
-    counts = {organ.label: 1000 - organ.label for organ in AMOS}
-    metadata = Metadata(
-        name="random-weights",
-        description="Random weights. The results are meaningless.",
-        vocabulary=AMOS,
-        spacing=(12.0, 12.0, 12.0),
-        orientation="RAS",
-        hu_window=(-160.0, 240.0),
-        patch=PATCH,
-        partition=partition(counts, "manual", groups=network.owners),
-        training_data=(TrainingData("No data", 0, 0, "CC0-1.0"),),
-        limits=("Random weights: nothing it says is true.",),
-    )
-    return save_bundle(tmp_path_factory.mktemp("bundle") / "random-weights", network, metadata).folder
+    return save_small_bundle(tmp_path_factory.mktemp("bundle") / "random-weights", vivid_network(len(AMOS)))
 
 
 @pytest.fixture

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
+from dcaseg.method.log_gap import partition
 from dcaseg.method.network import DCANet
+from dcaseg.models.bundle import save_bundle
+from dcaseg.models.metadata import Metadata, TrainingData
 from dcaseg.organs import AMOS, Vocabulary
 
 PATCH = (32, 32, 32)
@@ -60,3 +64,22 @@ class SmallModel:
 
     def network(self, device: str | torch.device = "cpu") -> DCANet:
         return self._network.to(device)
+
+
+def save_small_bundle(folder: Path, network: DCANet) -> Path:
+    """Save ``network``, for all organs of AMOS, as the bundle ``folder`` with a 12 mm grid. Returns ``folder``."""
+    counts = {organ.label: 1000 - organ.label for organ in AMOS}
+    groups = network.owners if len(network.owners) == 3 else (range(1, 6), range(6, 11), range(11, 16))
+    metadata = Metadata(
+        name="random-weights",
+        description="Random weights. The results are meaningless.",
+        vocabulary=AMOS,
+        spacing=(12.0, 12.0, 12.0),
+        orientation="RAS",
+        hu_window=(-160.0, 240.0),
+        patch=PATCH,
+        partition=partition(counts, "manual", groups=tuple(tuple(group) for group in groups)),
+        training_data=(TrainingData("No data", 0, 0, "CC0-1.0"),),
+        limits=("Random weights: nothing it says is true.",),
+    )
+    return save_bundle(folder, network, metadata).folder

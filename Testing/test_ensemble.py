@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dcaseg.training.checkpoints import load_checkpoint
 from dcaseg.training.compact_state import Detail, read_compact, write_compact
 from dcaseg.training.export import export_bundle, trained_network
 from dcaseg.training.run_folder import CHECKPOINT
+from dcaseg.types import StrategyName
 from strategy_samples import randomize
 from test_strategies import options_for, trainer_for
 
@@ -91,14 +93,20 @@ def test_the_exported_state_of_two_networks_has_both_averages(tmp_path):
     resumed._advance()
 
 
-def test_networks_of_another_kind_cannot_be_exported(tmp_path):
-    trainer = trainer_for(tmp_path, options_for("skcdf", steps=4))
-    with pytest.raises(UserError, match="skcdf is not one that a model bundle can hold"):
-        trained_network(trainer.options, trainer.partition, trainer._state())
+@pytest.mark.parametrize("name", get_args(StrategyName))
+@torch.inference_mode()
+def test_every_strategy_exports_the_network_that_it_validates(tmp_path, name):
+    trainer = trainer_for(tmp_path, options_for(name, steps=4))
+    exported = trained_network(trainer.options, trainer.partition, trainer._state()).eval()
+    rebuilt = network_of(exported.options).eval()
+    rebuilt.load_state_dict(exported.state_dict())
+    volume = torch.rand(1, 1, *trainer.options.patch)
+    expected = trainer.best_network.eval()(volume)
+    torch.testing.assert_close(rebuilt(volume).softmax(dim=1), expected.softmax(dim=1))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cps", "co_bionet", "vnet"])
+@pytest.mark.parametrize("name", ["cps", "co_bionet", "vnet", "plain_experts", "skcdf"])
 def test_a_run_of_another_method_becomes_a_bundle_that_segments(dca, tmp_path, name):
     run, model, out = tmp_path / "run", tmp_path / "model", tmp_path / "out"
     trained = dca(
@@ -106,13 +114,15 @@ def test_a_run_of_another_method_becomes_a_bundle_that_segments(dca, tmp_path, n
         "--filters", 1, "--patch", 32, "--spacing", "14,14,14", "--device", "cpu",
     )  # fmt: skip
     assert trained.code == 0, trained.err
+    assert f"dca bundle export {run} -o BUNDLE" in " ".join(trained.out.split())
+    assert "group has" not in trained.err, "only DCA has an expert for each group"
     exported = dca("bundle", "export", run, "-o", model)
     assert exported.code == 0, exported.err
     bundle = Bundle.load(model)
     network = bundle.network()
     state = load_checkpoint(run / CHECKPOINT)
-    assert isinstance(network, EnsembleNet) == (name != "vnet")
-    if name != "vnet":
+    assert isinstance(network, EnsembleNet) == (name in ("cps", "co_bionet"))
+    if isinstance(network, EnsembleNet):
         for index, key in enumerate(("encoder.blocks.0.0.weight", "others.0.encoder.blocks.0.0.weight")):
             expected = state["averaged"][f"networks.{index}.encoder.blocks.0.0.weight"]
             torch.testing.assert_close(network.state_dict()[key], expected, atol=1e-3, rtol=1e-3)
@@ -125,8 +135,7 @@ def test_a_run_of_another_method_becomes_a_bundle_that_segments(dca, tmp_path, n
     image = sitk.GetImageFromArray(volume)
     image.SetSpacing((7.0, 7.0, 7.0))
     sitk.WriteImage(image, str(tmp_path / "ct.nii.gz"))
-    maps = ("--attention-levels", "none", "--no-dominant-expert", "--no-disagreement")
-    segmented = dca("segment", tmp_path / "ct.nii.gz", "-o", out, "--bundle", model, "--device", "cpu", *maps)
+    segmented = dca("segment", tmp_path / "ct.nii.gz", "-o", out, "--bundle", model, "--device", "cpu")
     assert segmented.code == 0, segmented.err
     again = dca("train", "-o", tmp_path / "other", "--strategy", name, "--init", model, "--labelled", 1, "--unlabelled",
                 1, "--validation", 0, "--steps", 1, "--device", "cpu", "--filters", 1, "--patch", 32, "--spacing",

@@ -258,13 +258,13 @@ def test_an_unknown_organ_is_refused_and_a_similar_one_named(segmenter, ct):
 @pytest.mark.parametrize("fusion", ["concat", "none"])
 def test_attention_of_a_network_that_has_none_is_refused(ct, fusion):
     segmenter = Segmenter(SmallModel(vivid_network(fusion=fusion)), device="cpu")
-    with pytest.raises(UserError, match="has no attention"):
+    with pytest.raises(UserError, match=rf"has no dominant expert, because its fusion \({fusion}\) has no weights"):
         segmenter.segment(ct, SegmentOptions(dominant_expert=True))
 
 
 def test_a_network_of_experts_alone_has_no_disagreement(ct):
     segmenter = Segmenter(SmallModel(vivid_network(aggregation=False)), device="cpu")
-    with pytest.raises(UserError, match="aggregation decoder"):
+    with pytest.raises(UserError, match="no disagreement, because it has no aggregation decoder"):
         segmenter.segment(ct, SegmentOptions(disagreement=True))
     assert segmenter.segment(noise_ct(size=(20, 20, 20)), SegmentOptions(entropy=True)).entropy is not None
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dcaseg.method.channel_attention import ChannelAttention
 from dcaseg.training.strategies import losses
 from dcaseg.training.strategies.a_and_d import denoised, encoded, noised
-from dcaseg.training.strategies.skcdf import ChannelAttention
 from strategy_samples import SIDES, batch_of, inputs_of, strategy_for
 
 

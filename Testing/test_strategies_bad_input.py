@@ -44,6 +44,8 @@ def test_patches_that_cannot_be_divided_are_rejected():
         strategy_for("magicnet", strategy_options={"cubes": 3})
     with pytest.raises(UserError, match="multiple of 32 voxels"):
         strategy_for("magicnet", norm="instance")
+    with pytest.raises(UserError, match="or --strategy-option blocks=4"):
+        strategy_for("abd", strategy_options={"blocks": 5})
     with pytest.raises(UserError, match=r"into 3 parts.*multiple of 48"):
         strategy_for("abd", strategy_options={"blocks": 3})
 
@@ -63,6 +65,10 @@ def test_magicnet_adapts_to_small_patches():
     assert fitted(replace(options, patch=(96, 96, 96))).strategy_options == {"cubes": 3}
     small = fitted(replace(options, patch=(32, 32, 32)))
     assert small.strategy_options == {"cubes": 2} and small.norm == "batch"
+    # The default preset.
+    assert fitted(replace(options, patch=(48, 48, 48))).norm == "batch"
+    chosen = fitted(replace(options, patch=(96, 96, 96), strategy_options={"cubes": 6}))
+    assert chosen.strategy_options == {"cubes": 6} and chosen.norm == "batch"
 
 
 @pytest.mark.parametrize(

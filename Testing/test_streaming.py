@@ -33,7 +33,7 @@ def calls_of(module, run):
 
 
 @pytest.mark.parametrize("fusion", ["dfam", "average"])
-@pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
+@pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax", "average"])
 @torch.inference_mode()
 def test_values_match_the_plain_forward_pass(volume, fusion, stitching):
     network = vivid_network(5, fusion=fusion, stitching=stitching)

@@ -197,16 +197,26 @@ def test_a_run_out_of_memory_continues_with_less_and_one_message(tmp_path, monke
         assert {**line, "seconds": 0} == pytest.approx({**other, "seconds": 0}, rel=1e-2)
 
 
-def test_a_run_that_still_runs_out_of_memory_ends_with_a_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), r"2\.00 GiB"),
+        # What oneDNN raised in a process with a limit on its memory.
+        (RuntimeError("could not create a primitive"), "primitive"),
+        (MemoryError(), "MemoryError"),
+    ],
+    ids=["cuda", "onednn", "allocator"],
+)
+def test_a_run_that_still_runs_out_of_memory_ends_with_a_checkpoint(tmp_path, monkeypatch, error, problem):
     trainer = Trainer(tmp_path, SHORT, THREE_BALLS, *CASES)
 
     def forward(*given):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error
 
     def break_it(line: dict) -> None:
         monkeypatch.setattr(trainer.strategy, "forward", forward)
 
-    with pytest.raises(UserError, match=r"not enough memory for a step .* 2\.00 GiB"):
+    with pytest.raises(UserError, match=rf"not enough memory for a step .*{problem}"):
         trainer.run(report=break_it)
     assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 1
 

@@ -21,7 +21,7 @@ from .imaging.ct_checks import check_ct
 from .imaging.readers import read_ct as _read_ct
 from .imaging.writers import new_folder
 from .inference.maps import EXPERTS
-from .inference.options import SegmentOptions
+from .inference.options import SegmentOptions, without_unavailable
 from .inference.pipeline import REQUEST, Job, make_segmenter, write_result
 from .inference.segmenter import Result
 from .models.bundle import Bundle, default_model
@@ -170,7 +170,8 @@ class Segmenter:
         - ``affine``: only for an array, and required there: the 4 x 4 matrix from voxel indices to RAS coordinates in
           mm, as in nibabel.
         - ``organs``: keys or names of the organs to segment; None segments all.
-        - ``maps``: also compute the attention, the dominant expert, the uncertainty and the disagreement.
+        - ``maps``: also compute the attention, the dominant expert, the uncertainty and the disagreement, as far as
+          the model has them.
         - ``review``: also list findings, the regions that are most likely wrong.
         - ``series``: selects one of several series in a DICOM folder, by number or UID.
         - ``progress(fraction, message)``: called during the work, with ``fraction`` from 0 to 1.
@@ -187,9 +188,10 @@ class Segmenter:
         chosen: dict[str, Any] = {"entropy": maps, "dominant_expert": maps, "disagreement": maps, "review": review}
         chosen["attention_levels"] = (FINEST_LEVEL,) if maps else ()
         chosen["organs"] = None if organs is None else tuple(organs)
-        settings = SegmentOptions(**{**chosen, **options})
+        available, note = without_unavailable(SegmentOptions(**chosen), self.model.metadata.network)
+        settings = replace(available, **options)
         settings.kept_labels(self.model.metadata.vocabulary)
-        notes: list[str] = []
+        notes: list[str] = [note] if note else []
         image, source, name = _load_image(ct, affine, series, notes)
         notes += check_ct(image)
         result = self._segmenter.segment(image, settings, progress)

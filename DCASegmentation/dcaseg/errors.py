@@ -51,7 +51,7 @@ DAMAGED_NPZ = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError,
 _OUT_OF_MEMORY = (
     *("out of memory", "not enough memory", "bad_alloc", "bad allocation", "can't allocate memory"),
     *("cannot allocate memory", "failed to allocate memory", "unable to allocate", "could not allocate memory"),
-    "failed to map segment from shared object",
+    *("failed to map segment from shared object", "could not create a primitive"),
 )
 
 
@@ -68,7 +68,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
-        text = str(error).lower()
+        # oneDNN's "could not create a primitive" is a failed allocation; with "descriptor", it is an unsupported layer.
+        text = str(error).lower().replace("primitive descriptor", "")
         is_candidate = isinstance(error, RuntimeError | OSError | ImportError | SystemError)
         if is_candidate and any(phrase in text for phrase in _OUT_OF_MEMORY):
             return True

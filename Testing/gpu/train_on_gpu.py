@@ -2,8 +2,9 @@
 
     python Testing/gpu/train_on_gpu.py --run FOLDER --minutes 9 --out $OUT
 
-FOLDER contains what the call needs, since the machine with the GPU may have no internet access: ``--prepare`` writes a
-run's state (``dca train --export-state``) and its prepared cases into it. The call leaves at most eight files in
+FOLDER contains what the call needs, at most 60 MB, since the machine with the GPU may have no internet access:
+``--prepare RUN`` writes the state of a run of ``dca train``, its prepared cases, and the label maps and registrations
+that its synthetic CTs are made from into it. The call leaves at most eight files in
 ``--out``: ``report.json``, ``tests.txt``, the run's log, and ``state.npz`` (at most 16 MiB), from which the next call
 continues. The state is written every two minutes, so that a call that is cut off loses no more than that.
 
@@ -14,11 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "DCASegmentation"))
 
 STATE, CASES, REPORT, LOG, TESTS = "state.npz", "cases.npz", "report.json", "log.jsonl", "tests.txt"
+MAPS, WARPS = "maps", "warps"
+# All that a call may take with it.
+MOST_BYTES = 60_000_000
 SAVE_SECONDS = 120
 # What is kept back for the last state and report; on a slow disk compressing takes ten seconds.
 RESERVE_SECONDS = 25
@@ -53,7 +60,10 @@ def main() -> int:
 
 
 def prepare(run: Path, folder: Path, cache: Path | None) -> int:
-    """Put the state of ``run`` and its cases, on the model's grid, into ``folder``; says how large they are."""
+    """Put the state of ``run``, its cases on the model's grid and its label maps into ``folder``.
+
+    Returns 1 if it is larger than ``MOST_BYTES``, else 0.
+    """
     import numpy as np
 
     from dcaseg.training.checkpoints import load_checkpoint, read_record
@@ -61,23 +71,76 @@ def prepare(run: Path, folder: Path, cache: Path | None) -> int:
     from dcaseg.training.run_folder import CHECKPOINT
 
     record = read_record(run)
+    window = record.options.grid.hu_window
     folder.mkdir(parents=True, exist_ok=True)
     write_compact(folder / STATE, load_checkpoint(run / CHECKPOINT), record.to_json())
+    if record.cohort.stream is not None:
+        _copy_label_maps(record.cohort.stream, folder)
     groups = record.cohort.cases(cache or run / "cases", record.options.grid)
+    left = MOST_BYTES - _bytes_of(folder, (STATE, MAPS, WARPS))
     arrays: dict[str, Any] = {}
-    for group, cases in zip(("labelled", "unlabelled", "validation"), groups, strict=True):
+    # Validation first, because the best weights depend on it; what does not fit is left out.
+    for group, cases in (("validation", groups[2]), ("labelled", groups[0]), ("unlabelled", groups[1])):
         for index, case in enumerate(cases):
+            # The network sees nothing beyond the window, and differences along a row compress to two thirds.
+            hu = np.clip(case.hu, *map(math.floor, window)).astype(np.int16)
+            hu = np.diff(hu, axis=2, prepend=np.int16(0)).astype(np.int16)
+            left -= len(zlib.compress(hu.tobytes(), 6)) + (0 if case.labels is None else case.labels.size // 50)
+            if left < 0:
+                print(f"Left out, because of the limit of {MOST_BYTES / 1e6:.0f} MB: {group} cases from {index + 1} on")
+                break
             place = f"{group}/{index}/"
-            # Differences along a row compress to some two thirds, and HU beyond these count for nothing.
-            hu = np.clip(case.hu, -1024, 1500).astype(np.int16)
-            arrays[place + "hu"] = np.diff(hu, axis=2, prepend=np.int16(0)).astype(np.int16)
-            arrays[place + "about"] = np.array(json.dumps([case.name, list(case.unknown), case.spacing]))
+            arrays[place + "hu"] = hu
+            arrays[place + "about"] = np.array(json.dumps([case.name, list(case.unannotated), case.spacing]))
             if case.labels is not None:
                 arrays[place + "labels"] = case.labels
     np.savez_compressed(folder / CASES, **arrays)
-    for name in (STATE, CASES):
-        print(f"{folder / name}: {(folder / name).stat().st_size / 2**20:.1f} MiB")
-    return 0
+    for name in (STATE, CASES, MAPS, WARPS):
+        print(f"{folder / name}: {_bytes_of(folder, (name,)) / 1e6:.1f} MB")
+    return int(_bytes_of(folder, (STATE, CASES, MAPS, WARPS)) > MOST_BYTES)
+
+
+def _bytes_of(folder: Path, names: tuple[str, ...]) -> int:
+    paths = [path for name in names for path in [folder / name, *(folder / name).rglob("*")]]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def _copy_label_maps(stream: Any, folder: Path) -> None:
+    names = {Path(each.folder).name for each in stream.maps}
+    for each in stream.maps:
+        copy = folder / MAPS / Path(each.folder).name
+        copy.mkdir(parents=True, exist_ok=True)
+        # Without their modes: the originals may be read-only.
+        for path in Path(each.folder).iterdir():
+            if path.is_file():
+                shutil.copyfile(path, copy / path.name)
+    if stream.warps is None:
+        return
+    (folder / WARPS).mkdir(exist_ok=True)
+    for path in Path(stream.warps).glob("*--*.npz"):
+        if set(path.stem.split("--", 1)) <= names:
+            shutil.copyfile(path, folder / WARPS / path.name)
+
+
+def _sampler(arguments: argparse.Namespace, record: Any, options: Any, cases: list[Any], device: str) -> dict[str, Any]:
+    """The arguments of the trainer for a run on synthetic CTs, made from the copied label maps; empty for others."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    from dcaseg.synthesis.label_to_ct.anatomy import load_anatomy
+
+    stream = record.cohort.stream
+    if stream is None:
+        return {}
+    maps = tuple(replace(each, folder=str(arguments.run / MAPS / Path(each.folder).name)) for each in stream.maps)
+    cache = arguments.out / "cache"
+    warps = str(arguments.run / WARPS) if (arguments.run / WARPS).is_dir() else None
+    copied = replace(stream, maps=maps, warps=warps)
+    # Each takes some 20 s.
+    with ProcessPoolExecutor(min(len(maps), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
+        folders = [Path(each.folder) for each in maps]
+        list(pool.map(load_anatomy, folders, [None] * len(folders), [cache / "anatomies"] * len(folders)))
+    recipes = copied.sampler(cache, options, device)
+    return {"sampler": copied.mixed(recipes, cases, options), "anatomies": recipes.anatomies}
 
 
 def _cases(folder: Path) -> dict[str, list[Any]]:
@@ -89,10 +152,10 @@ def _cases(folder: Path) -> dict[str, list[Any]]:
     with np.load(folder / CASES, allow_pickle=False) as file:
         places = sorted({name.rpartition("/")[0] for name in file.files}, key=lambda p: (p[0], int(p.split("/")[1])))
         for place in places:
-            name, unknown, spacing = json.loads(str(file[f"{place}/about"]))
+            name, unannotated, spacing = json.loads(str(file[f"{place}/about"]))
             hu = np.cumsum(file[f"{place}/hu"], axis=2, dtype=np.int16)
             labels = file[f"{place}/labels"] if f"{place}/labels" in file.files else None
-            case = Case(name, hu, labels, tuple(unknown), None if spacing is None else tuple(spacing))
+            case = Case(name, hu, labels, tuple(unannotated), None if spacing is None else tuple(spacing))
             groups[place.split("/")[0]].append(case)
     return groups
 
@@ -111,17 +174,19 @@ def _trainer(arguments: argparse.Namespace) -> Any:
 
     torch.backends.cudnn.benchmark = True
     record = _record(arguments.run)
-    steps = arguments.steps or record.options.steps
+    options = replace(record.options, steps=arguments.steps or record.options.steps)
     groups = _cases(arguments.run)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = Trainer(
         arguments.out / "run",
-        replace(record.options, steps=steps),
+        options,
         record.vocabulary,
         groups["labelled"],
         groups["unlabelled"],
         groups["validation"],
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=device,
         groups=record.partition,
+        **_sampler(arguments, record, options, groups["labelled"], device),
     )
     trainer.resume(arguments.run / STATE)
     return trainer
@@ -206,14 +271,17 @@ def train(trainer: Any, record: Any, out: Path, deadline: float) -> dict[str, An
             state_saved = time.monotonic()
             export()
 
-    workers = min(6, (os.cpu_count() or 2) - 2) if trainer.device.type == "cuda" else 0
+    # Synthetic CTs are made on the GPU, which worker processes cannot share.
+    is_rendering = record.cohort.stream is not None
+    workers = min(6, (os.cpu_count() or 2) - 2) if trainer.device.type == "cuda" and not is_rendering else 0
     try:
         minutes = max(deadline - time.monotonic(), 1) / 60
         trainer.run(minutes, 10**9, record.validate_every, report, lambda text: print(text, flush=True), True, workers)
     finally:
         export()
-        # The whole checkpoint is too large to come back; the state is what goes on.
+        # The whole checkpoint is too large to come back; the next call continues from the state.
         shutil.rmtree(trainer.folder, ignore_errors=True)
+        shutil.rmtree(out / "cache", ignore_errors=True)
     seconds = time.monotonic() - started
     steps = trainer.step - first
     return {

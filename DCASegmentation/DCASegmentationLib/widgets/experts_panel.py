@@ -233,12 +233,12 @@ class ExpertsPanel(VTKObservationMixin):
         hasMaps = self._nodes is not None and bool(available_maps(self._nodes))
         isUsable = hasMaps and self._parameters is not None
         hasAttention = isUsable and self.level > 0
-        self.ui.expertsHintLabel.visible = not hasMaps
-        self.ui.expertsHintLabel.text = (
-            _("Segment a CT to see what each expert contributed.")
-            if self._nodes is None
-            else _("This result has no maps.")
-        )
+        self.ui.expertsHintLabel.visible = not hasMaps or self.level == 0
+        if self._nodes is None:
+            hint = _("Segment a CT to see what each expert contributed.")
+        else:
+            hint = _("This result has no attention maps.") if hasMaps else _("This result has no maps.")
+        self.ui.expertsHintLabel.text = hint
         self._fillSelectors()
         isScale = self.choice not in (expert_views.NONE, expert_views.DOMINANT)
         self.ui.mapSelector.enabled = isUsable

@@ -208,7 +208,7 @@ def _print(scores: Scores, title: str, partition: Partition) -> None:
     }
     count = f"{len(scores.cases)} case{'s' if len(scores.cases) != 1 else ''}"
     rows = table(
-        f"{title}: mean of {count}", "Organ", "Expert", *titles.values(),
+        f"{title}: mean of {count}", "Organ", "Group", *titles.values(),
         numbers=tuple(titles.values()),
     )  # fmt: skip
     groups = dict(zip(GROUPS, partition.owners, strict=True))

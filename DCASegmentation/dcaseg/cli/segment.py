@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import how_to_install
-from ..inference.options import SegmentOptions
+from ..inference.options import SegmentOptions, require_available
 from ..organs import VOCABULARIES
 from ..review.schema import Review
 from ..types import ProgressCallback
@@ -24,6 +24,7 @@ from .options import OUTPUT_PANEL, BackendOption, BundleOption, DeviceOption, ov
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+    from rich.table import Table
 
     from ..inference.segmenter import Result
     from ..models.metadata import Metadata
@@ -103,11 +104,23 @@ def run(
     ] = False,
     overwrite: Annotated[bool, overwrite_option("the folder of an earlier result", OUTPUT_PANEL)] = False,
     shared: Annotated[bool, shared_option(OUTPUT_PANEL)] = False,
+    levels: Annotated[
+        Values,
+        fields_of(
+            SegmentOptions,
+            "attention_levels",
+            panel=_MAPS_PANEL,
+            help={
+                "attention_levels": "Levels of the attention maps, from 1 (coarse) to 4 (fine), such as 1,4; or none. "
+                "Default: 4, if the model has attention."
+            },
+        ),
+    ],
     maps: Annotated[
         Values,
         fields_of(
             SegmentOptions,
-            *("attention_levels", "dominant_expert", "entropy", "disagreement", "review"),
+            *("dominant_expert", "entropy", "disagreement", "review"),
             base=ALL_MAPS,
             panel=_MAPS_PANEL,
         ),
@@ -127,14 +140,15 @@ def run(
     """Segment the organs in an abdominal CT.
 
     The new folder contains the labels, a segmentation and a scene for 3D Slicer, a DICOM SEG if the CT is DICOM, maps
-    (attention of the three experts, dominant expert, uncertainty, disagreement), volumes.csv (volume in ml and mean HU
-    of each organ), and a log. It appears only when all files are complete.
+    (attention of the three experts, dominant expert, uncertainty, disagreement, as far as the model has them),
+    volumes.csv (volume in ml and mean HU of each organ), and a log. It appears only when all files are complete.
     """
     segment_ct(
         ct,
         out,
         bundle,
-        replace(ALL_MAPS, **selection, **maps, **windows),
+        replace(ALL_MAPS, **selection, **levels, **maps, **windows),
+        required=SegmentOptions(**levels),
         series=series,
         device=device,
         backend=backend,
@@ -155,6 +169,7 @@ def segment_ct(
     bundle: str | None = None,
     options: SegmentOptions = ALL_MAPS,
     *,
+    required: SegmentOptions = SegmentOptions(),  # noqa: B008 - frozen
     series: str | None = None,
     device: str = "auto",
     backend: str = "auto",
@@ -169,7 +184,8 @@ def segment_ct(
 ) -> None:
     """Segment ``ct`` into the new folder ``out`` and print the volumes of the organs.
 
-    The default ``options`` make all maps, but no list of findings. With a ``picture_title``, a picture is drawn, too.
+    The default ``options`` make all maps, but no list of findings. Maps that the model does not have are left out,
+    unless they are ``required``. With a ``picture_title``, a picture is drawn, too.
     Raises UserError.
     """
     from ..inference.process_settings import importing
@@ -180,8 +196,13 @@ def segment_ct(
 
     keep_freed_memory()
     model = load_bundle(bundle)
+    require_available(required, model.metadata.network)
     job = Job(
-        ct, out, model, options, device, series, extension, overwrite, backend=backend, resample=resample, shared=shared
+        *(ct, out, model, options, device, series, extension, overwrite),
+        backend=backend,
+        resample=resample,
+        shared=shared,
+        skip_missing_maps=True,
     )
     about_model = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
     scene = SceneFiles(model.metadata, with_scene, picture_title, about_model)
@@ -361,6 +382,16 @@ def _print_volumes(result: Result) -> None:
 
 def print_review(review: Review) -> None:
     """Print the first findings as a table, then the notes on whole organs."""
+    if review.findings:
+        print_table(_findings_table(review))
+    else:
+        print_line("There are no findings.")
+    for note in review.organs:
+        organ = VOCABULARIES[review.vocabulary].by_key.get(note.organ) if review.vocabulary in VOCABULARIES else None
+        print_line(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")
+
+
+def _findings_table(review: Review) -> Table:
     rows = table(
         f"Findings: {len(review.findings)}", "#", "Organ", "ml", "Position (LPS, mm)", "Why", numbers=("#", "ml")
     )
@@ -370,7 +401,4 @@ def print_review(review: Review) -> None:
         if finding.alternative is not None:
             why += f" {finding.alternative.text}"
         rows.add_row(str(finding.rank), finding.name, f"{finding.ml:.1f}", position, why)
-    print_table(rows)
-    for note in review.organs:
-        organ = VOCABULARIES[review.vocabulary].by_key.get(note.organ) if review.vocabulary in VOCABULARIES else None
-        print_line(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")
+    return rows

@@ -13,7 +13,7 @@ import typer
 from ..errors import UserError
 from .console import cancellation_message, print_line, print_table, progress_bar, table, warn
 from .field_options import expand
-from .train_data import warnings_on
+from .train_data import warnings_on, warnings_on_groups
 from .train_options import DataGroup, ModelGroup, RunGroup, ScheduleGroup, SynthesisGroup
 from .train_setup import plan_new_run, plan_resumed_run
 
@@ -58,6 +58,7 @@ def run(
     from ..inference.process_settings import keep_freed_memory
     from ..training.checkpoints import RunRecord, write_record
     from ..training.distributed import join, leave, local_device
+    from ..training.export import is_exportable
     from ..training.run_folder import LOCK
     from ..training.trainer import Trainer
 
@@ -108,7 +109,10 @@ def run(
         )  # fmt: skip
         if processes.first:
             write_record(out, record)
-            for warning in (*trainer.partition.warnings, *warnings_on(plan.training_set, cases, options, recipes)):
+            for warning in (
+                *warnings_on_groups(trainer.partition, plan.vocabulary, options.strategy),
+                *warnings_on(plan.training_set, cases, options, recipes),
+            ):
                 warn(warning)
             if running.from_state is not None:
                 # From now on the folder contains a run.
@@ -132,7 +136,7 @@ def run(
         )
     if trainer.step < options.steps:
         print_line(f"To continue: {resume_command}")
-    elif trainer.best >= 0 and options.strategy == "dca":
+    elif is_exportable(options):
         print_line(f"To make a model from it: dca bundle export {out} -o BUNDLE")
 
 
@@ -198,9 +202,13 @@ def _plot_curve(trainer: Trainer) -> None:
 
 def _progress_text(line: dict[str, Any], steps: int, dice: dict[str, float]) -> str:
     losses = (
-        f"{name} {line[name]:.2f}" for name in ("supervised", "head", "medium", "tail", "aggregation") if name in line
+        f"{name} {line[name]:.2f}"
+        for name in ("supervised", "unsupervised", "head", "medium", "tail", "aggregation")
+        if name in line
     )
-    parts = [f"step {line['step']}/{steps}", *losses, f"λ {line.get('weight', 0.0):.2f}"]
+    parts = [f"step {line['step']}/{steps}", *losses]
+    if "weight" in line:
+        parts.append(f"λ {line['weight']:.2f}")
     if dice:
         parts.append(f"Dice {dice['mean']:.3f}")
     return "  ".join(parts)

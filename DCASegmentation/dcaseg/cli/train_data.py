@@ -9,12 +9,14 @@ from ..errors import UserError
 from .synthesize import unknown_structures
 
 if TYPE_CHECKING:
+    from ..method.log_gap import Partition
     from ..organs import Vocabulary
     from ..training.cases import Case
     from ..training.options import TrainingOptions
     from ..training.sources import LabelMapFolder
     from ..training.synthetic_sampling import RecipeSampler
     from ..training.training_set import TrainingSet
+    from ..types import StrategyName
     from .options import LabelMapGroup
     from .train_options import DataGroup, SynthesisGroup
 
@@ -113,6 +115,14 @@ def _label_maps(group: LabelMapGroup, warps: Path | None) -> tuple[tuple[LabelMa
         LabelMapFolder(str(folder.resolve()), license_name) for folder, license_name in zip(maps, licenses, strict=True)
     )
     return folders, None if warps is None else str(warps.resolve())
+
+
+def warnings_on_groups(groups: Partition, vocabulary: Vocabulary, strategy: StrategyName) -> list[str]:
+    """Return what the user should know about the groups of organs; only DCA trains an expert for each."""
+    if strategy == "dca":
+        return list(groups.warnings)
+    names = [vocabulary.by_label[label].name for label in groups.absent]
+    return [f"{name} has no voxels in the labeled volumes, so the model cannot learn it." for name in names]
 
 
 def warnings_on(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UserError
+from .console import warn
 from .option_values import load_bundle
 from .train_data import training_set_of_options
 
@@ -120,12 +121,19 @@ def _options(
     preset: Preset, strategy: StrategyName, changes: dict[str, Any], fine_tuned: Bundle | None
 ) -> TrainingOptions:
     from ..training.options import TrainingOptions, fine_tuning_options
-    from ..training.strategies.registry import OWN_OPTIONS
+    from ..training.strategies.registry import OWN_OPTIONS, fitted
 
     if fine_tuned is not None:
         return fine_tuning_options(fine_tuned.metadata, **changes)
     changes = {"strategy": strategy, **OWN_OPTIONS[strategy], **changes}
-    return TrainingOptions.paper(**changes) if preset == "paper" else TrainingOptions(**changes)
+    options = TrainingOptions.paper(**changes) if preset == "paper" else TrainingOptions(**changes)
+    adapted = fitted(options)
+    if adapted.norm != options.norm:
+        warn(
+            f"--strategy {strategy} divides a patch of {options.patch[0]} voxels so finely that instance norm is "
+            "undefined: this run uses batch norm."
+        )
+    return adapted
 
 
 def _require_no_run(out: Path) -> None:

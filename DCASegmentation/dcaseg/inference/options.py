@@ -5,8 +5,9 @@ Each option is defined once, by its field. The command line, the worker's reques
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from ..errors import UserError
 from ..json_io import DataError, check
@@ -18,6 +19,13 @@ Output = Literal["aggregated", "experts"]
 Average = Literal["logits", "probabilities"]
 
 ATTENTION_LEVELS = (1, 2, 3, 4)
+
+_MAPS_OF_EXPERTS: Mapping[str, tuple[str, Any]] = {
+    "attention_levels": ("attention", ()),
+    "dominant_expert": ("dominant expert", False),
+    "disagreement": ("disagreement", False),
+}
+"""Options for maps that not every model has: their names in messages, and their values without the map."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +110,37 @@ class SegmentOptions:
         if self.organs is None:
             return frozenset(vocabulary.by_label)
         return frozenset(vocabulary.find(name).label for name in self.organs)
+
+
+def require_available(options: SegmentOptions, network: Mapping[str, Any]) -> None:
+    """Raise UserError if ``options`` request maps that a model with the network options ``network`` does not have."""
+    missing = _unavailable(options, network)
+    if missing:
+        raise UserError(f"{_lack(missing, network)}.", "Do not request these maps, or use another model.")
+
+
+def without_unavailable(options: SegmentOptions, network: Mapping[str, Any]) -> tuple[SegmentOptions, str]:
+    """Return ``options`` without the maps that a model does not have, and a note on them for the user.
+
+    ``network`` are the network options of the model. The note is empty if it has all maps that ``options`` request.
+    """
+    missing = _unavailable(options, network)
+    if not missing:
+        return options, ""
+    available = replace(options, **{name: _MAPS_OF_EXPERTS[name][1] for name in missing})
+    return available, f"{_lack(missing, network)}: these maps are left out."
+
+
+def _unavailable(options: SegmentOptions, network: Mapping[str, Any]) -> list[str]:
+    aggregates = network.get("aggregation", True)
+    attends = aggregates and network.get("fusion", "dfam") in ("dfam", "average")
+    has = {"attention_levels": attends, "dominant_expert": attends, "disagreement": aggregates}
+    return [name for name in _MAPS_OF_EXPERTS if getattr(options, name) and not has[name]]
+
+
+def _lack(missing: list[str], network: Mapping[str, Any]) -> str:
+    *others, last = [_MAPS_OF_EXPERTS[name][0] for name in missing]
+    names = f"{', '.join(others)} or {last}" if others else last
+    has_decoder = network.get("aggregation", True)
+    why = f"its fusion ({network.get('fusion')}) has no weights" if has_decoder else "it has no aggregation decoder"
+    return f"This model has no {names}, because {why}"

@@ -25,7 +25,7 @@ from ..models.bundle import Bundle, default_model
 from ..review.schema import ALTERNATIVE, PLACES, REVIEW
 from ..types import ProgressCallback
 from .maps import EXPERTS
-from .options import SegmentOptions
+from .options import SegmentOptions, without_unavailable
 from .segmenter import Result, Segmenter, Stopwatch, report_progress
 
 REQUEST = "request.json"
@@ -50,6 +50,7 @@ class Job:
     ``shared``: let other users read the folder; by default only its owner can.
     ``called``: name of the CT in the results, which then do not mention its files.
     ``retried``: the caller will retry the job, so fail on a full disk even if only a table is lost.
+    ``skip_missing_maps``: leave out maps that the model does not have, with a warning, instead of refusing the job.
     ``compress_maps``: compress maps, which makes them a quarter smaller and takes most of the time of writing.
 
     Raises UserError for an unknown ``extension``.
@@ -69,6 +70,7 @@ class Job:
     shared: bool = False
     called: str = ""
     retried: bool = False
+    skip_missing_maps: bool = False
     compress_maps: bool = True
 
     def __post_init__(self) -> None:
@@ -105,6 +107,10 @@ def segment_to_folder(
     job.options.kept_labels(job.bundle.metadata.vocabulary)
     clock = Stopwatch()
     notes: list[str] = []
+    if job.skip_missing_maps:
+        options, note = without_unavailable(job.options, job.bundle.metadata.network)
+        job = replace(job, options=options)
+        notes += [note] if note else []
     with new_folder(job.out, job.overwrite, REQUEST, private=not job.shared, keep_finished=True) as folder:
         report_progress(progress, 0.0, "Reading the CT")
         with clock.phase("reading"):

@@ -25,13 +25,13 @@ from .backends.eager import EagerBackend
 from .backends.selection import check_backend, choose_backend
 from .device import choose_device
 from .measurements import OrganMeasurement, measure
-from .options import SegmentOptions
+from .options import SegmentOptions, require_available
 from .planes import LabelConsumer, MapConsumer, PlaneConsumer, whole_planes
 from .plausibility import implausible
 from .postprocessing import remove_islands
 from .process_settings import trim_freed_memory
 from .region import Body, abdominal_planes, at_least, find_body, whole_region
-from .sliding_window import Planes, Triple, WindowPrediction, averaged_planes, check_abilities, middle_window
+from .sliding_window import Planes, Triple, WindowPrediction, averaged_planes, middle_window
 
 __all__ = ["Model", "ModelMetadata", "Result", "SegmentOptions", "Segmenter"]
 
@@ -214,7 +214,7 @@ class Segmenter:
         with clock.phase("load network"):
             network = self._networks.get(self.device.torch_device) or self._network_on(self.device.torch_device)
             needed = options_with_evidence(options, network)
-            check_abilities(network, needed)
+            require_available(needed, network.options)
         with clock.phase("resampling"):
             ct_grid = Grid.of(ct)
             grid = model_grid(ct, metadata.spacing, metadata.orientation)

@@ -24,7 +24,7 @@ from ..method.streaming import RequestedOutputs
 from .backends.base import Backend, Task
 from .backends.eager import EagerBackend
 from .device import Device, Plan, is_out_of_memory
-from .options import SegmentOptions, Weighting
+from .options import SegmentOptions, Weighting, require_available
 
 Triple = tuple[int, int, int]
 
@@ -319,7 +319,7 @@ class WindowPrediction:
         network = network or network_on(device.torch_device)
         self._options = options
         self._report = report
-        check_abilities(network, options)
+        require_available(options, network.options)
         self._task = Task(network, wanted_of(options), patch, device, weights_sha256)
         self._backend = backend_for(self._task)
         if not self._backend.needs_network:
@@ -453,18 +453,3 @@ def _finite(predictions: dict[str, Tensor]) -> bool:
     return all(
         bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()) for values in predictions.values()
     )
-
-
-def check_abilities(network: DCANet, options: SegmentOptions) -> None:
-    """Raise UserError if ``network`` cannot compute what ``options`` request."""
-    if network.aggregation is None and (options.disagreement or options.levels_needed):
-        raise UserError(
-            "This model has no aggregation decoder, so it has no attention and no disagreement.",
-            "Request only the labels and the entropy (dca segment --attention-levels none --no-dominant-expert "
-            "--no-disagreement), or use another model.",
-        )
-    if options.levels_needed and network.options["fusion"] not in ("dfam", "average"):
-        raise UserError(
-            f"This model's fusion ({network.options['fusion']}) has no attention.",
-            "Leave out the attention maps and the dominant expert, or use a model with DFAM fusion.",
-        )

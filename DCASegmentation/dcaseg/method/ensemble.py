@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from .channel_attention import AttendingNet
 from .network import LEVELS, DCANet, DCAOutput
 
 MeanOf = Literal["logits", "probabilities"]
@@ -55,11 +56,6 @@ class EnsembleNet(DCANet):
         ensemble.load_state_dict(state)
         return ensemble
 
-    def without_weights(self) -> EnsembleNet:
-        """See ``DCANet.without_weights``."""
-        with torch.device("meta"):
-            return EnsembleNet(**self.options).eval()
-
     def forward_all(self, volume: Tensor, attention_levels: Collection[int] = LEVELS) -> DCAOutput:
         """The mean prediction, and that of each expert; there is no attention. See ``DCANet.forward_all``."""
         others = cast("list[DCANet]", list(self.others))
@@ -72,9 +68,16 @@ class EnsembleNet(DCANet):
         )
 
 
-def network_of(options: Mapping[str, Any]) -> DCANet:
-    """The network with these options, as stored in a bundle: an ensemble if they have ``members``.
+def network_class(options: Mapping[str, Any]) -> type[DCANet]:
+    """The class of the network with these options, as stored in a bundle.
 
-    Raises ValueError or TypeError if the options do not define a network.
+    It is an ensemble if they have ``members``, and has channel attention if they have ``attended_patch``.
     """
-    return EnsembleNet(**options) if "members" in options else DCANet(**options)
+    if "members" in options:
+        return EnsembleNet
+    return AttendingNet if "attended_patch" in options else DCANet
+
+
+def network_of(options: Mapping[str, Any]) -> DCANet:
+    """The network with these options. Raises ValueError or TypeError if they do not define one."""
+    return network_class(options)(**options)

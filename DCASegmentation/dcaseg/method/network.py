@@ -15,9 +15,9 @@ from .variants import (
     PAPER_DILATIONS,
     PAPER_N_STAGES,
     VNET_N_STAGES,
+    Combination,
     FusionKind,
     Norm,
-    StitchingMode,
     UpsamplingMode,
 )
 from .vnet import ConvBlock, Encoder, Upsampling
@@ -104,7 +104,8 @@ class DCANet(nn.Module):
     - ``n_stages``, ``dilations``: four numbers per expert, see ``experts.ExpertDecoder``.
     - ``fusion``: the fusion module, see ``dfam``. ``upsampling``: see ``vnet.Upsampling``.
     - ``aggregation``: without it, the stitched experts' logits are the result.
-    - ``stitching``: see ``stitching.stitch``. It is the one option whose default differs from the paper.
+    - ``stitching``: see ``stitching.stitch``. It is the one option whose default differs from the paper. With
+      ``average``, each expert knows all organs, and ``owners`` only sets their number.
     - ``residual``: the aggregation decoder's logits start at zero and are added to the stitched experts' logits, which
       get no gradient from the sum. The network then starts with exactly the stitched experts' result; the paper's
       decoder (``residual`` off) has to learn every organ from scratch.
@@ -125,7 +126,7 @@ class DCANet(nn.Module):
         dilations: Sequence[Sequence[int]] = PAPER_DILATIONS,
         fusion: FusionKind = "dfam",
         aggregation: bool = True,
-        stitching: StitchingMode = "background_relative",
+        stitching: Combination = "background_relative",
         dropout: float = 0.0,
         upsampling: UpsamplingMode = "transposed",
         residual: bool = False,
@@ -139,7 +140,7 @@ class DCANet(nn.Module):
         if not labels or labels != list(range(1, len(labels) + 1)):
             raise ValueError(f"owners must hold each label from 1 to K exactly once, got {list(owners)}")
         self.out_channels = len(labels) + 1
-        self.stitching: StitchingMode = stitching
+        self.stitching: Combination = stitching
         self.residual = residual
         self.options: dict[str, Any] = {
             "owners": [list(owned) for owned in owners],
@@ -178,7 +179,7 @@ class DCANet(nn.Module):
     def without_weights(self) -> DCANet:
         """A network with the same options whose parameters take no memory. It can be inspected but not run."""
         with torch.device("meta"):
-            return DCANet(**self.options).eval()
+            return type(self)(**self.options).eval()
 
     def forward(self, volume: Tensor) -> Tensor:
         """The result's logits (batch, channel, depth, height, width).
@@ -193,7 +194,7 @@ class DCANet(nn.Module):
 
         ``volume`` is (batch, in_channels, depth, height, width).
         """
-        encoded = self.encoder(volume)
+        encoded = self.encode(volume)
         decoded = self.decode_experts(encoded)
         logits = tuple(expert.logits for expert in decoded)
         if self.aggregation is None:
@@ -215,6 +216,11 @@ class DCANet(nn.Module):
         if self.residual:
             logits = logits + self.stitch([expert.logits for expert in decoded]).detach()
         return logits, attention
+
+    def encode(self, volume: Tensor) -> list[Tensor]:
+        """The features x1 to x5 that the decoders get, from ``volume`` (batch, in_channels, depth, height, width)."""
+        encoded: list[Tensor] = self.encoder(volume)
+        return encoded
 
     def decode_experts(self, encoded: Sequence[Tensor]) -> list[DecoderOutput]:
         """Features and logits of every expert, from the encoder's features x1 to x5."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .variants import StitchingMode
+from .variants import Combination, StitchingMode
 
 
 def split_labels(labels: Tensor, owned: Iterable[int]) -> Tensor:
@@ -20,7 +20,7 @@ def split_labels(labels: Tensor, owned: Iterable[int]) -> Tensor:
     return torch.where(torch.isin(labels, members), labels, torch.zeros_like(labels))
 
 
-def stitch(expert_logits: Sequence[Tensor], owners: Sequence[Sequence[int]], mode: StitchingMode) -> Tensor:
+def stitch(expert_logits: Sequence[Tensor], owners: Sequence[Sequence[int]], mode: Combination) -> Tensor:
     """Stitch the logits of all experts, each (batch, channel, depth, height, width); the result has the same shape.
 
     Each foreground channel comes from the expert that owns the label (``owners`` holds the labels of each expert); the
@@ -31,6 +31,7 @@ def stitch(expert_logits: Sequence[Tensor], owners: Sequence[Sequence[int]], mod
     - ``background_relative``: each logit minus the background logit of the same expert. A voxel becomes foreground
       exactly where some expert prefers one of its organs to its background.
     - ``log_softmax``: log-probabilities.
+    - ``average``: nothing; the result is the mean of all logits, for experts that each learn all organs.
 
     Raises ValueError for another mode, or if ``owners`` does not have one entry per expert or does not hold every
     foreground label exactly once.
@@ -40,6 +41,8 @@ def stitch(expert_logits: Sequence[Tensor], owners: Sequence[Sequence[int]], mod
         raise ValueError(f"{len(expert_logits)} experts need {len(expert_logits)} sets of labels, got {len(owners)}")
     if sorted(label for owned in owners for label in owned) != list(range(1, n_channels)):
         raise ValueError(f"each of the labels 1 to {n_channels - 1} needs exactly one owner, got {list(owners)}")
+    if mode == "average":
+        return torch.stack(list(expert_logits)).mean(dim=0)
     sources = [to_stitching_mode(logits, mode) for logits in expert_logits]
     owned_logits = [_channels(logits, owned) for logits, owned in zip(sources, owners, strict=True)]
     return combine_channels([logits[:, :1] for logits in sources], owned_logits, owners)

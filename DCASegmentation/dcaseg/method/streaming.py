@@ -72,7 +72,7 @@ def _forward_one(network: DCANet, volume: Tensor, requested: RequestedOutputs) -
     experts = cast("list[ExpertDecoder]", list(network.experts))
     aggregates = requested.aggregated and decoder is not None
     adds_stitched = aggregates and network.residual
-    skips = network.encoder(volume)
+    skips = network.encode(volume)
     stream = skips.pop()
     features = [stream] * len(experts)
     attention: dict[int, Tensor] = {}
@@ -154,7 +154,7 @@ def _stitch(network: DCANet, features: list[Tensor]) -> Tensor:
     if network.stitching == "log_softmax":
         # The softmax needs all channels.
         return network.stitch([expert.head(last) for expert, last in zip(experts, features, strict=True)])
-    # The other modes are linear, so that the stitched logits are a sum of one 1x1x1 convolution per expert.
+    # The other modes are linear, so the stitched logits are a sum of one 1x1x1 convolution per expert.
     stitched: Tensor | None = None
     for expert, owned in zip(experts, network.owners, strict=True):
         weight = _stitching_rows(expert.head.weight, owned, network)
@@ -168,6 +168,8 @@ def _stitch(network: DCANet, features: list[Tensor]) -> Tensor:
 
 def _stitching_rows(parameter: Tensor, owned: Sequence[int], network: DCANet) -> Tensor:
     """An expert's share in the stitched logits: its head's weight or bias, with zeros for the labels of the others."""
+    if network.stitching == "average":
+        return parameter / len(network.owners)
     relative = network.stitching == "background_relative"
     none = torch.zeros_like(parameter[0])
     background = none if relative else parameter[0] / len(network.owners)

@@ -8,6 +8,8 @@ Norm = Literal["batch", "instance"]
 UpsamplingMode = Literal["transposed", "transposed_icnr", "trilinear"]
 FusionKind = Literal["dfam", "average", "concat", "none"]
 StitchingMode = Literal["raw", "background_relative", "log_softmax"]
+# How the experts' logits become one result; with "average", each expert knows all organs.
+Combination = Literal[StitchingMode, "average"]
 DiceChannels = Literal["all", "owned", "present"]
 
 # One number for each of DeB-6, DeB-7, DeB-8 and DeB-9; one row for the head, medium and tail expert.

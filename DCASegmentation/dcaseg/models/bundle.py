@@ -162,6 +162,7 @@ def information(bundle: Bundle) -> list[tuple[str, str]]:
     low, high = metadata.hu_window
     names = {organ.label: organ.name for organ in metadata.vocabulary}
     groups = zip(GROUPS, metadata.partition.owners, strict=True)
+    kind = "expert" if metadata.has_own_experts else "organs"
     rows = [
         ("Name", f"{metadata.name} {metadata.version}"),
         ("Folder", str(bundle.folder)),
@@ -169,7 +170,7 @@ def information(bundle: Bundle) -> list[tuple[str, str]]:
         ("Limits", " ".join(metadata.limits)),
         ("Organs", f"{metadata.vocabulary.name}, {len(metadata.vocabulary)}"),
         *(
-            (f"{group.capitalize()} expert", ", ".join(names[label] for label in labels) or "-")
+            (f"{group.capitalize()} {kind}", ", ".join(names[label] for label in labels) or "-")
             for group, labels in groups
         ),
         ("Grid", f"{spacing} mm, {metadata.orientation}"),

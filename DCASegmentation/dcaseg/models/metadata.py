@@ -97,9 +97,9 @@ class Metadata:
     ``hu_window`` are the HU that become 0 and 1. ``patch`` is (depth, height, width) in voxels of the model grid, the
     order of the network's arrays. ``overlap`` is the fraction of their sides by which neighboring windows overlap
     unless a run asks for another value; the model was measured with it. ``anti_aliasing`` says whether CTs are filtered
-    before they are resampled to a coarser model grid, as in training. ``network`` are the options of ``DCANet`` or
-    ``EnsembleNet``; ``network`` and ``weights`` are set when the bundle is saved. ``licence`` is the license of the
-    weights. ``limits`` are sentences on what the model cannot do.
+    before they are resampled to a coarser model grid, as in training. ``network`` are the options of its class
+    (``method.ensemble.network_class``); ``network`` and ``weights`` are set when the bundle is saved. ``licence`` is
+    the license of the weights. ``limits`` are sentences on what the model cannot do.
     """
 
     name: str
@@ -126,6 +126,12 @@ class Metadata:
     def class_names(self) -> list[str]:
         """The names of the channels, background first."""
         return ["background", *(organ.name for organ in self.vocabulary)]
+
+    @property
+    def has_own_experts(self) -> bool:
+        """Whether each group of organs has an expert of its own. If not, the groups only structure scores."""
+        experts = [owned for owned in self.network.get("owners", ()) if owned]
+        return len(experts) > 1 and self.network.get("stitching") != "average"
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``configs/metadata.json``. Raises ValueError before the weights are saved."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..errors import BundleError
 from ..json_io import DataError, load, parse_json
 from ..method.log_gap import Partition
-from ..method.variants import FusionKind, Norm, StitchingMode, UpsamplingMode
+from ..method.variants import Combination, FusionKind, Norm, UpsamplingMode
 from ..option_fields import option, stated
 from ..organs import VOCABULARIES, Vocabulary
 from .metadata import FORMAT, METADATA, OLD_WEIGHTS, WEIGHTS, MeasuredScores, Metadata, TrainingData, Weights
@@ -39,13 +39,15 @@ class _Network:
     dilations: tuple[tuple[int, ...], ...] = option((), minimum=1, maximum=_MOST_DILATION)
     fusion: FusionKind = "dfam"
     aggregation: bool = True
-    stitching: StitchingMode = "background_relative"
+    stitching: Combination = "background_relative"
     dropout: float = option(0.0, minimum=0, below=1)
     upsampling: UpsamplingMode = "transposed"
     residual: bool = False
     # Only in an ensemble (see ``method.ensemble``).
     members: int = option(1, minimum=1, maximum=_MOST_MEMBERS)
     mean_of: Literal["logits", "probabilities"] = "logits"
+    # Only with channel attention (see ``method.channel_attention``).
+    attended_patch: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         most_labels = max(map(len, VOCABULARIES.values()))
@@ -178,6 +180,8 @@ def _metadata(content: _Content) -> Metadata:
     network = load(_Network, own.network, "dca.network")
     if any(label > len(vocabulary) for row in network.owners for label in row):
         raise DataError("dca.network.owners", f"is not for the {len(vocabulary)} labels of {vocabulary.name}")
+    if network.attended_patch is not None and network.attended_patch != own.patch:
+        raise DataError("dca.network.attended_patch", "is not the model's patch")
     if own.scores is not None and (not own.scores.dice or not set(own.scores.dice) <= set(vocabulary.by_key)):
         raise DataError("dca.scores.dice", f"is not for organs of {vocabulary.name}")
     weights = check_weights(own.weights)
@@ -223,6 +227,10 @@ def most_weight_bytes(options: Mapping[str, Any]) -> int:
         sum(number * unit + 16 * width**2 for number, (unit, width) in zip(row, levels, strict=True))
         for row in (*stages, (3, 3, 2, 1))
     ]
+    if "attended_patch" in options:
+        # Two blocks with linear layers between channels, and embeddings of windows.
+        sides = math.prod(side // 16 for side in options["attended_patch"])
+        encoder += 20 * widths[-1] ** 2 + 2 * sides**2
     members = int(options.get("members", 1))
     return min(6 * members * (encoder + sum(decoders)) + (2 << 20), _MOST_WEIGHT_BYTES)
 

@@ -46,9 +46,13 @@ def licence_text(metadata: Metadata) -> str:
 def _organs(metadata: Metadata) -> str:
     groups = {label: name for name, group in zip(GROUPS, metadata.partition.owners, strict=True) for label in group}
     shares = dict(zip(metadata.partition.ranking, metadata.partition.proportions, strict=True))
-    lines = [f"Vocabulary {metadata.vocabulary.name}. Organs were assigned to experts by log-gap analysis", ""]
-    lines[0] += f" (mode {metadata.partition.mode}) of the labeled training cases."
-    lines += ["| label | organ | expert | share of foreground voxels |", "|---|---|---|---|"]
+    how = f"by log-gap analysis (mode {metadata.partition.mode}) of the labeled training cases"
+    if metadata.has_own_experts:
+        kind, text = "expert", f"Organs were assigned to experts {how}."
+    else:
+        kind, text = "group", f"The groups were formed {how}. They only structure scores."
+    lines = [f"Vocabulary {metadata.vocabulary.name}. {text}", ""]
+    lines += [f"| label | organ | {kind} | share of foreground voxels |", "|---|---|---|---|"]
     lines += [
         f"| {organ.label} | {organ.name} | {groups[organ.label]} | {100 * shares.get(organ.label, 0.0):.2f} % |"
         for organ in metadata.vocabulary

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from ..imaging.resampling import anti_aliasing_kernel, anti_aliasing_sigma
+from ..method.ensemble import network_class
 from .metadata import OLD_WEIGHTS, Metadata
 
 
@@ -196,8 +197,8 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
 
 
 def _network_class(metadata: Metadata) -> str:
-    is_ensemble = "members" in metadata.network
-    return "dcaseg.method.ensemble.EnsembleNet" if is_ensemble else "dcaseg.method.network.DCANet"
+    network = network_class(metadata.network)
+    return f"{network.__module__}.{network.__qualname__}"
 
 
 def _filter(pixdim: list[float]) -> list[dict[str, Any]]:

@@ -36,12 +36,6 @@ def save_memory(module: nn.Module, level: int) -> None:
             block.__dict__["forward"] = partial(_checkpointed, type(block).forward.__get__(block), per_patch)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether ``error`` says that PyTorch could not allocate memory, on a GPU or on the CPU."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text
-
-
 def _checkpointed(forward: Any, per_patch: bool, features: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         result: Tensor = forward(features)

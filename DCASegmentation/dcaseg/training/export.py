@@ -23,7 +23,7 @@ from .trainer import same_groups
 SYNTHETIC_ONLY = "Trained on synthetic CT only: in CTs of patients, organs are often wrong or missing."
 NO_LABELED_PATIENT = "Not trained on labeled CTs of patients: organs may be wrong or missing."
 NOT_CLINICAL = "Not for clinical use."
-NOT_DCA = "Trained with a method that DCA is compared with: no experts, no attention, and no review findings."
+NOT_DCA = "Trained with a method that DCA is compared with: no attention maps, and review findings use less evidence."
 
 
 def export_bundle(
@@ -44,7 +44,7 @@ def export_bundle(
             f"The checkpoint and the record in {run} belong to different runs.", "Train again in a new folder."
         )
     options = TrainingOptions.from_json(state["options"])
-    if options.grid.shape is not None or options.grid.scaling != "window":
+    if not is_exportable(options):
         raise UserError(
             f"The run in {run} used the preprocessing of a published protocol, which is only for comparison: inference "
             "needs a spacing in mm and a window in HU.",
@@ -57,11 +57,13 @@ def export_bundle(
     return save_bundle(out, network.eval(), metadata, overwrite=overwrite)
 
 
-def trained_network(options: TrainingOptions, partition: Partition, state: Mapping[str, Any]) -> DCANet:
-    """The network or ensemble that a run validates, with the weights of ``state`` (EMA if it has one).
+def is_exportable(options: TrainingOptions) -> bool:
+    """Whether a run with these options can become a model; with the preprocessing of some protocols it cannot."""
+    return options.grid.shape is None and options.grid.scaling == "window"
 
-    Raises UserError if a bundle cannot hold a network of its kind.
-    """
+
+def trained_network(options: TrainingOptions, partition: Partition, state: Mapping[str, Any]) -> DCANet:
+    """The network or ensemble that a run validates, with the weights of ``state`` (EMA if it has one)."""
     strategy = make_strategy(options, partition)
     strategy.network.load_state_dict(state["network"])
     strategy.load_state_dict(state.get("strategy", {}), strict=False)
@@ -70,12 +72,6 @@ def trained_network(options: TrainingOptions, partition: Partition, state: Mappi
         validated.load_state_dict(state["averaged"])
     if isinstance(validated, MeanOfNetworks):
         return EnsembleNet.of(list(validated.networks), validated.mean_of)  # type: ignore[arg-type]
-    # A subclass computes something else from the same options.
-    if type(validated) is not DCANet:
-        raise UserError(
-            f"The network of --strategy {options.strategy} is not one that a model bundle can hold.",
-            "Evaluate it with dca experiment, or export a run of another strategy.",
-        )
     return validated
 
 

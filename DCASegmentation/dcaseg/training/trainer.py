@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..file_lock import locked
 from ..method.log_gap import Partition
 from ..method.network import DCANet, load_initial_weights
 from ..organs import Vocabulary
-from .activation_checkpointing import LEVELS, is_out_of_memory, save_memory
+from .activation_checkpointing import LEVELS, save_memory
 from .cases import Case, read_pseudo_cases, write_pseudo_cases
 from .checkpoints import has_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from .compact_state import LIMIT_BYTES, Detail, read_compact, write_compact
@@ -286,10 +286,10 @@ class Trainer:
             failure = None
             try:
                 return self._backward(batch, step_state)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                failure = str(error).splitlines()[0]
+                failure = next(iter(str(error).splitlines()), type(error).__name__)
             # Outside of the handler, because the traceback keeps the tensors of the failed attempt alive.
             self.optimizer.zero_grad(set_to_none=True)
             for buffer, value in zip(self.strategy.buffers(), buffers_before, strict=True):

@@ -54,7 +54,12 @@ class SegmentHandler:
         bundle = Bundle.load(default_bundle() if request.bundle is None else find_bundle(request.bundle))
         segmenter = self._segmenter_for(bundle, request.device, request.backend)
         # The caller reads the maps at once, or deletes them.
-        job = Job(Path(request.ct), out, bundle, options, request.device, backend=request.backend, compress_maps=False)
+        job = Job(
+            *(Path(request.ct), out, bundle, options, request.device),
+            backend=request.backend,
+            skip_missing_maps=True,
+            compress_maps=False,
+        )
         try:
             with _with_files(job, request.files) as job:
                 copy = _copy_of_ct(request.ct_copy)

@@ -199,7 +199,10 @@ class Strategy(nn.Module):
 
     @classmethod
     def fitted(cls, options: TrainingOptions) -> TrainingOptions:
-        """The options, with the changes that this strategy needs to support their patch size."""
+        """The options, with the changes that this strategy needs to support their patch size.
+
+        Raises UserError for invalid own options.
+        """
         return options
 
     @classmethod
@@ -217,10 +220,12 @@ class Strategy(nn.Module):
             sizes = " x ".join(map(str, options.patch))
             multiple = math.lcm(count * divisor, DCANet.divisor)
             parts = f", each a multiple of {divisor} voxels" if divisor > 1 else ""
+            fewer = [n for n in range(2, count) if not any(side % (n * divisor) for side in options.patch)]
+            change = f"--strategy-option {setting}={fewer[-1]}" if fewer else f"another {setting} (--strategy-option)"
             raise UserError(
                 f"--strategy {options.strategy} divides each side of a patch into {count} parts{parts}, which is not "
                 f"possible for {sizes}.",
-                f"Choose a --patch that is a multiple of {multiple}, or change {setting} with --strategy-option.",
+                f"Choose a --patch that is a multiple of {multiple}, or {change}.",
             )
 
     @classmethod

@@ -109,7 +109,8 @@ class MagicNet(Strategy):
 
         If the deepest features of a cube are a single voxel, batch norm is used, because instance norm is undefined.
         """
-        for count in (3, 2):
+        given = "cubes" in options.strategy_options
+        for count in (cls.read(options).cubes,) if given else (3, 2):
             if all(side % (count * _DIVISOR) == 0 for side in options.patch):
                 single_voxel = all(side == count * _DIVISOR for side in options.patch)
                 own = {"cubes": count, **options.strategy_options}

@@ -5,26 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from ...method.log_gap import Partition
-from ...method.network import DCANet, DCAOutput
+from ...method.network import DCANet
 from ...method.vnet import initialize_kaiming
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, whole_label_loss
-
-
-class AveragedExperts(DCANet):
-    """The encoder and three expert decoders of DCA. The result is the mean of their logits."""
-
-    def forward(self, volume: Tensor) -> Tensor:
-        """The mean logits (batch, channel, depth, height, width); see ``DCANet.forward``."""
-        return torch.stack([expert.logits for expert in self.decode_experts(self.encoder(volume))]).mean(dim=0)
-
-    def forward_all(self, volume: Tensor, attention_levels: object = ()) -> DCAOutput:
-        """The mean logits and those of the experts; there is no attention. See ``DCANet.forward_all``."""
-        logits = tuple(expert.logits for expert in self.decode_experts(self.encoder(volume)))
-        return DCAOutput(torch.stack(logits).mean(dim=0), logits, {})
 
 
 class PlainExperts(Strategy):
@@ -34,13 +20,14 @@ class PlainExperts(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = AveragedExperts(
+        self.network = DCANet(
             owners=groups.owners,
             n_filters=options.n_filters,
             norm=options.norm,
             n_stages=options.n_stages,
             dilations=options.dilations,
             aggregation=False,
+            stitching="average",
             upsampling=options.upsampling,
         )
         if options.initialization == "kaiming":

@@ -16,18 +16,16 @@ half without a gradient, which does not change the result. Cost: 0.6 times CPS.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from ...method.channel_attention import AttendingNet
 from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
-from ...method.network import DCANet
 from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.vnet import initialize_kaiming
 from ...option_fields import option
@@ -35,104 +33,6 @@ from ..options import TrainingOptions
 from .base import Batch, Facts, Loss, StepState, Strategy
 from .class_statistics import balance_ratio
 from .losses import agreement, foreground_dice, sampled, voxel_loss
-
-_DROPOUT = 0.1
-
-
-class ChannelAttention(nn.Module):
-    """Attention whose tokens are channels, on features (batch, channel, d, h, w) of a fixed ``size`` (d, h, w).
-
-    The windows of ``kernel`` voxels of each channel are embedded separately, with as many numbers as voxels. Queries,
-    keys and values have twice the number of channels. The attention map is normalized before the softmax.
-    """
-
-    def __init__(self, channels: int, size: Sequence[int], kernel: Sequence[int]) -> None:
-        super().__init__()
-        self._size = tuple(size)
-        self._windows = tuple(side // step for side, step in zip(size, kernel, strict=True))
-        self._kernel = tuple(kernel)
-        window: Any = tuple(kernel)
-        self.embed = nn.Conv3d(1, math.prod(kernel), kernel_size=window, stride=window)
-        self.before, self.after = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.query, self.key, self.value = (nn.Linear(channels, 2 * channels) for _ in range(3))
-        self.dropout = nn.Dropout(_DROPOUT)
-        self.merge = nn.Linear(2 * channels, channels)
-        self.mix = nn.Sequential(nn.Conv3d(channels, channels, kernel_size=1), nn.GELU())
-
-    def forward(self, features: Tensor, others: Tensor | None = None) -> Tensor:
-        """Let ``features`` attend to all of ``others`` together or, without them, each to itself with two heads.
-
-        All are (batch, channel, d, h, w). Raises ValueError for features of another size.
-        """
-        tokens = self._tokens(features)
-        normed = self.before(tokens)
-        query = self.query(normed).transpose(1, 2)
-        if others is None:
-            key, value = self.key(normed).transpose(1, 2), self.value(normed).transpose(1, 2)
-            heads = [
-                self._attend(*three) for three in zip(*(x.chunk(2, dim=1) for x in (query, key, value)), strict=True)
-            ]
-            result = torch.cat(heads, dim=1)
-        else:
-            attended = self.before(self._tokens(others))
-            # One set of keys and values, the channels of all patches.
-            key, value = (
-                layer(attended).transpose(1, 2).flatten(0, 1)[None].expand(len(features), -1, -1)
-                for layer in (self.key, self.value)
-            )
-            result = self._attend(query, key, value)
-        tokens = self.after(tokens + self.merge(self.dropout(result.transpose(1, 2))))
-        mixed: Tensor = self.mix(self._volume(tokens))
-        return mixed
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The attended values (batch, tokens, positions) of the queries; keys are (batch, other tokens, positions)."""
-        weights = (query / math.sqrt(query.shape[2]) @ key.transpose(1, 2)).float()
-        weights = functional.instance_norm(weights[:, None])[:, 0].softmax(dim=2)
-        return weights.to(value.dtype) @ value
-
-    def _tokens(self, features: Tensor) -> Tensor:
-        """Embed every channel separately: (batch, positions, channel)."""
-        batch, channels = features.shape[:2]
-        if tuple(features.shape[2:]) != self._size:
-            raise ValueError(f"the attention needs features of size {self._size}, not {tuple(features.shape[2:])}")
-        embedded = self.embed(features.reshape(batch * channels, 1, *self._size))
-        return embedded.reshape(batch, channels, -1).transpose(1, 2)
-
-    def _volume(self, tokens: Tensor) -> Tensor:
-        """Convert tokens back to (batch, channel, d, h, w): the numbers of a window become its voxels."""
-        batch, _, channels = tokens.shape
-        grid = tokens.transpose(1, 2).reshape(batch, channels, *self._kernel, *self._windows)
-        return grid.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, channels, *self._size)
-
-
-class AttendingVNet(DCANet):
-    """The V-Net of the other methods, with attention over channels at the bottleneck: of windows, then of the whole.
-
-    ``patch`` (depth, height, width) is the size of all input volumes; ``options`` are those of ``DCANet``.
-    """
-
-    def __init__(self, patch: Sequence[int], **options: Any) -> None:
-        super().__init__(**options)
-        size = [side // self.divisor for side in patch]
-        channels = 16 * options["n_filters"]
-        self.attention = nn.ModuleList(
-            ChannelAttention(channels, size, kernel) for kernel in ([2 if side % 2 == 0 else 1 for side in size], size)
-        )
-
-    def forward(self, volume: Tensor) -> Tensor:
-        """Logits (batch, channel, depth, height, width) of patches that attend to themselves."""
-        decoded = self.experts[0](self.attended(self.encoder(volume)))
-        logits: Tensor = decoded.logits
-        return logits
-
-    def attended(self, features: list[Tensor], others: Tensor | None = None) -> list[Tensor]:
-        """Apply the attention to the deepest of ``features``, which attend to ``others`` or to themselves."""
-        deepest = features[-1]
-        for block in self.attention:
-            # Both blocks attend to the same, unchanged others.
-            deepest = block(deepest, others)
-        return [*features[:-1], deepest]
 
 
 @dataclass(frozen=True)
@@ -153,12 +53,12 @@ class SKCDF(Strategy):
     needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
     needs_every_organ: ClassVar[bool] = True
-    network: AttendingVNet
+    network: AttendingNet
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
         labels = sorted(label for owned in groups.owners for label in owned)
-        self.network = AttendingVNet(
+        self.network = AttendingNet(
             options.patch, owners=[labels], n_filters=options.n_filters, norm=options.norm,
             n_stages=[VNET_N_STAGES], dilations=[PAPER_DILATIONS[1]], aggregation=False, stitching=options.stitching,
             upsampling=options.upsampling,
