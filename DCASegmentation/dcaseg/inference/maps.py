@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from ..imaging.grid import Grid
 from ..organs import Vocabulary
 from .label_resampling import FloatArray, NearestResampler
+
+if TYPE_CHECKING:
+    from .planes import Plane
 
 EXPERTS = ("head", "medium", "tail")
 
@@ -70,28 +74,24 @@ class MapsOnModelGrid:
         self._voxels = np.zeros(len(vocabulary) + 1, np.int64)
         self._sums: dict[int, NDArray[np.float64]] = {}
 
-    def add(
-        self, z: int, probabilities: FloatArray, attention: Mapping[int, FloatArray], other: FloatArray | None = None
-    ) -> None:
-        """Add plane ``z``.
-
-        ``probabilities`` are (channel, height, width), ``attention`` holds (expert, height, width) by level. ``other``
-        are the probabilities (channel, height, width) of the other prediction, for the disagreement.
-        """
-        labels = self._written[probabilities.argmax(axis=0)]
+    def add(self, plane: Plane, levels: Sequence[int]) -> None:
+        """Add a plane, with its attention at ``levels``."""
+        z = plane.z
         if self.entropy is not None:
-            self.entropy[z] = normalized_entropy(probabilities)
-        if self.disagreement is not None and other is not None:
-            self.disagreement[z] = total_variation(probabilities, other)
+            self.entropy[z] = plane.entropy
+        if self.disagreement is not None and plane.other is not None:
+            self.disagreement[z] = total_variation(plane.probabilities, plane.other)
         if self.dominant_expert is not None:
-            finest = attention[max(attention)]
-            self.dominant_expert[z] = np.asarray(self._slots, np.uint8)[finest.argmax(axis=0)] + np.uint8(1)
-        flat = labels.ravel()
-        self._voxels += np.bincount(flat, minlength=len(self._voxels))
-        for level, experts in attention.items():
+            self.dominant_expert[z] = np.asarray(self._slots, np.uint8)[plane.dominant] + np.uint8(1)
+        labels = self._written[plane.labels].ravel()
+        # Organs cover a small part of a plane.
+        organs = np.flatnonzero(labels)
+        labels = labels[organs]
+        self._voxels += np.bincount(labels, minlength=len(self._voxels))
+        for level in levels:
             sums = self._sums.setdefault(level, np.zeros((len(self._slots), len(self._voxels))))
-            for channel, weights in enumerate(experts):
-                sums[channel] += np.bincount(flat, weights=weights.ravel(), minlength=len(self._voxels))
+            for channel, weights in enumerate(plane.attention[level]):
+                sums[channel] += np.bincount(labels, weights.ravel()[organs], minlength=len(self._voxels))
                 if level in self.attention:
                     self.attention[level][EXPERTS[self._slots[channel]]][z] = weights
 
