@@ -29,7 +29,7 @@ def numbered(mask: NDArray[np.bool_], corners: bool = True) -> sitk.Image:
     components.SetFullyConnected(corners)
     if mask.size < _FEW_VOXELS:
         # Waking the other threads takes longer than the work, and tens of milliseconds on a busy computer.
-        components.SetNumberOfThreads(1)
+        components.SetNumberOfWorkUnits(1)
     return components.Execute(sitk.GetImageFromArray(mask.view(np.uint8)))
 
 
