@@ -21,7 +21,7 @@ from ..imaging.grid import Grid, canonical_view
 from ..organs import Vocabulary
 from ..types import Box
 from .label_resampling import Bytes, FloatArray, LabelResampler
-from .maps import MapsOnModelGrid, normalized_entropy
+from .maps import MapsOnModelGrid, Words, normalized_entropy, to_float
 from .options import SegmentOptions
 from .sliding_window import COVERED, OTHER, RESULT, Planes, attention_name
 
@@ -210,13 +210,17 @@ class MapConsumer:
     def result(self, labels: Bytes) -> Maps:
         """Return the maps; ``labels`` (z, y, x) are the final ones on the CT's grid, where the dominant expert lies."""
         dominant = self._maps.dominant_expert_on(labels, self._model, self._ct)
+
+        def image_of(words: Words) -> sitk.Image:
+            return self._model.image_of(to_float(words))
+
         return Maps(
             attention={
-                level: {expert: self._model.image_of(values) for expert, values in experts.items()}
+                level: {expert: image_of(words) for expert, words in experts.items()}
                 for level, experts in self._maps.attention.items()
             },
             dominant_expert=None if dominant is None else self._ct.image_of(dominant),
-            entropy=None if self._maps.entropy is None else self._model.image_of(self._maps.entropy),
-            disagreement=None if self._maps.disagreement is None else self._model.image_of(self._maps.disagreement),
+            entropy=None if self._maps.entropy is None else image_of(self._maps.entropy),
+            disagreement=None if self._maps.disagreement is None else image_of(self._maps.disagreement),
             attention_by_organ=self._maps.attention_by_organ(),
         )
