@@ -44,7 +44,7 @@ def _to_words(values: FloatArray) -> Words:
 
 def to_float(words: Words) -> FloatArray:
     """Return the values, 0 to 1, of a map that is stored as 16-bit numbers."""
-    return words / np.float32(_LARGEST)
+    return words.astype(np.float32) / np.float32(_LARGEST)
 
 
 class MapsOnModelGrid:

@@ -252,7 +252,7 @@ def _heaviest_kind(weights: Weights, kinds: Bytes) -> Weights:
 
 def _sums(numbers: NDArray[np.unsignedinteger], weights: Weights) -> NDArray[np.float64]:
     """Return the sum of ``weights`` for each of ``numbers``. It is exact: weights are integers, far below 2^53."""
-    return np.bincount(numbers.ravel(), weights.ravel())
+    return np.asarray(np.bincount(numbers.ravel(), weights.ravel()), np.float64)
 
 
 def _cut_down(weights: Weights, piece: Mask, spacing: Sequence[float], most: float) -> Mask:
