@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import warnings
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,16 +24,13 @@ from torch.nn import functional
 from ...errors import UserError, how_to_install
 from ...imaging.writers import new_folder, write_json
 from ...json_io import read_json
-from ...method.ensemble import EnsembleNet
-from ...method.network import DCANet
 from ...method.streaming import StreamedOutput
 from ...user_folders import cache_folder
 from .base import Task, WindowNetwork, one_by_one, processor
-from .eager import OneDNNConvolutions, has_onednn
 
 _COMPILED, _CONTENTS = "compiled.blob", "contents.json"
 # Increase when the conversion changes, so that older cached networks are not used.
-_CONVERSION = 6
+_CONVERSION = 5
 # Side of the blocks in which instance normalization takes means, in voxels.
 _BLOCK = 8
 
@@ -71,28 +68,10 @@ class OpenVINOBackend:
 
 
 class OpenVINOBfloat16Backend(OpenVINOBackend):
-    """Runs the network with OpenVINO in bfloat16, one window at a time. Sums and the last layers stay in float32.
-
-    So does the first block, which PyTorch runs: bfloat16 would round the CT to steps of up to 2 HU, and a third of the
-    labels that change with the precision change because of this block.
-    """
+    """Runs the network with OpenVINO in bfloat16, one window at a time. Sums and the last layers stay in float32."""
 
     name = "openvino-bf16"
     _precision = "bf16"
-
-    def __init__(self, task: Task) -> None:
-        self._first_block = deepcopy(_first_block(task.network))
-        super().__init__(task)
-
-    def _run(self, window: Tensor) -> tuple[Tensor, ...]:
-        with torch.inference_mode(), OneDNNConvolutions() if has_onednn() else nullcontext():
-            features = self._first_block(window)
-        return super()._run(features)
-
-
-def _first_block(network: DCANet) -> nn.Module:
-    """Return the encoder's first block; for an ensemble, whose members have one each, a module that does nothing."""
-    return nn.Identity() if isinstance(network, EnsembleNet) else network.encoder.blocks[0]
 
 
 def supports_bfloat16() -> bool:
@@ -188,12 +167,8 @@ def _convert(task: Task, openvino: Any, precision: str) -> Any:
         for name, child in module.named_children():
             if isinstance(child, nn.InstanceNorm3d):
                 setattr(module, name, _BlockwiseInstanceNorm(child))
-    channels = task.network.options["in_channels"]
-    if precision == "bf16" and not isinstance(network, EnsembleNet):
-        network.encoder.blocks[0] = nn.Identity()
-        channels = task.network.options["n_filters"]
     whole = WindowNetwork(network, task.wanted).eval()
-    example = torch.zeros(1, channels, *task.patch)
+    example = torch.zeros(1, task.network.options["in_channels"], *task.patch)
     with torch.no_grad(), warnings.catch_warnings():
         # torch warns that tracing is deprecated and fixes branches; OpenVINO converts traced modules most reliably.
         warnings.simplefilter("ignore")
