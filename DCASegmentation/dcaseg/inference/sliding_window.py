@@ -199,7 +199,10 @@ class SlabAggregator:
 
 def _finite_float(sums: Tensor) -> Tensor:
     """Return ``sums`` in float32. A sum that is too large for float16 becomes its largest value."""
-    return torch.nan_to_num(sums.float()) if sums.dtype == torch.float16 else sums
+    if sums.dtype != torch.float16:
+        return sums
+    largest = torch.finfo(torch.float16).max
+    return torch.nan_to_num(sums.float(), posinf=largest, neginf=-largest)
 
 
 def averaged_planes(
