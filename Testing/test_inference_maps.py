@@ -8,8 +8,9 @@ import torch
 
 from dcaseg.imaging.grid import Grid
 from dcaseg.imaging.scan_edges import ScanEdges
-from dcaseg.inference.maps import MapsOnModelGrid, normalized_entropy, total_variation
+from dcaseg.inference.maps import MapsOnModelGrid, normalized_entropy, to_float, total_variation
 from dcaseg.inference.measurements import measure
+from dcaseg.inference.planes import Plane
 from dcaseg.inference.sliding_window import at_patch_resolution
 from dcaseg.organs import AMOS, Vocabulary
 
@@ -37,7 +38,7 @@ def test_the_dominant_expert_has_the_largest_attention_and_is_0_in_the_backgroun
     maps = MapsOnModelGrid((1, 1, 4), TWO_ORGANS, (0, 1, 2), dominant_expert=True)
     probabilities = plane([0.9, 0.1, 0], [0.1, 0.9, 0], [0.1, 0, 0.9], [0.1, 0.9, 0])
     finest = plane([0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.2, 0.3, 0.5], [0.2, 0.6, 0.2])
-    maps.add(0, probabilities, {1: finest[::-1], 4: finest})
+    maps.add(Plane(0, probabilities, attention={1: finest[::-1], 4: finest}), (1, 4))
     grid = Grid((4, 1, 1), (4.0, 4.0, 4.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     labels = np.array([[[0, 1, 2, 1]]], np.uint8)
     assert maps.dominant_expert_on(labels, grid, grid).tolist() == [[[0, 1, 3, 2]]]
@@ -48,7 +49,7 @@ def test_the_dominant_expert_has_the_largest_attention_and_is_0_in_the_backgroun
 
 def test_a_model_without_a_medium_expert_numbers_the_tail_expert_correctly():
     maps = MapsOnModelGrid((1, 1, 2), TWO_ORGANS, (0, 2), attention_levels=(4,), dominant_expert=True)
-    maps.add(0, plane([0, 1, 0], [0, 0, 1]), {4: plane([0.7, 0.3], [0.2, 0.8])})
+    maps.add(Plane(0, plane([0, 1, 0], [0, 0, 1]), attention={4: plane([0.7, 0.3], [0.2, 0.8])}), (4,))
     assert maps.dominant_expert.tolist() == [[[1, 3]]]
     assert list(maps.attention[4]) == ["head", "tail"]
 
@@ -56,12 +57,12 @@ def test_a_model_without_a_medium_expert_numbers_the_tail_expert_correctly():
 def test_mean_attention_of_an_organ_covers_its_voxels_alone():
     maps = MapsOnModelGrid((2, 1, 2), TWO_ORGANS, (0, 1, 2), attention_levels=(4,))
     spleen, background = [0, 1, 0], [1, 0, 0]
-    maps.add(0, plane(spleen, background), {4: plane([0.6, 0.3, 0.1], [0, 0, 1])})
-    maps.add(1, plane(background, spleen), {4: plane([0, 0, 1], [0.2, 0.5, 0.3])})
+    maps.add(Plane(0, plane(spleen, background), attention={4: plane([0.6, 0.3, 0.1], [0, 0, 1])}), (4,))
+    maps.add(Plane(1, plane(background, spleen), attention={4: plane([0, 0, 1], [0.2, 0.5, 0.3])}), (4,))
     means = maps.attention_by_organ()
     assert set(means[4]) == {"spleen"}, "an organ that was not found has no mean"
     assert means[4]["spleen"] == pytest.approx({"head": 0.4, "medium": 0.4, "tail": 0.2})
-    np.testing.assert_allclose(maps.attention[4]["tail"][:, 0], [[0.1, 1], [1, 0.3]])
+    np.testing.assert_allclose(to_float(maps.attention[4]["tail"][:, 0]), [[0.1, 1], [1, 0.3]], atol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 8])

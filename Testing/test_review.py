@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from dcaseg.imaging.grid import Grid
 from dcaseg.inference.measurements import measure
+from dcaseg.inference.planes import Plane
 from dcaseg.organs import AMOS
 from dcaseg.review.builder import make_review
 from dcaseg.review.evidence import Evidence
@@ -50,10 +51,12 @@ def evidence_of(labels, other=None, sure=0.99, attention=None):
     others = None if other is None else probabilities(other, sure)
     for z in range(SHAPE[0]):
         evidence.add(
-            z,
-            mine[:, z],
-            None if others is None else others[:, z],
-            None if attention is None else attention[:, z],
+            Plane(
+                z,
+                mine[:, z],
+                None if others is None else others[:, z],
+                {} if attention is None else {4: attention[:, z]},
+            )
         )
     return evidence
 
@@ -229,7 +232,7 @@ def near(labels, sure):
 
 def add_all(evidence, mine, others=None):
     for z in range(mine.shape[1]):
-        evidence.add(z, mine[:, z], None if others is None else others[:, z])
+        evidence.add(Plane(z, mine[:, z], None if others is None else others[:, z]))
 
 
 def test_a_finding_and_its_reasons_are_about_one_organ():
@@ -347,6 +350,27 @@ def test_box_sums_stay_correct_while_regions_are_removed():
     assert remaining.sum() < 0.2 * weights.sum()
 
 
+@pytest.mark.parametrize("spacing", [(4.0, 4.0, 4.0), (1.9, 4.0, 1.3)])
+def test_each_region_comes_from_the_box_with_the_largest_remaining_weight(spacing):
+    """With gaps, a region fills only a part of its box, and only the sums around that part change."""
+    random = np.random.default_rng(5)
+    weights = random.integers(0, 9, (12, 14, 24)) * (random.random((12, 14, 24)) < 0.12)
+    tile = [max(round(4 / step), 1) for step in spacing]
+    side = [int(17 / (step * count)) for step, count in zip(spacing, tile, strict=True)]
+    numbers = regions(weights, spacing, 17.0, 100)
+    assert numbers.max() > 50
+    remaining = weights.copy()
+    for number in range(1, int(numbers.max()) + 1):
+        tiles = remaining
+        for axis, count in enumerate(tile):
+            tiles = np.add.reduceat(tiles, range(0, tiles.shape[axis], count), axis=axis)
+        sums = np.lib.stride_tricks.sliding_window_view(tiles, side).sum(axis=(3, 4, 5))
+        corner = np.array(np.unravel_index(sums.argmax(), sums.shape))
+        taken = np.argwhere(numbers == number)
+        assert (taken >= corner * tile).all() and (taken < (corner + side) * tile).all()
+        remaining[numbers == number] = 0
+
+
 @pytest.mark.parametrize("experts_differ", [True, False])
 def test_unusual_attention_explains_a_finding_but_does_not_make_one(experts_differ):
     labels = body()
@@ -408,7 +432,7 @@ def test_the_same_evidence_gives_the_same_review():
 
 def test_evidence_takes_one_byte_per_voxel_and_quantity():
     evidence = evidence_of(body(), body(), attention=np.ones((3, *SHAPE), np.float32) / 3)
-    assert evidence.nbytes == 8 * body().size
+    assert evidence.nbytes == 7 * body().size
 
 
 def test_a_removed_island_is_background_with_its_organ_as_the_alternative():
@@ -425,7 +449,7 @@ def test_organs_that_were_not_requested_count_as_background():
     evidence = Evidence((1, 1, 2), AMOS, (0, 1, 2), False, False, kept=frozenset({LIVER}))
     mixed = np.zeros((16, 1, 2), np.float32)
     mixed[SPLEEN, 0, 0], mixed[0, 0, 0], mixed[LIVER, 0, 1] = 0.8, 0.2, 1
-    evidence.add(0, mixed)
+    evidence.add(Plane(0, mixed))
     assert evidence.labels.tolist() == [[[0, LIVER]]]
     assert evidence.error_probability.tolist() == [[[0, 0]]], "certainly background"
     assert evidence.kept == (LIVER,)

@@ -108,6 +108,42 @@ def test_a_longer_scan_needs_no_larger_slab():
     assert held_while_streaming(32) == held_while_streaming(640) == sums_and_weights
 
 
+def test_half_precision_sums_take_half_the_memory_and_stay_close_and_finite():
+    volume = torch.rand(40, 40, 40, generator=torch.Generator().manual_seed(4))
+
+    def predict(windows):
+        logits = torch.cat([windows * 20 - 10, windows.square() * 20], dim=1)
+        logits[:, 1, 0, 0, 0] = 1e6  # too large for float16, in a corner of each window
+        return {"result": logits, "other": logits}
+
+    planes = dict(averaged_planes(volume, (16, 16, 16), predict, 0.5, half=("other",)))
+    result, other = (torch.stack([planes[z][name] for z in range(40)], dim=1) for name in ("result", "other"))
+    ordinary = result.abs() < 100
+    assert 0.9 < ordinary.float().mean() < 1
+    assert torch.isfinite(other).all() and other[~ordinary].min() > 100
+    assert 0 < (result - other)[ordinary].abs().max() < 0.05
+    slab = SlabAggregator((16, 16, 16), importance_map((16, 16, 16), "constant"), half=("other",))
+    before = slab.nbytes
+    whole = predict(torch.zeros(1, 1, 16, 16, 16))
+    slab.add((0, 0, 0), {name: values[0] for name, values in whole.items()})
+    assert slab.nbytes - before == 2 * 16**3 * (4 + 2)
+
+
+def test_the_last_planes_come_after_the_last_window_is_reported():
+    """The caller frees the network's memory then, before the planes are processed."""
+    calls = []
+    planes = averaged_planes(
+        torch.rand(24, 16, 16),
+        (16, 16, 16),
+        lambda windows: {"result": windows},
+        0.5,
+        on_window=lambda *at: calls.append(at),
+    )
+    seen = [(z, calls[-1]) for z, _ in planes]
+    assert [at for z, at in seen if z < 8] == [(0, 2)] * 8 and [at for z, at in seen if z >= 8] == [(2, 2)] * 16
+    assert calls == [(0, 2), (1, 2), (2, 2)]
+
+
 def test_a_window_out_of_order_is_refused():
     slab = SlabAggregator((64, 16, 16), importance_map((16, 16, 16), "constant"))
     window = {"result": torch.ones(1, 16, 16, 16)}

@@ -243,6 +243,21 @@ class FakeSlicer:
             self.process_events()
             time.sleep(0.005)
 
+    def run_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Run Qt's event loop until ``condition()`` is true, as Slicer does: it sleeps while nothing happens.
+
+        ``wait_for`` polls, which uses a core of its own. Raises TimeoutError.
+        """
+        loop, timer = QtCore.QEventLoop(), QtCore.QTimer()
+        end = time.monotonic() + seconds
+        timer.setInterval(20)
+        timer.timeout.connect(lambda: loop.quit() if condition() or time.monotonic() > end else None)
+        timer.start()
+        loop.exec()
+        timer.stop()
+        if not condition():
+            raise TimeoutError(f"The condition is still false after {seconds} s; slots raised: {self.slot_errors}")
+
     def _put(self, names: dict[str, Any], name: str, value: Any) -> None:
         self._before.append((names, name, names.get(name, _ABSENT)))
         names[name] = value

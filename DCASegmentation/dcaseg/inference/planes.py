@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..imaging.grid import Grid, canonical_view
 from ..organs import Vocabulary
 from ..types import Box
 from .label_resampling import Bytes, FloatArray, LabelResampler
-from .maps import MapsOnModelGrid
+from .maps import MapsOnModelGrid, Words, normalized_entropy, to_float
 from .options import SegmentOptions
 from .sliding_window import COVERED, OTHER, RESULT, Planes, attention_name
 
@@ -32,7 +33,7 @@ class Plane:
     ``probabilities`` (channel, height, width) are those of the result, ``other`` (same shape) those of the other
     prediction, None if it was not requested. ``attention`` holds (expert, height, width) by level. If no window covers
     the plane, ``computed`` is False, ``probabilities`` are certain background, and there is nothing else. The arrays
-    are valid until the next plane but one.
+    are valid until the next plane but one. What several consumers need is computed once, when it is first used.
     """
 
     z: int
@@ -40,6 +41,21 @@ class Plane:
     other: FloatArray | None = None
     attention: Mapping[int, FloatArray] = field(default_factory=dict)
     computed: bool = True
+
+    @cached_property
+    def labels(self) -> Bytes:
+        """The most probable label (height, width) of each voxel."""
+        return self.probabilities.argmax(axis=0).astype(np.uint8)
+
+    @cached_property
+    def entropy(self) -> FloatArray:
+        """The entropy (height, width) of ``probabilities``, see ``maps.normalized_entropy``."""
+        return normalized_entropy(self.probabilities)
+
+    @cached_property
+    def dominant(self) -> Bytes:
+        """The attention channel (height, width) with the largest weight at the finest level."""
+        return self.attention[max(self.attention)].argmax(axis=0).astype(np.uint8)
 
 
 class PlaneConsumer(Protocol):
@@ -189,19 +205,22 @@ class MapConsumer:
     def take(self, plane: Plane) -> None:
         """Take the next plane. In planes that were not computed the maps stay 0."""
         if plane.computed:
-            attention = {level: plane.attention[level] for level in self._levels}
-            self._maps.add(plane.z, plane.probabilities, attention, plane.other)
+            self._maps.add(plane, self._levels)
 
     def result(self, labels: Bytes) -> Maps:
         """Return the maps; ``labels`` (z, y, x) are the final ones on the CT's grid, where the dominant expert lies."""
         dominant = self._maps.dominant_expert_on(labels, self._model, self._ct)
+
+        def image_of(words: Words) -> sitk.Image:
+            return self._model.image_of(to_float(words))
+
         return Maps(
             attention={
-                level: {expert: self._model.image_of(values) for expert, values in experts.items()}
+                level: {expert: image_of(words) for expert, words in experts.items()}
                 for level, experts in self._maps.attention.items()
             },
             dominant_expert=None if dominant is None else self._ct.image_of(dominant),
-            entropy=None if self._maps.entropy is None else self._model.image_of(self._maps.entropy),
-            disagreement=None if self._maps.disagreement is None else self._model.image_of(self._maps.disagreement),
+            entropy=None if self._maps.entropy is None else image_of(self._maps.entropy),
+            disagreement=None if self._maps.disagreement is None else image_of(self._maps.disagreement),
             attention_by_organ=self._maps.attention_by_organ(),
         )

@@ -31,7 +31,7 @@ from .plausibility import implausible
 from .postprocessing import remove_islands
 from .process_settings import trim_freed_memory
 from .region import Body, abdominal_planes, at_least, find_body, whole_region
-from .sliding_window import Planes, Triple, WindowPrediction, averaged_planes, middle_window
+from .sliding_window import OTHER, Planes, Triple, WindowPrediction, averaged_planes, middle_window
 
 __all__ = ["Model", "ModelMetadata", "Result", "SegmentOptions", "Segmenter"]
 
@@ -251,7 +251,6 @@ class Segmenter:
                         consumer.take(plane)
 
         report_progress(progress, _WINDOWS_DONE, "Finishing")
-        predict.release_memory()
         label_array = labels.result()
         removed: dict[int, int] = {}
         if not options.keep_islands:
@@ -409,6 +408,9 @@ class Segmenter:
         def on_window(done: int, total: int) -> None:
             if cancelled and cancelled():
                 raise Cancelled
+            if done == total:
+                # The last planes are the most expensive step in memory, and need nothing of this.
+                predict.release_memory()
             fraction = _RESAMPLED + (_WINDOWS_DONE - _RESAMPLED) * done / total
             report_progress(progress, fraction, f"Segmenting window {min(done + 1, total)} of {total}")
 
@@ -425,6 +427,8 @@ class Segmenter:
             predict.plan.batch,
             on_window,
             contains_body,
+            # Only the disagreement and the review use it, and half precision is enough for them.
+            half=(OTHER,),
         )
 
 

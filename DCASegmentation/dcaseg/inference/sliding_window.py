@@ -8,7 +8,7 @@ and its memory is reused for the next plane. So the slab is one patch deep, what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, product
 from typing import NamedTuple
@@ -116,10 +116,12 @@ class SlabAggregator:
     """Sums the weighted predictions of windows in a slab of planes, one patch deep.
 
     ``size`` of the volume and ``weights`` of a window are (depth, height, width). Plane z of the volume is stored in
-    slot z modulo the patch's depth. Predictions have names; there may be any number of them.
+    slot z modulo the patch's depth. Predictions have names; there may be any number of them. Those in ``half`` are
+    summed in float16, the others in float32.
     """
 
-    def __init__(self, size: Sequence[int], weights: Tensor) -> None:
+    def __init__(self, size: Sequence[int], weights: Tensor, half: Collection[str] = ()) -> None:
+        self._half = frozenset(half)
         self._depth = weights.shape[0]
         self._plane = (size[1], size[2])
         self._weights = weights
@@ -155,7 +157,9 @@ class SlabAggregator:
             for name, prediction in predictions.items():
                 sums = self._sums[name]
                 # In one operation: the product alone would be as large as the prediction.
-                sums[(slice(None), slots, *area)].addcmul_(prediction[:, planes].to(sums.device, sums.dtype), weights)
+                sums[(slice(None), slots, *area)].addcmul_(
+                    prediction[:, planes].to(sums.device, sums.dtype), weights.to(sums.dtype)
+                )
 
     def _allocate(self, predictions: Mapping[str, Tensor]) -> None:
         device = next(iter(predictions.values())).device
@@ -173,7 +177,8 @@ class SlabAggregator:
         self._total = self._total.to(device)
         for name, prediction in predictions.items():
             shape = (prediction.shape[0], self._depth, *self._plane)
-            self._sums[name] = torch.zeros(shape, dtype=torch.float32, device=device)
+            dtype = torch.float16 if name in self._half else torch.float32
+            self._sums[name] = torch.zeros(shape, dtype=dtype, device=device)
 
     def finish(self, stop: int) -> Iterator[tuple[int, Planes]]:
         """Yield the weighted means (channel, height, width) of the planes below ``stop``, and free their slots.
@@ -184,12 +189,20 @@ class SlabAggregator:
             slot = z % self._depth
             covered = self._total[slot] > 0
             total = torch.where(covered, self._total[slot], 1)
-            means = {name: sums[:, slot] / total for name, sums in self._sums.items()}
+            means = {name: _finite_float(sums[:, slot]) / total for name, sums in self._sums.items()}
             yield z, means if bool(covered.all()) else {**means, COVERED: covered[None]}
             for sums in self._sums.values():
                 sums[:, slot] = 0
             self._total[slot] = 0
             self._lowest = z + 1
+
+
+def _finite_float(sums: Tensor) -> Tensor:
+    """Return ``sums`` in float32. A sum that is too large for float16 becomes its largest value."""
+    if sums.dtype != torch.float16:
+        return sums
+    largest = torch.finfo(torch.float16).max
+    return torch.nan_to_num(sums.float(), posinf=largest, neginf=-largest)
 
 
 def averaged_planes(
@@ -201,6 +214,7 @@ def averaged_planes(
     batch: int = 1,
     on_window: Callable[[int, int], None] | None = None,
     is_needed: Callable[[Triple], bool] | None = None,
+    half: Collection[str] = (),
 ) -> Iterator[tuple[int, Planes]]:
     """Run ``predict`` on all windows of ``volume`` and yield each finished plane: (z, mean over windows by name).
 
@@ -209,8 +223,9 @@ def averaged_planes(
     order, and equal those of MONAI's ``sliding_window_inference``. A volume smaller than the patch is padded (see
     ``Padding``) and the planes are cropped; a volume without planes yields nothing.
 
-    ``on_window(done, total)`` is called before each batch and once after the last one; an exception it raises stops the
-    run. ``is_needed(first voxel)`` says whether to run a window (see ``COVERED``); None runs all windows.
+    ``on_window(done, total)`` is called before each batch and once after the last one, before the last planes are
+    yielded; an exception it raises stops the run. ``is_needed(first voxel)`` says whether to run a window (see
+    ``COVERED``); None runs all windows. Predictions in ``half`` are summed in float16.
     """
     depth, height, width = volume.shape
     if not depth:
@@ -225,7 +240,7 @@ def averaged_planes(
         for position in window_positions(padded.shape, patch, overlap)
         if is_needed is None or is_needed(_without_padding(position, padding.before))
     ]
-    slab = SlabAggregator(padded.shape, importance_map(patch, weighting))
+    slab = SlabAggregator(padded.shape, importance_map(patch, weighting), half)
     done = 0
     layers = [(z, list(layer)) for z, layer in groupby(positions, key=lambda position: position[0])]
     stops = [*(z for z, _ in layers[1:]), padded.shape[0]]
@@ -240,12 +255,14 @@ def averaged_planes(
             # Free the memory before the next batch, which reuses it.
             del predictions
             done += len(batch_positions)
+        if on_window and done == len(positions):
+            on_window(done, done)
         for z, planes in slab.finish(stop):
             inner = z - padding.before[0]
             if 0 <= inner < depth:
                 yield inner, {name: plane[area] for name, plane in planes.items()}
-    if on_window:
-        on_window(done, len(positions))
+    if on_window and not positions:
+        on_window(0, 0)
 
 
 def _without_padding(position: Triple, padding: Triple) -> Triple:

@@ -70,9 +70,19 @@ def make_review(
     alternative = _suggested(candidates, labels, other_labels, grid, ct)
     source = "experts" if other_is_experts else "decoder"
     boxes = boxes_of(ranks)
+    from_anatomy = set(np.unique(candidates.map[candidates.suggestions != NO_SUGGESTION]).tolist())
     findings = [
         _finding(
-            rank, candidate, boxes[rank], ranks, alternative, labels, ct, grid, source, evidence.vocabulary, candidates
+            rank,
+            candidate,
+            boxes[rank],
+            ranks,
+            alternative,
+            labels,
+            ct,
+            grid,
+            "anatomy" if candidate.number in from_anatomy else source,
+            evidence.vocabulary,
         )
         for rank, candidate in enumerate(candidates.candidates, start=1)
     ]
@@ -136,7 +146,6 @@ def _finding(
     grid: Grid,
     source: str,
     vocabulary: Vocabulary,
-    candidates: Candidates,
 ) -> Finding:
     inside = ranks[box] == rank
     organ = candidate.organs[0]
@@ -144,7 +153,6 @@ def _finding(
     first = np.array([part.start for part in reversed(box)])
     last = np.array([part.stop - 1 for part in reversed(box)])
     corners = np.array([_millimeters(ct, np.where(pick, last + 0.5, first - 0.5)) for pick in np.ndindex(2, 2, 2)])
-    anatomy = candidates.suggestions[candidates.map == candidate.number] != NO_SUGGESTION
     return Finding(
         rank=rank,
         organ=organ.key,
@@ -158,9 +166,7 @@ def _finding(
         box_voxels=(tuple(first.tolist()), tuple(last.tolist())),
         reasons=candidate.reasons,
         others=tuple(organ.key for organ in candidate.organs[1:]),
-        alternative=_alternative(
-            alternative[box][inside], labels[box][inside], ct, "anatomy" if anatomy.any() else source, vocabulary
-        ),
+        alternative=_alternative(alternative[box][inside], labels[box][inside], ct, source, vocabulary),
     )
 
 
@@ -258,8 +264,7 @@ class ReviewCollector:
     def take(self, plane: Plane) -> None:
         """Take the next plane."""
         if plane.computed:
-            finest = plane.attention[max(plane.attention)] if plane.attention else None
-            self._evidence.add(plane.z, plane.probabilities, plane.other, finest)
+            self._evidence.add(plane)
         if self._other is not None:
             other = plane.other if plane.computed else plane.probabilities
             if other is not None:

@@ -7,11 +7,14 @@ grid; the probabilities of all channels are never held for more than a plane.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..inference.label_resampling import Bytes, FloatArray
-from ..inference.maps import normalized_entropy, total_variation
+from ..inference.maps import normalized_entropy
+from ..inference.planes import Plane
 from ..inference.postprocessing import remove_islands
 from ..organs import Vocabulary
 
@@ -25,13 +28,13 @@ class Evidence:
     probable one.
     ``error_probability``: 0 to 255 for 0 to 1, the probability that both predictions, on average, give to labels other
     than the voxel's. If the network is well calibrated, the sum is the number of wrong voxels.
-    ``entropy``, ``disagreement``: 0 to 255 for 0 to 1, see ``inference.maps``.
+    ``entropy``: 0 to 255 for 0 to 1, see ``inference.maps``.
     ``dominant``: the expert with the largest attention: 1 head, 2 medium, 3 tail.
     ``attention``: the attention of that expert, 0 to 255 for 0 to 1.
 
     ``size`` is (depth, height, width). ``expert_slots`` maps each attention channel to head (0), medium (1) or tail
-    (2). Without an aggregation decoder (``has_other``) ``other`` and ``disagreement`` are None; without attention
-    (``has_attention``) ``dominant`` and ``attention`` are None. ``kept`` are the labels to write, None for all; the
+    (2). Without an aggregation decoder (``has_other``) ``other`` is None; without attention (``has_attention``)
+    ``dominant`` and ``attention`` are None. ``kept`` are the labels to write, None for all; the
     others count as background.
     """
 
@@ -56,7 +59,6 @@ class Evidence:
         self.error_probability: Bytes = np.zeros(shape, np.uint8)
         self.entropy: Bytes = np.zeros(shape, np.uint8)
         self.other: Bytes | None = np.zeros(shape, np.uint8) if has_other else None
-        self.disagreement: Bytes | None = np.zeros(shape, np.uint8) if has_other else None
         self.dominant: Bytes | None = np.zeros(shape, np.uint8) if has_attention else None
         self.attention: Bytes | None = np.zeros(shape, np.uint8) if has_attention else None
 
@@ -69,30 +71,28 @@ class Evidence:
     def nbytes(self) -> int:
         """Bytes in use."""
         arrays = (self.labels, self.alternative, self.error_probability, self.entropy)
-        optional = (self.other, self.disagreement, self.dominant, self.attention)
+        optional = (self.other, self.dominant, self.attention)
         return sum(array.nbytes for array in (*arrays, *optional) if array is not None)
 
-    def add(
-        self,
-        z: int,
-        probabilities: FloatArray,
-        other: FloatArray | None = None,
-        attention: FloatArray | None = None,
-    ) -> None:
-        """Add plane ``z``.
+    def at(self, where: NDArray[np.intp]) -> Evidence:
+        """Return the evidence on the voxels at the flat indices ``where`` only; its arrays are (voxels,)."""
+        part = copy(self)
+        for name, array in vars(self).items():
+            if isinstance(array, np.ndarray) and array.shape == self.labels.shape:
+                setattr(part, name, array.ravel()[where])
+        return part
 
-        ``probabilities`` (channel, height, width) are those of the result, ``other`` those of the other prediction,
-        ``attention`` (expert, height, width) is that of the finest level.
-        """
-        labels = self._written[probabilities.argmax(axis=0)]
+    def add(self, plane: Plane) -> None:
+        """Add a plane."""
+        z, probabilities = plane.z, plane.probabilities
+        labels = self._written[plane.labels]
         mine = self._folded(probabilities)
         self.labels[z] = labels
-        self.entropy[z] = _byte(normalized_entropy(mine))
+        self.entropy[z] = _byte(plane.entropy if mine is probabilities else normalized_entropy(mine))
         wrong = 1 - _at(mine, labels)
-        if self.other is not None and self.disagreement is not None and other is not None:
-            other_folded = self._folded(other)
-            self.other[z] = self._written[other.argmax(axis=0)]
-            self.disagreement[z] = _byte(total_variation(mine, other_folded))
+        if self.other is not None and plane.other is not None:
+            other_folded = self._folded(plane.other)
+            self.other[z] = self._written[plane.other.argmax(axis=0)]
             wrong = (wrong + 1 - _at(other_folded, labels)) / np.float32(2)
             mine = mine + other_folded
         self.error_probability[z] = _byte(wrong)
@@ -102,9 +102,9 @@ class Evidence:
         if self.other is not None:
             second = np.where(self.other[z] != labels, self.other[z], second)
         self.alternative[z] = second
-        if self.dominant is not None and self.attention is not None and attention is not None:
-            self.dominant[z] = self._slots[attention.argmax(axis=0)] + np.uint8(1)
-            self.attention[z] = _byte(attention.max(axis=0))
+        if self.dominant is not None and self.attention is not None and plane.attention:
+            self.dominant[z] = self._slots[plane.dominant] + np.uint8(1)
+            self.attention[z] = _byte(plane.attention[max(plane.attention)].max(axis=0))
 
     def remove_islands(self) -> None:
         """Set islands in ``labels`` and ``other`` to background, as in the result on the CT's grid.

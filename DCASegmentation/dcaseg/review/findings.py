@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
-from ..inference.measurements import OrganMeasurement
+from ..inference.measurements import OrganMeasurement, boxes_of
 from ..organs import CUT_OFF, Organ
 from ..types import Box
 from . import normal_ranges
 from .evidence import Evidence
-from .regions import Mask, Scoring, box_of, each_piece, pieces_of_mask
+from .regions import Mask, Scoring, box_of, each_piece, pieces_of_mask, widened
 
 # A piece below this share of the largest one is an error; a larger one may be the other half of the organ.
 _MINOR_PIECE = 0.2
@@ -82,7 +82,13 @@ def find(
     """
     found = AnatomicalFindings()
     kept = [each for each in measurements if each.organ.label in evidence.kept]
-    boxes = {each.organ.key: box_of(evidence.labels == each.organ.label, margin=1) for each in kept}
+    tight = boxes_of(evidence.labels)
+    boxes = {
+        each.organ.key: widened(tight[each.organ.label], 1, evidence.labels.shape)
+        if each.organ.label in tight
+        else None
+        for each in kept
+    }
     reach_edge = {each.organ.key: each.cut_off for each in kept}
     centers = {
         each.organ.key: _center(evidence.labels[box] == each.organ.label, box, grid)

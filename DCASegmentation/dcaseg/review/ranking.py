@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
 from ..inference.maps import EXPERTS
+from ..inference.measurements import boxes_of
 from ..organs import Organ
 from ..types import Box
 from .evidence import Bytes, Evidence
 from .findings import AnatomicalFinding, AnatomicalFindings, summarize
 from .normal_ranges import usual_ml
-from .regions import Scoring, box_of, error_probability_of, regions
+from .regions import Scoring, error_probability_of, regions
 from .schema import KINDS, MAX_FINDINGS, Reason
 
 # A reason is given if it holds for at least this share of a region's uncertain voxels.
@@ -53,14 +54,17 @@ def network_reasons(
     Shares refer to the uncertain voxels of a region. It contains other voxels too: the border along the uncertain ones.
     """
     count = len(organs)
-    usual = _usual_error_probability(evidence)
+    whole, inside = evidence, np.flatnonzero(ranks)
+    usual = _usual_error_probability(whole.at(np.flatnonzero(whole.error_probability >= _UNCERTAIN * 255)))
+    # From here on only the regions' voxels, a small part of the volume.
+    evidence, ranks = whole.at(inside), ranks.ravel()[inside]
     uncertain = evidence.error_probability >= _UNCERTAIN * 255
-    uncertain_share = _counts(ranks, uncertain, count) / np.maximum(np.bincount(ranks.ravel(), minlength=count + 1), 1)
+    uncertain_share = _counts(ranks, uncertain, count) / np.maximum(np.bincount(ranks, minlength=count + 1), 1)
     usual_share = float(np.median(uncertain_share[1:])) if count else 0.0
     throughout = max(_UNCERTAIN_THROUGHOUT, _TIMES_THE_MEDIAN * usual_share)
-    ranks = _uncertain_only(evidence, ranks, count)
-    size = np.maximum(_counts(ranks, np.ones(ranks.shape, bool), count), 1)
-    mean = np.bincount(ranks.ravel(), weights=evidence.error_probability.ravel(), minlength=count + 1) / 255 / size
+    ranks = _uncertain_only(uncertain, ranks, count)
+    size = np.maximum(np.bincount(ranks, minlength=count + 1), 1)
+    mean = np.bincount(ranks, weights=evidence.error_probability, minlength=count + 1) / 255 / size
     reasons: dict[int, list[Reason]] = {number: [] for number in range(1, count + 1)}
     if evidence.other is not None:
         differ = _counts(ranks, evidence.other != evidence.labels, count) / size
@@ -69,7 +73,8 @@ def network_reasons(
                 text = f"the {other_name} give another label to {differ[number]:.0%} of the uncertain voxels."
                 reasons[number].append(_reason("disagreement", text, organs[number]))
     if evidence.dominant is not None and evidence.attention is not None:
-        _attention_reasons(reasons, evidence, ranks, organs, owners, size)
+        organ_voxels = whole.at(np.flatnonzero(whole.labels))
+        _attention_reasons(reasons, organ_voxels, evidence, ranks, organs, owners, size)
     for number in range(1, count + 1):
         label = organs[number][0].label
         if mean[number] >= unusual_border * usual[label]:
@@ -91,28 +96,28 @@ def _reason(kind: str, text: str, organs: tuple[Organ, ...]) -> Reason:
     return Reason(kind, f"{organs[0].name}: {text}", organs[0].key)
 
 
-def _usual_error_probability(evidence: Evidence) -> NDArray[np.float64]:
-    """Return the mean error probability (0 to 1) of each label's uncertain voxels.
+def _usual_error_probability(uncertain: Evidence) -> NDArray[np.float64]:
+    """Return the mean error probability (0 to 1) of each label, from the evidence on all ``uncertain`` voxels.
 
     Background voxels count for their alternative label.
     """
-    concern = np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
-    uncertain = evidence.error_probability >= _UNCERTAIN * 255
-    counts = np.bincount(concern[uncertain], minlength=256)
-    sums = np.bincount(concern[uncertain], weights=evidence.error_probability[uncertain], minlength=256)
+    concern = _concern(uncertain)
+    counts = np.bincount(concern, minlength=256)
+    sums = np.bincount(concern, weights=uncertain.error_probability, minlength=256)
     return np.asarray(sums / 255 / np.maximum(counts, 1))
 
 
-def _uncertain_only(evidence: Evidence, ranks: Bytes, count: int) -> Bytes:
+def _uncertain_only(uncertain: NDArray[np.bool_], ranks: Bytes, count: int) -> Bytes:
     """Return ``ranks`` with the certain voxels set to 0; a region without uncertain voxels keeps all of its voxels."""
-    uncertain = np.where(evidence.error_probability >= _UNCERTAIN * 255, ranks, np.uint8(0))
-    keeps_all = np.bincount(uncertain.ravel(), minlength=count + 1) == 0
+    only = np.where(uncertain, ranks, np.uint8(0))
+    keeps_all = np.bincount(only, minlength=count + 1) == 0
     keeps_all[0] = False
-    return np.where(keeps_all[ranks], ranks, uncertain)
+    return np.where(keeps_all[ranks], ranks, only)
 
 
 def _attention_reasons(
     reasons: dict[int, list[Reason]],
+    organ_voxels: Evidence,
     evidence: Evidence,
     ranks: Bytes,
     organs: dict[int, tuple[Organ, ...]],
@@ -120,14 +125,13 @@ def _attention_reasons(
     size: NDArray[np.int64],
 ) -> None:
     count = len(organs)
-    assert evidence.dominant is not None and evidence.attention is not None
     owner_of = np.zeros(256, np.uint8)
     for label, owner in owners.items():
         owner_of[label] = owner
-    organ = np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
-    foreign = evidence.dominant != owner_of[organ]
-    undecided = evidence.attention < _UNDECIDED * 255
-    usual_foreign, usual_undecided = (_usual_shares(evidence.labels, mask) for mask in (foreign, undecided))
+    usual_foreign, usual_undecided = (
+        _usual_shares(organ_voxels.labels, mask) for mask in _foreign_and_undecided(organ_voxels, owner_of)
+    )
+    foreign, undecided = _foreign_and_undecided(evidence, owner_of)
     foreign_share = _counts(ranks, foreign, count) / size
     undecided_share = _counts(ranks, undecided, count) / size
     by_expert = np.stack([_counts(ranks, foreign & (evidence.dominant == slot), count) for slot in (1, 2, 3)])
@@ -148,20 +152,30 @@ def _attention_reasons(
             reasons[number].append(_reason("undecided", text, organs[number]))
 
 
-def _usual_shares(labels: Bytes, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the share of each label's voxels (256,) that are in ``mask``.
+def _foreign_and_undecided(evidence: Evidence, owner_of: Bytes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return two masks: another expert than the organ's is dominant; no expert has half of the attention."""
+    assert evidence.dominant is not None and evidence.attention is not None
+    return evidence.dominant != owner_of[_concern(evidence)], evidence.attention < _UNDECIDED * 255
 
-    A label without voxels has the share of all organs. Background voxels do not count.
+
+def _concern(evidence: Evidence) -> Bytes:
+    """Return the label that each voxel is about: its own, or in the background its alternative."""
+    return np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
+
+
+def _usual_shares(labels: Bytes, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the share of each label's voxels (256,) that are in ``mask``; ``labels`` are those of all organ voxels.
+
+    A label without voxels has the share of all organs.
     """
-    counts = np.bincount(labels.ravel(), minlength=256)
+    counts = np.bincount(labels, minlength=256)
     inside = np.bincount(labels[mask], minlength=256)
-    counts[0] = inside[0] = 0
     mean = inside.sum() / max(int(counts.sum()), 1)
     return np.where(counts > 0, inside / np.maximum(counts, 1), mean)
 
 
 def _counts(ranks: Bytes, mask: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """Return the number of voxels of each region in ``mask``; index 0 counts voxels outside regions."""
+    """Return the number of voxels of each region in ``mask``; ``ranks`` is 0 outside of regions."""
     return np.bincount(ranks[mask], minlength=count + 1)
 
 
@@ -238,11 +252,12 @@ def rank_candidates(
         kinds[finding.box][finding.mask] |= _IN_FINDING
     pieces = regions(weights, grid.spacing[::-1], scoring.across_mm, _MAX_REGIONS, limit, kinds)
     count = int(pieces.max(initial=0))
-    flat = pieces.ravel()
-    expected = np.bincount(flat, weights=wrong.ravel(), minlength=count + 1) / 255 * grid.volume_ml_per_voxel
-    score = np.bincount(flat, weights=weights.ravel(), minlength=count + 1) / _UNIT * grid.volume_ml_per_voxel
+    inside = np.flatnonzero(pieces)
+    flat = pieces.ravel()[inside]
+    expected = np.bincount(flat, weights=wrong.ravel()[inside], minlength=count + 1) / 255 * grid.volume_ml_per_voxel
+    score = np.bincount(flat, weights=weights.ravel()[inside], minlength=count + 1) / _UNIT * grid.volume_ml_per_voxel
     highest = np.zeros(count + 1, np.uint8)
-    np.maximum.at(highest, flat[flat > 0], evidence.error_probability.ravel()[flat > 0])
+    np.maximum.at(highest, flat, evidence.error_probability.ravel()[inside])
     anatomical = _anatomical_reasons(findings.findings, pieces, concern, grid.volume_ml_per_voxel)
     organs = _organs(evidence, pieces, wrong, concern, count)
     from_network = network_reasons(evidence, pieces, organs, owners, other_name, scoring.unusual_border)
@@ -264,12 +279,14 @@ def rank_candidates(
     numbers = np.zeros(count + 1, np.uint8)
     numbers[ranked] = np.arange(1, len(ranked) + 1, dtype=np.uint8)
     ranks = numbers[pieces]
+    boxes = boxes_of(ranks)
     candidates = []
     for number, piece in enumerate(ranked, start=1):
         reasons = sorted(
             (*anatomical.get(piece, ()), *from_network[piece]), key=lambda reason: KINDS.index(reason.kind)
         )
-        spot = _spot(ranks == number, wrong)
+        box = boxes[number]
+        spot = _spot(ranks[box] == number, wrong[box], box)
         candidates.append(
             Candidate(number, organs[piece], float(urgency[piece]), float(expected[piece]), spot, tuple(reasons))
         )
@@ -284,7 +301,7 @@ def _concerns(evidence: Evidence, findings: AnatomicalFindings, scoring: Scoring
     """
     wrong = error_probability_of(evidence)
     wrong[wrong < _doubtful_from(wrong, scoring)] = 0
-    concern = np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
+    concern = _concern(evidence)
     suggestions = np.full(concern.shape, NO_SUGGESTION, np.uint8)
     # The most important kind comes last, so that it wins where findings overlap.
     for finding in sorted(findings.findings, key=lambda each: -KINDS.index(each.kind)):
@@ -336,11 +353,11 @@ def _organs(
     about = np.zeros(count + 1, np.uint8)
     about[numbers] = concern[inside]
     instead = np.bincount(numbers * 256 + evidence.alternative[inside], weights, (count + 1) * 256).reshape(-1, 256)
+    totals = np.bincount(numbers, weights, count + 1)
     named = {}
     for number in range(1, count + 1):
         instead[number, [0, about[number]]] = 0
-        total = weights[numbers == number].sum()
-        labels = np.flatnonzero(instead[number] >= max(_NAMED_SHARE * total, 1e-9))
+        labels = np.flatnonzero(instead[number] >= max(_NAMED_SHARE * totals[number], 1e-9))
         order = sorted(labels.tolist(), key=lambda label: (-instead[number][label], label))
         named[number] = tuple(evidence.vocabulary.by_label[label] for label in (int(about[number]), *order))
     return named
@@ -370,12 +387,12 @@ def _anatomical_reasons(
     }
 
 
-def _spot(region: NDArray[np.bool_], error_probability: Bytes) -> tuple[int, int, int]:
-    """Return the voxel of ``region`` with the largest sum of error probability within two voxels along each axis."""
-    box = box_of(region)
-    assert box is not None
-    inside = region[box]
-    total = np.where(inside, error_probability[box], 0).astype(np.float64) + inside
+def _spot(inside: NDArray[np.bool_], error_probability: Bytes, box: Box) -> tuple[int, int, int]:
+    """Return the voxel of a region with the largest sum of error probability within two voxels along each axis.
+
+    ``inside`` is the region's mask in its bounding box ``box``, ``error_probability`` has the same shape.
+    """
+    total = np.where(inside, error_probability, 0).astype(np.float64) + inside
     for axis in range(3):
         sums = np.cumsum(np.pad(total, [(3, 2) if each == axis else (0, 0) for each in range(3)]), axis=axis)
         length = sums.shape[axis]

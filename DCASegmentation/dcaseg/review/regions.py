@@ -51,18 +51,24 @@ def each_piece(pieces: Pieces, wanted: NDArray[np.bool_]) -> Iterator[tuple[int,
         yield int(numbers[start]), (z, y, x), mask
 
 
-def box_of(mask: Mask, margin: int = 0) -> Box | None:
-    """Return the bounding box of ``mask`` (z, y, x), ``margin`` voxels wider as far as the array allows.
-
-    None for an empty mask.
-    """
+def box_of(mask: Mask) -> Box | None:
+    """Return the bounding box of ``mask`` (z, y, x), None for an empty mask."""
     sides = []
     for axis in range(3):
         hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
         if hit.size == 0:
             return None
-        sides.append(slice(max(int(hit[0]) - margin, 0), min(int(hit[-1]) + 1 + margin, mask.shape[axis])))
+        sides.append(slice(int(hit[0]), int(hit[-1]) + 1))
     return sides[0], sides[1], sides[2]
+
+
+def widened(box: Box, margin: int, shape: Sequence[int]) -> Box:
+    """Return ``box``, ``margin`` voxels wider as far as an array of ``shape`` allows."""
+    z, y, x = (
+        slice(max(side.start - margin, 0), min(side.stop + margin, length))
+        for side, length in zip(box, shape, strict=True)
+    )
+    return z, y, x
 
 
 def grown(mask: Mask) -> Mask:
@@ -209,12 +215,18 @@ def regions(
             taken = _cut_down(inside, taken, spacing, limit(box, taken))
         numbers[box][taken] = number
         remaining[box][taken] = 0
-        tiles[_slices(corner, [start + length for start, length in zip(corner, side, strict=True)], tiles.shape)] = (
-            _tile_sums(remaining[box], tile)
+        changed_tiles = _tiles_of(box, taken, tile)
+        voxels = _slices(
+            [part.start * count for part, count in zip(changed_tiles, tile, strict=True)],
+            [part.stop * count for part, count in zip(changed_tiles, tile, strict=True)],
+            weights.shape,
         )
-        # Only the sums of boxes that overlap this one have changed.
-        first = [max(start - length + 1, 0) for start, length in zip(corner, side, strict=True)]
-        near = _slices(first, [start + 2 * length - 1 for start, length in zip(corner, side, strict=True)], tiles.shape)
+        tiles[changed_tiles] = _tile_sums(remaining[voxels], tile)
+        # Only the sums of boxes that contain one of these tiles have changed.
+        first = [max(part.start - length + 1, 0) for part, length in zip(changed_tiles, side, strict=True)]
+        near = _slices(
+            first, [part.stop + length - 1 for part, length in zip(changed_tiles, side, strict=True)], tiles.shape
+        )
         changed = _box_sums(tiles[near], side)
         within = _slices(first, [start + length for start, length in zip(first, changed.shape, strict=True)])
         sums[within] = changed
@@ -222,11 +234,25 @@ def regions(
     return numbers
 
 
+def _tiles_of(box: Box, taken: Mask, tile: Sequence[int]) -> Box:
+    """Return the box of tiles that contain voxels of ``taken``, a mask within ``box``."""
+    part = box_of(taken)
+    assert part is not None
+    z, y, x = (
+        slice((outer.start + inner.start) // count, (outer.start + inner.stop - 1) // count + 1)
+        for outer, inner, count in zip(box, part, tile, strict=True)
+    )
+    return z, y, x
+
+
 def _heaviest_kind(weights: Weights, kinds: Bytes) -> Weights:
     """Return ``weights`` of the kind with the largest sum, 0 for the other kinds."""
-    totals = np.zeros(256, np.int64)
-    np.add.at(totals, kinds.ravel(), weights.ravel())
-    return np.where(kinds == int(totals.argmax()), weights, 0)
+    return np.where(kinds == int(_sums(kinds, weights).argmax()), weights, 0)
+
+
+def _sums(numbers: NDArray[np.unsignedinteger], weights: Weights) -> NDArray[np.float64]:
+    """Return the sum of ``weights`` for each of ``numbers``. It is exact: weights are integers, far below 2^53."""
+    return np.asarray(np.bincount(numbers.ravel(), weights.ravel()), np.float64)
 
 
 def _cut_down(weights: Weights, piece: Mask, spacing: Sequence[float], most: float) -> Mask:
@@ -250,10 +276,8 @@ def _cut_down(weights: Weights, piece: Mask, spacing: Sequence[float], most: flo
 
 
 def _heaviest_piece(weights: Weights) -> NDArray[np.bool_]:
-    pieces, count = pieces_of_mask(weights > 0)
-    totals = np.zeros(count + 1, np.int64)
-    np.add.at(totals, pieces.ravel(), weights.ravel())
-    return np.asarray(pieces == int(totals[1:].argmax()) + 1)
+    pieces, _ = pieces_of_mask(weights > 0)
+    return np.asarray(pieces == int(_sums(pieces, weights)[1:].argmax()) + 1)
 
 
 def _tile_sums(weights: Weights, tile: Sequence[int]) -> Weights:
