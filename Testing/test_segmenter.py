@@ -131,7 +131,8 @@ def test_attention_of_every_level_sums_to_one_in_every_voxel(with_maps):
     for experts in with_maps.attention.values():
         assert list(experts) == ["head", "medium", "tail"]
         arrays = np.stack([sitk.GetArrayFromImage(image) for image in experts.values()])
-        np.testing.assert_allclose(arrays.sum(axis=0), 1, atol=1e-5)
+        # Each map is rounded to 16 bits.
+        np.testing.assert_allclose(arrays.sum(axis=0), 1, atol=3e-5)
         assert arrays.std() > 0.01, "attention that is the same everywhere would prove nothing"
 
 
@@ -188,7 +189,9 @@ def test_entropy_and_disagreement_are_those_of_the_averaged_predictions(network,
     entropy = -(aggregated * np.log(aggregated + 1e-30)).sum(axis=0) / np.log(len(aggregated))
     np.testing.assert_allclose(sitk.GetArrayFromImage(with_maps.entropy), entropy, atol=1e-3)
     distance = np.abs(aggregated - stitched).sum(axis=0) / 2
-    np.testing.assert_allclose(sitk.GetArrayFromImage(with_maps.disagreement), distance, atol=1e-3)
+    # The experts' logits, which are large in this network, are summed in float16.
+    error = np.abs(sitk.GetArrayFromImage(with_maps.disagreement) - distance)
+    assert error.max() < 0.01 and error.mean() < 5e-4
 
 
 def test_volumes_and_mean_hu_are_those_of_the_labels(ct, with_maps):
