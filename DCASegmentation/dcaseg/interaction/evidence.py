@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from .view import FloatArray, Mask, View, distance_to, smoothed
+from .view import FloatArray, Mask, SeenStroke, View, distance_to, smoothed
 
 _HU = (-200.0, 350.0)
 _MOST_ODDS = 4.0
@@ -21,6 +21,7 @@ FARTHEST_MM = 48.0
 """Voxels farther than this from the click do not change."""
 
 _LOCAL_MM = 10.0
+_NO_STROKE_MM = np.float32(60.0)
 _SHELL_MM = 12.0
 _LEAST_SD = 15.0
 _ALIKE_HU = 30.0
@@ -72,7 +73,7 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
     half = 0.5 * float(np.prod(spacing)) ** (1 / 3)
     seeds = np.zeros(view.mask.shape, bool)
     seeds[tuple(click.voxels.T)] = True
-    distance = np.maximum(distance_to(seeds, spacing), 0.0)
+    distance = view.distance(click)
     usual = _PLAIN_MM if view.expected_ml is None else radius_of(view.expected_ml)
     if not view.mask.any() or click.radius_mm is None:
         radius = usual if click.radius_mm is None else click.radius_mm
@@ -114,11 +115,8 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
         return np.full(len(d), value, np.float32)
 
     def nearest(same: bool) -> FloatArray:
-        marks = np.zeros(view.mask.shape, bool)
-        for stroke in view.strokes[:-1]:
-            if stroke.adds == (adds == same):
-                marks[tuple(stroke.voxels.T)] = True
-        other = np.maximum(distance_to(marks, spacing)[at], 0.0)
+        others = [stroke.voxels for stroke in view.strokes[:-1] if stroke.adds == (adds == same)]
+        other = view.distance(SeenStroke(np.concatenate(others), adds, None))[at] if others else _NO_STROKE_MM
         return np.clip(np.log((other + half) / (d + half)), -2.0, 2.0)
 
     counts = [sum(1 for stroke in view.strokes[:-1] if stroke.adds == (adds == same)) for same in (True, False)]

@@ -25,6 +25,8 @@ _SMALLEST_MM2 = 30.0
 _OUTWARD_MM = (28.0, 18.0, 10.0)
 _DEEP = 0.45
 _AROUND_MM = 8.0
+# Depths are measured up to about this one.
+_DEEPEST_MM = 16.0
 _ALIKE_HU = 30.0
 _SMOOTHING_MM = 2.5
 _HU = (-200.0, 350.0)
@@ -88,7 +90,7 @@ def _deepest(
 
     The depth is not positive if there is no such tissue.
     """
-    box = box_around(point[None], grid, 2 * (_AROUND_MM + _OUTWARD_MM[0]))
+    box = box_around(point[None], grid, 2 * (_AROUND_MM + _DEEPEST_MM))
     alike = (
         np.abs(smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM) - middle) < _ALIKE_HU
     )
