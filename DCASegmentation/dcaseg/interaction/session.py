@@ -54,7 +54,7 @@ no mask there."""
 _MOST_CONTINUED = 4
 # The voxels on which missing organs are found and followed. Smaller organs are found on those of other clicks.
 _COARSE_MM = 2.5
-_FINE_ML = 15.0
+_FINE_ML = 100.0
 # An organ is followed until it has its usual volume, or its mask has grown this many times.
 _MOST_GROWTH = 2.0
 
@@ -404,7 +404,7 @@ class CorrectionSession:
         before = self._labels[box]
         mask = before == label
         expected_ml = usual_volume(self._names.get(label))
-        # Nothing but coarse borders can be found of a large organ with one click.
+        # The borders of a large organ, found with one click, are coarse anyway.
         is_coarse = expected_ml is not None and expected_ml >= _FINE_ML and not mask.any() and not is_drawn
         strides = strides_of(grid, _COARSE_MM) if is_coarse else strides_of(grid)
         view_grid = reduced_grid(grid, strides)
