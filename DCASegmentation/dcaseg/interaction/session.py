@@ -476,9 +476,7 @@ class CorrectionSession:
 
 def _centers(grid: Grid, strides: tuple[int, int, int]) -> tuple[slice, ...]:
     """Return the index of the voxels in the middle of blocks of ``strides`` (z, y, x), without incomplete blocks."""
-    return tuple(
-        slice(step // 2, size // step * step, step) for size, step in zip(grid.shape, strides, strict=True)
-    )
+    return tuple(slice(step // 2, size // step * step, step) for size, step in zip(grid.shape, strides, strict=True))
 
 
 def _relative(inner: Sequence[slice], outer: Sequence[slice]) -> tuple[slice, ...]:

@@ -99,9 +99,8 @@ def strides_of(grid: Grid, finest_mm: float = FINEST_MM) -> tuple[int, int, int]
 
 def coarse_strides(grid: Grid, target_mm: float) -> tuple[int, int, int]:
     """Return how many voxels (z, y, x) of ``grid`` make one voxel of about ``target_mm``."""
-    z, y, x = (
-        min(max(1, round(target_mm / step)), size) for step, size in zip(reversed(grid.spacing), grid.shape, strict=True)
-    )
+    steps = zip(reversed(grid.spacing), grid.shape, strict=True)
+    z, y, x = (min(max(1, round(target_mm / step)), size) for step, size in steps)
     return z, y, x
 
 
