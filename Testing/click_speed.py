@@ -102,7 +102,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         peaks = [_measure(kind, large, begun, target, Path(folder) / "patch.nrrd") for kind in _CLICKS]
     print(
-        f"Memory during a click: at most {max(peaks) - before:.0f} MB more than with CT and labels in memory (Linux)."
+        f"Memory during a click: at most {max(peaks) - before:.0f} MB more than CT and labels need (Linux)."
     )
 
 
