@@ -319,12 +319,12 @@ class CorrectionSession:
             return box, after
         # A voxel more on each side, because the border on the CT's voxels is interpolated.
         low, high = np.maximum(where.min(axis=0) - 1, 0), np.minimum(where.max(axis=0) + 2, organ.shape)
-        seen = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        part = tuple(
+        seen = _box(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        part = _box(
             slice(side.start * step, size if side.stop == count else side.stop * step)
             for side, step, size, count in zip(seen, strides, self.grid.shape, organ.shape, strict=True)
         )
-        whole = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(part, box, strict=True))
+        whole = _box(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(part, box, strict=True))
         labels = self._labels[whole].copy()
         labels[_relative(box, whole)] = after
         before = labels[_relative(part, whole)]
@@ -472,6 +472,11 @@ class CorrectionSession:
     def _probability(self, label: int, grid: Grid) -> NDArray[np.float32] | None:
         image = self._probabilities.get(label)
         return None if image is None else sitk.GetArrayFromImage(resample(image, grid, "linear", 0.0))
+
+
+def _box(sides: Iterable[slice]) -> Box:
+    z, y, x = sides
+    return z, y, x
 
 
 def _centers(grid: Grid, strides: tuple[int, int, int]) -> tuple[slice, ...]:
