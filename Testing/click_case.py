@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from dcaseg.cli.option_values import load_bundle
@@ -39,3 +40,11 @@ def read_case(chosen: argparse.Namespace) -> tuple[sitk.Image, sitk.Image, sitk.
         return ct, start, None
     labels = read_labels(chosen.labels)
     return ct, start, translated(labels, read_table(chosen.label_table, AMOS)) if chosen.label_table else labels
+
+
+def half_erased(organ: np.ndarray, axis: int) -> np.ndarray:
+    """The mask ``organ`` (z, y, x) without its half at the higher indices of ``axis``."""
+    where = np.argwhere(organ)
+    kept = organ.copy()
+    kept[tuple(where[where[:, axis] > np.median(where[:, axis])].T)] = False
+    return kept

@@ -14,7 +14,7 @@ import argparse
 import numpy as np
 import SimpleITK as sitk
 
-from click_case import script_parser
+from click_case import half_erased, script_parser
 from dcaseg.evaluation.click_simulation import dice_of, next_click
 from dcaseg.evaluation.scoring import read_table, translated
 from dcaseg.imaging.grid import Grid
@@ -43,9 +43,7 @@ def main() -> None:
         if not target.any():
             continue
         for axis in range(3):
-            where = np.argwhere(target)
-            kept = target.copy()
-            kept[tuple(where[where[:, axis] > np.median(where[:, axis])].T)] = False
+            kept = half_erased(target, axis)
             click = next_click(kept, target, grid.spacing)
             if click is None:
                 continue

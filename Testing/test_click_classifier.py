@@ -19,6 +19,7 @@ from dcaseg.interaction.click_classifier import (
     Sureness,
     classifier_json,
     is_large,
+    is_on_border,
     read_classifier,
     shipped_classifier,
     sure_piece,
@@ -152,12 +153,33 @@ def test_a_small_change_is_one_sure_piece_around_the_click():
     assert sure_piece(wrong, seeds, Sureness(0.5, 0.95))[1].sum() == 1
 
 
-def test_clicking_again_in_the_same_direction_needs_less_sureness():
+def test_clicking_again_needs_less_sureness_inside_an_error_and_more_on_a_border():
     once = Sureness(0.5, 0.9)
-    assert once.after(0, False) == once
-    assert 0.6 < once.after(3, True).mean < once.after(1, True).mean < 0.9
-    assert once.after(20, False).mean > once.after(20, True).mean >= 0.6
-    assert Sureness(0.4, 0.5).after(9, True).mean == 0.5
+    assert once.after(0, False, False) == once.after(0, False, True) == once
+    assert 0.6 < once.after(3, True, False).mean < once.after(1, True, False).mean < 0.9
+    assert once.after(20, False, False).mean > once.after(20, True, False).mean >= 0.6
+    assert Sureness(0.4, 0.5).after(9, True, False).mean == 0.5
+    shipped = shipped_classifier()
+    for decision, adds in ((shipped.adding, True), (shipped.removing, False)):
+        means = [decision.sureness.after(clicks, adds, True).mean for clicks in (0, 1, 2, 9)]
+        assert means[0] == decision.sureness.mean < means[1] < means[2] <= means[3] < 0.95
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_clicks_on_the_outermost_voxels_are_on_the_border(adds):
+    scene = Scene((20, 20, 20), (2.0, 2.0, 2.0))
+    mask = np.zeros(scene.spleen.shape, bool)
+    mask[5:15, 5:15, 5:15] = True
+    hu = sitk.GetArrayFromImage(scene.ct).astype(np.float32)
+
+    def on_border(depth, mask=mask):
+        at = 14 + depth if adds else 15 - depth
+        stroke = SeenStroke(np.array([(10, 10, at)]), adds, float(depth * 2 if adds else (depth - 1) * 2))
+        return is_on_border(View(scene.grid, hu, mask, mask, np.zeros_like(mask), (stroke,)))
+
+    assert on_border(1) and not on_border(2) and not on_border(3)
+    # A missing organ has no border.
+    assert not on_border(1, np.zeros_like(mask))
 
 
 def test_clicks_deep_in_an_error_are_on_large_ones():
@@ -208,7 +230,7 @@ def test_clicks_on_a_border_that_is_off_by_a_voxel_move_more_of_it_than_their_vo
         session.apply(SPLEEN, scene.stroke(click.index, add=adds))
     after = np.asarray(session.labels == SPLEEN)
     # Removing is the more careful of the two: a wrong voxel inside costs more.
-    assert (after != mask).sum() > (60 if adds else 6)
+    assert (after != mask).sum() > (60 if adds else 3)
     assert dice(after, scene.spleen) > dice(mask, scene.spleen) + (0.03 if adds else 0.0)
 
 

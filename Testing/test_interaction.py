@@ -259,21 +259,23 @@ def test_nothing_changes_beyond_the_block_around_a_click():
     assert (np.abs(changed - (10, 45, 45)) * 3.0 <= BOX_MM / 2 + 3.0).all()
 
 
-def tube_scene():
-    """A vessel of 240 mm with 20 mm in diameter, bent, in fat."""
-    shape = (84, 50, 50)
-    grid = Grid(shape[::-1], (3.0, 3.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+def tube_scene(spacing):
+    """A vessel of 240 mm with 20 mm in diameter, bent, in fat. ``spacing``: (x, y, z) in mm, with slices of 3 mm."""
+    shape = (84, round(150 / spacing[1]), round(150 / spacing[0]))
+    grid = Grid(shape[::-1], spacing, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
     z, y, x = np.ogrid[tuple(slice(0, size) for size in shape)]
-    bend = 25 + 6 * np.sin(z / 20)
-    vessel = ((y - bend) ** 2 + (x - 25) ** 2 <= (10 / 3) ** 2) & (z >= 2) & (z < 82)
+    square = (y * spacing[1] - 75 - 18 * np.sin(z / 20)) ** 2 + (x * spacing[0] - 75) ** 2
+    vessel = (square <= 10**2) & (z >= 2) & (z < 82)
     hu = np.where(vessel, 150.0, -100.0) + np.random.default_rng(3).normal(0, 10, shape)
     return grid, vessel, grid.image_of(hu.astype(np.int16))
 
 
-def test_a_missing_organ_is_followed_beyond_the_block():
-    grid, vessel, ct = tube_scene()
+@pytest.mark.parametrize("spacing", [(3.0, 3.0, 3.0), (1.25, 1.0, 3.0)])
+def test_a_missing_organ_is_followed_beyond_the_block(spacing):
+    grid, vessel, ct = tube_scene(spacing)
     labels = np.zeros(vessel.shape, np.uint8)
-    labels[74:79, 20:30, 15:35] = SPLEEN
+    rows, columns = (slice(round(a / b), round(c / b)) for a, c, b in ((60, 90, spacing[1]), (45, 105, spacing[0])))
+    labels[74:79, rows, columns] = SPLEEN
     session = CorrectionSession(ct, grid.image_of(labels), {1: "spleen", 8: "aorta"}, locked=[SPLEEN])
     at = np.argwhere(vessel[42]).mean(axis=0).round().astype(int)
     change = session.apply(8, Stroke((to_point((42, *at), grid),)))

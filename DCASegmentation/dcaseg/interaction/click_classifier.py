@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..json_io import DataError, dump, load, read_json
 from .click_piece import PIECE_FEATURES, Pieces, best_piece, pieces_of
-from .evidence import FEATURES, WALKER_SCALE, Evidence, evidence_of, radius_of
+from .evidence import FEATURES, WALKER_SCALE, Evidence, error_radius, evidence_of, radius_of
 from .random_walker import RandomWalkerEngine, without_islands
 from .view import FloatArray, Mask, View
 
@@ -33,10 +33,13 @@ LARGE_ADDING_MM, LARGE_REMOVING_MM = 12.0, 8.0
 """A click at least this far from the border of the mask is on a large error."""
 
 _STEPS = 24
-# Who clicks again in the same direction was not content with the change, so it may be less sure: by _RELAXED for each
-# click, down to _LEAST.
-_RELAXED = 0.05
+_LINES = 4096
+# Who clicks again in the same direction was not content with the change, so it may be less sure: by _STEP for each
+# click, down to _LEAST. On the border itself it must be surer, up to _MOST: users click the largest error first, and
+# what is left of a border is soon thinner than a voxel.
+_STEP = 0.05
 _LEAST_ADDING, _LEAST_REMOVING = 0.6, 0.75
+_MOST_ADDING, _MOST_REMOVING = 0.75, 0.9
 _LEAST_CAUTION_ADDING, _LEAST_CAUTION_REMOVING = 0.0, 0.1
 _SMALL = np.float32(0.05)
 
@@ -73,13 +76,21 @@ class Perceptron:
 
     def odds(self, features: FloatArray) -> FloatArray:
         """Return the log-odds (n,) that voxels with these ``features`` (n, features) are wrong."""
-        x = (features - np.asarray(self.mean, np.float32)) / np.asarray(self.scale, np.float32)
-        x = np.clip(x, -5.0, 5.0)
-        for index, layer in enumerate(self.layers):
-            x = x @ np.asarray(layer.weights, np.float32) + np.asarray(layer.bias, np.float32)
-            if index + 1 < len(self.layers):
-                x = np.maximum(x, 0.0)
-        return np.asarray(x[:, 0], np.float32)
+        mean, scale = np.asarray(self.mean, np.float32), np.asarray(self.scale, np.float32)
+        layers = [(np.asarray(each.weights, np.float32), np.asarray(each.bias, np.float32)) for each in self.layers]
+        odds = np.empty(len(features), np.float32)
+        # Parts that fit into the processor's cache.
+        for start in range(0, len(features), _LINES):
+            x = features[start : start + _LINES] - mean
+            x /= scale
+            np.clip(x, -5.0, 5.0, out=x)
+            for index, (weights, bias) in enumerate(layers):
+                x = x @ weights
+                x += bias
+                if index + 1 < len(layers):
+                    np.maximum(x, 0.0, out=x)
+            odds[start : start + _LINES] = x[:, 0]
+        return odds
 
 
 @dataclass(frozen=True)
@@ -89,10 +100,16 @@ class Sureness:
     voxel: float
     mean: float
 
-    def after(self, clicks: int, adds: bool) -> Sureness:
-        """Return what is enough after so many earlier clicks in the same direction."""
+    def after(self, clicks: int, adds: bool, on_border: bool) -> Sureness:
+        """Return what is enough after so many earlier clicks in the same direction.
+
+        ``on_border``: the latest click is in the outermost voxels of the mask, or next to them.
+        """
+        if on_border:
+            most = max(_MOST_ADDING if adds else _MOST_REMOVING, self.mean)
+            return Sureness(self.voxel, min(most, self.mean + _STEP * clicks))
         least = min(_LEAST_ADDING if adds else _LEAST_REMOVING, self.mean)
-        return Sureness(self.voxel, max(least, self.mean - _RELAXED * clicks))
+        return Sureness(self.voxel, max(least, self.mean - _STEP * clicks))
 
 
 @dataclass(frozen=True)
@@ -125,7 +142,7 @@ class PieceDecision:
         ``mask_voxels``: the size of the organ's mask. ``earlier``: number of earlier clicks in the same direction.
         """
         least = min(_LEAST_CAUTION_ADDING if adds else _LEAST_CAUTION_REMOVING, self.caution)
-        caution = max(least, self.caution - _RELAXED * earlier)
+        caution = max(least, self.caution - _STEP * earlier)
         return best_piece(pieces.voxels, probability_of(self.pieces, pieces.features), mask_voxels, adds, caution)
 
 
@@ -182,7 +199,9 @@ class ClickClassifier:
         else:
             decision = self.finding if finds else self.adding if click.adds else self.removing
             wrong[evidence.candidates] = decision.probability(evidence.features, finds)
-            threshold, piece = sure_piece(wrong, evidence.click, decision.sureness.after(earlier, click.adds))
+            threshold, piece = sure_piece(
+                *(wrong, evidence.click, decision.sureness.after(earlier, click.adds, is_on_border(view)))
+            )
         # The threshold becomes one half, so that the border lies where the probability crosses it.
         odds = _odds(wrong) - _odds(np.float32(threshold))
         odds = np.where(piece, np.maximum(odds, _SMALL), np.minimum(odds, -_SMALL))
@@ -217,6 +236,14 @@ def is_large(view: View) -> bool:
         return False
     deepest = np.inf if view.expected_ml is None else radius_of(view.expected_ml)
     return (LARGE_ADDING_MM if click.adds else LARGE_REMOVING_MM) <= click.radius_mm <= deepest
+
+
+def is_on_border(view: View) -> bool:
+    """Whether the latest click of ``view`` is in the outermost voxels of the mask, or next to them."""
+    if not view.mask.any() or view.strokes[-1].radius_mm is None:
+        return False
+    radius, half = error_radius(view)
+    return radius <= 1.01 * half
 
 
 def _require_width(groups: Sequence[tuple[Perceptron, ...]], width: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from .view import FloatArray, Mask, View, distance_to, smoothed
+from .view import FloatArray, Mask, SeenStroke, View, distance_to, smoothed
 
 _HU = (-200.0, 350.0)
 _MOST_ODDS = 4.0
@@ -21,6 +21,7 @@ FARTHEST_MM = 48.0
 """Voxels farther than this from the click do not change."""
 
 _LOCAL_MM = 10.0
+_NO_STROKE_MM = np.float32(60.0)
 _SHELL_MM = 12.0
 _LEAST_SD = 15.0
 _ALIKE_HU = 30.0
@@ -69,16 +70,11 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
     click, spacing = view.strokes[-1], view.grid.spacing
     adds = click.adds
     sign = np.float32(1.0 if adds else -1.0)
-    half = 0.5 * float(np.prod(spacing)) ** (1 / 3)
+    radius, half = error_radius(view)
     seeds = np.zeros(view.mask.shape, bool)
     seeds[tuple(click.voxels.T)] = True
-    distance = np.maximum(distance_to(seeds, spacing), 0.0)
-    usual = _PLAIN_MM if view.expected_ml is None else radius_of(view.expected_ml)
-    if not view.mask.any() or click.radius_mm is None:
-        radius = usual if click.radius_mm is None else click.radius_mm
-    else:
-        # Distances are 0 in the outermost voxels of the mask, but its border lies half a voxel farther out.
-        radius = max(click.radius_mm - half, half) if adds else click.radius_mm + half
+    distance = view.distance(click)
+    usual = _usual_radius(view)
     border = distance_to(view.mask, spacing)
     depth = sign * (border - np.float32(half))
     candidates = (view.mask != adds) & ~view.seeds(not adds) & (distance <= FARTHEST_MM)
@@ -114,11 +110,8 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
         return np.full(len(d), value, np.float32)
 
     def nearest(same: bool) -> FloatArray:
-        marks = np.zeros(view.mask.shape, bool)
-        for stroke in view.strokes[:-1]:
-            if stroke.adds == (adds == same):
-                marks[tuple(stroke.voxels.T)] = True
-        other = np.maximum(distance_to(marks, spacing)[at], 0.0)
+        others = [stroke.voxels for stroke in view.strokes[:-1] if stroke.adds == (adds == same)]
+        other = view.distance(SeenStroke(np.concatenate(others), adds, None))[at] if others else _NO_STROKE_MM
         return np.clip(np.log((other + half) / (d + half)), -2.0, 2.0)
 
     counts = [sum(1 for stroke in view.strokes[:-1] if stroke.adds == (adds == same)) for same in (True, False)]
@@ -164,6 +157,21 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
         columns[f"filled_{scale:.0f}_click"] = at_click(wanted)
     features = np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float32)
     return Evidence(candidates, features, d, seeds, mask_voxels, voxel_ml)
+
+
+def error_radius(view: View) -> tuple[float, float]:
+    """Return the radius of the error that the latest click of ``view`` is on, and half a voxel, in mm."""
+    click, half = view.strokes[-1], 0.5 * float(np.prod(view.grid.spacing)) ** (1 / 3)
+    if click.radius_mm is None:
+        return _usual_radius(view), half
+    if not view.mask.any():
+        return click.radius_mm, half
+    # Distances are 0 in the outermost voxels of the mask, but its border lies half a voxel farther out.
+    return (max(click.radius_mm - half, half) if click.adds else click.radius_mm + half), half
+
+
+def _usual_radius(view: View) -> float:
+    return _PLAIN_MM if view.expected_ml is None else radius_of(view.expected_ml)
 
 
 def radius_of(ml: float) -> float:

@@ -25,6 +25,8 @@ _SMALLEST_MM2 = 30.0
 _OUTWARD_MM = (28.0, 18.0, 10.0)
 _DEEP = 0.45
 _AROUND_MM = 8.0
+# Depths are measured up to about this one.
+_DEEPEST_MM = 16.0
 _ALIKE_HU = 30.0
 _SMOOTHING_MM = 2.5
 _HU = (-200.0, 350.0)
@@ -60,9 +62,10 @@ def next_points(
     is_end = far > edges[side] - thickness
     where, side = where[is_end], side[is_end]
     volumes = np.bincount(side, minlength=6) * grid.volume_ml_per_voxel * 1000
-    middle = float(
-        np.median(smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM)[organ[box]])
-    )
+    # Smoothing mixes the HU of an organ with those around it, except in the middle of a thick one.
+    smooth = smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM)
+    middles = float(np.median(smooth[organ[box]])), float(np.median(hu[box][organ[box]]))
+    usual_hu = min(middles) - _ALIKE_HU, max(middles) + _ALIKE_HU
     found = []
     for number in np.argsort(-volumes):
         if volumes[number] < _SMALLEST_MM2 * thickness:
@@ -74,7 +77,7 @@ def next_points(
             point = np.rint(click + outward * (length + farther) / length / steps).astype(np.int64)
             if (point < 0).any() or (point >= grid.shape).any():
                 continue
-            deepest, depth = _deepest(organ, hu, free, grid, point, middle)
+            deepest, depth = _deepest(organ, hu, free, grid, point, usual_hu)
             if depth > 0 and (depth >= _DEEP * farther or farther == _OUTWARD_MM[-1]):
                 found.append(deepest)
                 break
@@ -82,17 +85,20 @@ def next_points(
 
 
 def _deepest(
-    organ: Mask, hu: NDArray[np.integer], free: Mask, grid: Grid, point: NDArray[np.int64], middle: float
+    organ: Mask,
+    hu: NDArray[np.integer],
+    free: Mask,
+    grid: Grid,
+    point: NDArray[np.int64],
+    usual_hu: tuple[float, float],
 ) -> tuple[NDArray[np.int64], float]:
-    """Return the voxel near ``point`` that is deepest in tissue of about ``middle`` HU, and its depth in mm.
+    """Return the voxel near ``point`` that is deepest in tissue within ``usual_hu``, and its depth in mm.
 
     The depth is not positive if there is no such tissue.
     """
-    box = box_around(point[None], grid, 2 * (_AROUND_MM + _OUTWARD_MM[0]))
-    alike = (
-        np.abs(smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM) - middle) < _ALIKE_HU
-    )
-    alike &= free[box] & ~organ[box]
+    box = box_around(point[None], grid, 2 * (_AROUND_MM + _DEEPEST_MM))
+    smooth = smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM)
+    alike = (smooth > usual_hu[0]) & (smooth < usual_hu[1]) & free[box] & ~organ[box]
     if not alike.any():
         return point, 0.0
     image = sub_grid(grid, box).image_of(alike.astype(np.uint8))

@@ -11,6 +11,7 @@ gradients starting from the current mask.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,29 +91,32 @@ class RandomWalkerEngine:
         """See ``view.Engine``."""
         spacing = view.grid.spacing
         hu = smoothed(np.clip(view.hu, *_HU), spacing, self._options.smoothing_mm)
-        prior = self._prior(view, hu)
+        strokes = [self._seen(view, stroke) for stroke in view.strokes]
+        prior = self._prior(view, hu, strokes)
         weight = np.full(prior.shape, self._options.prior, np.float32)
         for adds in (True, False):
             seeds = view.seeds(adds)
             weight[seeds], prior[seeds] = _SEED_WEIGHT, float(adds)
         start = view.mask.astype(np.float32)
         found = solve(hu, spacing, prior, weight, self._options.contrast, start, self._options.iterations)
-        latest = view.strokes[-1]
-        reach = max(self._options.reach_mm, self._options.reach_radii * self._radius(view, latest))
-        distance = self._distance(view, latest)
+        distance, radius = strokes[-1]
+        reach = max(self._options.reach_mm, self._options.reach_radii * radius)
         answer = np.where(distance <= reach, found, start)
         changed = int(np.count_nonzero((answer > 0.5) != view.mask))
         if changed > self._options.most_changed * max(int(np.count_nonzero(view.mask)), 1) and view.mask.any():
             # A click this close to the border is hardly meant to change such a large share of the organ.
-            answer = np.where(distance <= max(self._options.near_mm, 3.0 * self._radius(view, latest)), found, start)
+            answer = np.where(distance <= max(self._options.near_mm, 3.0 * radius), found, start)
         return without_islands(answer, view)
 
-    def _radius(self, view: View, stroke: SeenStroke) -> float:
-        """Estimate the radius (mm) of the error around ``stroke``, from what was known when it was drawn."""
+    def _seen(self, view: View, stroke: SeenStroke) -> tuple[FloatArray, float]:
+        """Return the distance (mm) of each voxel (z, y, x) to ``stroke``, and the radius (mm) of the error around it.
+
+        The radius is estimated from what was known when the stroke was drawn.
+        """
+        distance = view.distance(stroke)
         smallest, largest = self._options.radius_mm
         if stroke.radius_mm is not None:
-            return float(np.clip(stroke.radius_mm, smallest, largest))
-        distance = self._distance(view, stroke)
+            return distance, float(np.clip(stroke.radius_mm, smallest, largest))
         hu = smoothed(np.clip(view.hu, *_HU), view.grid.spacing, 2.5)
         differs = np.abs(hu - np.median(view.hu[distance <= 3.5])) > self._options.alike_hu
         radius = smallest
@@ -121,16 +125,9 @@ class RandomWalkerEngine:
             if shell.size and shell.mean() > _FOREIGN_SHARE:
                 break
             radius += 1.5
-        return float(np.sqrt(radius * self._options.missing_mm))
+        return distance, float(np.sqrt(radius * self._options.missing_mm))
 
-    @staticmethod
-    def _distance(view: View, stroke: SeenStroke) -> FloatArray:
-        """Return the distance (mm) of each voxel (z, y, x) from ``stroke``."""
-        seeds = np.zeros(view.mask.shape, bool)
-        seeds[tuple(stroke.voxels.T)] = True
-        return np.maximum(distance_to(seeds, view.grid.spacing), 0.0)
-
-    def _prior(self, view: View, hu: FloatArray) -> FloatArray:
+    def _prior(self, view: View, hu: FloatArray, strokes: Sequence[tuple[FloatArray, float]]) -> FloatArray:
         options = self._options
         spacing = view.grid.spacing
         # The mask before all strokes, so that the answer does not drift with the number of strokes.
@@ -140,8 +137,7 @@ class RandomWalkerEngine:
         trust = np.ones(depth.shape, np.float32)
         near = [np.zeros(depth.shape, np.float32), np.zeros(depth.shape, np.float32)]
         nearest = np.full(depth.shape, np.inf, np.float32)
-        for stroke in view.strokes:
-            distance, radius = self._distance(view, stroke), self._radius(view, stroke)
+        for stroke, (distance, radius) in zip(view.strokes, strokes, strict=True):
             sign = 1.0 if stroke.adds else -1.0
             trust *= 1 - (1 - options.trust) * np.exp(-((distance / (options.trust_radii * radius)) ** 2))
             odds += sign * options.stroke * np.exp(-0.5 * (distance / (options.stroke_radii * radius)) ** 2)
@@ -192,9 +188,7 @@ class SeededRandomWalker:
         spacing = view.grid.spacing
         hu = smoothed(np.clip(view.hu, *_HU), spacing, 0.5)
         depth = distance_to(view.mask, spacing)
-        latest = np.zeros(view.mask.shape, bool)
-        latest[tuple(view.strokes[-1].voxels.T)] = True
-        distance = distance_to(latest, spacing)
+        distance = view.distance(view.strokes[-1])
         radius = view.strokes[-1].radius_mm
         known = (np.abs(depth) > 4.0) & (distance > 2.0 * (14.0 if radius is None else radius + 2.0))
         if not (known & ~view.mask).any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +48,20 @@ class View:
     probability: FloatArray | None = None
     expected_ml: float | None = None
 
+    def distance(self, stroke: SeenStroke) -> FloatArray:
+        """Return the distance (mm) of each voxel (z, y, x) to the nearest voxel of ``stroke``."""
+        if len(stroke.voxels) <= _FEW_VOXELS:
+            # Faster than a distance map.
+            z, y, x = (
+                ((np.arange(size)[:, None] - at) * step).astype(np.float32) ** 2
+                for size, at, step in zip(self.mask.shape, stroke.voxels.T, reversed(self.grid.spacing), strict=True)
+            )
+            squares = (z[:, None, None, each] + y[:, None, each] + x[:, each] for each in range(len(stroke.voxels)))
+            return np.sqrt(reduce(np.minimum, squares))
+        marks = np.zeros(self.mask.shape, bool)
+        marks[tuple(stroke.voxels.T)] = True
+        return np.maximum(distance_to(marks, self.grid.spacing), 0.0)
+
     def seeds(self, adds: bool) -> Mask:
         """Return the mask of the strokes that add (or remove). In a voxel of several strokes, the latest one counts."""
         marks = np.zeros(self.mask.shape, np.int8)
@@ -70,13 +85,22 @@ FINEST_MM = 1.5
 """The finest voxels of a view, in mm: a block of 96 mm then has 64 voxels along each side."""
 
 _MAX_SIDE = 66
+_FEW_VOXELS = 8
 
 
-def strides_of(grid: Grid) -> tuple[int, int, int]:
-    """Return how many voxels (z, y, x) of a block of the CT make one voxel of its view. Longer blocks are coarser."""
+def strides_of(grid: Grid, finest_mm: float = FINEST_MM) -> tuple[int, int, int]:
+    """Return how many voxels (z, y, x) of a block of the CT make one voxel of its view.
+
+    Voxels smaller than ``finest_mm`` are joined. Longer blocks are coarser.
+    """
     longest = max(size * step for size, step in zip(grid.size, grid.spacing, strict=True))
-    target = max(FINEST_MM, longest / _MAX_SIDE)
-    z, y, x = (max(1, round(target / step)) for step in reversed(grid.spacing))
+    return coarse_strides(grid, max(finest_mm, longest / _MAX_SIDE))
+
+
+def coarse_strides(grid: Grid, target_mm: float) -> tuple[int, int, int]:
+    """Return how many voxels (z, y, x) of ``grid`` make one voxel of about ``target_mm``."""
+    steps = zip(reversed(grid.spacing), grid.shape, strict=True)
+    z, y, x = (min(max(1, round(target_mm / step)), size) for step, size in steps)
     return z, y, x
 
 
@@ -112,19 +136,22 @@ def sub_grid(grid: Grid, box: Box) -> Grid:
     return Grid((size[0], size[1], size[2]), grid.spacing, (x, y, z), grid.direction)
 
 
-def mask_on_ct(foreground: FloatArray, view: View, mask: Mask, grid: Grid, strides: tuple[int, int, int]) -> Mask:
-    """Return the organ's mask on the CT's voxels from an engine's answer ``foreground`` (z, y, x) on those of ``view``.
+def mask_on_ct(
+    foreground: FloatArray, seen: Mask, seen_grid: Grid, mask: Mask, grid: Grid, strides: tuple[int, int, int]
+) -> Mask:
+    """Return the organ's mask on the CT's voxels from an engine's answer ``foreground`` (z, y, x) on coarser ones.
 
-    ``grid`` is that of the block of the CT, ``mask`` (z, y, x) the organ's mask on it. A voxel changes only if the
-    answer differs from the view's mask there or next to it, so the rest keeps its fine detail.
+    ``seen`` (z, y, x) is the organ's mask before, on the coarser voxels, which are those of ``seen_grid``. ``grid`` is
+    that of the block of the CT, ``mask`` (z, y, x) the organ's mask on it. A voxel changes only if the answer differs
+    from ``seen`` there or next to it, so the rest keeps its fine detail.
     """
     answer = foreground > 0.5
     if strides == (1, 1, 1):
         return answer
-    changed = answer != view.mask
+    changed = answer != seen
     if not changed.any():
         return mask.copy()
-    near = sitk.BinaryDilate(view.grid.image_of(changed.astype(np.uint8)), [1, 1, 1], sitk.sitkBall)
+    near = sitk.BinaryDilate(seen_grid.image_of(changed.astype(np.uint8)), [1, 1, 1], sitk.sitkBall)
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(grid.size)
     resampler.SetOutputSpacing(grid.spacing)
@@ -134,7 +161,7 @@ def mask_on_ct(foreground: FloatArray, view: View, mask: Mask, grid: Grid, strid
     resampler.SetInterpolator(sitk.sitkNearestNeighbor)
     allowed = sitk.GetArrayFromImage(resampler.Execute(near)) > 0
     resampler.SetInterpolator(sitk.sitkLinear)
-    probability = sitk.GetArrayFromImage(resampler.Execute(view.grid.image_of(foreground)))
+    probability = sitk.GetArrayFromImage(resampler.Execute(seen_grid.image_of(foreground)))
     return np.where(allowed, probability > 0.5, mask)
 
 
