@@ -101,9 +101,7 @@ def main() -> None:
     before = _memory("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
         peaks = [_measure(kind, large, begun, target, Path(folder) / "patch.nrrd") for kind in _CLICKS]
-    print(
-        f"Memory during a click: at most {max(peaks) - before:.0f} MB more than CT and labels need (Linux)."
-    )
+    print(f"Memory during a click: at most {max(peaks) - before:.0f} MB more than CT and labels need (Linux).")
 
 
 if __name__ == "__main__":
