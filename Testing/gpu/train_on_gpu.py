@@ -85,7 +85,7 @@ def prepare(run: Path, folder: Path, cache: Path | None) -> int:
             # The network sees nothing beyond the window, and differences along a row compress to two thirds.
             hu = np.clip(case.hu, *map(math.floor, window)).astype(np.int16)
             hu = np.diff(hu, axis=2, prepend=np.int16(0)).astype(np.int16)
-            left -= len(zlib.compress(hu.tobytes(), 6)) + (0 if case.labels is None else case.labels.size // 50)
+            left -= sum(len(zlib.compress(each.tobytes())) + 500 for each in (hu, case.labels) if each is not None)
             if left < 0:
                 print(f"Left out, because of the limit of {MOST_BYTES / 1e6:.0f} MB: {group} cases from {index + 1} on")
                 break
