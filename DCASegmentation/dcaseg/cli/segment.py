@@ -198,7 +198,14 @@ def segment_ct(
     model = load_bundle(bundle)
     require_available(required, model.metadata.network)
     job = Job(
-        *(ct, out, model, options, device, series, extension, overwrite),
+        ct,
+        out,
+        model,
+        options,
+        device,
+        series,
+        extension,
+        overwrite,
         backend=backend,
         resample=resample,
         shared=shared,

@@ -60,7 +60,7 @@ def choose_device(name: str = "auto", half: bool | None = None) -> Device:
 
 def cpu() -> Device:
     """Return the CPU, in single precision."""
-    return Device(torch.device("cpu"), f"CPU, {torch.get_num_threads()} threads")
+    return Device(torch.device("cpu"), f"CPU, {_threads()}")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def found_devices() -> dict[str, str]:
         found[name] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if torch.backends.mps.is_available():
         found["mps"] = "Apple GPU"
-    return {**found, "cpu": f"{torch.get_num_threads()} threads"}
+    return {**found, "cpu": _threads()}
 
 
 def missing_devices() -> dict[str, str]:
@@ -118,3 +118,8 @@ def missing_devices() -> dict[str, str]:
         "mps": "none found" if sys.platform == "darwin" else "only on Apple computers",
     }
     return {name: reason for name, reason in reasons.items() if name not in found}
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return "1 thread" if count == 1 else f"{count} threads"

@@ -199,9 +199,8 @@ class ClickClassifier:
         else:
             decision = self.finding if finds else self.adding if click.adds else self.removing
             wrong[evidence.candidates] = decision.probability(evidence.features, finds)
-            threshold, piece = sure_piece(
-                *(wrong, evidence.click, decision.sureness.after(earlier, click.adds, is_on_border(view)))
-            )
+            sureness = decision.sureness.after(earlier, click.adds, is_on_border(view))
+            threshold, piece = sure_piece(wrong, evidence.click, sureness)
         # The threshold becomes one half, so that the border lies where the probability crosses it.
         odds = _odds(wrong) - _odds(np.float32(threshold))
         odds = np.where(piece, np.maximum(odds, _SMALL), np.minimum(odds, -_SMALL))

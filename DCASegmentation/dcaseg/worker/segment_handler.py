@@ -55,7 +55,11 @@ class SegmentHandler:
         segmenter = self._segmenter_for(bundle, request.device, request.backend)
         # The caller reads the maps at once, or deletes them.
         job = Job(
-            *(Path(request.ct), out, bundle, options, request.device),
+            Path(request.ct),
+            out,
+            bundle,
+            options,
+            request.device,
             backend=request.backend,
             skip_missing_maps=True,
             compress_maps=False,
