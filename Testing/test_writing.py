@@ -10,13 +10,14 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from dcaseg.errors import OutputError
-from dcaseg.imaging.writers import new_folder, write_image, write_json, write_text
+from dcaseg.imaging.writers import new_folder, temporary_folder, write_image, write_json, write_text
 
 FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 as_a_user = pytest.mark.skipif(
@@ -342,3 +343,19 @@ def test_a_finished_result_is_kept_if_another_program_took_its_name(keep: bool, 
     assert [path.name for path in out.iterdir()] == ["theirs"]
     assert [path.name for path in tmp_path.glob("out-new-*/*")] == ["mine"] * keep
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("open_folder", [new_folder, lambda path: temporary_folder(path.name, path.parent)])
+def test_ctrl_c_right_after_a_folder_is_made_leaves_nothing(open_folder, tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+
+    def interrupted(self: Path, *args: Any, **options: Any) -> None:
+        mkdir(self, *args, **options)
+        if self.name.startswith("."):
+            assert self.is_dir()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), open_folder(tmp_path / "result"):
+        pass
+    assert names(tmp_path) == []

@@ -119,9 +119,10 @@ class _Application:
         temporary = Path(tempfile.gettempdir())
         clean(temporary)
         folder = partial_name(temporary / "dca-mrml-cache")
-        folder.mkdir(mode=0o700)
         cache = str(folder)
+        # Before the folder exists, because the process can be interrupted at any moment.
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
+        folder.mkdir(mode=0o700)
         # The color logic needs these folders to exist; slicer-core does not include the color files.
         self.logic.SetHomeDirectory(cache)
         self.logic.SetShareDirectory("share")

@@ -111,12 +111,13 @@ def new_folder(
         clean(path.parent)
     _require_replaceable(path, overwrite, recognized_by)
     temporary = partial_name(path)
+    # Ctrl+C can come as soon as the folder exists.
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir(mode=0o700 if private else 0o777)
-    except OSError as error:
-        raise _output_error(error, path) from None
-    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir(mode=0o700 if private else 0o777)
+        except OSError as error:
+            raise _output_error(error, path) from None
         try:
             yield temporary
         except OSError as error:
@@ -160,10 +161,14 @@ def temporary_folder(stem: str, parent: Path | None = None) -> Iterator[Path]:
         location = Path(tempfile.gettempdir() if parent is None else parent)
         clean(location)
         folder = partial_name(location / stem)
-        folder.mkdir(mode=0o700)
     except OSError as error:
         raise _temporary_error(error, parent) from None
+    # Ctrl+C can come as soon as the folder exists.
     try:
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise _temporary_error(error, parent) from None
         yield folder
     except OSError as error:
         if error.filename is None or not _concerns(folder, error):
