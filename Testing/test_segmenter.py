@@ -132,7 +132,7 @@ def test_attention_of_every_level_sums_to_one_in_every_voxel(with_maps):
         assert list(experts) == ["head", "medium", "tail"]
         arrays = np.stack([sitk.GetArrayFromImage(image) for image in experts.values()])
         # Each map is rounded to 16 bits.
-        np.testing.assert_allclose(arrays.sum(axis=0), 1, atol=3e-5)
+        np.testing.assert_allclose(arrays.sum(axis=0), 1, atol=4e-5)
         assert arrays.std() > 0.01, "attention that is the same everywhere would prove nothing"
 
 
