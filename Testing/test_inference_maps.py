@@ -51,9 +51,9 @@ def test_values_close_to_0_do_not_become_holes_in_maps():
     maps = MapsOnModelGrid((2, 1, 2), TWO_ORGANS, (0, 1, 2), attention_levels=(4,), entropy=True, disagreement=True)
     almost = plane([1 - 2e-8, 1e-8, 1e-8], [1e-8, 1 - 2e-8, 1e-8])
     maps.add(Plane(0, almost, other=plane([1, 0, 0], [0, 1, 0]), attention={4: almost}), (4,))
-    for words in (*maps.attention[4].values(), maps.entropy):
-        assert (to_float(words)[0] > 0).all() and not words[1].any()
-    np.testing.assert_allclose(sum(to_float(words[0]) for words in maps.attention[4].values()), 1, atol=4e-5)
+    for stored in (*maps.attention[4].values(), maps.entropy):
+        assert (to_float(stored)[0] > 0).all() and not stored[1].any()
+    np.testing.assert_allclose(sum(to_float(stored[0]) for stored in maps.attention[4].values()), 1, atol=4e-5)
 
 
 def test_a_model_without_a_medium_expert_numbers_the_tail_expert_correctly():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EXPERTS = ("head", "medium", "tail")
 
-Words = NDArray[np.uint16]
+UInt16Array = NDArray[np.uint16]
 _LARGEST = 65535
 
 
@@ -38,14 +38,14 @@ def total_variation(first: FloatArray, second: FloatArray) -> FloatArray:
     return np.clip(np.abs(first - second).sum(axis=0) / 2, 0, 1)
 
 
-def _to_words(values: FloatArray) -> Words:
+def _to_uint16(values: FloatArray) -> UInt16Array:
     # Small values stay above 0, which stands for voxels without a value and is shown as a hole.
     return np.maximum(np.rint(values * np.float32(_LARGEST)), values > 0).astype(np.uint16)
 
 
-def to_float(words: Words) -> FloatArray:
+def to_float(stored: UInt16Array) -> FloatArray:
     """Return the values, 0 to 1, of a map that is stored as 16-bit numbers."""
-    return words.astype(np.float32) / np.float32(_LARGEST)
+    return stored.astype(np.float32) / np.float32(_LARGEST)
 
 
 class MapsOnModelGrid:
@@ -79,7 +79,7 @@ class MapsOnModelGrid:
         self._written = np.arange(len(vocabulary) + 1)
         if kept is not None:
             self._written[[label for label in vocabulary.by_label if label not in kept]] = 0
-        self.attention: dict[int, dict[str, Words]] = {
+        self.attention: dict[int, dict[str, UInt16Array]] = {
             level: {EXPERTS[slot]: np.zeros(shape, np.uint16) for slot in self._slots} for level in attention_levels
         }
         self.dominant_expert = np.zeros(shape, np.uint8) if dominant_expert else None
@@ -92,9 +92,9 @@ class MapsOnModelGrid:
         """Add a plane, with its attention at ``levels``."""
         z = plane.z
         if self.entropy is not None:
-            self.entropy[z] = _to_words(plane.entropy)
+            self.entropy[z] = _to_uint16(plane.entropy)
         if self.disagreement is not None and plane.other is not None:
-            self.disagreement[z] = _to_words(total_variation(plane.probabilities, plane.other))
+            self.disagreement[z] = _to_uint16(total_variation(plane.probabilities, plane.other))
         if self.dominant_expert is not None:
             self.dominant_expert[z] = np.asarray(self._slots, np.uint8)[plane.dominant] + np.uint8(1)
         labels = self._written[plane.labels].ravel()
@@ -107,7 +107,7 @@ class MapsOnModelGrid:
             for channel, weights in enumerate(plane.attention[level]):
                 sums[channel] += np.bincount(labels, weights.ravel()[organs], minlength=len(self._voxels))
                 if level in self.attention:
-                    self.attention[level][EXPERTS[self._slots[channel]]][z] = _to_words(weights)
+                    self.attention[level][EXPERTS[self._slots[channel]]][z] = _to_uint16(weights)
 
     def dominant_expert_on(self, labels: NDArray[np.uint8], model: Grid, ct: Grid) -> NDArray[np.uint8] | None:
         """Return the dominant expert of each voxel of ``labels`` (z, y, x) on the grid ``ct``, 0 in the background.

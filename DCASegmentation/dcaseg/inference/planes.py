@@ -21,7 +21,7 @@ from ..imaging.grid import Grid, canonical_view
 from ..organs import Vocabulary
 from ..types import Box
 from .label_resampling import Bytes, FloatArray, LabelResampler
-from .maps import MapsOnModelGrid, Words, normalized_entropy, to_float
+from .maps import MapsOnModelGrid, UInt16Array, normalized_entropy, to_float
 from .options import SegmentOptions
 from .sliding_window import COVERED, OTHER, RESULT, Planes, attention_name
 
@@ -211,12 +211,12 @@ class MapConsumer:
         """Return the maps; ``labels`` (z, y, x) are the final ones on the CT's grid, where the dominant expert lies."""
         dominant = self._maps.dominant_expert_on(labels, self._model, self._ct)
 
-        def image_of(words: Words) -> sitk.Image:
-            return self._model.image_of(to_float(words))
+        def image_of(stored: UInt16Array) -> sitk.Image:
+            return self._model.image_of(to_float(stored))
 
         return Maps(
             attention={
-                level: {expert: image_of(words) for expert, words in experts.items()}
+                level: {expert: image_of(stored) for expert, stored in experts.items()}
                 for level, experts in self._maps.attention.items()
             },
             dominant_expert=None if dominant is None else self._ct.image_of(dominant),

@@ -34,9 +34,9 @@ LARGE_ADDING_MM, LARGE_REMOVING_MM = 12.0, 8.0
 
 _STEPS = 24
 _LINES = 4096
-# Who clicks again in the same direction was not content with the change, so it may be less sure: by _STEP for each
-# click, down to _LEAST. On the border itself it must be surer, up to _MOST: users click the largest error first, and
-# what is left of a border is soon thinner than a voxel.
+# A user who clicks again in the same direction was not satisfied, so less certainty is enough: by _STEP less for each
+# earlier click, down to _LEAST. On the border, more is needed, up to _MOST: users click the largest error first, and
+# what remains on a border is soon thinner than a voxel.
 _STEP = 0.05
 _LEAST_ADDING, _LEAST_REMOVING = 0.6, 0.75
 _MOST_ADDING, _MOST_REMOVING = 0.75, 0.9
