@@ -22,7 +22,8 @@ from click_case import half_erased, read_case, script_parser
 from dcaseg.errors import UserError
 from dcaseg.evaluation.click_simulation import dice_of, next_click
 from dcaseg.imaging.grid import Grid
-from dcaseg.interaction.session import CorrectionSession, Sessions, handle
+from dcaseg.interaction.session import CorrectionSession
+from dcaseg.interaction.session_requests import Sessions, handle
 from dcaseg.interaction.strokes import to_point
 from dcaseg.organs import AMOS
 

@@ -14,7 +14,8 @@ from dcaseg.imaging.grid import Grid
 from dcaseg.imaging.intensity import voxel_checksum
 from dcaseg.imaging.writers import write_image
 from dcaseg.interaction.random_walker import RandomWalkerEngine, SeededRandomWalker, solve
-from dcaseg.interaction.session import BOX_MM, CorrectionSession, Sessions, handle
+from dcaseg.interaction.session import BOX_MM, CorrectionSession
+from dcaseg.interaction.session_requests import Sessions, handle
 from dcaseg.interaction.strokes import Stroke, rasterize, to_indices, to_point
 from dcaseg.synthesis.phantom.case import generate
 from scene_case import small_ct, small_labels
@@ -531,7 +532,7 @@ def test_rewinding_keeps_the_first_strokes_even_if_later_ones_failed(scene, file
 def test_opening_the_same_ct_again_reads_it_only_if_its_file_has_changed(scene, files, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "dcaseg.interaction.session.read_ct", lambda path: read.append(path) or sitk.ReadImage(str(path))
+        "dcaseg.interaction.session_requests.read_ct", lambda path: read.append(path) or sitk.ReadImage(str(path))
     )
     sessions = Sessions()
     _open(files, sessions)

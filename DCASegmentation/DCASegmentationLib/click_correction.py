@@ -45,8 +45,9 @@ _log = logging.getLogger("DCASegmentationLib")
 class ClickWorker:
     """How to reach the worker.
 
-    ``correct(action, onAnswer)`` sends a request of ``interaction.session.handle`` (see ``WorkerProcess.correct``),
-    ``pid()`` is the worker's process ID or None, and ``isBusy()`` says whether a segmentation is in progress.
+    ``correct(action, onAnswer)`` sends a request of ``interaction.session_requests.handle`` (see
+    ``WorkerProcess.correct``), ``pid()`` is the worker's process ID or None, and ``isBusy()`` says whether a
+    segmentation is in progress.
     """
 
     correct: Callable[[Mapping[str, Any], Callable[[Answer], None]], None]

@@ -231,7 +231,7 @@ class SegmentationLogic:
         return self._worker.pid if self._worker is not None else None
 
     def correct(self, action: Mapping[str, Any], onAnswer: Callable[[Corrected | Failure], None]) -> None:
-        """Send a request of ``interaction.session.handle`` to the worker, and start the worker if necessary.
+        """Send a request of ``interaction.session_requests.handle`` to the worker, and start the worker if necessary.
 
         ``onAnswer`` is called once, after the current run; answers come in the order of the requests. If the worker
         ends, all waiting requests fail. Raises UserError if Slicer's Python interpreter is not found.

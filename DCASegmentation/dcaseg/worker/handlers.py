@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from ..errors import Cancelled, UserError, root_cause
 from ..interaction.engines import default_engine
-from ..interaction.session import Sessions, handle
+from ..interaction.session_requests import Sessions, handle
 from ..interaction.view import Engine
 from ..models.download import Source, download_bundle
 from ..organs import VOCABULARIES

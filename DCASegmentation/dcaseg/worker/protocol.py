@@ -30,7 +30,7 @@ Requests, each with ``version``, the number of this protocol:
 - ``download`` downloads a model and adds it to the folder ``models``. After an interruption, the same request resumes.
 - ``add_corrected_case`` and ``add_unlabeled_ct`` add a case to a training set (see ``training.corrections``).
   ``labels`` are on the grid of ``ct``.
-- ``correct`` corrects labels with clicks; ``action`` is a request of ``interaction.session.handle``.
+- ``correct`` corrects labels with clicks; ``action`` is a request of ``interaction.session_requests.handle``.
 
 Events:
 
@@ -165,7 +165,7 @@ class AddUnlabeledCT:
 
 @dataclass(frozen=True)
 class Correct:
-    """Correct labels with clicks: ``action`` is a request of ``interaction.session.handle``."""
+    """Correct labels with clicks: ``action`` is a request of ``interaction.session_requests.handle``."""
 
     type: ClassVar[str] = "correct"
     id: str
@@ -259,7 +259,7 @@ class FoundDevices:
 
 @dataclass(frozen=True)
 class Corrected:
-    """``answer`` is what ``interaction.session.handle`` returned for the action ``id``."""
+    """``answer`` is what ``interaction.session_requests.handle`` returned for the action ``id``."""
 
     type: ClassVar[str] = "corrected"
     id: str
