@@ -45,7 +45,7 @@ def refused(dca, outputs):
         assert result.out == ""
         lines = result.err.splitlines()
         assert len(lines) == 1 and lines[0].startswith("Error: "), result.err
-        assert "Traceback" not in result.err
+        assert "Traceback" not in result.err and "Errno" not in result.err
         assert lines[0].rstrip().endswith((".", ")")), "the line says what to do"
         assert sorted(outputs.rglob("*")) == before
         return lines[0]
@@ -475,3 +475,23 @@ def test_a_lack_of_resources_is_one_line(error, said, dca, monkeypatch):
 
 def test_names_that_no_file_system_has_are_refused(refused, outputs):
     assert "too long" in refused("segment", "a" * 5000, "-o", outputs / "out")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report", "nothing", "-o", "OUT/report.html"),
+        ("train", "-o", "OUT/run", "--data", "nothing.json"),
+        ("synthesize", "nothing", "-o", "OUT/ct"),
+        ("fit-clicks", "--synthetic", "nothing", "-o", "OUT/fit"),
+        ("evaluate-clicks", "--ct", "nothing.nii.gz", "--labels", "nothing.nii.gz", "-o", "OUT/clicks"),
+        ("cohort", "nothing", "-o", "OUT/cohort"),
+        ("cohort", "INPUTS", "--anonymous", "--pseudonym-key", "nothing", "-o", "OUT/cohort"),
+        ("bundle", "export", "nothing", "-o", "OUT/model"),
+        ("dataset", "check", "nothing.json"),
+    ],
+    ids=" ".join,
+)
+def test_an_input_that_does_not_exist_leaves_no_output(refused, inputs, outputs, command):
+    arguments = [part.replace("OUT", str(outputs)).replace("INPUTS", str(inputs)) for part in command]
+    assert "nothing" in refused(*arguments)

@@ -86,6 +86,15 @@ def require_memory(error: BaseException) -> None:
         raise MemoryError(str(error)) from error
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something failed, for use after a colon or in parentheses: without error numbers and class names."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return str(error)
+
+
 def root_cause(error: BaseException) -> str:
     """The first error in the chain that caused ``error``, as its class name and the first line of its text."""
     while error.__cause__ is not None:
@@ -111,5 +120,5 @@ def in_a_line(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return f"the file {error.filename} no longer exists."
     if isinstance(error, OSError):
-        return f"{error.filename or 'it'}: {error.strerror or error}."
+        return f"{error.filename or 'it'}: {reason_of(error)}."
     return f"an unexpected error occurred ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})."

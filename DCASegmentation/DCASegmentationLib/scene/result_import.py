@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 
-from dcaseg.errors import OutputError, UserError, require_memory
+from dcaseg.errors import OutputError, UserError, reason_of, require_memory
 from dcaseg.imaging.itk_environment import no_itk_warnings
 from dcaseg.json_io import read_json
 from dcaseg.organs import Vocabulary
@@ -194,7 +194,7 @@ def take_maps(files: ResultFiles, nodes: CaseNodes, keepFiles: bool = False) -> 
         take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath), keepFiles)
     except OSError as error:
         raise OutputError(
-            f"The maps of the result could not be saved: {error.strerror or error}.",
+            f"The maps of the result could not be saved: {reason_of(error)}.",
             "Free some space in Slicer's temporary folder, then segment the CT again.",
         ) from None
 

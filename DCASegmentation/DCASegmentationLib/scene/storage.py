@@ -18,7 +18,7 @@ import numpy as np
 import slicer
 import vtk
 
-from dcaseg.errors import OutputError
+from dcaseg.errors import OutputError, reason_of
 from dcaseg.imaging.writers import temporary_folder
 from dcaseg.temp_paths import clean, partial_name
 
@@ -170,7 +170,7 @@ def _whole_or_not_at_all(path: Path, suffix: str, overwrite: bool) -> Iterator[P
                 yield folder / path.name
             (folder / path.name).replace(path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", CHOOSE_ANOTHER_FOLDER) from error
+        raise OutputError(f"{path} cannot be written: {reason_of(error)}.", CHOOSE_ANOTHER_FOLDER) from error
 
 
 @contextmanager
@@ -198,6 +198,6 @@ def new_temporary_folder() -> Path:
         return folder
     except OSError as error:
         raise OutputError(
-            f"The temporary folder {parent} cannot be written to: {error.strerror or error}.",
+            f"The temporary folder {parent} cannot be written to: {reason_of(error)}.",
             "Choose another folder under Edit / Application Settings / Modules / Temporary directory.",
         ) from None

@@ -14,7 +14,7 @@ from typing import Any
 import slicer
 import vtk
 
-from dcaseg.errors import OutputError
+from dcaseg.errors import OutputError, reason_of
 from dcaseg.imaging.writers import temporary_folder
 from dcaseg.types import ProgressCallback
 from DCASegmentationLib.scene.storage import CHOOSE_ANOTHER_FOLDER
@@ -129,7 +129,7 @@ def write_surfaces(segmentation: Any, folder: Path, progress: ProgressCallback |
                 path.rename(target)
     except OSError as error:
         raise OutputError(
-            f"The surfaces cannot be written to {folder}: {error.strerror or error}.", CHOOSE_ANOTHER_FOLDER
+            f"The surfaces cannot be written to {folder}: {reason_of(error)}.", CHOOSE_ANOTHER_FOLDER
         ) from error
     if progress:
         progress(1.0, "Surfaces written")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import UserError
+from ..errors import UserError, reason_of
 from ..imaging.label_comparison import dice_by_label
 from ..imaging.readers import read_ct, read_labels
 from ..imaging.writers import write_image, write_text
@@ -100,7 +100,7 @@ class Runs:
                 rows = list(csv.DictReader(file))
             runs = [Run(**{c.name: types.get(c.name, float)(row[c.name]) for c in fields(Run)}) for row in rows]
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is not a table of runs ({error}).", "Choose another folder.") from None
+            raise UserError(f"{path} is not a table of runs ({reason_of(error)}).", "Choose another folder.") from None
         return cls(runs, {})
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import OutputError, UserError
+from ..errors import OutputError, UserError, reason_of
 from ..user_folders import home_or_temporary
 from .console import cancellation_message, output, print_line, progress_bar, table, warn
 from .field_options import expand
@@ -155,7 +155,7 @@ def _open_runs(out: Path, setting: Setting, threads: int, resume: bool) -> Runs:
     try:
         out.mkdir(parents=True)
     except OSError as error:
-        raise OutputError(f"{out} cannot be created: {error.strerror}.", "Choose another folder with -o.") from None
+        raise OutputError(f"{out} cannot be created: {reason_of(error)}.", "Choose another folder with -o.") from None
     write_json(settings, out / _SETTING)
     return Runs([], {})
 

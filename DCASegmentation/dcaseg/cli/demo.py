@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import OutputError, how_to_install
+from ..errors import OutputError, how_to_install, reason_of
 from .console import print_line, progress_bar, warn
 from .options import BackendOption, BundleOption, DeviceOption, overwrite_option
 from .phantom import write_phantom
@@ -127,4 +127,6 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be created: {error.strerror}.", "Choose another folder with -o.") from None
+        raise OutputError(
+            f"{folder} cannot be created: {reason_of(error)}.", "Choose another folder with -o."
+        ) from None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OutputError, UserError
+from ..errors import OutputError, UserError, reason_of
 from .console import warn
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def require_new_file(path: Path, overwrite: bool) -> Path:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"The folder {path.parent} cannot be created: {error.strerror or error}.", "Choose another folder."
+            f"The folder {path.parent} cannot be created: {reason_of(error)}.", "Choose another folder."
         ) from None
     return path
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, reason_of
 from ..json_io import load, read_json
 from ..organs import VOCABULARIES, Vocabulary
 from ..review.schema import REVIEW, Finding, read_review
@@ -101,7 +101,7 @@ def _record(result: Path) -> dict[str, Any]:
         error: Exception = ValueError("it is not an object")
     except (OSError, ValueError) as unreadable:
         error = unreadable
-    raise UserError(f"{result} is not a result: its request.json cannot be read ({error}).", _REMEDY)
+    raise UserError(f"{result} is not a result: its request.json cannot be read ({reason_of(error)}).", _REMEDY)
 
 
 def _request(result: Path, record: dict[str, Any]) -> _Request:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
+from ..errors import OutputError, reason_of
 from ..inference.options import SegmentOptions
 from ..json_io import DataError, load
 
@@ -173,5 +173,5 @@ def prepare(out: Path, shared: bool = False) -> None:
         if not shared:
             (out / CASES).chmod(0o700)
     except OSError as error:
-        why = error.strerror or error
+        why = reason_of(error)
         raise OutputError(f"The folder {out} cannot be created: {why}.", "Choose another one with -o.") from None

@@ -20,7 +20,7 @@ from ..dicom.archive import (
     volumes,
     without_copies,
 )
-from ..errors import ImageError, UserError
+from ..errors import ImageError, UserError, reason_of
 from ..imaging.dicom_series import note_on_lost_slices
 from .case import FAILED, SKIPPED, Case, Rejected, digest, folder_name, readable
 
@@ -55,6 +55,12 @@ def find(source: Path, out: Path, rules: Rules, progress: Progress | None = None
     return search.found
 
 
+def require_source(source: Path) -> None:
+    """Raise UserError if ``source`` does not exist."""
+    if not source.exists():
+        raise UserError(f"The file or folder {source} does not exist.", "Check the path.")
+
+
 class Search:
     """A search like ``find``, in small steps for a caller that has other things to do.
 
@@ -63,8 +69,7 @@ class Search:
     """
 
     def __init__(self, source: Path, out: Path, rules: Rules) -> None:
-        if not source.exists():
-            raise UserError(f"The file or folder {source} does not exist.", "Check the path.")
+        require_source(source)
         self.files = 0
         self._last = source
         self.is_sorting = False
@@ -224,4 +229,4 @@ def _fingerprint(images: Sequence[Header]) -> str:
 
 
 def _reason(error: OSError) -> str:
-    return f"cannot be read: {error.strerror or error}"
+    return f"cannot be read: {reason_of(error)}"

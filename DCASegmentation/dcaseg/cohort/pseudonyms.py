@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import OutputError, UserError
+from ..errors import OutputError, UserError, reason_of
 from ..temp_paths import clean, partial_name
 from .case import Case, Outcome, Rejected, folder_name
 
@@ -87,7 +87,7 @@ def read_key(file: Path) -> bytes:
         content = file.read_bytes().strip()
     except OSError as error:
         raise UserError(
-            f"The key file {file} cannot be read: {error.strerror or error}.",
+            f"The key file {file} cannot be read: {reason_of(error)}.",
             "Give the key file of an earlier cohort.",
         ) from None
     if len(content) < _FEWEST_BYTES:
@@ -116,7 +116,7 @@ def own_key(out: Path) -> bytes:
                 os.fsync(stream.fileno())
             temporary.rename(file)
         except OSError as error:
-            why = error.strerror or error
+            why = reason_of(error)
             raise OutputError(f"{file} cannot be written: {why}.", "Choose another folder with -o.") from None
     return read_key(file)
 

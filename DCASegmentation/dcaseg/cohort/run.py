@@ -19,7 +19,7 @@ from ..organs import Vocabulary
 from ..temp_paths import clean
 from .case import CASES, LEDGER, LOCK, PENDING, REPORT, VOLUMES, Case, Settings, prepare, readable
 from .dask_workers import require_shared_folders
-from .discovery import find
+from .discovery import find, require_source
 from .dispatch import outcomes
 from .ledger import ENDED_EARLY, Ledger, State
 from .pseudonyms import Pseudonyms, hidden, own_key, read_key
@@ -58,6 +58,9 @@ def run_cohort(
     report is written at the end even if the run fails. Raises UserError if the run cannot start or continue; the
     ledger then contains all finished cases.
     """
+    # Before anything is written: a mistyped path must not leave an empty cohort.
+    require_source(cohort.source)
+    given_key = None if cohort.pseudonym_key is None else read_key(cohort.pseudonym_key)
     out = Path(cohort.settings.out)
     prepare(out, cohort.settings.shared)
     if not cohort.settings.shared:
@@ -69,7 +72,7 @@ def run_cohort(
         _require_room(out)
         pseudonyms = None
         if cohort.anonymous:
-            pseudonyms = Pseudonyms(own_key(out) if cohort.pseudonym_key is None else read_key(cohort.pseudonym_key))
+            pseudonyms = Pseudonyms(own_key(out) if given_key is None else given_key)
             cohort = replace(cohort, settings=replace(cohort.settings, pseudonyms=pseudonyms.key_id))
         ledger = Ledger(out / LEDGER)
         _keep_private(cohort, out)

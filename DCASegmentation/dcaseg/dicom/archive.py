@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ImageError
+from ..errors import ImageError, reason_of
 from ..imaging.dicom_header import CT_IMAGE, ENHANCED_CT, DicomHeader, is_dicom
 from ..imaging.dicom_header import DicomHeader as Header
 from ..imaging.dicom_header import read_dicom_header as read_header
@@ -310,7 +310,7 @@ def _require_readable(file: Path) -> None:
             pass
     except OSError as error:
         raise ImageError(
-            f"{file.name} cannot be read: {error.strerror or error}.", "Check the archive and its permissions."
+            f"{file.name} cannot be read: {reason_of(error)}.", "Check the archive and its permissions."
         ) from None
 
 

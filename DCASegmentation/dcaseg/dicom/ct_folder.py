@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ImageError
+from ..errors import ImageError, reason_of
 from ..imaging.dicom_series import note_on_lost_slices
 from .archive import (
     NOT_AXIAL,
@@ -99,7 +99,7 @@ def find_one_ct(
         kept, copies = without_copies(chosen.images)
         volume = ordered(kept, name, resample)
     except (OSError, ValueError) as error:
-        raise ImageError(f"The DICOM series {name} cannot be used: {error}.", "Export it again.") from None
+        raise ImageError(f"The DICOM series {name} cannot be used: {reason_of(error)}.", "Export it again.") from None
     skipped = [candidate for candidate in candidates if candidate is not chosen]
     duplicates = "1 duplicate image was" if copies == 1 else f"{copies} duplicate images were"
     left_out = [f"{duplicates} left out."] if copies else []
@@ -116,7 +116,7 @@ def _headers(
     damaged: list[tuple[Path, str]] = []
 
     def add_unreadable(path: Path, error: OSError) -> None:
-        damaged.append((path, f"it cannot be read ({error.strerror or error})"))
+        damaged.append((path, f"it cannot be read ({reason_of(error)})"))
 
     for count, file in enumerate(files_below(folder.absolute(), leave_out.absolute(), add_unreadable), start=1):
         if progress and count % _PROGRESS_INTERVAL == 0:

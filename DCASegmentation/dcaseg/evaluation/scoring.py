@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError, UserError
+from ..errors import ImageError, UserError, reason_of
 from ..imaging.ct_checks import require_ct
 from ..imaging.geometry import lay_over
 from ..imaging.grid import Grid
@@ -45,7 +45,7 @@ def read_table(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
         keys = {int(row["id"]): _key(row["name"]) for row in rows}
     except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(
-            f"{path} is not a table of labels ({error}).", "Give a file with the columns id and name."
+            f"{path} is not a table of labels ({reason_of(error)}).", "Give a file with the columns id and name."
         ) from None
     labels = {label: vocabulary.by_key[key].label for label, key in keys.items() if key in vocabulary.by_key}
     if not labels:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError
+from ..errors import ImageError, reason_of
 from .dicom_header import DicomHeader, is_dicom, read_dicom_header
 from .dicom_slices import Stack, planes_in_hu, stacked, together
 from .file_errors import require_text_name
@@ -59,7 +59,7 @@ def _volume(images: list[DicomHeader], name: str, notes: list[str], resample: bo
             array = assembled(_planes(stack), (len(stack.slices), rows, columns))
     except OSError as error:
         where = error.filename or name
-        raise ImageError(f"{where} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
+        raise ImageError(f"{where} cannot be read: {reason_of(error)}.", "Check its permissions.") from None
     return _placed(array, stack, name, notes)
 
 
@@ -77,7 +77,7 @@ def _series_in(folder: Path) -> tuple[dict[str, list[DicomHeader]], dict[str, st
                 series.setdefault(image.series, []).append(image)
     except OSError as error:
         where = error.filename or folder
-        raise ImageError(f"{where} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
+        raise ImageError(f"{where} cannot be read: {reason_of(error)}.", "Check its permissions.") from None
     merged = together([images for _, images in sorted(series.items())])
     by_uid = {images[0].series: images for images, _ in merged}
     return by_uid, {images[0].file: note for images, note in merged if note}

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError, require_memory
+from ..errors import ImageError, reason_of, require_memory
 from . import file_errors
 from . import metaimage as metaimage_checks
 from . import nifti as nifti_checks
@@ -119,7 +119,7 @@ def _read_file(path: Path, notes: list[str], resample: bool) -> sitk.Image:
     except FileNotFoundError:
         raise ImageError(f"There is no file {path}.", "Check the path.") from None
     except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
+        raise ImageError(f"{path} cannot be read: {reason_of(error)}.", "Check its permissions.") from None
     _require_spacing(path, tuple(placement.spacing.tolist()))
     return placed(image, placement, path, notes, resample)
 

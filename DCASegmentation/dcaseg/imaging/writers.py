@@ -23,7 +23,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..errors import ImageError, OutputError, require_memory
+from ..errors import ImageError, OutputError, reason_of, require_memory
 from ..temp_paths import clean, partial_name, replaced_name, replacing
 from ..user_folders import home_folder
 from . import nifti as nifti_checks
@@ -181,11 +181,11 @@ def temporary_folder(stem: str, parent: Path | None = None) -> Iterator[Path]:
 def _temporary_error(error: OSError, parent: Path | None) -> OutputError:
     if parent is None:
         return OutputError(
-            f"Temporary files cannot be written: {error.strerror or error}.",
+            f"Temporary files cannot be written: {reason_of(error)}.",
             "Free some space on the system's disk, or set TMPDIR to a folder on another one.",
         )
     remedy = _MORE_ROOM if error.errno in _FULL else _ANOTHER_FOLDER
-    return OutputError(f"{parent} cannot be written to: {error.strerror or error}.", remedy)
+    return OutputError(f"{parent} cannot be written to: {reason_of(error)}.", remedy)
 
 
 def _write_atomically(path: Path, extension: str, write: Callable[[Path], object]) -> None:
@@ -353,4 +353,4 @@ def _output_error(error: OSError, path: Path) -> OutputError:
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.is_dir():
         # Another program created it in the meantime.
         return _exists_already(path)
-    return OutputError(f"{path} cannot be written: {error.strerror or error}.", _ANOTHER_FOLDER)
+    return OutputError(f"{path} cannot be written: {reason_of(error)}.", _ANOTHER_FOLDER)

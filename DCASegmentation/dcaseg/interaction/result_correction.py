@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, reason_of
 from ..imaging.grid import Grid
 from ..imaging.readers import read_labels
 from ..imaging.writers import new_folder, write_image, write_json, write_text
@@ -110,7 +110,7 @@ def read_result(folder: Path) -> ResultFolder:
             raise DataError(CORRECTIONS, "is not a list")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder} is not a result folder: it has no valid {REQUEST} ({error}).",
+            f"{folder} is not a result folder: it has no valid {REQUEST} ({reason_of(error)}).",
             "Name a folder that dca segment wrote.",
         ) from None
     labels = folder / f"labels{stored.extension}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import BundleError, OutputError
+from ..errors import BundleError, OutputError, reason_of
 from ..imaging.writers import exchange, new_folder, write_json, write_text
 from ..json_io import parse_json
 from ..method.log_gap import GROUPS
@@ -252,14 +252,14 @@ def replacing(folder: Path) -> Iterator[tuple[Path, Path]]:
         folder.rename(kept)
     except OSError as error:
         raise OutputError(
-            f"{folder} cannot be renamed ({error.strerror}); the new model is in {new}.",
+            f"{folder} cannot be renamed ({reason_of(error)}); the new model is in {new}.",
             "Close the programs that use the old one.",
         ) from None
     try:
         new.rename(folder)
     except OSError as error:
         kept.rename(folder)
-        raise OutputError(f"{folder} cannot be replaced ({error.strerror}).", f"The new model is in {new}.") from None
+        raise OutputError(f"{folder} cannot be replaced ({reason_of(error)}).", f"The new model is in {new}.") from None
 
 
 def _free_name(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
-from ..errors import BundleError, OutputError, UserError
+from ..errors import BundleError, OutputError, UserError, reason_of
 from .user_models import add_bundle
 
 _CHUNK = 1 << 18  # bytes
@@ -100,9 +100,7 @@ def download_bundle(source: Source, models: Path, progress: Callable[[float, str
             "Check the network and press Download again; it resumes where it stopped.",
         ) from None
     except OSError as error:
-        raise OutputError(
-            f"{part.parent} cannot be written to: {error.strerror or error}.", "Free some space."
-        ) from None
+        raise OutputError(f"{part.parent} cannot be written to: {reason_of(error)}.", "Free some space.") from None
     return folder
 
 

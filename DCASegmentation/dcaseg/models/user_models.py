@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ..errors import BundleError, OutputError
+from ..errors import BundleError, OutputError, reason_of
 from ..imaging.writers import temporary_folder
 from .metadata import METADATA, Metadata
 from .metadata_reader import GET_AGAIN, MOST_METADATA_BYTES, parse_metadata, read_metadata
@@ -55,7 +55,7 @@ def add_bundle(source: Path, models: Path | None = None) -> Path:
             bundle.replace(target)
     except OSError as error:
         raise OutputError(
-            f"The model could not be copied to {models}: {error.strerror or error}.",
+            f"The model could not be copied to {models}: {reason_of(error)}.",
             "Free some space, or check the folder's permissions.",
         ) from None
     return target
@@ -69,7 +69,7 @@ def remove_bundle(folder: Path, models: Path | None = None) -> None:
     try:
         shutil.rmtree(folder)
     except OSError as error:
-        raise OutputError(f"{folder} could not be deleted: {error.strerror or error}.", "Delete it yourself.") from None
+        raise OutputError(f"{folder} could not be deleted: {reason_of(error)}.", "Delete it yourself.") from None
 
 
 def _copy_bundle(source: Path, temporary: Path) -> tuple[Path, Metadata]:

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import BundleError
+from ..errors import BundleError, reason_of
 from .metadata import Weights
 
 GET_AGAIN = "Get the model bundle again."
@@ -41,7 +41,9 @@ def open_regular(folder: Path, name: str) -> BinaryIO:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise BundleError(f"The bundle {folder} has no {name}.", GET_AGAIN) from None
-        raise BundleError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
+        raise BundleError(
+            f"{path} cannot be read: {reason_of(error)}.", "Check the file and its permissions."
+        ) from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise BundleError(f"{path} is not a regular file.", GET_AGAIN)
@@ -69,7 +71,9 @@ def open_described(folder: Path, weights: Weights) -> BinaryIO:
         file.seek(0)
     except OSError as error:
         file.close()
-        raise BundleError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
+        raise BundleError(
+            f"{path} cannot be read: {reason_of(error)}.", "Check the file and its permissions."
+        ) from None
     except BaseException:
         file.close()
         raise

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, reason_of
 from ..json_io import DataError, dump, load, read_json
 from ..option_fields import option, stated
 
@@ -155,7 +155,7 @@ def read_review(path: Path) -> Review:
     except FileNotFoundError:
         raise UserError(f"The list of findings {path} does not exist.", "Segment with --review.") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Segment the CT again.") from None
+        raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Segment the CT again.") from None
     return Review.from_json(content)
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import DAMAGED_NPZ, UserError
+from ..errors import DAMAGED_NPZ, UserError, reason_of
 from ..imaging.grid import grid_of_shape, model_grid
 from ..imaging.intensity import standardize, window
 from ..imaging.resampling import resample
@@ -164,7 +164,7 @@ def load_case(path: Path) -> Case:
             return Case(path.stem, arrays["hu"], arrays.get("labels"), unannotated, spacing, arrays.get("ignored"))
     except DAMAGED_NPZ as error:
         raise UserError(
-            f"The cached case {path} cannot be read ({error}).", "Delete the file; it will be created again."
+            f"The cached case {path} cannot be read ({reason_of(error)}).", "Delete the file; it will be created again."
         ) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import OutputError, UserError, require_memory
+from ..errors import OutputError, UserError, reason_of, require_memory
 from ..imaging.writers import write_json
 from ..json_io import DataError, dump, load, read_json
 from ..method.log_gap import Partition
@@ -45,7 +45,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         require_memory(error)
         raise OutputError(
-            f"The checkpoint {path} cannot be written ({error}).",
+            f"The checkpoint {path} cannot be written ({reason_of(error)}).",
             "Free some disk space or choose another folder, then resume.",
         ) from error
     finally:
@@ -197,4 +197,4 @@ def read_record(folder: Path) -> RunRecord:
             f"{folder} is not the folder of a training run: it has no {RECORD}.", "Give the folder of a run."
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Train in a new folder.") from None
+        raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Train in a new folder.") from None

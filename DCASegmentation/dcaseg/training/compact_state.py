@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DAMAGED_NPZ, OutputError, UserError
+from ..errors import DAMAGED_NPZ, OutputError, UserError, reason_of
 from ..imaging.writers import write_file
 
 FORMAT = 1
@@ -104,7 +104,7 @@ def read_compact(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         raise UserError(f"There is no file {path}.", "Give a file written by dca train --export-state.") from None
     except DAMAGED_NPZ as error:
         raise UserError(
-            f"{path} is not the state of a run, or is damaged ({error}).",
+            f"{path} is not the state of a run, or is damaged ({reason_of(error)}).",
             "Give a file written by dca train --export-state.",
         ) from error
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError, UserError
+from ..errors import ImageError, UserError, reason_of
 from ..imaging.ct_checks import require_ct
 from ..imaging.grid import Grid
 from ..imaging.intensity import voxel_checksum
@@ -295,7 +295,9 @@ def _read_list(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"The data list {path} is damaged ({error}).", "Remove it; it will be created again.") from None
+        raise UserError(
+            f"The data list {path} is damaged ({reason_of(error)}).", "Remove it; it will be created again."
+        ) from None
     return dict(content)
 
 

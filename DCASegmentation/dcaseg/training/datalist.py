@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, reason_of
 from ..imaging.file_errors import exists
 from ..imaging.writers import write_json
 from ..json_io import DataError, load, read_json
@@ -93,7 +93,7 @@ def read_datalist(path: Path) -> Datalist:
         raise UserError(f"There is no data list {path}.", "Create one with dca dataset.") from None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"The data list {path} cannot be read ({error}).", "Create it again with dca dataset."
+            f"The data list {path} cannot be read ({reason_of(error)}).", "Create it again with dca dataset."
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("training"), list):
         raise UserError(f"{path} is not a data list: it has no list 'training'.", "Create one with dca dataset.")

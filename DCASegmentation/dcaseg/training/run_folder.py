@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
+from ..errors import OutputError, reason_of
 from ..imaging.writers import write_text
 
 CHECKPOINT = "last.pt"
@@ -26,7 +26,7 @@ def append_to_log(folder: Path, line: dict[str, Any]) -> dict[str, Any]:
             file.write(json.dumps(rounded) + "\n")
     except OSError as error:
         raise OutputError(
-            f"The log {folder / LOG} cannot be written ({error.strerror}).", "Free some disk space, then resume."
+            f"The log {folder / LOG} cannot be written ({reason_of(error)}).", "Free some disk space, then resume."
         ) from error
     return rounded
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ...errors import UserError
+from ...errors import UserError, reason_of
 from ...imaging.writers import write_json, write_text
 from ...json_io import load, read_json
 from ...method.network import DCANet
@@ -207,7 +207,9 @@ def _read(path: Path, bundle: Bundle) -> Scores:
         for case, dice in load(_StoredScores, read_json(path)).dice.items():
             scores.add(case, {DICE.key: np.array(dice, float)})
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Delete it; the next run measures it again.") from None
+        raise UserError(
+            f"{path} cannot be read ({reason_of(error)}).", "Delete it; the next run measures it again."
+        ) from None
     return scores
 
 
@@ -228,7 +230,7 @@ def _require_settings(folder: Path, bundle: Bundle, options: TrainingOptions, pe
     try:
         recorded = read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Choose another folder.") from None
+        raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Choose another folder.") from None
     if recorded != settings:
         raise UserError(f"{folder} contains runs of another model or with other settings.", "Choose another folder.")
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...errors import OutputError, UserError
+from ...errors import OutputError, UserError, reason_of
 from ...imaging.writers import write_json
 from ...inference.process_settings import keep_freed_memory
 from ...json_io import DataError, load, read_json
@@ -460,7 +460,9 @@ def read_scores(path: Path, vocabulary: Vocabulary, of: str = "cases") -> Scores
         for case, values in by_case.items():
             scores.add(case, {key: np.array(of_metric, float) for key, of_metric in values.items()})
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Delete it; the next run measures it again.") from None
+        raise UserError(
+            f"{path} cannot be read ({reason_of(error)}).", "Delete it; the next run measures it again."
+        ) from None
     return scores
 
 
@@ -468,7 +470,9 @@ def _read_costs(path: Path) -> dict[str, StepCost]:
     try:
         return {key: StepCost(*map(float, cost)) for key, cost in read_json(path).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Delete it; the next run counts again.") from None
+        raise UserError(
+            f"{path} cannot be read ({reason_of(error)}).", "Delete it; the next run counts again."
+        ) from None
 
 
 def rounded(value: float, digits: int = 4) -> float | None:
@@ -494,6 +498,6 @@ def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None
         # Options that did not exist at that time get their defaults, which do not change results.
         same = recorded == about and TrainingOptions.from_json(earlier) == common
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Choose another folder.") from None
+        raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Choose another folder.") from None
     if not same:
         raise UserError(f"{folder} contains runs with other settings or data.", "Choose another folder.")

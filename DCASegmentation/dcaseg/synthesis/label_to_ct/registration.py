@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ...errors import DAMAGED_NPZ, UserError
+from ...errors import DAMAGED_NPZ, UserError, reason_of
 from ...imaging.writers import write_file
 from ...organs import AMOS
 from .anatomy import Anatomy
@@ -112,7 +112,7 @@ def read_warps(folder: Path) -> dict[str, dict[str, Warp]]:
                 x, y, z = (float(value) for value in arrays["start"])
                 warp = Warp(arrays["field"], float(arrays["step"]), (x, y, z))
         except DAMAGED_NPZ as error:
-            raise UserError(f"{path} cannot be read ({error}).", "Register the label maps again.") from None
+            raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Register the label maps again.") from None
         if warp.field.ndim != 4 or len(warp.field) != 3:
             raise UserError(f"{path} is not a displacement field.", "Register the label maps again.")
         found.setdefault(anatomy, {})[other] = warp
