@@ -3,7 +3,8 @@
 All train the V-Net of ``dca train --strategy vnet`` on one labeled phantom, with the same size and number of patches.
 Ours and MONAI's use AdamW and no spatial augmentation. The MONAI loop follows its tutorials: CacheDataset,
 RandCropByPosNegLabeld, three random intensity transforms, DiceCELoss, single precision, and the default memory format.
-Our loop is measured with its usual precision (see ``training.mixed_precision``) and in single precision.
+Our loop is measured with its usual precision (see ``training.mixed_precision``), in single precision, and with its usual
+precision and the network compiled by TorchInductor.
 
 nnU-Net's trainer has its own data loader, augmentation (rotation and scaling, blur, noise, gamma and others), loss and
 optimizer (SGD), and single precision, its default on a CPU. It draws patches in the same process, and the V-Net has no
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..inference.backends.compiled import compiler
 from ..organs import AMOS
 from ..synthesis.phantom.case import generate
 from ..training.cases import Case, prepare_case
@@ -40,7 +42,8 @@ from .process_cost import ProcessFailedError
 from .step_cost import peak_mib
 
 NNUNET = "nnU-Net's trainer"
-LOOPS = ("ours", "ours, single precision", "monai", NNUNET)
+COMPILED = "ours, compiled"
+LOOPS = ("ours", "ours, single precision", COMPILED, "monai", NNUNET)
 _SCAN_MM = (4.0, 4.0, 5.0)
 
 
@@ -62,8 +65,10 @@ class LoopCost:
 
 
 def missing(loop: str) -> str | None:
-    """The package that a loop in ``LOOPS`` needs and that is not installed, or None."""
-    return "nnunetv2" if loop == NNUNET and find_spec("nnunetv2") is None else None
+    """What a loop in ``LOOPS`` needs and is not installed, or None."""
+    if loop == NNUNET and find_spec("nnunetv2") is None:
+        return "nnunetv2"
+    return "a C++ compiler" if loop == COMPILED and compiler() is None else None
 
 
 def measure_loop(
@@ -135,6 +140,8 @@ def _ours(loop: str, options: TrainingOptions, device: torch.device, case: Case)
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(Path(folder), options, AMOS, [case], [], device=str(device))
+        if loop == COMPILED:
+            trainer.network.compile(dynamic=False)
         costs: list[LoopCost] = []
 
         def report(line: dict[str, Any]) -> None:

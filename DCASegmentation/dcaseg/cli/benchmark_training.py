@@ -114,8 +114,8 @@ def run(
         )  # fmt: skip
     output().print(loop_table)
     for name in LOOPS:
-        if (package := missing(name)) is not None:
-            warn(f"{name} was skipped: {package} is not installed.")
+        if (needed := missing(name)) is not None:
+            warn(f"{name} was skipped: {needed} is not installed.")
     gpu_gib = tensors_gib + BEYOND_TENSORS_GIB
     print_line(
         f"Estimated GPU memory: {gpu_gib:.1f} GiB in single precision ({tensors_gib:.1f} GiB of tensors, and "
