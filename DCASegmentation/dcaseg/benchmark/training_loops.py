@@ -3,8 +3,8 @@
 All train the V-Net of ``dca train --strategy vnet`` on one labeled phantom, with the same size and number of patches.
 Ours and MONAI's use AdamW and no spatial augmentation. The MONAI loop follows its tutorials: CacheDataset,
 RandCropByPosNegLabeld, three random intensity transforms, DiceCELoss, single precision, and the default memory format.
-Our loop is measured with its usual precision (see ``training.mixed_precision``), in single precision, and with its usual
-precision and the network compiled by TorchInductor.
+Our loop is measured with its usual precision (see ``training.mixed_precision``), in single precision, and with the
+usual precision and the network compiled by TorchInductor.
 
 nnU-Net's trainer has its own data loader, augmentation (rotation and scaling, blur, noise, gamma and others), loss and
 optimizer (SGD), and single precision, its default on a CPU. It draws patches in the same process, and the V-Net has no
@@ -81,6 +81,16 @@ def measure_loop(
     if done.returncode:
         raise ProcessFailedError(" ".join(done.stderr.strip().splitlines()[-3:]))
     return LoopCost(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def measure_loops(
+    options: TrainingOptions, device: str, steps: int, threads: int | None, rounds: int
+) -> list[LoopCost]:
+    """Measure all loops in ``LOOPS`` that can run, ``rounds`` times in turn; of each, the run of median speed."""
+    names = [name for name in LOOPS if not missing(name)]
+    runs = [measure_loop(name, options, device, steps, threads) for _round in range(rounds) for name in names]
+    by_speed = sorted(runs, key=lambda cost: cost.samples_per_second)
+    return [[cost for cost in by_speed if cost.loop == name][rounds // 2] for name in names]
 
 
 class _Clock:

@@ -33,7 +33,7 @@ def run(
     ] = "instance",
     steps: Annotated[int, typer.Option(min=2, help="Steps per variant. The first is not counted.")] = 4,
     rounds: Annotated[
-        int, typer.Option(min=1, help="Measurements of each variant, taken in turn. The median is reported.")
+        int, typer.Option(min=1, help="Measurements of each variant and loop, taken in turn. The median is reported.")
     ] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
     device: DeviceOption = "auto",
@@ -47,9 +47,9 @@ def run(
     (joint), and the stages of the default preset, the second of them also without the unsupervised loss (labelled).
     Their losses are compared with those of plain. On the CPU, times are CPU seconds.
 
-    A run on phantoms then measures how long steps wait for patches. Finally, our trainer, a simple MONAI loop and
-    nnU-Net's trainer (if **nnunetv2** is installed) train the same V-Net, and samples per second, CPU time, memory and
-    the fraction of time in the network are compared.
+    A run on phantoms then measures how long steps wait for patches. Finally, our trainer (also in single precision, and
+    with the network compiled), a simple MONAI loop and nnU-Net's trainer (if **nnunetv2** is installed) train the same
+    V-Net, and samples per second, CPU time, memory and the fraction of time in the network are compared.
 
     GPU memory is an estimate: the tensors of steps with small patches are measured on the CPU in single precision and
     scaled to the full patch, plus 1.5 GiB for CUDA itself.
@@ -59,7 +59,7 @@ def run(
     from ..benchmark.data_loading import measure_data_loading
     from ..benchmark.memory import BEYOND_TENSORS_GIB, estimate
     from ..benchmark.step_cost import expected_step, measure_in_turn
-    from ..benchmark.training_loops import LOOPS, measure_loop, missing
+    from ..benchmark.training_loops import LOOPS, measure_loops, missing
     from ..evaluation.experiments.definitions import small_options
     from ..imaging.writers import write_json
     from ..inference.device import choose_device
@@ -83,7 +83,7 @@ def run(
         progress(0.8, "Training on phantoms")
         loading = measure_data_loading(options, torch_device, steps, threads)
         progress(0.9, "Training with our trainer and with others")
-        loops = [measure_loop(name, options, torch_device, steps, threads) for name in LOOPS if not missing(name)]
+        loops = measure_loops(options, torch_device, steps, threads, rounds)
         progress(0.97, "Measuring tensors")
         tensors_gib = estimate(options).gib_at(options.patch)
     plain = costs["plain"]
