@@ -2,11 +2,11 @@
 
     python Testing/gpu/train_on_gpu.py --run FOLDER --minutes 9 --out $OUT
 
-FOLDER contains what the call needs, at most 60 MB, since the machine with the GPU may have no internet access:
-``--prepare RUN`` writes the state of a run of ``dca train``, its prepared cases, and the label maps and registrations
-that its synthetic CTs are made from into it. The call leaves at most eight files in
-``--out``: ``report.json``, ``tests.txt``, the run's log, and ``state.npz`` (at most 16 MiB), from which the next call
-continues. The state is written every two minutes, so that a call that is cut off loses no more than that.
+FOLDER contains what the call needs, at most 60 MB, since the machine with the GPU may have no internet access.
+``--prepare RUN`` fills it with the state of a run of ``dca train``, its prepared cases, and the label maps and
+registrations that its synthetic CTs are made from. The call leaves at most eight files in ``--out``: ``report.json``,
+``tests.txt``, the run's log, and ``state.npz`` (at most 16 MiB), from which the next call continues. The state is
+written every two minutes, so a call that is cut off loses no more than that.
 
 Without a GPU it does the same on the CPU, except the tests of CUDA; ``--minutes 2`` tries it.
 """
@@ -35,12 +35,12 @@ MAPS, WARPS = "maps", "warps"
 # All that a call may take with it.
 MOST_BYTES = 60_000_000
 SAVE_SECONDS = 120
-# What is kept back for the last state and report; on a slow disk compressing takes ten seconds.
+# Time reserved for the last state and report: compressing takes ten seconds on a slow disk.
 RESERVE_SECONDS = 25
 
 
 def main() -> int:
-    """Run what the command line asks for; the exit code is 0 where training came to its end."""
+    """Run what the command line asks for. The exit code is 0 if training ended as planned."""
     arguments = _arguments()
     if arguments.prepare is not None:
         return prepare(arguments.prepare, arguments.run, arguments.cache)
