@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..json_io import read_json
 from .console import print_line, print_table, progress_bar, table
 from .option_values import load_bundle
-from .options import CASES_PANEL, BundleOption, DeviceOption, overwrite_option
+from .options import CASES_PANEL, DeviceOption, overwrite_option
 from .synthesize import RECIPE
 
 if TYPE_CHECKING:
@@ -32,7 +32,14 @@ _FIRST_PHANTOM = 500_000
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for classifier.json and fit.json.")],
     *,
-    bundle: BundleOption = None,
+    bundles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bundle",
+            help="Folder or name of a model whose errors are clicked. Can be repeated: a model makes other errors in "
+            "anatomies that it was trained on. Default: the default model (see dca bundle info).",
+        ),
+    ] = None,
     synthetic: Annotated[
         list[Path] | None,
         typer.Option(
@@ -63,7 +70,7 @@ def run(
 ) -> None:
     """Fit the classifier that decides which voxels a click of **dca correct** changes.
 
-    It learns from simulated clicks on the errors of a model in synthetic CTs, and on large errors made at random, and
+    It learns from simulated clicks on the errors of models in synthetic CTs, and on large errors made at random, and
     knows no organ. Cross-validation over the anatomies chooses its caution, so that few clicks make an organ worse; the
     table shows its figures. The classifier in use is the file dcaseg/interaction/classifier.json.
     """
@@ -79,8 +86,8 @@ def run(
     if not synthetic and not phantoms:
         raise UserError("No cases were given.", "Give --synthetic or --phantoms.")
     keep_freed_memory()
-    model = load_bundle(bundle)
-    segmenter = Segmenter(model, device, backend="auto")
+    models = [load_bundle(name) for name in bundles] if bundles else [load_bundle(None)]
+    segmenters = [Segmenter(model, device, backend="auto") for model in models]
     random = np.random.default_rng(seed)
     samples: list[ClickSample] = []
     with new_folder(out, overwrite, recognized_by=_FIGURES) as folder:
@@ -90,13 +97,17 @@ def run(
                 progress(0.9 * index / len(cases), f"{name}: segmenting and clicking")
                 whole = read()
                 for ct, truth in (whole, *(thick_slab(*whole, random) for _ in range(slabs))):
-                    start = _start(segmenter, ct, model.metadata.weights.sha256, cache)
-                    samples += collect(group, ct, start, truth, segmenter.vocabulary, random)
+                    for number, segmenter in enumerate(segmenters):
+                        start = _start(segmenter, ct, models[number].metadata.weights.sha256, cache)
+                        # Masks that do not depend on a model are clicked only once.
+                        samples += collect(
+                            group, ct, start, truth, segmenter.vocabulary, random, only_own_errors=number > 0
+                        )
             classifier, figures = fit_classifier(
                 samples, steps, seed, progress=lambda share, text: progress(0.9 + 0.1 * share, text)
             )
         record: dict[str, Any] = {
-            "model": {"name": model.metadata.name, "sha256": model.metadata.weights.sha256},
+            "models": [{"name": model.metadata.name, "sha256": model.metadata.weights.sha256} for model in models],
             "cases": [name for name, _, _ in cases],
             "slabs": slabs,
             "steps": steps,

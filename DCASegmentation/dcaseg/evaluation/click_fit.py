@@ -53,6 +53,8 @@ change is one piece around the click, which about halves that share."""
 
 # The masks to start from, and the number of clicks on each.
 _CLICKS = {"model": 6, "repaired": 2, "missing": 1, "damaged": 2, "damaged again": 1}
+# Those of them that depend on the model's result.
+_OWN = ("model", "repaired")
 _VOXELS = 2000
 _SMALLEST_ML = 0.4
 _REPAIRED = 0.6
@@ -139,10 +141,12 @@ def collect(
     vocabulary: Vocabulary,
     random: np.random.Generator,
     known: Sequence[int] | None = None,
+    only_own_errors: bool = False,
 ) -> list[ClickSample]:
     """Simulate clicks on all organs in ``truth``, starting from the model's result ``start``, on the same grid.
 
-    ``known`` are the annotated labels, None for all. ``group``: the name of the anatomy.
+    ``known`` are the annotated labels, None for all. ``group``: the name of the anatomy. ``only_own_errors``: no clicks
+    on missing organs and on masks with errors made at random.
     """
     samples: list[ClickSample] = []
     labels, first, hu = (sitk.GetArrayFromImage(each) for each in (truth, start, ct))
@@ -158,6 +162,8 @@ def collect(
         image = grid.image_of(target.astype(np.uint8))
         own = first == organ.label
         for kind, clicks in _CLICKS.items():
+            if only_own_errors and kind not in _OWN:
+                continue
             mask = _start(kind, own, target, hu, grid.spacing, random)
             recorder = _Recorder(image, classifier)
             begun = np.where(mask, organ.label, np.where(own, 0, first)).astype(first.dtype)
