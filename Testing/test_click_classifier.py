@@ -9,20 +9,20 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.evaluation.click_damage import damaged_mask, thick_slab
-from dcaseg.evaluation.click_fit import ClickSample, choose_sureness, collect, fit_classifier
+from dcaseg.evaluation.click_fit import ClickSample, choose_thresholds, collect, fit_classifier
 from dcaseg.evaluation.click_simulation import BallBrush, ClickMeasurement, measure_case, next_click
 from dcaseg.interaction.click_classifier import (
     SHIPPED,
     Layer,
     Perceptron,
     PieceDecision,
-    Sureness,
+    Thresholds,
     classifier_json,
     is_large,
     is_on_border,
     read_classifier,
     shipped_classifier,
-    sure_piece,
+    confident_piece,
 )
 from dcaseg.interaction.click_piece import PIECE_FEATURES, best_piece, pieces_of
 from dcaseg.interaction.evidence import FEATURES, Evidence, evidence_of
@@ -141,28 +141,28 @@ def test_clicking_again_in_the_same_direction_needs_less_caution():
     assert changed[0] < changed[1] == 13
 
 
-def test_a_small_change_is_one_sure_piece_around_the_click():
+def test_a_small_change_is_one_confident_piece_around_the_click():
     wrong = np.zeros((1, 1, 12), np.float32)
     wrong[0, 0] = (0.9, 0.9, 0.9, 0.6, 0.6, 0.6, 0.6, 0.6, 0.1, 0.9, 0.9, 0.9)
     seeds = np.zeros(wrong.shape, bool)
     seeds[0, 0, 0] = True
     # All eight voxels on this side of the gap, if their mean of 0.71 is enough; otherwise the three sure ones.
-    assert sure_piece(wrong, seeds, Sureness(0.5, 0.7))[1].sum() == 8
-    assert sure_piece(wrong, seeds, Sureness(0.5, 0.8))[1].sum() == 3
+    assert confident_piece(wrong, seeds, Thresholds(0.5, 0.7))[1].sum() == 8
+    assert confident_piece(wrong, seeds, Thresholds(0.5, 0.8))[1].sum() == 3
     # Not even the click is sure enough: only its voxel changes.
-    assert sure_piece(wrong, seeds, Sureness(0.5, 0.95))[1].sum() == 1
+    assert confident_piece(wrong, seeds, Thresholds(0.5, 0.95))[1].sum() == 1
 
 
-def test_clicking_again_needs_less_sureness_inside_an_error_and_more_on_a_border():
-    once = Sureness(0.5, 0.9)
+def test_clicking_again_needs_less_confidence_inside_an_error_and_more_on_a_border():
+    once = Thresholds(0.5, 0.9)
     assert once.after(0, False, False) == once.after(0, False, True) == once
     assert 0.6 < once.after(3, True, False).mean < once.after(1, True, False).mean < 0.9
     assert once.after(20, False, False).mean > once.after(20, True, False).mean >= 0.6
-    assert Sureness(0.4, 0.5).after(9, True, False).mean == 0.5
+    assert Thresholds(0.4, 0.5).after(9, True, False).mean == 0.5
     shipped = shipped_classifier()
     for decision, adds in ((shipped.adding, True), (shipped.removing, False)):
-        means = [decision.sureness.after(clicks, adds, True).mean for clicks in (0, 1, 2, 9)]
-        assert means[0] == decision.sureness.mean < means[1] < means[2] <= means[3] < 0.95
+        means = [decision.thresholds.after(clicks, adds, True).mean for clicks in (0, 1, 2, 9)]
+        assert means[0] == decision.thresholds.mean < means[1] < means[2] <= means[3] < 0.95
 
 
 @pytest.mark.parametrize("adds", [True, False])
@@ -279,13 +279,13 @@ def test_the_fit_learns_which_voxels_are_wrong_and_which_piece_to_change():
     assert read_back(classifier) == classifier
 
 
-def test_the_choice_of_sureness_limits_the_share_of_worse_clicks():
+def test_the_choice_of_thresholds_limits_the_share_of_worse_clicks():
     (sample,) = made_up_samples("one", True, False, count=1)
     right = np.where(sample.wrong, 0.9, 0.1).astype(np.float32)
     misled = np.where(sample.wrong, 0.1, 0.55).astype(np.float32)
-    sureness, figures = choose_sureness([(sample, right)] * 3 + [(sample, misled)] * 2, 0.05)
+    thresholds, figures = choose_thresholds([(sample, right)] * 3 + [(sample, misled)] * 2, 0.05)
     assert figures["worse"] == 0 and figures["gain"] > 0.01
-    assert max(sureness.voxel, sureness.mean) > 0.55
+    assert max(thresholds.voxel, thresholds.mean) > 0.55
 
 
 def read_back(classifier):

@@ -29,7 +29,7 @@ from ..interaction.click_classifier import (
     Layer,
     Perceptron,
     PieceDecision,
-    Sureness,
+    Thresholds,
     is_large,
     probability_of,
     shipped_classifier,
@@ -303,8 +303,8 @@ def _decide(
             for each in kind
             if each.group in held_out
         ]
-    sureness, figures = choose_sureness(predicted, most_worse)
-    return Decision(_members(kind, steps, seed), sureness), figures
+    thresholds, figures = choose_thresholds(predicted, most_worse)
+    return Decision(_members(kind, steps, seed), thresholds), figures
 
 
 def _decide_on_pieces(
@@ -336,9 +336,9 @@ def _piece_members(predicted: Sequence[_Predicted], steps: int, seed: int) -> tu
     )
 
 
-def choose_sureness(
+def choose_thresholds(
     predicted: Sequence[tuple[ClickSample, FloatArray]], most_worse: float
-) -> tuple[Sureness, dict[str, float]]:
+) -> tuple[Thresholds, dict[str, float]]:
     """Choose when voxels change: for the largest mean gain, if at most the share ``most_worse`` of clicks lowers Dice.
 
     ``predicted``: samples with the probability (n,) that their voxels are wrong. Also returns the gain and the share.
@@ -350,7 +350,7 @@ def choose_sureness(
         counts = np.arange(1, len(order) + 1)
         running = np.cumsum(probability[order], dtype=np.float64) / counts
         lines.append((each, probability[order], running, np.cumsum(each.wrong[order], dtype=np.int64)))
-    best: tuple[tuple[bool, float], Sureness, dict[str, float]] | None = None
+    best: tuple[tuple[bool, float], Thresholds, dict[str, float]] | None = None
     for mean in _MEAN_CHOICES:
         for voxel in _VOXEL_CHOICES:
             gains = np.array([_gain_of(*line, voxel, mean) for line in lines])
@@ -358,7 +358,7 @@ def choose_sureness(
             # Without a choice that is safe enough, the safest one.
             rank = (worse <= most_worse, gain if worse <= most_worse else -worse)
             if best is None or rank > best[0]:
-                best = rank, Sureness(voxel, mean), {"clicks": len(gains), "gain": gain, "worse": worse}
+                best = rank, Thresholds(voxel, mean), {"clicks": len(gains), "gain": gain, "worse": worse}
     assert best is not None
     return best[1], best[2]
 

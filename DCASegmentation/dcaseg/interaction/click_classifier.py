@@ -2,8 +2,8 @@
 
 Small perceptrons turn the features of ``evidence`` into the probability that a voxel is wrong in the way that the click
 says. They know no organ. A voxel changes if it is probably wrong and connected to the click through such voxels; if the
-change as a whole is not sure enough, only its surer part does. A click in the middle of a large error is another
-matter: there, perceptrons that have seen such errors choose among smaller and larger pieces (``click_piece``). ``dca
+mean probability of the whole change is too low, only its most probable part changes. For a click in the middle of a
+large error, perceptrons that have seen such errors choose among smaller and larger pieces (``click_piece``). ``dca
 fit-clicks`` fits them all; it wrote ``classifier.json``.
 """
 
@@ -94,22 +94,22 @@ class Perceptron:
 
 
 @dataclass(frozen=True)
-class Sureness:
+class Thresholds:
     """When voxels change: each is wrong with a probability of at least ``voxel``, and all together of ``mean``."""
 
     voxel: float
     mean: float
 
-    def after(self, clicks: int, adds: bool, on_border: bool) -> Sureness:
+    def after(self, clicks: int, adds: bool, on_border: bool) -> Thresholds:
         """Return what is enough after so many earlier clicks in the same direction.
 
         ``on_border``: the latest click is in the outermost voxels of the mask, or next to them.
         """
         if on_border:
             most = max(_MOST_ADDING if adds else _MOST_REMOVING, self.mean)
-            return Sureness(self.voxel, min(most, self.mean + _STEP * clicks))
+            return Thresholds(self.voxel, min(most, self.mean + _STEP * clicks))
         least = min(_LEAST_ADDING if adds else _LEAST_REMOVING, self.mean)
-        return Sureness(self.voxel, max(least, self.mean - _STEP * clicks))
+        return Thresholds(self.voxel, max(least, self.mean - _STEP * clicks))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Decision:
     """What one kind of click changes: the mean log-odds of ``perceptrons``, and when they are enough."""
 
     perceptrons: tuple[Perceptron, ...]
-    sureness: Sureness
+    thresholds: Thresholds
 
     def probability(self, features: NDArray[np.floating], finds: bool = False) -> FloatArray:
         """Return the probability (n,) that voxels with these ``features`` (n, features) are wrong."""
@@ -199,8 +199,8 @@ class ClickClassifier:
         else:
             decision = self.finding if finds else self.adding if click.adds else self.removing
             wrong[evidence.candidates] = decision.probability(evidence.features, finds)
-            sureness = decision.sureness.after(earlier, click.adds, is_on_border(view))
-            threshold, piece = sure_piece(wrong, evidence.click, sureness)
+            thresholds = decision.thresholds.after(earlier, click.adds, is_on_border(view))
+            threshold, piece = confident_piece(wrong, evidence.click, thresholds)
         # The threshold becomes one half, so that the border lies where the probability crosses it.
         odds = _odds(wrong) - _odds(np.float32(threshold))
         odds = np.where(piece, np.maximum(odds, _SMALL), np.minimum(odds, -_SMALL))
@@ -210,7 +210,7 @@ class ClickClassifier:
         return changed.astype(np.float32)
 
     def _large(self, evidence: Evidence, wrong: FloatArray, adds: bool, earlier: int) -> tuple[float, Mask]:
-        """Return what ``sure_piece`` does, for a large error; ``wrong`` (z, y, x) is filled in."""
+        """Return what ``confident_piece`` does, for a large error; ``wrong`` (z, y, x) is filled in."""
         decision = self.adding_much if adds else self.removing_much
         piece = evidence.click.copy()
         if not evidence.candidates.any():
@@ -250,15 +250,15 @@ def _require_width(groups: Sequence[tuple[Perceptron, ...]], width: int) -> None
         raise DataError("perceptrons", "do not fit the features")
 
 
-def sure_piece(wrong: FloatArray, seeds: Mask, sureness: Sureness) -> tuple[float, Mask]:
+def confident_piece(wrong: FloatArray, seeds: Mask, thresholds: Thresholds) -> tuple[float, Mask]:
     """Return the piece (z, y, x) around ``seeds`` that is probably wrong, and the lowest probability in it.
 
     ``wrong`` (z, y, x): the probability that a voxel is wrong.
     """
-    threshold = sureness.voxel
-    for threshold in np.linspace(sureness.voxel, 0.99, _STEPS):
+    threshold = thresholds.voxel
+    for threshold in np.linspace(thresholds.voxel, 0.99, _STEPS):
         piece = around(seeds, (wrong >= threshold) | seeds)
-        if float(wrong[piece].mean()) >= sureness.mean:
+        if float(wrong[piece].mean()) >= thresholds.mean:
             return float(threshold), piece
     return float(threshold), seeds
 
