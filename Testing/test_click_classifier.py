@@ -18,11 +18,11 @@ from dcaseg.interaction.click_classifier import (
     PieceDecision,
     Thresholds,
     classifier_json,
+    confident_piece,
     is_large,
     is_on_border,
     read_classifier,
     shipped_classifier,
-    confident_piece,
 )
 from dcaseg.interaction.click_piece import PIECE_FEATURES, best_piece, pieces_of
 from dcaseg.interaction.evidence import FEATURES, Evidence, evidence_of
