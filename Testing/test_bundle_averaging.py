@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dcaseg.errors import UserError
+from dcaseg.method.log_gap import Partition
 from dcaseg.method.network import DCANet
 from dcaseg.models.averaging import average_bundles
 from dcaseg.models.bundle import Bundle, save_bundle
@@ -18,6 +19,13 @@ from dcaseg.models.metadata import MeasuredScores, TrainingData
 from test_bundle import metadata
 
 _number = itertools.count()
+
+
+def regrouped(medium_of) -> Partition:
+    """The groups of ``metadata()`` with another medium group; the tail takes what is missing."""
+    groups = metadata().partition
+    medium = medium_of(groups.medium)
+    return replace(groups, medium=medium, tail=(*groups.tail, *sorted(set(groups.medium) - set(medium))))
 
 
 def saved(folder: Path, seed: int, changes=None, **options) -> Bundle:
@@ -47,12 +55,27 @@ def test_the_weights_are_the_mean_and_the_data_those_of_all(tmp_path):
         ({"spacing": (3.0, 3.0, 3.0)}, {}, "spacing"),
         ({"hu_window": (-200.0, 300.0)}, {}, "hu window"),
         ({}, {"n_filters": 3}, "network"),
+        ({"partition": regrouped(lambda medium: medium[1:])}, {}, "partition"),
     ],
 )
 def test_models_of_another_kind_are_refused(tmp_path, changes, options, words):
     with pytest.raises(UserError, match=f"differ in {re.escape(words)}"):
         average_bundles([saved(tmp_path, 1), saved(tmp_path, 2, changes, **options)], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
+
+
+def test_the_order_of_the_organs_in_a_group_does_not_matter(tmp_path):
+    as_usual, reversed_medium = (
+        saved(tmp_path, 1),
+        saved(tmp_path, 2, {"partition": regrouped(lambda each: each[::-1])}),
+    )
+    mean = average_bundles([as_usual, reversed_medium], tmp_path / "mean")
+    assert mean.metadata.partition == reversed_medium.metadata.partition
+    key = "experts.1.head.weight"
+    states = [bundle.network().state_dict() for bundle in (as_usual, reversed_medium)]
+    torch.testing.assert_close(
+        mean.network().state_dict()[key], (states[0][key] + states[1][key]) / 2, rtol=2e-3, atol=1e-5
+    )
 
 
 def test_a_single_model_and_batch_normalization_are_refused(tmp_path):

@@ -14,7 +14,7 @@ from .bundle import Bundle, save_bundle
 from .metadata import Metadata, TrainingData
 
 # What must be equal for the weights to mean the same.
-_SAME = ("vocabulary", "spacing", "orientation", "hu_window", "anti_aliasing", "patch", "partition", "network")
+_SAME = ("vocabulary", "spacing", "orientation", "hu_window", "anti_aliasing", "patch")
 
 
 def average_bundles(bundles: Sequence[Bundle], out: Path, name: str = "", overwrite: bool = False) -> Bundle:
@@ -22,7 +22,8 @@ def average_bundles(bundles: Sequence[Bundle], out: Path, name: str = "", overwr
 
     This helps if the models are stages of one training, or were fine-tuned from the same model: the mean is often
     better than each of them, at the cost of one. Its metadata are those of the last model, with the training data of
-    all and without scores. ``name`` is that of the model, by default the folder's.
+    all and without scores. ``name`` is that of the model, by default the folder's. The models may have seen different
+    proportions of the organs if these lie in the same groups.
 
     Raises UserError for less than two models and for models whose weights cannot be averaged: with other organs, grids,
     patches, groups or networks, or with batch normalization, whose statistics belong to the weights they were measured
@@ -32,15 +33,15 @@ def average_bundles(bundles: Sequence[Bundle], out: Path, name: str = "", overwr
     """
     if len(bundles) < 2:
         raise UserError("An average needs at least two models.", "Name another model.")
-    first, *others = bundles
+    *others, last = bundles
     for other in others:
-        _require_same_kind(first, other)
-    if first.metadata.network.get("norm") == "batch":
+        _require_same_kind(other, last)
+    if last.metadata.network.get("norm") == "batch":
         raise UserError(
             "Models with batch normalization cannot be averaged: its statistics belong to the weights of each model.",
             "Train with instance normalization (the default).",
         )
-    network = first.network()
+    network = last.network()
     mean = {key: value.double() for key, value in network.state_dict().items()}
     for other in others:
         for key, value in other.network().state_dict().items():
@@ -53,12 +54,22 @@ def average_bundles(bundles: Sequence[Bundle], out: Path, name: str = "", overwr
 
 def _require_same_kind(one: Bundle, other: Bundle) -> None:
     different = [field for field in _SAME if getattr(one.metadata, field) != getattr(other.metadata, field)]
+    if _groups(one) != _groups(other):
+        different.append("partition")
+    # Heads have a channel for each organ, so the order of the organs in a group does not matter.
+    options, other_options = ({**each.metadata.network, "owners": None} for each in (one, other))
+    if options != other_options:
+        different.append("network")
     if different:
         raise UserError(
             f"{one.metadata.name} and {other.metadata.name} cannot be averaged: they differ in "
             f"{', '.join(field.replace('_', ' ') for field in different)}.",
             "Average models that were trained from the same model, with the same options of the model.",
         )
+
+
+def _groups(bundle: Bundle) -> list[set[int]]:
+    return [set(owned) for owned in bundle.metadata.partition.owners]
 
 
 def _as_before(value: Tensor, old: Tensor) -> Tensor:
