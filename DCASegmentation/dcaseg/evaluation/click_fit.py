@@ -49,7 +49,7 @@ LOSS = 5.0
 
 MOST_WORSE = 0.07
 """The highest share of simulated clicks on small errors that may lower Dice when the thresholds are chosen. In use, a
-change is one piece around the click, which about halves that share."""
+change is one piece around the click, which lowers that share."""
 
 # The masks to start from, and the number of clicks on each.
 _CLICKS = {"model": 6, "repaired": 2, "missing": 1, "damaged": 2, "damaged again": 1}
