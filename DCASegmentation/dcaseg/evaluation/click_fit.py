@@ -47,7 +47,7 @@ from .click_simulation import dice_of, next_click
 LOSS = 5.0
 """How many times as much as a gain of Dice a loss counts when the caution is chosen: the user has to undo it."""
 
-MOST_WORSE = 0.07
+MOST_WORSE = 0.1
 """The highest share of simulated clicks on small errors that may lower Dice when the thresholds are chosen. In use, a
 change is one piece around the click, which lowers that share."""
 
