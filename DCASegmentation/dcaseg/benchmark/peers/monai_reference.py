@@ -30,7 +30,7 @@ from monai.transforms import (
 )
 
 from ...models.bundle import Bundle
-from ...models.monai_config import filter_before_spacing
+from ...models.monai_config import SW_BATCH_SIZE, filter_before_spacing
 from ..window_replay import WindowCosts, Windows, add_arguments, copied_tensor
 
 
@@ -64,7 +64,7 @@ def segment(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCost
     batch = list_data_collate([preprocessing({"image": str(ct)})])
     with torch.inference_mode():
         batch["pred"] = sliding_window_inference(
-            batch["image"], metadata.patch, sw_batch_size=1, predictor=counted, overlap=0.5, mode="gaussian"
+            batch["image"], metadata.patch, sw_batch_size=SW_BATCH_SIZE, predictor=counted, overlap=0.5, mode="gaussian"
         )
         result = postprocessing(decollate_batch(batch)[0])
     name = str(out).removesuffix(".nii.gz")
