@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcaseg.benchmark.training_loops import LOOPS, measure_loop, missing
+from dcaseg.benchmark.training_loops import COMPILED, LOOPS, NNUNET, measure_loop, measure_loops, missing
 from dcaseg.training.options import GridOptions, TrainingOptions
 
 
@@ -18,3 +18,19 @@ def test_a_loop_is_measured_on_real_steps(loop):
     assert cost.loop == loop and cost.samples == 4
     assert cost.samples_per_second > 0 and cost.cpu_seconds > 0 and cost.peak_mib > 100
     assert 0.3 < cost.network_share <= 1
+
+
+@pytest.mark.slow
+def test_a_loop_that_fails_is_left_out_and_the_others_are_kept(monkeypatch, tmp_path):
+    broken = tmp_path / "compiler"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o700)
+    monkeypatch.setenv("CXX", str(broken))
+    # Otherwise compiled code of an earlier run would be used.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    options = TrainingOptions(grid=GridOptions(spacing=(12.0, 12.0, 12.0)), n_filters=2, patch=(32, 32, 32))
+    notes: list[str] = []
+    costs = measure_loops(options, "cpu", 2, 1, 1, notes.append)
+    assert [cost.loop for cost in costs] == [name for name in LOOPS if name != COMPILED and not missing(name)]
+    assert any(note.startswith(f"{COMPILED} failed and was skipped") for note in notes)
+    assert (missing(NNUNET) is not None) == any(note.startswith(f"{NNUNET} was skipped") for note in notes)

@@ -42,8 +42,9 @@ from .process_cost import ProcessFailedError
 from .step_cost import peak_mib
 
 NNUNET = "nnU-Net's trainer"
+OURS = "ours"
 COMPILED = "ours, compiled"
-LOOPS = ("ours", "ours, single precision", COMPILED, "monai", NNUNET)
+LOOPS = (OURS, "ours, single precision", COMPILED, "monai", NNUNET)
 _SCAN_MM = (4.0, 4.0, 5.0)
 
 
@@ -84,11 +85,27 @@ def measure_loop(
 
 
 def measure_loops(
-    options: TrainingOptions, device: str, steps: int, threads: int | None, rounds: int
+    options: TrainingOptions, device: str, steps: int, threads: int | None, rounds: int, warn: Callable[[str], None]
 ) -> list[LoopCost]:
-    """Measure all loops in ``LOOPS`` that can run, ``rounds`` times in turn; of each, the run of median speed."""
-    names = [name for name in LOOPS if not missing(name)]
-    runs = [measure_loop(name, options, device, steps, threads) for _round in range(rounds) for name in names]
+    """Measure all loops in ``LOOPS`` that can run, ``rounds`` times in turn; of each, the run of median speed.
+
+    ``warn`` gets a sentence about each loop that is left out. Raises ProcessFailedError if our own loop fails.
+    """
+    names, runs = list(LOOPS), []
+    for name in LOOPS:
+        if (needed := missing(name)) is not None:
+            names.remove(name)
+            warn(f"{name} was skipped: {needed} is not installed.")
+    for _round in range(rounds):
+        for name in tuple(names):
+            try:
+                runs.append(measure_loop(name, options, device, steps, threads))
+            except ProcessFailedError as error:
+                # Other programs and compilers fail for reasons of their own; the other measurements are worth keeping.
+                if name == OURS:
+                    raise
+                names.remove(name)
+                warn(f"{name} failed and was skipped: {error}.")
     by_speed = sorted(runs, key=lambda cost: cost.samples_per_second)
     return [[cost for cost in by_speed if cost.loop == name][rounds // 2] for name in names]
 

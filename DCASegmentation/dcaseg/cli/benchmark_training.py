@@ -59,7 +59,7 @@ def run(
     from ..benchmark.data_loading import measure_data_loading
     from ..benchmark.memory import BEYOND_TENSORS_GIB, estimate
     from ..benchmark.step_cost import expected_step, measure_in_turn
-    from ..benchmark.training_loops import LOOPS, measure_loops, missing
+    from ..benchmark.training_loops import measure_loops
     from ..evaluation.experiments.definitions import small_options
     from ..imaging.writers import write_json
     from ..inference.device import choose_device
@@ -83,7 +83,7 @@ def run(
         progress(0.8, "Training on phantoms")
         loading = measure_data_loading(options, torch_device, steps, threads)
         progress(0.9, "Training with our trainer and with others")
-        loops = measure_loops(options, torch_device, steps, threads, rounds)
+        loops = measure_loops(options, torch_device, steps, threads, rounds, warn)
         progress(0.97, "Measuring tensors")
         tensors_gib = estimate(options).gib_at(options.patch)
     plain = costs["plain"]
@@ -113,9 +113,6 @@ def run(
             f"{loop.peak_mib:.0f}",
         )  # fmt: skip
     output().print(loop_table)
-    for name in LOOPS:
-        if (needed := missing(name)) is not None:
-            warn(f"{name} was skipped: {needed} is not installed.")
     gpu_gib = tensors_gib + BEYOND_TENSORS_GIB
     print_line(
         f"Estimated GPU memory: {gpu_gib:.1f} GiB in single precision ({tensors_gib:.1f} GiB of tensors, and "

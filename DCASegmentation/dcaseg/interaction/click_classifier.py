@@ -101,7 +101,7 @@ class Thresholds:
     mean: float
 
     def after(self, clicks: int, adds: bool, on_border: bool) -> Thresholds:
-        """Return what is enough after so many earlier clicks in the same direction.
+        """Return the thresholds after this many earlier ``clicks`` in the same direction.
 
         ``on_border``: the latest click is in the outermost voxels of the mask, or next to them.
         """
@@ -114,7 +114,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one kind of click changes: the mean log-odds of ``perceptrons``, and when they are enough."""
+    """What one kind of click changes: by the mean log-odds of ``perceptrons``, and by ``thresholds``."""
 
     perceptrons: tuple[Perceptron, ...]
     thresholds: Thresholds
