@@ -258,7 +258,7 @@ def test_ctrl_c_leaves_no_incomplete_files(coarse_phantom, small_bundle, tmp_pat
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert err.splitlines()[-1].startswith("Canceled. Nothing was written.") and "Traceback" not in err
     assert names(tmp_path) == set()
 

@@ -33,6 +33,7 @@ _RENAMED = {
     "DCASegmentationLib.bundle.anti_aliasing": "dcaseg.models.monai_config",
     "DCASegmentationLib.bundle.weights": "dcaseg.models.weights",
 }
+_BATCH = "sw_batch_size"
 # MONAI configurations, programs, and files that unpickling or loading would execute.
 # Files that nothing executes. All others may be: MONAI also evaluates expressions in configs/logging.conf.
 _DOCUMENTS = {".md", ".txt", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".csv"}
@@ -151,7 +152,11 @@ def _is_ours(bundle: Bundle, name: str) -> bool:
     written = json.dumps(content)
     for earlier, today in _RENAMED.items():
         written = written.replace(earlier, today)
-    return bool(json.loads(written) == json.loads(json.dumps(inference_config(bundle.metadata))))
+    found, expected = json.loads(written), json.loads(json.dumps(inference_config(bundle.metadata)))
+    if isinstance(found, dict) and type(found.get(_BATCH)) is int:
+        # A number runs no code, and earlier versions wrote another one.
+        found = {**found, _BATCH: expected[_BATCH]}
+    return bool(found == expected)
 
 
 def information(bundle: Bundle) -> list[tuple[str, str]]:
