@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dcaseg.cli.console import cancellation_message, escaped, exit_code_of, prepare_streams, print_line, table, warn
-from dcaseg.errors import Cancelled
+from dcaseg.errors import Cancelled, UserError
 from dcaseg.user_folders import expanded, home_folder, home_or_temporary
 
 NASTY = "[red]a[/red]\x1b[2J\x07\r\u202eb\n"
@@ -161,6 +161,31 @@ def test_canceled_command_says_what_was_saved(stop, capsys):
 
     assert exit_code_of(another) == 130
     assert "Completed output was kept" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_the_import_of_a_library_cancels_the_command(capsys):
+    def interrupted_import():
+        # What the import of OpenVINO sometimes does, whose C extension loses the KeyboardInterrupt.
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    def command(load):
+        try:
+            load()
+        except ImportError as error:
+            raise UserError(f"OpenVINO cannot be used: {error}.", "Install it.") from None
+
+    def broken_import():
+        raise ImportError("libtbb.so.12 is missing")
+
+    assert exit_code_of(lambda: command(interrupted_import)) == 130
+    assert "Canceled." in capsys.readouterr().err
+    # Without Ctrl+C, and in a later command of the same process, the error is the library's.
+    assert exit_code_of(lambda: command(broken_import)) == 2
+    assert "libtbb.so.12 is missing" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_library_warnings_are_hidden_from_users(monkeypatch):

@@ -249,7 +249,7 @@ def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
             raise
         if debug:
             print_traceback(traceback.format_exc())
-        code, message = _error_message(error)
+        code, message = _error_message(KeyboardInterrupt() if _is_interrupted_import(error) else error)
         print_error(message)
     finally:
         for number, previous_handler in previous_handlers.items():
@@ -312,17 +312,38 @@ def _error_message(error: BaseException) -> tuple[ExitCode, str]:
     )
 
 
+# Signals that interrupted the command.
+_interruptions: list[int] = []
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    _interruptions.append(number)
+    signal.default_int_handler(number, frame)
+
+
+def _is_interrupted_import(error: BaseException | None) -> bool:
+    """Whether ``error`` came from Ctrl+C while a library was imported: some C extensions turn it into ImportError."""
+    while error is not None:
+        if isinstance(error, ImportError):
+            return bool(_interruptions)
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _handle_signals_like_ctrl_c() -> dict[int, Any]:
     """Let the signals that end a program raise KeyboardInterrupt. Returns the earlier handlers."""
     previous: dict[int, Any] = {}
-    for name in ("SIGTERM", "SIGHUP"):
+    _interruptions.clear()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
             continue
         # Only the main thread can set handlers. Other threads (some tests, embedding) receive no signals.
         with suppress(ValueError):
             handler = signal.getsignal(number)
-            signal.signal(number, signal.default_int_handler)
+            # Another handler of Ctrl+C belongs to a program that runs this command in its own process.
+            if number != signal.SIGINT or handler is signal.default_int_handler:
+                signal.signal(number, _interrupt)
             # None: a handler that was not set from Python.
             previous[number] = signal.SIG_DFL if handler is None else handler
     return previous

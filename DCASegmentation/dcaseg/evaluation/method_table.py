@@ -113,7 +113,7 @@ class MethodTable:
         plain = {"Group": "", "Method": "Methods"}
         titles = [plain.get(title, _escaped(title)) for title in header[: n_names + 2]]
         heads = [rf"\multirow{{2}}{{*}}{{{title}}}" if title else "" for title in titles]
-        heads.append(rf"\multicolumn{{{n_organs}}}{{c}}{{Average Dice of Each Class}}")
+        heads.append(rf"\multicolumn{{{n_organs}}}{{{'c|' if further else 'c'}}}{{Average Dice of Each Class}}")
         heads += [rf"\multirow{{2}}{{*}}{{{_escaped(title)}}}" for title in further]
         titled = zip(self._labels(), header[n_names + 2 :], strict=False)
         colored = [rf"\textcolor{{{self.colors[k]}}}{{{title}}}" if k in self.colors else title for k, title in titled]
