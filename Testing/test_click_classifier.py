@@ -258,6 +258,7 @@ def made_up_samples(group, adds, missing, count=6):
     return samples
 
 
+@pytest.mark.slow
 def test_the_fit_learns_which_voxels_are_wrong_and_which_piece_to_change():
     samples = [
         each

@@ -221,6 +221,25 @@ def test_the_experts_learn_from_a_strong_view_of_an_unlabeled_patch(volumes, lab
     assert torch.equal(teacher_volumes, volumes) and not torch.equal(student_volumes, volumes)
 
 
+def test_the_decoder_can_learn_its_own_pseudo_labels_from_a_strong_view(network, volumes, labels, options):
+    torch.manual_seed(6)
+    # The network is its experts' result plus the decoder's logits, which make label 1 the most probable everywhere.
+    torch.nn.init.zeros_(network.aggregation.head.weight)
+    network.aggregation.head.bias.data = 50.0 * torch.eye(5)[1]
+    network.residual = True
+    own = replace(options, pseudo_label_source="decoder", attention_weight=0.0)
+    from_experts, agreement = unsupervised_loss(network, volumes, replace(own, pseudo_label_source="experts"))
+    assert agreement < 0.9
+    from_itself, agreement = unsupervised_loss(network, volumes, own)
+    assert agreement == 1 and from_itself < from_experts
+    strategy = DCA(replace(own, expert_stage_fraction=0.0), partition({1: 100, 2: 20, 3: 20, 4: 1}, "top2"))
+    seen = []
+    strategy.network.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    strategy.forward("unlabelled", Batch(volumes, labels, ((), ()), volumes), strategy.step_state(99))
+    weak, strong = seen
+    assert torch.equal(weak, volumes) and not torch.equal(strong, volumes)
+
+
 def test_unlabeled_patches_are_used_in_the_stages_that_learn_from_them():
     options = TrainingOptions(n_filters=2, steps=1000, expert_pseudo_labels=True)
     strategy = DCA(options, partition({1: 100, 2: 20, 3: 20, 4: 1}, "top2"))

@@ -38,6 +38,7 @@ Crop = Literal["center", "position"]
 ShortScans = Literal["air", "repeat"]
 Decay = Literal["all", "weights"]
 AggregationStart = Literal["medium", "as_is"]
+PseudoLabelSource = Literal["experts", "decoder"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,10 @@ class TrainingOptions:
     # Experts and encoder also learn from a strong view of the unlabeled patches, with pseudo-labels of the averaged
     # stitched experts. The paper's experts do not.
     expert_pseudo_labels: bool = False
+    # Whose pseudo-labels the aggregation decoder learns. "experts": those of the stitched experts, as in the paper.
+    # "decoder": its own, from a strong view of the patch, as in FixMatch. The experts' pseudo-labels pull a decoder
+    # that has become better than the experts back to them.
+    pseudo_label_source: PseudoLabelSource = "experts"
     # Voxels whose pseudo-label has a lower softmax probability are left out of the losses on unlabeled patches.
     # Otherwise organs that the teacher has not learned yet are taught as background. The paper uses all voxels (0).
     pseudo_label_confidence: float = option(0.0, minimum=0, maximum=1)

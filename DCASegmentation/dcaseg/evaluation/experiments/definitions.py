@@ -160,6 +160,11 @@ EXPERIMENTS = {
                 Arm(DCA_KEY, "DCA"),
                 Arm("confident", "DCA, confident pseudo-labels", {"pseudo_label_confidence": _CONFIDENCE}),
                 Arm(
+                    "decoder-pseudo-labels",
+                    "DCA, confident pseudo-labels of the decoder itself",
+                    {"pseudo_label_confidence": _CONFIDENCE, "pseudo_label_source": "decoder"},
+                ),
+                Arm(
                     "expert-pseudo-labels",
                     "DCA, confident pseudo-labels also for the experts",
                     {"pseudo_label_confidence": _CONFIDENCE, "expert_pseudo_labels": True},

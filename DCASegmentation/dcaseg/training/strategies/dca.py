@@ -116,11 +116,14 @@ class DCA(Strategy):
             )
             values = {"experts_unsupervised": loss.detach(), "experts_agreement": agreement}
             return Loss(self.weight(step_state) * loss, values)
-        loss, agreement = unsupervised_loss(self.network, batch.unlabeled, self.options, stage)
+        learns_from_itself = self.options.pseudo_label_source == "decoder"
+        own_view = strong_view(batch.unlabeled, self.random(step_state)) if learns_from_itself else None
+        loss, agreement = unsupervised_loss(self.network, batch.unlabeled, self.options, stage, own_view)
         return Loss(self.weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": agreement})
 
     def _in_one_graph(self, step_state: StepState, batch: Batch) -> bool:
         joint = self.options.joint_statistics and step_state.stage == "joint"
+        joint = joint and self.options.pseudo_label_source == "experts"
         return joint and batch.unlabeled is not None and self.network.aggregation is not None
 
     def _all(self, batch: Batch, step_state: StepState, class_balance: float) -> Loss:

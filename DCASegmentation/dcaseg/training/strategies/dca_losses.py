@@ -156,12 +156,18 @@ def pseudo_supervised_loss(
 
 
 def unsupervised_loss(
-    network: DCANet, volumes: Tensor, options: TrainingOptions, stage: Stage = "joint"
+    network: DCANet,
+    volumes: Tensor,
+    options: TrainingOptions,
+    stage: Stage = "joint",
+    view: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """L_un on unlabeled patches, and the fraction of voxels where the aggregation decoder agrees with the pseudo-label.
 
-    The pseudo-label is that of the stitched experts. The aggregation decoder learns and, in the ``joint`` stage, the
-    encoder. ``volumes`` are (batch, 1, depth, height, width). Raises ValueError without an aggregation decoder.
+    The pseudo-label of ``volumes`` (batch, 1, depth, height, width) is that of the stitched experts or, with the option
+    ``pseudo_label_source`` "decoder", that of the aggregation decoder itself. The aggregation decoder and, in the
+    ``joint`` stage, the encoder learn it from ``view`` (same shape; None: from the volumes). Raises ValueError without
+    an aggregation decoder.
     """
     if network.aggregation is None:
         raise ValueError("a network without an aggregation decoder has no unsupervised loss")
@@ -169,8 +175,16 @@ def unsupervised_loss(
         encoded = network.encoder(volumes)
     with torch.no_grad():
         decoded = network.decode_experts([feature.detach() for feature in encoded])
-        stitched = network.stitch([expert.logits for expert in decoded])
-    pseudo_labels, ignored = pseudo_labels_of(stitched, options.pseudo_label_confidence)
+        if options.pseudo_label_source == "decoder":
+            target, _ = network.aggregate([feature.detach() for feature in encoded], decoded)
+        else:
+            target = network.stitch([expert.logits for expert in decoded])
+    pseudo_labels, ignored = pseudo_labels_of(target, options.pseudo_label_confidence)
+    if view is not None:
+        with torch.set_grad_enabled(stage == "joint"):
+            encoded = network.encoder(view)
+        with torch.no_grad():
+            decoded = network.decode_experts([feature.detach() for feature in encoded])
     logits, attention = network.aggregate(encoded, decoded, _supervised_levels(network, options))
     organs = range(1, network.out_channels)
     loss = segmentation_loss(logits.float(), pseudo_labels, options.dice_channels, organs, ignored=ignored)
