@@ -29,7 +29,8 @@ OWNERS = ((1,), (2, 3), (4,))
 
 @pytest.fixture
 def options() -> TrainingOptions:
-    return TrainingOptions(n_filters=2, patch=(16, 16, 32))
+    # An untrained network is certain of nothing.
+    return TrainingOptions(n_filters=2, patch=(16, 16, 32), pseudo_label_source="experts", pseudo_label_confidence=0.0)
 
 
 @pytest.fixture

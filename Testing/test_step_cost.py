@@ -11,9 +11,10 @@ from dcaseg.training.options import TrainingOptions
 from dcaseg.training.strategies.dca_losses import plain_losses, supervised_losses, unsupervised_loss
 
 
-def test_two_graphs_and_two_stages_have_the_losses_of_one_graph():
+@pytest.mark.parametrize("source", ["experts", "decoder"])
+def test_two_graphs_and_two_stages_have_the_losses_of_one_graph(source):
     torch.manual_seed(0)
-    options = TrainingOptions(n_filters=2, patch=(16, 16, 32))
+    options = TrainingOptions(n_filters=2, patch=(16, 16, 32), pseudo_label_source=source, pseudo_label_confidence=0.0)
     network = DCANet(((1,), (2, 3), (4,)), n_filters=2, norm="instance")
     volumes, unlabeled = torch.rand(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
     labels = torch.randint(0, 5, (2, 16, 16, 32))

@@ -168,7 +168,10 @@ def one_step(
     found = {name: loss.item() for name, loss in losses.items()}
     if stage != "experts" and variant != "labelled":
         del losses
-        loss, _ = unsupervised_loss(network, unlabeled, options, stage)  # type: ignore[arg-type]
+        # A decoder that learns its own pseudo-labels needs a pass over a strong view. Here the patch itself takes its
+        # place, so that the losses are those of the plain step.
+        view = unlabeled if options.pseudo_label_source == "decoder" else None
+        loss, _ = unsupervised_loss(network, unlabeled, options, stage, view)  # type: ignore[arg-type]
         (weight * loss).backward()
         found["unsupervised"] = loss.item()
     return found

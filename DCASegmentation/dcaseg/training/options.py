@@ -148,10 +148,10 @@ class TrainingOptions:
     # Whose pseudo-labels the aggregation decoder learns. "experts": those of the stitched experts, as in the paper.
     # "decoder": its own, from a strong view of the patch, as in FixMatch. The experts' pseudo-labels pull a decoder
     # that has become better than the experts back to them.
-    pseudo_label_source: PseudoLabelSource = "experts"
+    pseudo_label_source: PseudoLabelSource = "decoder"
     # Voxels whose pseudo-label has a lower softmax probability are left out of the losses on unlabeled patches.
     # Otherwise organs that the teacher has not learned yet are taught as background. The paper uses all voxels (0).
-    pseudo_label_confidence: float = option(0.0, minimum=0, maximum=1)
+    pseudo_label_confidence: float = option(0.8, minimum=0, maximum=1)
     unsupervised_weight: float = option(1.0, minimum=0)
     # Below this fraction of its maximum, the unsupervised loss is left out to save its forward pass.
     unsup_weight_cutoff: float = option(0.05, minimum=0, earlier=("negligible_weight",))
@@ -214,6 +214,8 @@ class TrainingOptions:
             "expert_stage_fraction": 0.0,
             "aggregation_start": "as_is",
             "expert_pseudo_labels": False,
+            "pseudo_label_source": "experts",
+            "pseudo_label_confidence": 0.0,
             "unsupervised_weight": 10.0,
             "unsup_weight_cutoff": 0.0,
             "ramp_fraction": 1.0,
@@ -251,6 +253,8 @@ _BEFORE: dict[str, Any] = {
     "residual": False,
     "initialization": "torch",
     "expert_pseudo_labels": False,
+    "pseudo_label_source": "experts",
+    "pseudo_label_confidence": 0.0,
     "short_scans": "air",
     "attention_weight": 0.0,
     "spatial_augmentation": False,

@@ -95,8 +95,9 @@ FEWER = "-fewer"
 FEWER_SHARE = 0.4
 """Share of the labeled cases in those runs: that of the paper's Table 4 (2 % of AMOS instead of 5 %)."""
 
-_CONFIDENCE = 0.8
-"""Threshold on the probability of pseudo-labels in the rows with confident pseudo-labels."""
+# The aggregation decoder learns pseudo-labels of the stitched experts: all of them, or the confident ones.
+_STITCHED = {"pseudo_label_source": "experts", "pseudo_label_confidence": 0.0}
+_CONFIDENT = {"pseudo_label_source": "experts", "pseudo_label_confidence": 0.8}
 
 _DIVISIONS = (
     Arm("average", "Average", {"partition": "average"}),
@@ -158,16 +159,14 @@ EXPERIMENTS = {
             (
                 Arm("labeled-only", "DCA, labeled part", {"unsupervised_weight": 0.0}),
                 Arm(DCA_KEY, "DCA"),
-                Arm("confident", "DCA, confident pseudo-labels", {"pseudo_label_confidence": _CONFIDENCE}),
                 Arm(
-                    "decoder-pseudo-labels",
-                    "DCA, confident pseudo-labels of the decoder itself",
-                    {"pseudo_label_confidence": _CONFIDENCE, "pseudo_label_source": "decoder"},
+                    "stitched-pseudo-labels", "DCA, pseudo-labels of the stitched experts (as in the paper)", _STITCHED
                 ),
+                Arm("confident", "the same, only confident ones", _CONFIDENT),
                 Arm(
                     "expert-pseudo-labels",
-                    "DCA, confident pseudo-labels also for the experts",
-                    {"pseudo_label_confidence": _CONFIDENCE, "expert_pseudo_labels": True},
+                    "the same, the experts learn from unlabeled CTs, too",
+                    {**_CONFIDENT, "expert_pseudo_labels": True},
                 ),
             ),
         ),

@@ -123,7 +123,6 @@ class DCA(Strategy):
 
     def _in_one_graph(self, step_state: StepState, batch: Batch) -> bool:
         joint = self.options.joint_statistics and step_state.stage == "joint"
-        joint = joint and self.options.pseudo_label_source == "experts"
         return joint and batch.unlabeled is not None and self.network.aggregation is not None
 
     def _all(self, batch: Batch, step_state: StepState, class_balance: float) -> Loss:

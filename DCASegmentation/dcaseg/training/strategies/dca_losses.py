@@ -5,8 +5,8 @@ the experts' pass over unlabeled patches needs no graph, and labeled and unlabel
 passes: the memory of one is freed before the other begins. For the same reason, experts and aggregation decoder can
 learn in separate stages (see ``Stage``).
 
-``plain_losses`` computes all losses in one graph. Except for batch statistics, they are equal. The option
-``joint_statistics`` trains with it, and ``dca benchmark training`` compares the cost.
+``plain_losses`` computes all losses in one graph. Except for batch statistics and strong views, they are equal. The
+option ``joint_statistics`` trains with it, and ``dca benchmark training`` compares the cost.
 """
 
 from __future__ import annotations
@@ -259,9 +259,12 @@ def plain_losses(
         if attention:
             of_labeled = {level: weights[:count] for level, weights in attention.items()}
             losses["attention"] = options.attention_weight * attention_loss(of_labeled, labels, network.owners)
-    stitched = network.stitch([expert.logits[count:].detach() for expert in decoded])
-    pseudo_labels, ignored = pseudo_labels_of(stitched, options.pseudo_label_confidence)
     logits = aggregated[count - first :]
+    if options.pseudo_label_source == "decoder":
+        target = logits.detach()
+    else:
+        target = network.stitch([expert.logits[count:].detach() for expert in decoded])
+    pseudo_labels, ignored = pseudo_labels_of(target, options.pseudo_label_confidence)
     losses["unsupervised"] = segmentation_loss(
         logits.float(), pseudo_labels, options.dice_channels, organs, ignored=ignored
     )
