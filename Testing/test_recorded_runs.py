@@ -13,6 +13,7 @@ from dcaseg.evaluation.experiments.anatomies import TEST
 from dcaseg.evaluation.experiments.definitions import ALL_EXPERIMENTS, anatomies_options
 from dcaseg.evaluation.experiments.runs import SCORES, read_scores
 from dcaseg.evaluation.metrics import DICE
+from dcaseg.evaluation.statistics import over_seeds
 from dcaseg.organs import AMOS
 from dcaseg.training.options import TrainingOptions
 
@@ -25,7 +26,7 @@ def recorded(key: str, of: str = "cases") -> dict[int, float]:
     """Mean Dice on the test cases by seed, of a row's result or of its stitched experts."""
     paths = sorted((RECORDED / "runs" / key).glob(f"seed-*/{SCORES}"))
     return {
-        int(path.parent.name.removeprefix("seed-")): float(np.nanmean(read_scores(path, AMOS, of).table(DICE)))
+        int(path.parent.name.removeprefix("seed-")): over_seeds([read_scores(path, AMOS, of)], DICE).mean
         for path in paths
     }
 

@@ -159,13 +159,11 @@ EXPERIMENTS = {
             (
                 Arm("labeled-only", "DCA, labeled part", {"unsupervised_weight": 0.0}),
                 Arm(DCA_KEY, "DCA"),
-                Arm(
-                    "stitched-pseudo-labels", "DCA, pseudo-labels of the stitched experts (as in the paper)", _STITCHED
-                ),
-                Arm("confident", "the same, only confident ones", _CONFIDENT),
+                Arm("stitched-pseudo-labels", "DCA, pseudo-labels of the stitched experts", _STITCHED),
+                Arm("confident", "DCA, confident pseudo-labels of the stitched experts", _CONFIDENT),
                 Arm(
                     "expert-pseudo-labels",
-                    "the same, the experts learn from unlabeled CTs, too",
+                    "DCA, confident pseudo-labels also for the experts",
                     {**_CONFIDENT, "expert_pseudo_labels": True},
                 ),
             ),

@@ -1,4 +1,4 @@
-"""DCA: experts learn split labels, and an aggregation decoder learns from their stitched pseudo-labels."""
+"""DCA: experts learn split labels, and an aggregation decoder learns from labels and pseudo-labels."""
 
 from __future__ import annotations
 

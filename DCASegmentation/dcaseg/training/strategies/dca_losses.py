@@ -108,14 +108,14 @@ class PseudoLabels(NamedTuple):
 
 
 @torch.no_grad()
-def pseudo_labels_of(stitched: Tensor, confidence: float) -> PseudoLabels:
-    """The paper's pseudo-labels, the most probable labels, from stitched logits (batch, channel, depth, height, width).
+def pseudo_labels_of(logits: Tensor, confidence: float) -> PseudoLabels:
+    """Pseudo-labels, the most probable labels, from a teacher's ``logits`` (batch, channel, depth, height, width).
 
     Voxels in which that label has a softmax probability below ``confidence`` are ignored.
     """
     if confidence <= 0:
-        return PseudoLabels(stitched.argmax(dim=1), None)
-    highest, labels = stitched.float().softmax(dim=1).max(dim=1)
+        return PseudoLabels(logits.argmax(dim=1), None)
+    highest, labels = logits.float().softmax(dim=1).max(dim=1)
     return PseudoLabels(labels, highest < confidence)
 
 
