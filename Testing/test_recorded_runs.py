@@ -45,7 +45,7 @@ def rows_of_the_document() -> dict[str, list[str]]:
     text = DOCUMENT.read_text(encoding="utf-8")
     table = re.search(r"^\| network, test \|.*?\n\n", text, re.DOTALL | re.MULTILINE)
     assert table is not None
-    lines = [line.strip("| ").split(" | ") for line in table[0].strip().splitlines()[2:]]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].strip().splitlines()[2:]]
     return {cells[0]: cells[1:] for cells in lines}
 
 
