@@ -36,7 +36,8 @@ VARIANTS = ("plain", "plain_kept", "joint", "experts", "aggregation", "labelled"
 
 The only arithmetic that ``joint`` saves is the experts' backward pass over unlabeled patches, which ``plain`` computes
 needlessly: 16 % of the multiply-accumulates with 16 filters (1388 of 1654 G at 96^3). It also saves memory, and the
-time to get it from the system.
+time to get it from the system. With the option ``pseudo_label_source`` "decoder", it has one more pass over unlabeled
+patches, that of the strong view.
 """
 
 # Parameters of glibc's malloc as environment variables: no separate mapping for large tensors, no memory returned.
