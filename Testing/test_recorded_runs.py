@@ -22,12 +22,11 @@ DOCUMENT = Path(__file__).parents[1] / "Resources" / "Docs" / "measurements" / "
 ARMS = {arm.key: arm for experiment in ALL_EXPERIMENTS.values() for arm in experiment.arms}
 
 
-def recorded(key: str, of: str = "cases") -> dict[int, float]:
-    """Mean Dice on the test cases by seed, of a row's result or of its stitched experts."""
+def recorded(key: str) -> dict[int, float]:
+    """Mean Dice of a row on the test cases, by seed."""
     paths = sorted((RECORDED / "runs" / key).glob(f"seed-*/{SCORES}"))
     return {
-        int(path.parent.name.removeprefix("seed-")): over_seeds([read_scores(path, AMOS, of)], DICE).mean
-        for path in paths
+        int(path.parent.name.removeprefix("seed-")): over_seeds([read_scores(path, AMOS)], DICE).mean for path in paths
     }
 
 

@@ -171,7 +171,7 @@ def unsupervised_loss(
     """
     if network.aggregation is None:
         raise ValueError("a network without an aggregation decoder has no unsupervised loss")
-    with torch.set_grad_enabled(stage == "joint"):
+    with torch.set_grad_enabled(stage == "joint" and view is None):
         encoded = network.encoder(volumes)
     with torch.no_grad():
         decoded = network.decode_experts([feature.detach() for feature in encoded])
