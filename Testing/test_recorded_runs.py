@@ -13,7 +13,8 @@ from dcaseg.evaluation.experiments.anatomies import TEST
 from dcaseg.evaluation.experiments.definitions import ALL_EXPERIMENTS, anatomies_options
 from dcaseg.evaluation.experiments.runs import SCORES, read_scores
 from dcaseg.evaluation.metrics import DICE
-from dcaseg.evaluation.statistics import over_seeds
+from dcaseg.evaluation.scores import Scores
+from dcaseg.evaluation.statistics import over_seeds, paired_difference
 from dcaseg.organs import AMOS
 from dcaseg.training.options import TrainingOptions
 
@@ -22,12 +23,18 @@ DOCUMENT = Path(__file__).parents[1] / "Resources" / "Docs" / "measurements" / "
 ARMS = {arm.key: arm for experiment in ALL_EXPERIMENTS.values() for arm in experiment.arms}
 
 
+SEEDS = range(3)
+
+
+def scores_of(key: str, of: str = "cases") -> dict[int, Scores]:
+    """Scores of a row on the test cases by seed; with ``of`` "stitched" those of its stitched experts."""
+    paths = {seed: RECORDED / "runs" / key / f"seed-{seed}" / SCORES for seed in SEEDS}
+    return {seed: read_scores(path, AMOS, of) for seed, path in paths.items() if path.exists()}
+
+
 def recorded(key: str) -> dict[int, float]:
     """Mean Dice of a row on the test cases, by seed."""
-    paths = sorted((RECORDED / "runs" / key).glob(f"seed-*/{SCORES}"))
-    return {
-        int(path.parent.name.removeprefix("seed-")): over_seeds([read_scores(path, AMOS)], DICE).mean for path in paths
-    }
+    return {seed: over_seeds([scores], DICE).mean for seed, scores in scores_of(key).items()}
 
 
 def test_the_recorded_runs_have_todays_options():
@@ -40,9 +47,10 @@ def test_the_recorded_runs_have_todays_options():
             assert list(read_scores(scores, AMOS).cases) == record["test"]
 
 
-def rows_of_the_document() -> dict[str, list[str]]:
+def rows_of_the_document(first_cell: str) -> dict[str, list[str]]:
+    """The other cells of each row, by the first one, of the table whose header starts with ``first_cell``."""
     text = DOCUMENT.read_text(encoding="utf-8")
-    table = re.search(r"^\| network, test \|.*?\n\n", text, re.DOTALL | re.MULTILINE)
+    table = re.search(rf"^\| {first_cell} \|.*?\n\n", text, re.DOTALL | re.MULTILINE)
     assert table is not None
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].strip().splitlines()[2:]]
     return {cells[0]: cells[1:] for cells in lines}
@@ -50,7 +58,38 @@ def rows_of_the_document() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("key", sorted(path.name for path in (RECORDED / "runs").iterdir()))
 def test_the_document_shows_the_recorded_scores(key):
-    cells = rows_of_the_document()[ARMS[key].title]
+    cells = rows_of_the_document("network, test")[ARMS[key].title]
     scores = recorded(key)
-    assert cells[:3] == [f"{scores[seed]:.3f}" if seed in scores else "" for seed in range(3)]
+    assert cells[:3] == [f"{scores[seed]:.3f}" if seed in scores else "" for seed in SEEDS]
     assert cells[3] == (f"{np.mean(list(scores.values())):.3f}" if len(scores) == 3 else "")
+
+
+# Key of the row and of the one that is subtracted; None stands for the stitched experts of the same row.
+DIFFERENCES = {
+    "DCA: aggregation decoder, minus its stitched experts": ("dca", None),
+    "DCA minus DCA, labeled part": ("dca", "labeled-only"),
+    "DCA with pseudo-labels of the stitched experts, minus DCA, labeled part": (
+        "stitched-pseudo-labels",
+        "labeled-only",
+    ),
+    "DCA minus V-Net, labeled part": ("dca", "vnet"),
+    "DCA minus three averaged experts": ("dca", "experts"),
+}
+
+
+@pytest.mark.parametrize("title", DIFFERENCES)
+def test_the_document_shows_the_differences_of_the_recorded_scores(title):
+    key, other = DIFFERENCES[title]
+    runs, others = scores_of(key), scores_of(key, "stitched") if other is None else scores_of(other)
+    assert list(runs) == list(others) == list(SEEDS)
+    difference = paired_difference(list(runs.values()), list(others.values()))
+    by_seed = [over_seeds([runs[seed]], DICE).mean - over_seeds([others[seed]], DICE).mean for seed in SEEDS]
+    assert rows_of_the_document("difference")[title] == [
+        f"{difference.mean:.3f}",
+        f"{difference.low:.3f} to {difference.high:.3f}",
+        ", ".join(f"{each:.3f}" for each in by_seed),
+    ]
+
+
+def test_every_difference_of_the_document_is_compared():
+    assert list(rows_of_the_document("difference")) == list(DIFFERENCES)
