@@ -116,6 +116,8 @@ def _value(annotation: Any) -> str:
 def _default(option: Any) -> str:
     if option.required:
         return "required"
+    if isinstance(option.show_default, str):
+        return option.show_default
     default = option.default
     if option.is_flag or default is None or callable(default) or default in ((), [], ""):
         return ""

@@ -479,8 +479,8 @@ TABLE = (
     Odd("NIfTI", "`ct.nii` with another `ct.nii.gz` next to it", ACCEPTED, "", with_neighbor("ct.nii.gz", "ct.nii")),
     Odd("NIfTI", "`ct.nii.gz` with another pair `ct.hdr`, `ct.img` next to it", ACCEPTED, "", with_neighbor("ct.hdr", "ct.nii.gz")),
     Odd("NIfTI", "the `.hdr` of a pair, called `.nii`", REFUSED, "header of a pair", half_of_a_pair),
-    Odd("NIfTI", "packed with gzip, but called `.nii`", ACCEPTED, "", renamed("ct.nii.gz", "ct.nii")),
-    Odd("NIfTI", "not packed, but called `.nii.gz`", ACCEPTED, "", renamed("ct.nii", "ct.nii.gz")),
+    Odd("NIfTI", "compressed with gzip, but named `.nii`", ACCEPTED, "", renamed("ct.nii.gz", "ct.nii")),
+    Odd("NIfTI", "not compressed, but named `.nii.gz`", ACCEPTED, "", renamed("ct.nii", "ct.nii.gz")),
     Odd("NIfTI", "version 2, little endian", ACCEPTED, "", nifti2("<")),
     Odd("NIfTI", "version 2, big endian", ACCEPTED, "", nifti2(">")),
     Odd("NIfTI", "sform is the mirror image of the qform", REFUSED, "sform and its qform", sform(mirrored)),
@@ -499,13 +499,13 @@ TABLE = (
     Odd("NIfTI", "geometry in meters that is in mm", REFUSED, "impossible voxel spacing", patched(("<B", 123, [1]))),
     Odd("NIfTI", "an infinite vox_offset", REFUSED, "damaged", patched(("<f", 108, [float("inf")]))),
     Odd("NIfTI", "a vox_offset inside the header", REFUSED, "damaged", patched(("<f", 108, [0.0]))),
-    Odd("NIfTI", "1700 x 1700 x 1700 voxels announced", REFUSED, "more than the limit", bomb),
+    Odd("NIfTI", "a header that states 1700 x 1700 x 1700 voxels", REFUSED, "more than the limit", bomb),
     Odd("NIfTI", "gzip data that continue after the voxels", REFUSED, "much longer than its header", endless_gzip),
     Odd("NIfTI", "a named pipe", REFUSED, "not a regular file", pipe),
     Odd("NRRD", "no `space origin`", NOTED, "origin was set to 0", edited("ct.nrrd", ("space origin", "")), **_NOT_TRUE),
     Odd("NRRD", "`space units` of cm", REFUSED, "'space units' are cm", edited("ct.nrrd", ("space:", 'space: left-posterior-superior\nspace units: "cm" "cm" "cm"'))),
     Odd("NRRD", "no `space directions`", REFUSED, "the size of its voxels", edited("ct.nrrd", ("space directions", ""))),
-    Odd("NRRD", "1700 x 1700 x 1700 voxels announced", REFUSED, "more than the limit", edited("ct.nrrd", ("sizes", "sizes: 1700 1700 1700"))),
+    Odd("NRRD", "a header that states 1700 x 1700 x 1700 voxels", REFUSED, "more than the limit", edited("ct.nrrd", ("sizes", "sizes: 1700 1700 1700"))),
     Odd("NRRD", "a dimension of 100", REFUSED, "damaged", edited("ct.nrrd", ("dimension", "dimension: 100"))),
     Odd("NRRD", "voxels in `/dev/zero`", REFUSED, "outside of its own folder", with_data_in("data file", "ct.nhdr", "/dev/zero")),
     Odd("NRRD", "voxels in several files", REFUSED, "several files", with_data_in("data file", "ct.nhdr", "LIST")),
@@ -514,7 +514,7 @@ TABLE = (
     Odd("MetaImage", "`NDims` of 100", REFUSED, "damaged", edited("ct.mha", ("NDims", "NDims = 100"))),
     Odd("MetaImage", "no `ElementSpacing`", REFUSED, "the size of its voxels", edited("ct.mha", ("ElementSpacing", ""))),
     Odd("MetaImage", "no `Offset`", NOTED, "origin was set to 0", edited("ct.mha", ("Offset", "")), **_NOT_TRUE),
-    Odd("MetaImage", "1700 x 1700 x 1700 voxels announced", REFUSED, "more than the limit", edited("ct.mha", ("DimSize", "DimSize = 1700 1700 1700"))),
+    Odd("MetaImage", "a header that states 1700 x 1700 x 1700 voxels", REFUSED, "more than the limit", edited("ct.mha", ("DimSize", "DimSize = 1700 1700 1700"))),
     Odd("MetaImage", "voxels in `/dev/zero`", REFUSED, "outside of its own folder", with_data_in("ElementDataFile", "ct.mhd", "/dev/zero")),
     Odd("MetaImage", "voxels in a named pipe", REFUSED, "not a regular file", with_data_in("ElementDataFile", "ct.mhd", "pipe.raw")),
     Odd("MetaImage", "`ElementDataFile = LIST`", REFUSED, "several files", with_data_in("ElementDataFile", "ct.mhd", "LIST")),
@@ -568,10 +568,10 @@ TABLE = (
     Odd("DICOM", "MONOCHROME1, signed", ACCEPTED, "", monochrome1(True)),
     Odd("DICOM", "MONOCHROME1, unsigned, compressed (RLE)", ACCEPTED, "", monochrome1(False, RLELossless)),
     Odd("DICOM", "MONOCHROME1, signed, compressed (JPEG 2000)", ACCEPTED, "", monochrome1(True, JPEG2000Lossless)),
-    Odd("DICOM", "a dose page among the slices", NOTED, "left out", dose_page),
+    Odd("DICOM", "a dose report among the slices", NOTED, "left out", dose_page),
     Odd("DICOM", "a secondary capture among the slices", NOTED, "left out", with_page(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", ImagePositionPatient=None)),
-    Odd("DICOM", "a scout view among the slices", NOTED, "left out", with_page(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
-    Odd("DICOM", "a scout view that is not marked as one", NOTED, "left out", with_page(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
+    Odd("DICOM", "a localizer (scout) among the slices", NOTED, "left out", with_page(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
+    Odd("DICOM", "a localizer (scout) that is not marked as one", NOTED, "left out", with_page(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
     Odd("DICOM", "a slice twice, with a new UID", NOTED, "1 duplicate slice", with_page()),
     Odd("DICOM", "two different slices at one position", REFUSED, "same positions", with_page(RescaleIntercept=5)),
     Odd("DICOM", "two acquisitions whose slices alternate", REFUSED, "acquisition", alternating(AcquisitionNumber=("1", "2"))),
@@ -596,11 +596,10 @@ TABLE = (
 def page() -> str:
     """The content of Resources/Docs/reference/inputs.md."""
     lines = [
-        "# Odd inputs and their outcomes",
+        "# Unusual inputs: accepted, noted or refused",
         "",
-        "Users of CT tools have come across these inputs. Each line is a test (`Testing/odd_inputs.py`). The last",
-        "column is a part of the message. Notes appear on the terminal, in `log.txt`, in the panel and in the cohort's",
-        "report. Without a note, the voxels are exactly those of the file, at the positions that its header states.",
+        "Each row is tested (`Testing/odd_inputs.py`). The last column quotes part of the message. Notes appear in the",
+        "terminal, in `log.txt`, in the panel and in the cohort's report. Without a note, the voxels are exactly those of the file, at the positions that its header states.",
         "",
         "Images with more than 2^30 voxels are refused before memory is allocated. The environment variable",
         "`DCA_MAX_VOXELS` sets another limit (a number of voxels, such as `2e9`).",
@@ -615,7 +614,7 @@ def page() -> str:
         "",
     ]
     for group in dict.fromkeys(odd.group for odd in TABLE):
-        lines += [f"## {group}", "", "| Input | Verdict | Part of the message |", "|---|---|---|"]
+        lines += [f"## {group}", "", "| Input | Result | Part of the message |", "|---|---|---|"]
         lines += [f"| {odd.what} | {odd.verdict} | {odd.words} |" for odd in TABLE if odd.group == group]
         lines.append("")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ import torch
 
 from dcaseg.benchmark import pipelines, runs
 from dcaseg.benchmark.inputs import centered
-from dcaseg.benchmark.memory import LivingTensors, TensorBytes, measure_growth
+from dcaseg.benchmark.memory import LiveTensors, TensorBytes, measure_growth
 from dcaseg.benchmark.pipelines import Pipeline, Setting
 from dcaseg.benchmark.process_cost import Cost, ProcessFailedError, measure_process, with_threads
 from dcaseg.benchmark.rates import Rates
@@ -256,7 +256,7 @@ def test_growth_is_the_slope_and_lengths_that_do_not_fit_are_skipped():
 
 
 def test_tensors_are_tracked_until_they_are_freed():
-    with LivingTensors() as living:
+    with LiveTensors() as living:
         first = torch.ones(1024, 1024)
         view = first[:10].reshape(-1)
         assert living.held == 4 * MIB
@@ -273,7 +273,7 @@ def test_tensors_are_tracked_until_they_are_freed():
 
 def test_tensors_for_the_backward_pass_count_while_they_are_kept():
     weight = torch.ones(1024, 1024, requires_grad=True)
-    with LivingTensors() as living:
+    with LiveTensors() as living:
         loss = (weight.exp().exp()).sum()
         assert living.held >= 8 * MIB, "both exponentials are kept for the backward pass"
         loss.backward()

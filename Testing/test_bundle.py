@@ -220,7 +220,7 @@ def test_verify_reports_checks_and_warnings(folder):
     verification = verify(folder)
 
     assert len(verification.checks) == 3
-    assert verification.warnings == ("The metadata contain no measured scores.",)
+    assert verification.warnings == ("The metadata contains no measured scores.",)
 
 
 def test_verify_reports_a_changed_configuration(folder):
@@ -419,7 +419,7 @@ def test_one_number_stored_as_a_whole_weight_is_refused(folder):
 def test_a_missing_key_of_the_metadata_is_named(folder, key):
     change_metadata(folder, lambda content: content["dca"].pop(key))
 
-    assert complaint(folder) == f"The model's metadata lack 'dca.{key}'."
+    assert complaint(folder) == f"The model's metadata lacks 'dca.{key}'."
 
 
 @pytest.mark.parametrize(

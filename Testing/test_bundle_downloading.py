@@ -121,7 +121,7 @@ def test_a_file_announced_larger_than_any_model_is_not_downloaded(archive, tmp_p
 
 
 def test_a_download_that_never_ends_is_stopped(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloading, "_MOST_BYTES", len(archive) // 2)
+    monkeypatch.setattr(downloading, "_MAX_BYTES", len(archive) // 2)
     with serving(archive) as server:
         server.headers = {"Content-Length": None}
         with pytest.raises(UserError, match="larger than any model"):

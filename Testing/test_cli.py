@@ -300,7 +300,7 @@ def test_partition_accepts_manual_groups(dca, coarse_phantom):
 
 
 def test_model_shows_the_papers_network(dca):
-    run = dca("model", "--n-filters", 16, "--classes", 14, "--patch", 96)
+    run = dca("model", "--filters", 16, "--classes", 14, "--patch", 96)
     assert run.code == 0
     for figure in ("7,376,896", "1,490,894", "2,072,174", "2,660,414", "17,502,084", "137.8"):
         assert figure in run.out

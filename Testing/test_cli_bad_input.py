@@ -486,7 +486,7 @@ def test_names_that_no_file_system_has_are_refused(refused, outputs):
         ("fit-clicks", "--synthetic", "nothing", "-o", "OUT/fit"),
         ("evaluate-clicks", "--ct", "nothing.nii.gz", "--labels", "nothing.nii.gz", "-o", "OUT/clicks"),
         ("cohort", "nothing", "-o", "OUT/cohort"),
-        ("cohort", "INPUTS", "--anonymous", "--pseudonym-key", "nothing", "-o", "OUT/cohort"),
+        ("cohort", "INPUTS", "--pseudonymize", "--pseudonym-key", "nothing", "-o", "OUT/cohort"),
         ("bundle", "export", "nothing", "-o", "OUT/model"),
         ("dataset", "check", "nothing.json"),
     ],

@@ -37,7 +37,7 @@ def schedule(
 def test_only_options_that_were_given_have_values():
     assert parsed(schedule) == ({}, "run")
     assert parsed(schedule, "--steps", "5", "--out", "x") == ({"steps": 5}, "x")
-    given = parsed(schedule, "--filters", "4", "--division", "balanced", "--joint-statistics")[0]
+    given = parsed(schedule, "--filters", "4", "--partition", "balanced", "--joint-statistics")[0]
     assert given == {"n_filters": 4, "partition": "balanced", "joint_statistics": True}
 
 

@@ -41,14 +41,14 @@ def archive(coarse_phantom, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(archive, small_bundle, tmp_path_factory):
-    """The folder of an anonymous cohort, and the printed text."""
+    """The folder of a pseudonymized cohort, and the printed text."""
     import os
     import subprocess
     import sys
 
     out = tmp_path_factory.mktemp("out") / "cohort"
     command = [
-        *(sys.executable, "-m", "dcaseg.cli", "cohort", str(archive), "-o", str(out), "--anonymous"),
+        *(sys.executable, "-m", "dcaseg.cli", "cohort", str(archive), "-o", str(out), "--pseudonymize"),
         *("--bundle", str(small_bundle), "--device", "cpu", "--workers", "1", "--dashboard-port", "0"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ})
@@ -90,10 +90,10 @@ def test_the_same_cohort_resumes_but_not_with_another_key(run, archive, dca, sma
     options = ("cohort", archive, "-o", out, "--bundle", small_bundle, "--device", "cpu")
     other = tmp_path / "other.key"
     other.write_text("another secret that is long enough")
-    assert dca(*options, "--anonymous", "--pseudonym-key", other).code == 2
+    assert dca(*options, "--pseudonymize", "--pseudonym-key", other).code == 2
     assert dca(*options).code == 2, "nor without pseudonyms"
     assert dca(*options, "--pseudonym-key", other).code == 2
-    again = dca(*options, "--anonymous", "--workers", 1)
+    again = dca(*options, "--pseudonymize", "--workers", 1)
     assert again.code == 0 and "3 ok" in again.out
 
 

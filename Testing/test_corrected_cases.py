@@ -13,7 +13,7 @@ from monai.data import load_decathlon_datalist
 from dcaseg.errors import ImageError, OutputError, UserError
 from dcaseg.imaging.grid import Grid
 from dcaseg.organs import AMOS, SYNAPSE
-from dcaseg.training.corrections import OrganClicks, TouchedPlace, add_corrected_case, read_dataset
+from dcaseg.training.corrections import CheckedFinding, OrganClicks, add_corrected_case, read_dataset
 
 GRID = Grid((10, 9, 8), (2.0, 2.0, 3.0), (1.0, 2.0, 3.0), (1, 0, 0, 0, -1, 0, 0, 0, 1))
 LIVER, SPLEEN, BLADDER = (AMOS.by_key[key].label for key in ("liver", "spleen", "bladder"))
@@ -43,13 +43,13 @@ def tree(folder):
 
 
 def test_an_added_case_is_read_back(tmp_path):
-    add(tmp_path, places=(TouchedPlace(3, "liver", "corrected"),))
+    add(tmp_path, places=(CheckedFinding(3, "liver", "corrected"),))
     (case,) = read_dataset(tmp_path)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(case.image))), sitk.GetArrayFromImage(ct()))
     assert Grid.of(sitk.ReadImage(str(case.label))).same_as(GRID)
     assert (case.model, case.model_sha256) == MODEL
     assert case.reviewed == ("gallbladder", "liver", "bladder")
-    assert case.places == (TouchedPlace(3, "liver", "corrected"),)
+    assert case.places == (CheckedFinding(3, "liver", "corrected"),)
 
 
 def test_a_case_states_the_clicks_of_each_organ_and_one_without_them_is_still_read(tmp_path):

@@ -339,7 +339,7 @@ def test_the_campaign_sees_every_way_to_fail(tmp_path):
             held = b"x" * 300_000_000
             return refuse("Error: It is large.")
 
-        fuzzing._MOST_BYTES, fuzzing._CPU_SECONDS, fuzzing._WALL_SECONDS = 200_000_000, 0, 5
+        fuzzing._MAX_BYTES, fuzzing._CPU_SECONDS, fuzzing._WALL_SECONDS = 200_000_000, 0, 5
         ways = {
             "refused": lambda: refuse("Error: It is damaged."),
             "read": lambda: 0,

@@ -50,7 +50,7 @@ def test_cases_that_do_not_fit_are_left_out(dca, script, tmp_path, monkeypatch, 
         "--patch", 32, "--spacing", "14,14,14", "--device", "cpu")  # fmt: skip
     assert script.prepare(run, folder, None) == 0
     state, cases = (script._bytes_of(folder, (name,)) for name in (script.STATE, script.CASES))
-    monkeypatch.setattr(script, "MOST_BYTES", state + round(0.8 * cases))
+    monkeypatch.setattr(script, "MAX_BYTES", state + round(0.8 * cases))
     assert script.prepare(run, folder, None) == 0
     assert "Left out" in capsys.readouterr().out
     kept = script._cases(folder)

@@ -30,14 +30,14 @@ def test_an_empty_window_is_refused() -> None:
 
 
 def test_labels_left_out_make_one_short_message_with_the_largest_three():
-    from dcaseg.imaging.intensity import told_left_out
+    from dcaseg.imaging.intensity import describe_ignored_labels
 
-    assert told_left_out([{}, {}]) == []
-    assert told_left_out([{9: 10}, {9: 1, 13: 1}]) == [
+    assert describe_ignored_labels([{}, {}]) == []
+    assert describe_ignored_labels([{9: 10}, {9: 1, 13: 1}]) == [
         "Labels that are not in label_map count as background: 9 (11 voxels in 2 cases), 13 (1 voxel in 1 case)."
     ]
     many = {label: label for label in range(1, 41)}
-    (text,) = told_left_out([many, {7: 100}, {}])
+    (text,) = describe_ignored_labels([many, {7: 100}, {}])
     assert text == (
         "40 labels that are not in label_map count as background (920 voxels in 2 cases). The largest: "
         "7 (107 voxels in 2 cases), 40 (40 voxels in 1 case), 39 (39 voxels in 1 case)."

@@ -151,7 +151,10 @@ def test_other_commands_take_such_a_model(dca, pair, coarse_phantom, tmp_path):
     described = dca("bundle", "info", pair)
     assert "Head organs" in described.out and "Head expert" not in described.out
     card = (pair / "docs" / "README.md").read_text()
-    assert "They only structure scores." in card and "expert" not in card.partition("## Organs")[2].partition("##")[0]
+    assert (
+        "They are used only to group the scores." in card
+        and "expert" not in card.partition("## Organs")[2].partition("##")[0]
+    )
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_cts_that_have_a_result_are_not_added_again(batch, panel, fake_slicer):
     assert rows(batch) == []
     add_scene(batch, fake_slicer)
     assert rows(batch) == []
-    assert batch.ui.batchMessageLabel.text == "The scene has no CT without a result."
+    assert batch.ui.batchMessageLabel.text == "No CT in the scene is waiting to be segmented."
     add_ct("Second")
     add_scene(batch, fake_slicer)
     assert [name for name, _ in rows(batch)] == ["Second"]

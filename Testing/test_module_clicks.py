@@ -469,7 +469,7 @@ def deleted_segment(tool, case):
         (contradiction, "contradicts an earlier one"),
         (changed_ct, "its voxels have changed"),
         (without_mask, "There is no Bladder near this point"),
-        (other_grid, "does not lie on the voxels of the CT"),
+        (other_grid, "is not on the voxel grid of the CT"),
         (other_transform, "under different transforms"),
         (deleted_ct, "no longer in the scene"),
         (deleted_segment, "was deleted"),

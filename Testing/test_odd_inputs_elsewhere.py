@@ -23,7 +23,7 @@ from dcaseg.dicom.archive import Rules
 from dcaseg.dicom.ct_folder import find_one_ct
 from dcaseg.errors import ImageError
 from dcaseg.imaging.ct_checks import check_ct
-from dcaseg.imaging.geometry import lay_over
+from dcaseg.imaging.geometry import copy_geometry_if_close
 from dcaseg.imaging.grid import Grid
 from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.imaging.size_limits import MAX_VOXELS
@@ -324,14 +324,14 @@ def labels_off_by(mm: float) -> sitk.Image:
 
 def test_labels_off_by_rounding_are_aligned_with_the_ct_with_a_note() -> None:
     labels, notes = labels_off_by(0.005), []
-    lay_over(labels, "labels.nii.gz", ct(), "ct.nii.gz", notes)
+    copy_geometry_if_close(labels, "labels.nii.gz", ct(), "ct.nii.gz", notes)
     assert Grid.of(labels) == Grid.of(ct())
     assert notes == ["labels.nii.gz is 0.005 mm off the grid of ct.nii.gz; it was aligned with it voxel by voxel."]
 
 
 def test_labels_off_by_more_than_a_tenth_of_a_voxel_are_refused() -> None:
     with pytest.raises(ImageError, match="voxels apart"):
-        lay_over(labels_off_by(0.7), "labels.nii.gz", ct(), "ct.nii.gz")
+        copy_geometry_if_close(labels_off_by(0.7), "labels.nii.gz", ct(), "ct.nii.gz")
 
 
 def test_a_list_with_odd_labels_reports_what_was_done(tmp_path: Path) -> None:

@@ -137,6 +137,6 @@ def test_the_panel_reports_the_outcome_of_each_finding(module_panel, fake_slicer
     fake_slicer.dialogs.answer(str(tmp_path / "report"))
     module_panel.resultPanel.ui.reportButton.click()
     text = html.unescape(Path(tmp_path / "report.html").read_text(encoding="utf-8"))
-    for words in ("suggested alternative taken", "flagged for another opinion", "not checked", "610.6", "made-up"):
+    for words in ("alternative accepted", "flagged for a second opinion", "not checked", "610.6", "made-up"):
         assert words in text
     assert "http" not in text

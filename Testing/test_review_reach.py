@@ -17,7 +17,7 @@ from dcaseg.evaluation.review_evaluation import (
     TUNING_SEEDS,
     Calibration,
     TruthOfCase,
-    draw_odd_scan,
+    draw_shifted_scan,
     reached,
 )
 from dcaseg.evaluation.scoring import read_table, translated
@@ -132,7 +132,7 @@ def test_a_result_without_review_is_rejected():
 
 
 def test_phantoms_differ_from_training_and_tuning_seeds_from_reporting_seeds():
-    scans = [draw_odd_scan(REPORT_SEEDS + index) for index in range(40)]
+    scans = [draw_shifted_scan(REPORT_SEEDS + index) for index in range(40)]
     usual = [training_phantoms.draw_acquisition(seed) for seed in range(200)]
     assert min(scan.noise_hu for scan in scans) > max(scan.noise_hu for scan in usual)
     boxes = [(scan.spacing[0], scan.spacing[2]) for scan in usual]

@@ -102,7 +102,7 @@ def test_a_suggestion_does_not_change_the_users_own_segments(case):
 def test_without_a_suggestion_nothing_can_be_accepted(case):
     with pytest.raises(UserError, match="There is no suggestion"):
         accept_suggestion(case, 3)
-    with pytest.raises(UserError, match="No suggestion was accepted"):
+    with pytest.raises(UserError, match="No alternative was accepted"):
         take_back(case, 1)
 
 

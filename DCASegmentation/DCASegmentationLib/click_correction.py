@@ -174,7 +174,7 @@ class ClickCorrection:
             wasDropped = self.hasPreview
             self._open()
             if wasDropped:
-                self._say(_("The segmentation was changed by other means, so the preview was dropped."))
+                self._say(_("The segmentation was edited meanwhile, so the preview was discarded."))
         self._queued.append(_Stroke(target, points, adds, corners))
         if self._session is not None:
             self._sendQueued()
@@ -189,9 +189,7 @@ class ClickCorrection:
             self._close()
             hide_preview()
             self._fail(
-                UserError(
-                    _("The segmentation was changed by other means, so the preview was dropped."), _("Click again.")
-                )
+                UserError(_("The segmentation was edited meanwhile, so the preview was discarded."), _("Click again."))
             )
             return
         changed: set[str] = set()
@@ -217,7 +215,7 @@ class ClickCorrection:
             stroke.isDropped = True
         self._takeBack(0)
         self._rewind(self._keptStrokes)
-        self._say(_("Dropped. Nothing was changed."))
+        self._say(_("Preview discarded. Nothing was changed."))
 
     def dropLast(self) -> None:
         """Drop the last click of the preview; waits for no answer, so it does nothing while a click is computed."""
@@ -226,7 +224,7 @@ class ClickCorrection:
         strokes = self._previewed[-1].strokes - 1
         self._takeBack(len(self._previewed) - 1)
         self._rewind(strokes)
-        self._say(self._inWords() if self.hasPreview else _("Dropped. Nothing was changed."))
+        self._say(self._inWords() if self.hasPreview else _("Preview discarded. Nothing was changed."))
 
     def _renewing(self, segmentation: Any) -> Iterator[None]:
         while self._outdated:
@@ -411,7 +409,11 @@ class ClickCorrection:
             # The worker has applied the stroke, so its session no longer agrees with the preview.
             self._close()
             hide_preview()
-            self._fail(UserError(_("The answer could not be read ({reason}).").format(reason=error), _("Click again.")))
+            self._fail(
+                UserError(
+                    _("The result of the click could not be read ({reason}).").format(reason=error), _("Click again.")
+                )
+            )
             return
         assert self._labels is not None
         self._labels.voxels[change.box] = change.after
@@ -468,7 +470,7 @@ class ClickCorrection:
             )
             for label, counts in amounts.items() if any(counts)
         ]  # fmt: skip
-        return _("{changes}. Enter keeps it, Escape drops it.").format(changes="; ".join(parts))
+        return _("{changes}. Enter keeps it, Escape discards it.").format(changes="; ".join(parts))
 
     def _say(self, message: str) -> None:
         self.message, self.error = message, None

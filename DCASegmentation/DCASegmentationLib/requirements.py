@@ -118,7 +118,7 @@ def installTorch(announce: Callable[[str], None]) -> None:
         import PyTorchUtils
     except ImportError:
         raise UserError(
-            _("Neither PyTorch nor the PyTorch extension, which installs it, is available."),
+            _("Slicer's PyTorch extension, which installs PyTorch, is missing."),
             _("Open Setup and press Install extension."),
         ) from None
     announce(_("Installing PyTorch. This takes several minutes, during which Slicer does not respond."))

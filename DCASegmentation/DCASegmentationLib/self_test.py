@@ -19,7 +19,7 @@ from slicer.i18n import tr as _
 
 from dcaseg.models.store import find_bundles
 from dcaseg.organs import AMOS
-from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Alternative, Finding, Reason, Review
+from dcaseg.review.schema import ALTERNATIVE, FINDING_RANKS, REVIEW, Alternative, Finding, Reason, Review
 from dcaseg.synthesis.phantom.case import Phantom, generate
 from DCASegmentationLib import requirements
 from DCASegmentationLib.parameters import Device
@@ -145,7 +145,7 @@ def _write_review(phantom: Phantom, folder: Path) -> None:
     box = tuple(slice(start, stop + 1) for start, stop in zip(reversed(first), reversed(last), strict=True))
     ranks, alternative = labels * 0, labels.copy()
     ranks[box], alternative[box] = 1, 0
-    for name, array in (("labels", labels), (PLACES, ranks), (ALTERNATIVE, alternative)):
+    for name, array in (("labels", labels), (FINDING_RANKS, ranks), (ALTERNATIVE, alternative)):
         image = sitk.GetImageFromArray(array)
         image.CopyInformation(phantom.labels)
         sitk.WriteImage(image, str(folder / f"{name}.nrrd"))

@@ -256,7 +256,7 @@ def _load_image(ct: CT, affine: ArrayLike | None, series: str | None, notes: lis
         if affine is not None:
             raise ImageError("A SimpleITK image has its own affine.", "Omit the affine.")
         if ct.GetDimension() != 3 or ct.GetNumberOfComponentsPerPixel() != 1:
-            raise ImageError("The image is not a volume with one value per voxel.", "Give a CT volume in HU.")
+            raise ImageError("The image is not a volume with one value per voxel.", "Use a CT volume in HU.")
         return ct, Path(), "an image in memory"
     return _array_to_image(np.asarray(ct), affine), Path(), "an array in memory"
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_o
 
 from .option_fields import Option, hints_of, option_of
 
-MOST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 """The largest JSON file that is read, in bytes."""
 _MOST_DIGITS = 40
 # No length, volume or time is larger; converting larger numbers to other types fails with unexpected errors.
@@ -29,11 +29,11 @@ _LONGEST_VALUE = 60  # characters of a wrong value in an error
 _T = TypeVar("_T")
 
 
-def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     """The content of a JSON file.
 
     Raises OSError if the file cannot be read, and ValueError if it is not a regular file, is larger than
-    ``most_bytes``, or is not JSON with finite numbers.
+    ``max_bytes``, or is not JSON with finite numbers.
     """
     # Opening a named pipe would block until it has a writer, and a device may never end.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -41,9 +41,9 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
-        if status.st_size > most_bytes:
-            raise ValueError(f"larger than {most_bytes / 1e6:.0f} MB")
-        return parse_json(file.read(most_bytes + 1))
+        if status.st_size > max_bytes:
+            raise ValueError(f"larger than {max_bytes / 1e6:.0f} MB")
+        return parse_json(file.read(max_bytes + 1))
 
 
 def parse_json(content: bytes | str) -> Any:

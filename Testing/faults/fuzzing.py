@@ -45,7 +45,7 @@ READ, REFUSED, TRACEBACK, SEVERAL_LINES, RAW, CRASH, HANG, MEMORY = ENDS = (
 )
 _BAD = (TRACEBACK, SEVERAL_LINES, RAW, CRASH, HANG, MEMORY)
 _CPU_SECONDS, _WALL_SECONDS = 20, 120
-_MOST_BYTES = 2 << 30
+_MAX_BYTES = 2 << 30
 # The process may not take the memory of the whole machine before it is judged.
 _LIMIT_BYTES = 4 << 30
 _FILES_PER_PROCESS = 25
@@ -230,7 +230,7 @@ def _next_line(answers: BinaryIO, process: int) -> bytes:
 
 
 def _judge(code: int, said: str, peak: int) -> str:
-    if peak > _MOST_BYTES or "not enough memory" in said.lower():
+    if peak > _MAX_BYTES or "not enough memory" in said.lower():
         return MEMORY
     if any(not char.isprintable() and char != "\n" for char in said):
         return RAW

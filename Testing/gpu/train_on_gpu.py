@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT / "DCASegmentation"))
 STATE, CASES, REPORT, LOG, TESTS = "state.npz", "cases.npz", "report.json", "log.jsonl", "tests.txt"
 MAPS, WARPS = "maps", "warps"
 # All that a call may take with it.
-MOST_BYTES = 60_000_000
+MAX_BYTES = 60_000_000
 SAVE_SECONDS = 120
 # Time reserved for the last state and report: compressing takes ten seconds on a slow disk.
 RESERVE_SECONDS = 25
@@ -62,7 +62,7 @@ def main() -> int:
 def prepare(run: Path, folder: Path, cache: Path | None) -> int:
     """Put the state of ``run``, its cases on the model's grid and its label maps into ``folder``.
 
-    Returns 1 if it is larger than ``MOST_BYTES``, else 0.
+    Returns 1 if it is larger than ``MAX_BYTES``, else 0.
     """
     import numpy as np
 
@@ -77,7 +77,7 @@ def prepare(run: Path, folder: Path, cache: Path | None) -> int:
     if record.cohort.stream is not None:
         _copy_label_maps(record.cohort.stream, folder)
     groups = record.cohort.cases(cache or run / "cases", record.options.grid)
-    left = MOST_BYTES - _bytes_of(folder, (STATE, MAPS, WARPS))
+    left = MAX_BYTES - _bytes_of(folder, (STATE, MAPS, WARPS))
     arrays: dict[str, Any] = {}
     # Validation first, because the best weights depend on it; what does not fit is left out.
     for group, cases in (("validation", groups[2]), ("labelled", groups[0]), ("unlabelled", groups[1])):
@@ -87,7 +87,7 @@ def prepare(run: Path, folder: Path, cache: Path | None) -> int:
             hu = np.diff(hu, axis=2, prepend=np.int16(0)).astype(np.int16)
             left -= sum(len(zlib.compress(each.tobytes())) + 500 for each in (hu, case.labels) if each is not None)
             if left < 0:
-                print(f"Left out, because of the limit of {MOST_BYTES / 1e6:.0f} MB: {group} cases from {index + 1} on")
+                print(f"Left out, because of the limit of {MAX_BYTES / 1e6:.0f} MB: {group} cases from {index + 1} on")
                 break
             place = f"{group}/{index}/"
             arrays[place + "hu"] = hu
@@ -97,7 +97,7 @@ def prepare(run: Path, folder: Path, cache: Path | None) -> int:
     np.savez_compressed(folder / CASES, **arrays)
     for name in (STATE, CASES, MAPS, WARPS):
         print(f"{folder / name}: {_bytes_of(folder, (name,)) / 1e6:.1f} MB")
-    return int(_bytes_of(folder, (STATE, CASES, MAPS, WARPS)) > MOST_BYTES)
+    return int(_bytes_of(folder, (STATE, CASES, MAPS, WARPS)) > MAX_BYTES)
 
 
 def _bytes_of(folder: Path, names: tuple[str, ...]) -> int:

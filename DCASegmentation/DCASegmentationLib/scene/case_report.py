@@ -31,8 +31,8 @@ _OUTCOMES = {
     TO_CHECK: NOT_CHECKED,
     ACCEPTED: "accepted as it is",
     CORRECTED: "corrected by hand",
-    SUGGESTION: "suggested alternative taken",
-    FLAGGED: "flagged for another opinion",
+    SUGGESTION: "alternative accepted",
+    FLAGGED: "flagged for a second opinion",
 }
 
 

@@ -109,7 +109,7 @@ def require_correctable(nodes: CaseNodes) -> None:
     index_to_world(nodes.ct)
     if not _is_on_grid(nodes.segmentation, nodes.ct):
         raise UserError(
-            _("{name} does not lie on the voxels of the CT.").format(name=nodes.segmentation.GetName()),
+            _("{name} is not on the voxel grid of the CT.").format(name=nodes.segmentation.GetName()),
             _("Set its geometry to that of the CT (Segment Editor, Specify geometry), or segment the CT again."),
         )
     origin = read_origin(nodes.segmentation)

@@ -209,7 +209,7 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
     """
     finding, suggestion = _require_voxels(nodes, rank), read_suggestion(nodes.segmentation, rank)
     if suggestion is None or len(suggestion) != finding.count:
-        raise UserError("There is no suggestion for this finding.", "Correct it in the Segment Editor.")
+        raise UserError("There is no alternative for this finding.", "Correct it in the Segment Editor.")
     before = members(nodes, finding)
     kept = {segment_id: pack(inside) for segment_id, inside in before.items() if inside.any()}
     for label in np.unique(suggestion).tolist():
@@ -233,7 +233,7 @@ def take_back(nodes: CaseNodes, rank: int) -> set[str]:
     """
     finding, state = _require_voxels(nodes, rank), read_state(nodes.segmentation)
     if rank not in state.before:
-        raise UserError("No suggestion was accepted for this finding.", "Use the Segment Editor's undo.")
+        raise UserError("No alternative was accepted for this finding.", "Use the Segment Editor's undo.")
     before = state.before.pop(rank)
     inside = {segment_id: unpack(before.get(segment_id, ""), finding.count) for segment_id in labels_by_segment(nodes)}
     write_state(nodes.segmentation, state)

@@ -17,7 +17,7 @@ from dcaseg.errors import OutputError, UserError, reason_of, require_memory
 from dcaseg.imaging.itk_environment import no_itk_warnings
 from dcaseg.json_io import read_json
 from dcaseg.organs import Vocabulary
-from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Finding, Point, Review, read_review
+from dcaseg.review.schema import ALTERNATIVE, FINDING_RANKS, REVIEW, Finding, Point, Review, read_review
 from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, recall, remember
 from DCASegmentationLib.scene.ct_export import CT_FILE, Region, in_whole_grid
@@ -149,8 +149,8 @@ class ResultFiles:
         if (self.folder / CT_FILE).exists():
             self.ct = _read_image(self.folder / CT_FILE)
             yield
-        if (self.folder / f"{PLACES}.nrrd").exists():
-            self.finding_ranks = _read(self.folder / f"{PLACES}.nrrd")
+        if (self.folder / f"{FINDING_RANKS}.nrrd").exists():
+            self.finding_ranks = _read(self.folder / f"{FINDING_RANKS}.nrrd")
             yield
             self.alternative = _read(self.folder / f"{ALTERNATIVE}.nrrd")
             self.review = read_review(self.folder / REVIEW)

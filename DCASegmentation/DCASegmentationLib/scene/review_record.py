@@ -26,7 +26,7 @@ _SUGGESTIONS = "DCASegmentation.review.suggestions"
 _STATE = "DCASegmentation.review.state"
 _ORIGIN = "DCASegmentation.origin"
 
-_MOST_BYTES = 64 << 20  # a label for each voxel of the largest finding
+_MAX_BYTES = 64 << 20  # a label for each voxel of the largest finding
 _MOST_TEXT = 64 << 20  # characters
 
 _log = logging.getLogger("DCASegmentationLib")
@@ -175,18 +175,18 @@ def _packed(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(values.tobytes())).decode("ascii")
 
 
-def _unpacked(text: object, most_bytes: int = _MOST_BYTES) -> bytes:
-    """Decode bytes from :func:`_packed`. Raises ValueError if the text is damaged or holds more than ``most_bytes``."""
+def _unpacked(text: object, max_bytes: int = _MAX_BYTES) -> bytes:
+    """Decode bytes from :func:`_packed`. Raises ValueError if the text is damaged or holds more than ``max_bytes``."""
     if not isinstance(text, str):
         raise ValueError("it is not text")
     unpacker = zlib.decompressobj()
     try:
         # binascii.Error is a ValueError.
-        content = unpacker.decompress(base64.b64decode(text, validate=True), most_bytes + 1)
+        content = unpacker.decompress(base64.b64decode(text, validate=True), max_bytes + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from None
     # A few bytes can decompress to gigabytes.
-    if len(content) > most_bytes or not unpacker.eof:
+    if len(content) > max_bytes or not unpacker.eof:
         raise ValueError("it is cut off, or larger than any finding")
     return content
 

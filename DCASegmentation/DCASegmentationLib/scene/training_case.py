@@ -89,7 +89,7 @@ def _reviewed(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[Organ, ...]:
     reviewed = tuple(organ for organ in vocabulary if organ_is_reviewed(nodes, organ.key))
     if not reviewed:
         raise UserError(
-            "No organ of this case has been reviewed as a whole.",
+            "No organ of this case has been fully reviewed.",
             "Check all findings of an organ, or mark the organs you have looked at as reviewed under What changed.",
         )
     return reviewed

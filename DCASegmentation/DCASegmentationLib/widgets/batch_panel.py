@@ -147,7 +147,7 @@ class BatchPanel:
             yield
         added = self.batch.add(cases)
         if not cases:
-            self._showMessage(_("The scene has no CT without a result."))
+            self._showMessage(_("No CT in the scene is waiting to be segmented."))
         else:
             self._showMessage("" if added else _("All CTs of the scene are already in the list."))
 

@@ -33,7 +33,7 @@ from DCASegmentationLib.widgets.result_panel import ResultPanel, centerThreeDVie
 from DCASegmentationLib.widgets.review_panel import ReviewPanel
 from DCASegmentationLib.widgets.segment_control import SegmentControl
 from DCASegmentationLib.widgets.setup_panel import SetupPanel
-from DCASegmentationLib.widgets.tables import letBoxesBeSeen
+from DCASegmentationLib.widgets.tables import makeCheckBoxesVisible
 
 
 class ModulePanel(VTKObservationMixin):
@@ -140,7 +140,7 @@ class ModulePanel(VTKObservationMixin):
             self.expertsPanel.ui.legendCheckBox,
             self.expertsPanel.ui.saveMapsCheckBox,
         ):
-            letBoxesBeSeen(widget)
+            makeCheckBoxesVisible(widget)
 
     def exit(self) -> None:
         """The user leaves the module: remove the outline and end the editing effect."""

@@ -131,7 +131,11 @@ class ReviewPanel:
         self._table.fill(self._findings, self._state)
         hint = _("Segment a CT to see which findings to check first.")
         if nodes is not None:
-            hint = _("Nothing suspicious was found.") if review is not None else _("This result has no review.")
+            hint = (
+                _("The review found no region that is likely to be wrong.")
+                if review is not None
+                else _("This result has no review.")
+            )
         self.ui.reviewHintLabel.text = hint
         self.ui.reviewHintLabel.visible = not self._findings
         for widget in (self.ui.findingsTable, self.ui.checkedBar, self.ui.findingLabel, self.ui.previousButton,
@@ -405,7 +409,7 @@ class ReviewPanel:
         self.ui.copyChangesButton.enabled = self.ui.saveChangesButton.enabled = bool(self._changes)
 
     def _inWords(self, finding: Finding) -> str:
-        """A finding as HTML: title, reasons, suggested alternative, and how far its organs are checked."""
+        """A finding as HTML: title, reasons, alternative, and how far its organs are checked."""
         texts = [reason.text for reason in finding.reasons]
         name = finding.name
         if texts and texts[0].startswith(f"{name}: "):

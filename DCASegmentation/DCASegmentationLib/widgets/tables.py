@@ -48,7 +48,7 @@ def _rowHeight(lines: int) -> int:
     return _ROW + _LINE * (lines - 1)
 
 
-def letBoxesBeSeen(widget: qt.QWidget) -> None:
+def makeCheckBoxesVisible(widget: qt.QWidget) -> None:
     """Make unchecked boxes visible in a dark color scheme.
 
     There the style draws the frame of a check box darker than the window, so that an unchecked box disappears. The
@@ -188,7 +188,7 @@ class FindingsTable:
             font.setBold(status == TO_CHECK)
             item.setFont(font)
             if status == SUGGESTION:
-                item.setToolTip(_("The suggested alternative was accepted."))
+                item.setToolTip(_("The alternative was accepted."))
             elif status == ACCEPTED:
                 item.setToolTip(_("The segmentation was accepted as it is."))
 

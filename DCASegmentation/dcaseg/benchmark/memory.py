@@ -109,7 +109,7 @@ def estimate(options: TrainingOptions) -> TensorBytes:
     return TensorBytes({int(side): peak for side, peak in result["peaks"].items()}, result["steady"])
 
 
-class LivingTensors(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):
     """Tracks the memory of all tensors created in its context: ``held`` now, and the highest value ``peak`` (bytes)."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ def _main(json_options: str) -> None:
         small = replace(options, patch=(side, side, side))
         largest = 0
         for variant in expected_variants(options):
-            with LivingTensors() as living:
+            with LiveTensors() as living:
                 one_step(network, variant, small, device)
             largest = max(largest, living.peak)
         peaks[side] = largest

@@ -77,7 +77,7 @@ def _dca(
         bool,
         typer.Option(
             "--json",
-            help="Print the result as one JSON value (segment, bundle). Works anywhere in the command line.",
+            help="Print the result as one line of JSON (dca segment, dca bundle). Works anywhere in the command line.",
         ),
     ] = False,
     debug: Annotated[

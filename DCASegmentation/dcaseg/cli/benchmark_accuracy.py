@@ -56,7 +56,7 @@ def run(
         require_new_file(out, overwrite)
     entries = labeled_entries([], [], data, group)
     if not phantoms and not entries:
-        raise UserError("There are no cases to compare.", "Give --phantoms, or --data with a list of labeled CTs.")
+        raise UserError("There are no cases to compare.", "Specify --phantoms, or --data with a list of labeled CTs.")
     keep_freed_memory()
     model = load_bundle(bundle)
     settings = with_overlaps(

@@ -120,13 +120,15 @@ def _windows(text: str, option: str) -> int | None:
     if text == "all":
         return None
     if not text.isdigit() or int(text) < 1:
-        raise UserError(f"{option} '{text}' is not a number of windows.", "Give all, or a number of at least 1.")
+        raise UserError(f"{option} '{text}' is not a number of windows.", "Specify all, or a number of at least 1.")
     return int(text)
 
 
 def _require_nifti(ct: Path) -> Path:
     if not ct.is_file() or not ct.name.endswith((".nii", ".nii.gz")):
-        raise UserError(f"{ct} is not a NIfTI file.", "Give a .nii or .nii.gz file, which all the programs can read.")
+        raise UserError(
+            f"{ct} is not a NIfTI file.", "Specify a .nii or .nii.gz file, which all the programs can read."
+        )
     return ct
 
 

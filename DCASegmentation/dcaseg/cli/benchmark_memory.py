@@ -65,7 +65,7 @@ def run(
         require_new_file(out, overwrite)
     lengths = parse_integers(slices, "--slices", "75,150,450")
     if min(lengths) < 16:
-        raise UserError(f"--slices '{slices}' contains a scan that is too short.", "Give at least 16 slices.")
+        raise UserError(f"--slices '{slices}' contains a scan that is too short.", "Specify at least 16 slices.")
     folder = cache or home_or_temporary() / ".dca" / "benchmark"
     growths: dict[str, Growth] = {}
     with progress_bar() as progress:

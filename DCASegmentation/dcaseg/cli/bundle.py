@@ -157,7 +157,7 @@ def export(
     from ..training.export import export_bundle
 
     if (out is None) == (replace is None):
-        raise UserError("The new model needs exactly one destination.", "Give either -o OUT or --replace BUNDLE.")
+        raise UserError("The new model needs exactly one destination.", "Specify either -o OUT or --replace BUNDLE.")
     if better_than is not None and replace is not None:
         raise UserError("--replace already compares with the model that it replaces.", "Omit --better-than.")
     reference = better_than if replace is None else replace
@@ -185,7 +185,7 @@ def export(
 
 
 def average(
-    bundles: Annotated[list[str], typer.Argument(help="Folders or names of two or more models.", metavar="BUNDLES")],
+    bundles: Annotated[list[str], typer.Argument(help="Folders or names of two or more models.", metavar="BUNDLE...")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the model.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the folder OUT.")] = None,
     overwrite: Annotated[bool, overwrite_option("an earlier bundle in OUT")] = False,

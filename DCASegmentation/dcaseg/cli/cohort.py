@@ -50,7 +50,7 @@ def run(
     selection: Annotated[Values, fields_of(SegmentOptions, "organs", "find_abdomen", "overlap", base=_WITH_REVIEW)],
     extension: Annotated[
         str, typer.Option("--format", help="File format of the labels: nrrd, nii.gz, nii or mha.")
-    ] = ".nrrd",
+    ] = "nrrd",
     resample: Annotated[
         bool,
         typer.Option(
@@ -86,7 +86,7 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="Device: auto or cpu.", rich_help_panel=RUN_PANEL)] = "auto",
     backend: BackendOption = "auto",
-    case_limit: Annotated[
+    case_timeout: Annotated[
         float,
         typer.Option(
             min=0.01,
@@ -111,7 +111,7 @@ def run(
             rich_help_panel=RUN_PANEL,
         ),
     ] = None,
-    fewest_slices: Annotated[
+    min_slices: Annotated[
         int,
         typer.Option(
             "--min-slices", min=2, help="Skip DICOM series with fewer slices.", rich_help_panel=_SELECTION_PANEL
@@ -125,10 +125,10 @@ def run(
             rich_help_panel=_SELECTION_PANEL,
         ),
     ] = False,
-    anonymous: Annotated[
+    pseudonymize: Annotated[
         bool,
         typer.Option(
-            "--anonymous",
+            "--pseudonymize",
             help="In all files, write pseudonyms instead of patient IDs, and no dates, descriptions or paths.",
             rich_help_panel=_PRIVACY_PANEL,
         ),
@@ -170,8 +170,8 @@ def run(
         raise UserError(
             "--workers and --memory only apply to workers on this computer.", "Omit them, or omit --scheduler."
         )
-    if pseudonym_key is not None and not anonymous:
-        raise UserError("--pseudonym-key needs --anonymous.", "Add --anonymous.")
+    if pseudonym_key is not None and not pseudonymize:
+        raise UserError("--pseudonym-key needs --pseudonymize.", "Add --pseudonymize.")
     model = load_bundle(bundle)
     options = SegmentOptions(**selection, **findings)
     options.kept_labels(model.metadata.vocabulary)
@@ -192,17 +192,17 @@ def run(
         backend=backend,
         resample=resample,
         shared=shared,
-        case_minutes=case_limit,
+        case_minutes=case_timeout,
     )
     cohort = Cohort(
         source,
         settings,
-        Rules(fewest_slices, derived, resample),
+        Rules(min_slices, derived, resample),
         model.metadata.vocabulary,
         model.metadata.name,
         retry_failed,
         pseudonym_key,
-        anonymous,
+        pseudonymize,
     )
 
     def clients() -> AbstractContextManager[Client]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _Out = Annotated[Path, typer.Option("-o", "--out", help="List (JSON file) to write.")]
 _Unchecked = Annotated[
-    bool, typer.Option("--unchecked", help="Skip reading and checking every file, which takes minutes for AMOS.")
+    bool, typer.Option("--unchecked", help="Skip reading and checking every file, which can take minutes.")
 ]
 _Overwrite = Annotated[bool, overwrite_option("an existing list")]
 

@@ -68,7 +68,7 @@ def run(
         str,
         typer.Option(
             help="Metrics, separated by commas: dice, asd (mm, symmetric), asd_voxel (voxels, as published with "
-            "methods like the paper's), hd95, nsd.",
+            "methods like the paper's), hd95 (95th percentile Hausdorff distance, mm), nsd (normalized surface Dice).",
             rich_help_panel=_SCORES_PANEL,
         ),
     ] = "dice",
@@ -81,7 +81,8 @@ def run(
         ),
     ] = "leave_out",
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Tolerance of nsd in mm.", rich_help_panel=_SCORES_PANEL)
+        float,
+        typer.Option(min=0.0, help="Tolerance of the normalized surface Dice in mm.", rich_help_panel=_SCORES_PANEL),
     ] = 2.0,
     attention: Annotated[
         bool,

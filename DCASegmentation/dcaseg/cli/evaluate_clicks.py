@@ -125,14 +125,14 @@ def _cases(
     own: LabeledCTGroup,
 ) -> Iterator[tuple[str, sitk.Image, sitk.Image, list[int] | None]]:
     """Yield the name, CT, truth and annotated labels (None: all) of each case. Of ``own``, ``entries`` are the list."""
-    from ..evaluation.review_evaluation import REPORT_SEEDS, odd_phantom
+    from ..evaluation.review_evaluation import REPORT_SEEDS, shifted_scan_phantom
     from ..evaluation.scoring import read_entry, read_table, require_known, require_one_grid, translated
     from ..imaging.ct_checks import require_ct
     from ..imaging.readers import read_ct, read_labels
 
     vocabulary = segmenter.vocabulary
     for index in range(phantoms):
-        phantom = odd_phantom(REPORT_SEEDS + index)
+        phantom = shifted_scan_phantom(REPORT_SEEDS + index)
         yield f"phantom {REPORT_SEEDS + index}", phantom.ct, phantom.labels, None
     for folder in synthetic:
         image, truth = read_ct(folder / "ct.nrrd"), read_labels(folder / "labels.nrrd")

@@ -68,7 +68,7 @@ def run(
 
     if (own.ct is not None) + (own.data is not None) + (phantoms is not None or tuning) > 1:
         raise UserError(
-            "Phantoms, your own CT and a list cannot be combined.", "Give only one of --phantoms, --ct and --data."
+            "Phantoms, your own CT and a list cannot be combined.", "Specify only one of --phantoms, --ct and --data."
         )
     entries = labeled_entries([], [], own.data, own.group)
     keep_freed_memory()

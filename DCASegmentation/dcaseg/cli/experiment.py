@@ -112,7 +112,7 @@ def run(
     methods: Annotated[
         Literal["baselines", "all"],
         typer.Option(
-            "--systems",
+            "--methods",
             help="fig1, fig5, fig6: show the methods of baselines, or all methods of table1.",
             rich_help_panel=_TABLES_PANEL,
         ),
@@ -130,11 +130,13 @@ def run(
         typer.Option(help="fig2 with one list: percentages of cases that are labeled.", rich_help_panel=_TABLES_PANEL),
     ] = "10,20,40,100",
     picture: Annotated[
-        Literal["png", "pdf", "svg"], typer.Option(help="File format of the figures.", rich_help_panel=_TABLES_PANEL)
+        Literal["png", "pdf", "svg"],
+        typer.Option("--figure-format", help="File format of the figures.", rich_help_panel=_TABLES_PANEL),
     ] = "png",
     estimate: Annotated[
         bool,
         typer.Option(
+            "--estimate",
             help="Train nothing; measure some steps of each row and print how long its runs would take.",
             rich_help_panel=RUN_PANEL,
         ),
@@ -200,17 +202,17 @@ def run(
         return
     _check_names(names, bundle, bool(more_lists), equal != "steps" or with_paper_numbers)
     if (estimate or finished_only) and not set(names) & set(ALL_EXPERIMENTS):
-        raise UserError("--estimate and --finished-only are for tables.", "Name a table, such as table1.")
+        raise UserError("--estimate and --finished-only are for tables.", "Specify a table, such as table1.")
     if estimate and finished_only:
-        raise UserError("--estimate and --finished-only cannot be combined.", "Give only one of them.")
+        raise UserError("--estimate and --finished-only cannot be combined.", "Specify only one of them.")
     if anatomies is not None and data is not None:
-        raise UserError("--data and --anatomies cannot be combined.", "Give only one of them.")
+        raise UserError("--data and --anatomies cannot be combined.", "Specify only one of them.")
     common = _options(preset or ("anatomies" if anatomies else "small"), {**network.changes(), **length})
     seed_values = parse_integers(seeds, "--seeds", "0,1,2")
     if min(seed_values) < 0 or len(set(seed_values)) < len(seed_values):
         raise UserError(
             f"--seeds '{seeds}' repeats a seed or has a negative one.",
-            "Give different numbers of at least 0: --seeds 0,1,2.",
+            "Specify different numbers of at least 0: --seeds 0,1,2.",
         )
     counts = parse_integers(phantoms, "--phantoms", "4,16,4,6")
     percentages = parse_numbers(ratios, "--ratios", len(ratios.split(",")))

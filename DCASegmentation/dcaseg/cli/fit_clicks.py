@@ -71,8 +71,8 @@ def run(
     """Fit the classifier that decides which voxels a click of **dca correct** changes.
 
     It learns from simulated clicks on the errors of models in synthetic CTs, and on large errors made at random, and
-    knows no organ. Cross-validation over the anatomies chooses its caution, so that few clicks make an organ worse; the
-    table shows its figures. The classifier in use is the file dcaseg/interaction/classifier.json.
+    is class-agnostic. Cross-validation over the anatomies chooses its thresholds so that few clicks make an organ
+    worse; the table shows its figures. The classifier in use is the file dcaseg/interaction/classifier.json.
     """
     import numpy as np
 
@@ -84,7 +84,7 @@ def run(
     from ..interaction.click_classifier import classifier_json
 
     if not synthetic and not phantoms:
-        raise UserError("No cases were given.", "Give --synthetic or --phantoms.")
+        raise UserError("No cases were given.", "Specify --synthetic or --phantoms.")
     keep_freed_memory()
     models = [load_bundle(name) for name in bundles] if bundles else [load_bundle(None)]
     segmenters = [Segmenter(model, device, backend="auto") for model in models]
@@ -129,14 +129,14 @@ def _cases(
     synthetic: list[Path], phantoms: int
 ) -> Iterator[tuple[str, str, Callable[[], tuple[sitk.Image, sitk.Image]]]]:
     """Yield the name of each case, that of its anatomy, and what reads its CT and labels."""
-    from ..evaluation.review_evaluation import odd_phantom
+    from ..evaluation.review_evaluation import shifted_scan_phantom
     from ..imaging.readers import read_ct, read_labels
 
     def synthesized(folder: Path) -> tuple[sitk.Image, sitk.Image]:
         return read_ct(folder / "ct.nrrd"), read_labels(folder / "labels.nrrd")
 
     def phantom(seed: int) -> tuple[sitk.Image, sitk.Image]:
-        person = odd_phantom(seed)
+        person = shifted_scan_phantom(seed)
         return person.ct, person.labels
 
     for folder in synthetic:

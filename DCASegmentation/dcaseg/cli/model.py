@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..method.network import DCANet
 
 NAME = "model"
-EXAMPLES = "Example: dca model --n-filters 16 --classes 14 --patch 96"
+EXAMPLES = "Example: dca model --filters 16 --classes 14 --patch 96"
 
 Fusion = Literal["dfam", "average", "concat", "none"]
 Norm = Literal["batch", "instance"]
@@ -24,7 +24,7 @@ def run(
     bundle: Annotated[
         str | None, typer.Option(help="Show this trained model (folder or name) and ignore the network options.")
     ] = None,
-    n_filters: Annotated[int, typer.Option(min=1, help="Channels at full resolution.")] = 16,
+    n_filters: Annotated[int, typer.Option("--filters", min=1, help="Channels at full resolution.")] = 16,
     classes: Annotated[
         int, typer.Option(min=4, help="Number of organs plus 1 for background: 14 for Synapse, 16 for AMOS.")
     ] = 14,
@@ -57,7 +57,7 @@ def run(
     try:
         rows = summarize(network, sides)
     except ValueError as error:
-        raise UserError(f"This patch size is not possible: {error}.", "Give sides such as 48, 96 or 128.") from None
+        raise UserError(f"This patch size is not possible: {error}.", "Specify sides such as 48, 96 or 128.") from None
     part_rows = table(
         f"{title}, patch {' x '.join(map(str, sides))}",
         "Part", "Output (channel, depth, height, width)", "Parameters", "GMAC",

@@ -29,7 +29,7 @@ def parse_spacing(text: str, option: str = "--spacing") -> tuple[float, float, f
     """Parse a spacing (x, y, z) in mm. Raises UserError for anything but three positive numbers."""
     x, y, z = parse_numbers(text, option)
     if not min(x, y, z) > 0:
-        raise UserError(f"{option} '{text}' is not a voxel spacing.", "Give three numbers above 0, in mm.")
+        raise UserError(f"{option} '{text}' is not a voxel spacing.", "Specify three numbers above 0, in mm.")
     return x, y, z
 
 
@@ -56,7 +56,7 @@ def parse_patch(text: str, option: str = "--patch", smallest: int = 16) -> tuple
     if len(sides) != 3 or any(side < smallest or side % 16 for side in sides):
         raise UserError(
             f"{option} '{text}' is not a valid patch size.",
-            f"Give one side or three, each a multiple of 16 and at least {smallest}.",
+            f"Specify one side or three, each a multiple of 16 and at least {smallest}.",
         )
     depth, height, width = sides
     return depth, height, width
@@ -69,7 +69,7 @@ def require_new_file(path: Path, overwrite: bool) -> Path:
     ``overwrite``, or if its parent folder cannot be created.
     """
     if path.is_dir():
-        raise OutputError(f"{path} is a folder.", "Give the name of a file.")
+        raise OutputError(f"{path} is a folder.", "Specify the name of a file.")
     if path.exists() and not overwrite:
         raise OutputError(f"The file {path} already exists.", "Choose another name, or add --overwrite.")
     try:
@@ -121,7 +121,7 @@ def pair_up(first: list[Path], second: list[Path], option: str, second_option: s
     if len(first) != len(second):
         raise UserError(
             f"The number of {option} options is {len(first)}, that of {second_option} options {len(second)}.",
-            f"Give one {second_option} for each {option}.",
+            f"Specify one {second_option} for each {option}.",
         )
     return list(zip(first, second, strict=True))
 

@@ -157,7 +157,7 @@ class LabeledCTGroup:
 
     def __post_init__(self) -> None:
         if (self.ct is None) != (self.labels is None):
-            raise UserError("--ct and --labels only work together.", "Give both of them.")
+            raise UserError("--ct and --labels only work together.", "Specify both of them.")
         if self.label_table is not None and self.labels is None:
             raise UserError("--label-table needs --labels.", "Add --ct and --labels.")
 

@@ -42,7 +42,7 @@ def run(
             "Two of the folders have the same name.", "Rename one of them, because results are named after the folders."
         )
     if len(label_maps) < 2:
-        raise UserError("Registration needs at least two label maps.", "Give two or more folders.")
+        raise UserError("Registration needs at least two label maps.", "Specify two or more folders.")
     pairs = list(permutations(range(len(label_maps)), 2))
     missing = [pair for pair in pairs if not (out / warp_name(names[pair[0]], names[pair[1]])).exists()]
     lines = []

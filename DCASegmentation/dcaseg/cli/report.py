@@ -20,7 +20,7 @@ from .options import overwrite_option
 NAME = "report"
 EXAMPLES = "Example: dca report result/ -o report.html"
 
-_REMEDY = "Give a folder written by dca segment."
+_REMEDY = "Specify a folder written by dca segment."
 _EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")
 
 
@@ -48,7 +48,9 @@ def run(
     labels = read_labels(_labels_file(result))
     image = read_result_ct(record, result, ct)
     if not Grid.of(image).same_as(Grid.of(labels)):
-        raise UserError("The labels do not lie on the grid of the CT.", "Give the CT that was segmented with --ct.")
+        raise UserError(
+            "The labels do not lie on the grid of the CT.", "Use --ct to specify the CT that was segmented."
+        )
     vocabulary = _vocabulary(result)
 
     def reported(finding: Finding) -> ReportedFinding:

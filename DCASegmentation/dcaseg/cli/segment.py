@@ -141,7 +141,8 @@ def run(
 
     The new folder contains the labels, a segmentation and a scene for 3D Slicer, a DICOM SEG if the CT is DICOM, maps
     (attention of the three experts, dominant expert, uncertainty, disagreement, as far as the model has them),
-    volumes.csv (volume in ml and mean HU of each organ), and a log. It appears only when all files are complete.
+    volumes.csv (volume in ml and mean HU of each organ), and a log. It appears once the labels and
+    maps are complete; a file that cannot be written after them is left out, with a note.
     """
     segment_ct(
         ct,
@@ -392,7 +393,7 @@ def print_review(review: Review) -> None:
     if review.findings:
         print_table(_findings_table(review))
     else:
-        print_line("There are no findings.")
+        print_line("The review found no region that is likely to be wrong.")
     for note in review.organs:
         organ = VOCABULARIES[review.vocabulary].by_key.get(note.organ) if review.vocabulary in VOCABULARIES else None
         print_line(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")
@@ -400,10 +401,12 @@ def print_review(review: Review) -> None:
 
 def _findings_table(review: Review) -> Table:
     rows = table(
-        f"Findings: {len(review.findings)}", "#", "Organ", "ml", "Position (LPS, mm)", "Why", numbers=("#", "ml")
+        f"Findings: {len(review.findings)}", "#", "Organ", "ml", "Position (RAS, mm)", "Why", numbers=("#", "ml")
     )
     for finding in review.findings[:_MAX_PRINTED_FINDINGS]:
-        position = ", ".join(f"{value:.0f}" for value in finding.position_mm)
+        left, posterior, superior = finding.position_mm
+        # RAS, for dca correct and Slicer; the finding's position is in LPS.
+        position = ", ".join(str(round(value)) for value in (-left, -posterior, superior))
         why = " ".join(reason.text for reason in finding.reasons[:2])
         if finding.alternative is not None:
             why += f" {finding.alternative.text}"

@@ -66,7 +66,7 @@ def run(
     torch_device = local_device(choose_device(running.device).torch_device)
     processes = join(torch_device)
     if running.resume and running.from_state is not None:
-        raise UserError("--resume and --from-state cannot be combined.", "Give only one of them.")
+        raise UserError("--resume and --from-state cannot be combined.", "Specify only one of them.")
     if running.resume or running.from_state is not None:
         plan = plan_resumed_run(out, running.from_state, data, synthesis, model, schedule)
     else:

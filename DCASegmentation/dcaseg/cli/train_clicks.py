@@ -125,7 +125,7 @@ def run(
         try:
             sized = ClickNetworkOptions(**network)
         except ValueError:
-            raise UserError(f"--side cannot be {network['side']}.", "Give a multiple of 8, at least 16.") from None
+            raise UserError(f"--side cannot be {network['side']}.", "Specify a multiple of 8, at least 16.") from None
         folders = tuple(str(path.resolve()) for path in maps.label_maps or [])
         source = _Source(phantoms, folders, tuple(maps.licenses or ()), n_synthetic if folders else 0)
         record = _Record(ClickTrainingOptions(sized, **length, **learning), source)

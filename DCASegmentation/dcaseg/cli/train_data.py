@@ -56,18 +56,20 @@ def _synthetic(synthesis: SynthesisGroup, has_labeled_cases: bool) -> TrainingSe
 
     if not synthesis.maps.label_maps:
         if unused := [name for name, value in synthesis.given().items() if value is not None]:
-            raise UserError(f"--{unused[0]} needs a label map.", "Name its folder with --synthesize.")
+            raise UserError(f"--{unused[0]} needs a label map.", "Specify its folder with --synthesize.")
         return None
     if synthesis.made_ahead is not None:
         if synthesis.share is not None:
-            raise UserError("--synthesize-share and --synthesize-ahead cannot be combined.", "Give only one of them.")
+            raise UserError(
+                "--synthesize-fraction and --synthesize-ahead cannot be combined.", "Specify only one of them."
+            )
         return ahead_training_set(synthesis.maps, synthesis.first_number or 0, synthesis.made_ahead, synthesis.warps)
     if synthesis.first_number is not None:
         raise UserError("--synthesize-first needs --synthesize-ahead.", "Add --synthesize-ahead.")
     if synthesis.share is not None and synthesis.share < 1 and not has_labeled_cases:
         raise UserError(
             f"There is no labeled case for the other {1 - synthesis.share:.0%} of the patches.",
-            "Add labeled cases (--data, --labeled), or omit --synthesize-share.",
+            "Add labeled cases (--data, --labeled), or omit --synthesize-fraction.",
         )
     share = synthesis.share or (0.5 if has_labeled_cases else 1.0)
     folders, warps = _label_maps(synthesis.maps, synthesis.warps)
@@ -101,15 +103,15 @@ def _label_maps(group: LabelMapGroup, warps: Path | None) -> tuple[tuple[LabelMa
     if licenses and len(licenses) != len(maps):
         raise UserError(
             f"The number of --synthesize options is {len(maps)}, that of --license options {len(licenses)}.",
-            "Give one --license for each --synthesize, or none.",
+            "Specify one --license for each --synthesize, or none.",
         )
     for folder in maps:
         if not folder.is_dir():
             raise UserError(
-                f"{folder} is not a folder.", "Give a folder that contains a label map and a table of its names."
+                f"{folder} is not a folder.", "Specify a folder that contains a label map and a table of its names."
             )
     if warps is not None and not warps.is_dir():
-        raise UserError(f"{warps} is not a folder.", "Give the folder made by dca register-label-maps.")
+        raise UserError(f"{warps} is not a folder.", "Specify the folder made by dca register-label-maps.")
     licenses = licenses or ["not stated"] * len(maps)
     folders = tuple(
         LabelMapFolder(str(folder.resolve()), license_name) for folder, license_name in zip(maps, licenses, strict=True)

@@ -112,7 +112,7 @@ class SynthesisGroup:
     share: Annotated[
         float | None,
         typer.Option(
-            "--synthesize-share",
+            "--synthesize-fraction",
             min=0.01,
             max=1.0,
             help="Fraction of the labeled patches that come from synthetic CTs. Default: 0.5, or 1 if there are no "
@@ -144,7 +144,7 @@ class SynthesisGroup:
         return {
             "license": self.maps.licenses or None,
             "warps": self.warps,
-            "synthesize-share": self.share,
+            "synthesize-fraction": self.share,
             "synthesize-ahead": self.made_ahead,
             "synthesize-first": self.first_number,
         }

@@ -153,7 +153,7 @@ def _record_of(state: Path) -> RunRecord:
     except ValueError as error:
         raise UserError(
             f"{state} has no description of its training data ({error}).",
-            "Give a file written by dca train --export-state.",
+            "Specify a file written by dca train --export-state.",
         ) from None
 
 

@@ -202,7 +202,7 @@ def process(case: Case, settings: Settings) -> Outcome:
 def overdue_reason(settings: Settings) -> str:
     """The reason of the failure of a case that took too long."""
     return (
-        f"It took longer than {settings.case_minutes:g} minutes and was stopped. To allow more, set --case-limit and "
+        f"It took longer than {settings.case_minutes:g} minutes and was stopped. To allow more, set --case-timeout and "
         "add --retry-failed."
     )
 

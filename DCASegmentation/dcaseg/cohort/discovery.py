@@ -164,7 +164,7 @@ class Search:
         try:
             images, copies = without_copies(chosen.images)
             rules = self._rules
-            stacks = volumes(images, series.description or folder.name, rules.fewest_slices, rules.resample)
+            stacks = volumes(images, series.description or folder.name, rules.min_slices, rules.resample)
         except (ImageError, ValueError, OSError) as error:
             reject(FAILED, str(error))
             return

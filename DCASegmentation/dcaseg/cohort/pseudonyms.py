@@ -88,7 +88,7 @@ def read_key(file: Path) -> bytes:
     except OSError as error:
         raise UserError(
             f"The key file {file} cannot be read: {reason_of(error)}.",
-            "Give the key file of an earlier cohort.",
+            "Specify the key file of an earlier cohort.",
         ) from None
     if len(content) < _FEWEST_BYTES:
         raise UserError(

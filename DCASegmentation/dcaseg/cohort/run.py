@@ -32,8 +32,8 @@ _SMALLEST_FREE_BYTES = 50_000_000
 class Cohort:
     """The CTs in ``source`` and the ``settings`` to segment them with; ``model`` and ``vocabulary`` are the model's.
 
-    ``retry_failed`` also retries cases that failed in an earlier run because of the CT itself. An ``anonymous`` cohort
-    replaces patients by pseudonyms, created with the key in ``pseudonym_key`` or, by default, in the cohort's folder.
+    ``retry_failed`` also retries cases that failed in an earlier run because of the CT itself. With ``pseudonymize``,
+    patients are replaced by pseudonyms, made with the key in ``pseudonym_key`` or, by default, in the cohort's folder.
     """
 
     source: Path
@@ -43,7 +43,7 @@ class Cohort:
     model: str
     retry_failed: bool = False
     pseudonym_key: Path | None = None
-    anonymous: bool = False
+    pseudonymize: bool = False
 
 
 def run_cohort(
@@ -71,7 +71,7 @@ def run_cohort(
         _keep_private(cohort, out)
         _require_room(out)
         pseudonyms = None
-        if cohort.anonymous:
+        if cohort.pseudonymize:
             pseudonyms = Pseudonyms(own_key(out) if given_key is None else given_key)
             cohort = replace(cohort, settings=replace(cohort.settings, pseudonyms=pseudonyms.key_id))
         ledger = Ledger(out / LEDGER)

@@ -76,7 +76,7 @@ def ordered(images: Sequence[DicomHeader], name: str, resample: bool = False) ->
     return Volume(tuple(by_file[str(file)] for file in stack.files), stack.notes)
 
 
-def volumes(images: Sequence[DicomHeader], name: str, fewest_slices: int, resample: bool = False) -> dict[str, Volume]:
+def volumes(images: Sequence[DicomHeader], name: str, min_slices: int, resample: bool = False) -> dict[str, Volume]:
     """The volumes of a series by acquisition number; a single one, with the key "", if all slices form one volume.
 
     Scanners sometimes store the phases of an examination as acquisitions of one series, and each file of enhanced
@@ -89,7 +89,7 @@ def volumes(images: Sequence[DicomHeader], name: str, fewest_slices: int, resamp
             parts: dict[str, list[DicomHeader]] = {}
             for image in images:
                 parts.setdefault(part_of(image), []).append(image)
-            if len(parts) < 2 or min(sum(one.frames for one in part) for part in parts.values()) < fewest_slices:
+            if len(parts) < 2 or min(sum(one.frames for one in part) for part in parts.values()) < min_slices:
                 continue
             try:
                 return {number: ordered(part, name, resample) for number, part in sorted(parts.items())}
@@ -196,13 +196,13 @@ _AXIAL_COSINE = np.cos(np.radians(30.0))
 
 @dataclass(frozen=True)
 class Rules:
-    """What is selected: series of at least ``fewest_slices`` slices.
+    """What is selected: series of at least ``min_slices`` slices.
 
     Series computed from others are selected only if ``derived``, and those with tilted or unevenly spaced slices only
     if they may be resampled (``resample``).
     """
 
-    fewest_slices: int = 20
+    min_slices: int = 20
     derived: bool = False
     resample: bool = False
 
@@ -234,11 +234,11 @@ def select(series: Series, rules: Rules) -> Selection:
         notes.append(f"{what} left out")
     if others:
         what = "1 image was" if others == 1 else f"{others} images were"
-        notes.append(f"{what} left out (such as a dose page)")
+        notes.append(f"{what} left out (such as a dose report)")
     if series.note:
         notes.append(series.note)
     if any(image.lossy for image in scan):
-        notes.append("the images were compressed with loss")
+        notes.append("the images have lossy compression")
     return Selection(scan, notes=tuple(notes))
 
 
@@ -264,8 +264,8 @@ def _reason_to_skip(scan: tuple[Header, ...], rules: Rules) -> str:
     if placed and 2 * sum(map(_is_axial, placed)) <= len(placed):
         return NOT_AXIAL
     slices = sum(image.frames for image in scan)
-    if slices < rules.fewest_slices:
-        return f"only {slices} slice{'s' if slices > 1 else ''}, fewer than {rules.fewest_slices}"
+    if slices < rules.min_slices:
+        return f"only {slices} slice{'s' if slices > 1 else ''}, fewer than {rules.min_slices}"
     return ""
 
 

@@ -139,7 +139,7 @@ def _candidates(series: Series, rules: Rules) -> list[_Candidate]:
         return [_Candidate(series, series.images, reason=selection.reason)]
     try:
         images = without_copies(selection.images)[0]
-        stacks = volumes(images, series.description, rules.fewest_slices, rules.resample)
+        stacks = volumes(images, series.description, rules.min_slices, rules.resample)
     except (ImageError, OSError, ValueError):
         # The problem is reported if this candidate is chosen.
         return [_Candidate(series, selection.images, notes=selection.notes)]

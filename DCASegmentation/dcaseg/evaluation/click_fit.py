@@ -282,7 +282,7 @@ def fit_classifier(
         if len(groups) < 2:
             raise UserError(
                 f"Too few anatomies have clicks for {name.replace('_', ' ')}.",
-                "Give more cases, of different label maps.",
+                "Specify more cases, of different label maps.",
             )
         folds = [set(groups[fold::_FOLDS]) for fold in range(min(_FOLDS, len(groups)))]
         decide = _decide_on_pieces if name.endswith("_much") else _decide

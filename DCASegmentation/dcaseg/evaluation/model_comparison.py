@@ -57,7 +57,7 @@ def compare(
     if not cases.count:
         raise UserError(
             "There are no held-out cases to compare the models on.",
-            "Give a list with labeled test cases (--data), or train with some cases of the list under 'validation'.",
+            "Specify a list with labeled test cases (--data), or train with some cases of the list under 'validation'.",
         )
     bundles = (old, new)
     scored = []
@@ -95,6 +95,7 @@ def held_out_by(sources: Sequence[object]) -> HeldOut:
             phantoms.append(source)
         else:
             raise UserError(
-                "The validation cases of this run are only available during training.", "Give other cases with --data."
+                "The validation cases of this run are only available during training.",
+                "Specify other cases with --data.",
             )
     return HeldOut(tuple(entries), tuple(phantoms))

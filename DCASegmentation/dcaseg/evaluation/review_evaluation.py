@@ -15,8 +15,8 @@ Orders of findings that are compared:
   uncertain voxels, with the same total volume and the same size limit as the review's findings, by decreasing sum of
   entropy.
 
-No finding of any order is wider than ``Scoring.across_mm`` along an axis of the model's grid, so that a user can judge
-it at a glance. Only the voxels of its mask count.
+No finding of any order is wider than ``Scoring.max_extent_mm`` along an axis of the model's grid, so that a user can
+judge it at a glance. Only the voxels of its mask count.
 
 There are two budgets. One is the number of findings. Since a large finding takes longer to check, the other is volume:
 each order takes findings up to the volume of the review's first N, including part of the last one.
@@ -63,7 +63,7 @@ _REMOVABLE = ("gallbladder", "spleen", "right_kidney", "left_kidney", "prostate_
 
 
 @dataclass(frozen=True)
-class OddScan:
+class ShiftedScan:
     """Arguments of ``synthesis.phantom.case.generate`` for a scan unlike those of training.
 
     ``spacing`` is (x, y, z) in mm; ``missing`` holds the keys of the missing organs.
@@ -75,7 +75,7 @@ class OddScan:
     missing: tuple[str, ...]
 
 
-def draw_odd_scan(seed: int) -> OddScan:
+def draw_shifted_scan(seed: int) -> ShiftedScan:
     """Draw the scan of the person ``seed``."""
     generator = np.random.default_rng([seed, 7])
     if generator.random() < 0.5:
@@ -83,7 +83,7 @@ def draw_odd_scan(seed: int) -> OddScan:
     else:
         in_plane, between_slices = generator.uniform(2.8, 3.6), generator.uniform(2.0, 3.5)
     missing = generator.choice(_REMOVABLE, size=int(generator.integers(0, 3)), replace=False)
-    return OddScan(
+    return ShiftedScan(
         spacing=(round(float(in_plane), 2), round(float(in_plane), 2), round(float(between_slices), 2)),
         phase=str(generator.choice(_PHASES)),
         noise_hu=round(float(generator.uniform(25.0, 45.0)), 1),
@@ -91,9 +91,9 @@ def draw_odd_scan(seed: int) -> OddScan:
     )
 
 
-def odd_phantom(seed: int) -> Phantom:
-    """The person ``seed``, scanned as ``draw_odd_scan`` draws it."""
-    scan = draw_odd_scan(seed)
+def shifted_scan_phantom(seed: int) -> Phantom:
+    """The person ``seed``, scanned as ``draw_shifted_scan`` draws it."""
+    scan = draw_shifted_scan(seed)
     return generate(seed, scan.spacing, phase=scan.phase, noise_hu=scan.noise_hu, missing=scan.missing)
 
 
@@ -109,7 +109,7 @@ Amounts = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class PlaceContents:
+class FindingContents:
     """The contents of the findings of one case. Index 0 is outside all findings, then come ranks 1 to N.
 
     ``ml`` is the volume, ``errors`` the number of erroneous voxels, ``gross`` the number of gross errors (voxels of the
@@ -239,11 +239,11 @@ class TruthOfCase:
             wrong[counted],
         )
 
-    def of_review(self) -> PlaceContents:
+    def of_review(self) -> FindingContents:
         """Contents of the review's findings."""
         return self._contents(sitk.GetArrayFromImage(self._review.ranks), len(self._review.review.findings))
 
-    def of_entropy(self) -> PlaceContents:
+    def of_entropy(self) -> FindingContents:
         """Contents of findings made from entropy alone, see ``entropy, own findings`` in the module's docstring."""
         entropy = self._review.evidence.entropy
         voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(self._review.ranks)))
@@ -251,8 +251,10 @@ class TruthOfCase:
         at_least = np.cumsum(np.bincount(entropy.ravel(), minlength=256)[::-1])
         threshold = max(255 - int(np.searchsorted(at_least, wanted)), 1)
         weights = np.where(entropy >= threshold, entropy, 0).astype(np.int64)
-        limit = max(Scoring.most_ml / self._grid.volume_ml_per_voxel, Scoring.fewest_voxels)
-        pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MAX_FINDINGS, lambda box, mask: limit)
+        limit = max(Scoring.max_ml / self._grid.volume_ml_per_voxel, Scoring.min_voxels)
+        pieces = regions(
+            weights, self._grid.spacing[::-1], Scoring.max_extent_mm, MAX_FINDINGS, lambda box, mask: limit
+        )
         sums = np.bincount(pieces.ravel(), weights.ravel(), MAX_FINDINGS + 1)
         pieces = NearestResampler(self._grid, self._ct).on_ct(pieces, self._ct)
         # A finding may contain no voxel of a coarse CT.
@@ -261,7 +263,7 @@ class TruthOfCase:
         ranks[order] = np.arange(1, len(order) + 1, dtype=np.uint8)
         return self._contents(ranks[pieces], len(order))
 
-    def _contents(self, ranks: Bytes, count: int) -> PlaceContents:
+    def _contents(self, ranks: Bytes, count: int) -> FindingContents:
         wrong = self._labels != self._true
 
         def count_inside(mask: NDArray[np.bool_]) -> Amounts:
@@ -270,7 +272,7 @@ class TruthOfCase:
         model_ranks = sitk.GetArrayFromImage(resample(self._ct.image_of(ranks), self._grid, "nearest"))
         voxels = np.bincount(model_ranks.ravel(), minlength=count + 1)
         entropy = np.bincount(model_ranks.ravel(), self._review.evidence.entropy.ravel(), count + 1)
-        return PlaceContents(
+        return FindingContents(
             ml=np.bincount(ranks.ravel(), minlength=count + 1).astype(float) * self._ct.volume_ml_per_voxel,
             errors=count_inside(wrong),
             gross=np.bincount(model_ranks[self._gross], minlength=count + 1).astype(float),
@@ -303,7 +305,7 @@ def reached(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Reached]:
     return found
 
 
-def _of_order(contents: PlaceContents, order: NDArray[np.intp], number: int, budget_ml: float) -> list[float]:
+def _of_order(contents: FindingContents, order: NDArray[np.intp], number: int, budget_ml: float) -> list[float]:
     chosen = order[:number]
     organs = [amounts[chosen].sum() >= _REACHED * amounts.sum() for amounts in contents.organ_errors.values()]
     weights = _within(contents.ml[order], budget_ml)
@@ -427,8 +429,8 @@ def measure_on_phantoms(
     """Add ``count`` phantoms unlike those of training to ``measured``."""
     for index in range(count):
         seed = first_seed + index
-        phantom = odd_phantom(seed)
-        add_case(measured, segmenter, f"phantom {seed}", phantom.ct, phantom.labels, **asdict(draw_odd_scan(seed)))
+        phantom = shifted_scan_phantom(seed)
+        add_case(measured, segmenter, f"phantom {seed}", phantom.ct, phantom.labels, **asdict(draw_shifted_scan(seed)))
         if progress is not None:
             progress((index + 1) / count, f"Phantom {index + 1} of {count}")
 

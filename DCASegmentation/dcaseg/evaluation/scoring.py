@@ -13,9 +13,9 @@ import SimpleITK as sitk
 
 from ..errors import ImageError, UserError, reason_of
 from ..imaging.ct_checks import require_ct
-from ..imaging.geometry import lay_over
+from ..imaging.geometry import copy_geometry_if_close
 from ..imaging.grid import Grid
-from ..imaging.intensity import left_out, told_left_out, value_range
+from ..imaging.intensity import describe_ignored_labels, left_out, value_range
 from ..imaging.readers import read_ct, read_labels
 from ..inference.options import SegmentOptions
 from ..inference.segmenter import Segmenter
@@ -45,7 +45,7 @@ def read_table(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
         keys = {int(row["id"]): _key(row["name"]) for row in rows}
     except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(
-            f"{path} is not a table of labels ({reason_of(error)}).", "Give a file with the columns id and name."
+            f"{path} is not a table of labels ({reason_of(error)}).", "Specify a file with the columns id and name."
         ) from None
     labels = {label: vocabulary.by_key[key].label for label, key in keys.items() if key in vocabulary.by_key}
     if not labels:
@@ -152,7 +152,7 @@ def read_entry(entry: Entry, vocabulary: Vocabulary) -> tuple[sitk.Image, sitk.I
     require_ct(ct, entry.image.name)
     require_one_grid(truth, entry.label, ct, entry.image)
     if entry.label_map:
-        for note in told_left_out([left_out(truth, entry.label_map)]):
+        for note in describe_ignored_labels([left_out(truth, entry.label_map)]):
             _log.warning("%s: %s", entry.label.name, note)
         truth = translated(truth, dict(entry.label_map))
     require_known(truth, entry.label, vocabulary)
@@ -180,7 +180,7 @@ def score_entries(
 
 def require_one_grid(labels: sitk.Image, path: Path, other: sitk.Image, other_path: Path) -> None:
     """Raise ImageError if two images are not on the same grid. Rounding differences of ``labels`` are corrected."""
-    lay_over(labels, path.name, other, other_path.name)
+    copy_geometry_if_close(labels, path.name, other, other_path.name)
 
 
 def require_known(labels: sitk.Image, path: Path, vocabulary: Vocabulary) -> None:

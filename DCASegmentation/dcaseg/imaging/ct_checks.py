@@ -24,7 +24,7 @@ _SOFT_TISSUE_HU = (-150.0, 250.0)
 _FEWEST_SOFT_TISSUE = 0.03
 _SAMPLES = 1_000_000
 
-_GIVE_HU = "Give the CT in Hounsfield units as the scanner exported it."
+_GIVE_HU = "Use the CT in Hounsfield units, as exported from the scanner."
 
 # HU ranges of tissues that every abdominal CT shows, with or without contrast agent.
 _FAT_HU = (-130.0, -70.0)

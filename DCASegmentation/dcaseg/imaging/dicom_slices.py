@@ -217,7 +217,7 @@ def is_localizer(image: DicomHeader) -> bool:
 def stacked(images: Iterable[DicomHeader], name: str, resample: bool = False) -> Stack:
     """The slices of ``images`` as a stack, with a note on images that were left out.
 
-    These are copies of a slice, and images that are not slices of the volume, such as a dose page or a localizer.
+    These are copies of a slice, and images that are not slices of the volume, such as a dose report or a localizer.
     ``name`` is the name of the series or its folder, for messages.
 
     Raises ImageError if the remaining slices do not form a volume: they are not CT, are missing, duplicated or of
@@ -336,7 +336,7 @@ def together(series: Sequence[Sequence[DicomHeader]]) -> list[tuple[list[DicomHe
 def without_non_slices(images: Sequence[DicomHeader]) -> list[DicomHeader]:
     """The images that may be slices of a CT, judged by their headers; all images if that would leave none.
 
-    Localizers, dose pages, screen captures, color pictures and images of other modalities are left out.
+    Localizers, dose reports, screen captures, color pictures and images of other modalities are left out.
     """
     secondary = Counter("SECONDARY" in image.image_type[1:2] for image in images)
     kept = [
@@ -351,7 +351,7 @@ def without_non_slices(images: Sequence[DicomHeader]) -> list[DicomHeader]:
 
 
 def _is_page(image: DicomHeader) -> bool:
-    """Whether the image is not a CT image, or is a color picture, dose page or screen capture."""
+    """Whether the image is not a CT image, or is a color picture, dose report or screen capture."""
     is_other = image.modality not in ("", "CT") or image.sop_class not in ("", CT_IMAGE, *ENHANCED_CT)
     is_report = any("DOSE" in value or "SCREEN" in value for value in image.image_type)
     return is_other or image.values_per_voxel > 1 or is_report
@@ -379,7 +379,7 @@ def _note_on_left_out(all_slices: Sequence[Slice], kept: Sequence[Slice]) -> lis
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     what = "image that is not a slice" if count == 1 else "images that are not slices"
     verb = "was" if count == 1 else "were"
-    return [f"{count} {what} of the volume {verb} left out (such as a localizer or dose page): {shown}."]
+    return [f"{count} {what} of the volume {verb} left out (such as a localizer or dose report): {shown}."]
 
 
 def _size_and_axes(one: Slice) -> tuple[object, ...]:

@@ -79,7 +79,9 @@ def placed(image: sitk.Image, placement: Placement, path: Path, notes: list[str]
     return image
 
 
-def lay_over(labels: sitk.Image, name: str, ct: sitk.Image, ct_name: str, notes: list[str] | None = None) -> None:
+def copy_geometry_if_close(
+    labels: sitk.Image, name: str, ct: sitk.Image, ct_name: str, notes: list[str] | None = None
+) -> None:
     """Give ``labels`` the geometry of ``ct`` if the two differ only by rounding: by less than a tenth of a voxel.
 
     From 0.001 mm on, a note goes to ``notes`` (or to the log, as a warning, if ``notes`` is None).

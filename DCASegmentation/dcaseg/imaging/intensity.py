@@ -85,7 +85,7 @@ def left_out(labels: sitk.Image, table: Iterable[int]) -> dict[int, int]:
     return {label: int(count) for label, count in enumerate(counts) if count and label not in known}
 
 
-def told_left_out(found: Iterable[dict[int, int]]) -> list[str]:
+def describe_ignored_labels(found: Iterable[dict[int, int]]) -> list[str]:
     """At most one short message on the labels that ``left_out`` found in several label maps: the largest by name."""
     voxels: Counter[int] = Counter()
     cases: Counter[int] = Counter()

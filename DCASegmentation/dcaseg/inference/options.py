@@ -90,7 +90,7 @@ class SegmentOptions:
         try:
             check(self)
         except DataError as error:
-            raise UserError(f"The option {error}.", "Give another value, or omit the option.") from None
+            raise UserError(f"The option {error}.", "Specify another value, or omit the option.") from None
         if self.organs is not None and not self.organs:
             raise UserError("No organ is selected.", "Select at least one organ, or omit the option to get all organs.")
 

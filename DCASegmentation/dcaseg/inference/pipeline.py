@@ -22,7 +22,7 @@ from ..imaging.intensity import voxel_checksum
 from ..imaging.readers import read_ct
 from ..imaging.writers import new_folder, write_image, write_json, write_text
 from ..models.bundle import Bundle, default_model
-from ..review.schema import ALTERNATIVE, PLACES, REVIEW
+from ..review.schema import ALTERNATIVE, FINDING_RANKS, REVIEW
 from ..types import ProgressCallback
 from .maps import EXPERTS
 from .options import SegmentOptions, without_unavailable
@@ -100,9 +100,9 @@ def segment_to_folder(
     ``request.json`` and ``log.txt``. ``also_write(folder, ct, result)`` may add files, such as a scene. ``segmenter``
     is one from an earlier job with the same bundle and device.
 
-    The folder appears once it is complete. After an error before labels and maps are written, or if ``cancelled()``
-    returns True (raises Cancelled), there is no folder. Files that cannot be written after them are left out, with a
-    warning in the result. Raises ImageError, BundleError, OutputError or UserError for errors that the user can fix.
+    The folder appears once labels and maps are complete. After an error before that, or if ``cancelled()`` returns True
+    (raises Cancelled), there is no folder. Files that cannot be written after that are left out, with a warning in the
+    result. Raises ImageError, BundleError, OutputError or UserError for errors that the user can fix.
     """
     job.options.kept_labels(job.bundle.metadata.vocabulary)
     clock = Stopwatch()
@@ -183,7 +183,7 @@ def _write_images(folder: Path, job: Job, result: Result) -> None:
         if image is not None:
             images[name] = image
     if result.review is not None:
-        images |= {PLACES: result.review.ranks, ALTERNATIVE: result.review.alternative}
+        images |= {FINDING_RANKS: result.review.ranks, ALTERNATIVE: result.review.alternative}
         write_json(result.review.review.to_json(job.extension), folder / REVIEW)
     for name, image in images.items():
         # Only maps are float, and noisy; labels compress to a hundredth at once.

@@ -18,7 +18,7 @@ from ..imaging.intensity import voxel_checksum
 from ..imaging.readers import read_ct
 
 _SAME_MM = 1e-3
-_REMEDY = "Name the CT that the result was made from (--ct), or segment this one."
+_REMEDY = "Specify the CT that the result was made from with --ct, or segment this one."
 
 
 def read_result_ct(record: Mapping[str, Any], result: Path, new_path: Path | None = None) -> sitk.Image:
@@ -43,7 +43,7 @@ def path_of(record: Mapping[str, Any]) -> Path:
     if isinstance(recorded, list) and recorded and all(isinstance(each, str) for each in recorded):
         return Path(recorded[0]).parent
     if not isinstance(recorded, str):
-        raise UserError("The result does not name its CT.", "Name the CT (--ct).")
+        raise UserError("The result does not record its CT.", "Specify the CT with --ct.")
     return Path(recorded)
 
 
@@ -62,7 +62,7 @@ def _source(record: Mapping[str, Any], result: Path, new_path: Path | None) -> I
     path = path_of(record)
     files = [Path(each) for each in recorded] if isinstance(recorded, list) else []
     if not all(map(exists, files or [path])):
-        raise UserError(f"The CT of this result is no longer at {path}.", "Name its new path (--ct).")
+        raise UserError(f"The CT of this result is no longer at {path}.", "Specify its new path with --ct.")
     if files:
         # Its folder may contain other series, or only a part of the slices.
         with gathered(files, path.name) as folder:

@@ -33,7 +33,8 @@ class Calibration:
     ``ratio`` is the weight of d / (r + h), at most 8; ``log_ratio`` that of log(1 + d / (r + h)), at most 3;
     ``thickness`` that of t / (r + h), 0 to 4; ``log_radius`` that of log(r); ``distance`` that of d.
     ``hu``: weight of the difference in HU to the click, at most 120. ``others``: weight of a voxel that belongs to
-    another segment. ``adds``: weight if the click adds. ``surety``: a voxel changes if its probability is higher.
+    another segment. ``adds``: weight if the click adds. ``min_probability``: a voxel changes if its probability
+    is higher.
     """
 
     answers: Mapping[str, float]
@@ -46,7 +47,7 @@ class Calibration:
     distance: float
     others: float
     adds: float
-    surety: float
+    min_probability: float
 
     def changed(self, answers: Mapping[str, FloatArray], view: View) -> FloatArray:
         """Return the organ's probability (z, y, x) after the latest click, given the engines' ``answers`` (z, y, x).
@@ -58,7 +59,9 @@ class Calibration:
         seeds = np.zeros(view.mask.shape, bool)
         seeds[tuple(click.voxels.T)] = True
         distance = np.maximum(distance_to(seeds, view.grid.spacing), 0.0)
-        odds = self._odds(answers, view, distance) - np.float32(np.log(self.surety / (1 - self.surety)))
+        odds = self._odds(answers, view, distance) - np.float32(
+            np.log(self.min_probability / (1 - self.min_probability))
+        )
         kept = view.seeds(not click.adds)
         free = (view.mask != click.adds) & ~kept & (distance <= _FARTHEST_MM)
         piece = around(seeds, (free & (odds > 0)) | seeds)
@@ -126,5 +129,5 @@ WITH_NETWORK = Calibration(
     distance=-1.772 / 20,
     others=-0.008,
     adds=0.439,
-    surety=0.7,
+    min_probability=0.7,
 )

@@ -48,7 +48,7 @@ class RandomWalkerOptions:
     ``radius_mm``: smallest and largest radius of the error. For a missing organ the radius is the geometric mean of
     ``missing_mm`` and the radius around the stroke in which most voxels are within ``alike_hu`` of it.
     ``reach_mm``, ``reach_radii``: no voxel changes farther from the latest stroke than both of these distances. If more
-    than the share ``most_changed`` of the organ would change, none does beyond ``near_mm`` and three radii.
+    than the share ``max_changed_fraction`` of the organ would change, none does beyond ``near_mm`` and three radii.
     ``iterations``: maximum number of iterations of the conjugate gradients.
     """
 
@@ -74,7 +74,7 @@ class RandomWalkerOptions:
     alike_hu: float = 40.0
     reach_mm: float = 41.0
     reach_radii: float = 1.5
-    most_changed: float = 0.35
+    max_changed_fraction: float = 0.35
     near_mm: float = 10.0
     iterations: int = 60
 
@@ -103,7 +103,7 @@ class RandomWalkerEngine:
         reach = max(self._options.reach_mm, self._options.reach_radii * radius)
         answer = np.where(distance <= reach, found, start)
         changed = int(np.count_nonzero((answer > 0.5) != view.mask))
-        if changed > self._options.most_changed * max(int(np.count_nonzero(view.mask)), 1) and view.mask.any():
+        if changed > self._options.max_changed_fraction * max(int(np.count_nonzero(view.mask)), 1) and view.mask.any():
             # A click this close to the border is hardly meant to change such a large share of the organ.
             answer = np.where(distance <= max(self._options.near_mm, 3.0 * radius), found, start)
         return without_islands(answer, view)

@@ -100,7 +100,7 @@ def read_result(folder: Path) -> ResultFolder:
     """Open a result folder without reading its images. Raises UserError if it is not a result folder."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"The folder {folder} does not exist.", "Name a folder that dca segment wrote.")
+        raise UserError(f"The folder {folder} does not exist.", "Specify a result folder of dca segment.")
     try:
         record = read_json(folder / REQUEST)
         stored = load(_StoredRequest, record, ignore_unknown=True)
@@ -111,7 +111,7 @@ def read_result(folder: Path) -> ResultFolder:
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is not a result folder: it has no valid {REQUEST} ({reason_of(error)}).",
-            "Name a folder that dca segment wrote.",
+            "Specify a result folder of dca segment.",
         ) from None
     labels = folder / f"labels{stored.extension}"
     if not labels.is_file():
@@ -156,7 +156,7 @@ def correct_result(
     Raises UserError for an invalid stroke, or if the strokes change nothing; then there is no folder.
     """
     if not strokes:
-        raise UserError("No points were given to correct the result.", "Give --add x,y,z or --remove x,y,z.")
+        raise UserError("No points were given to correct the result.", "Specify --add x,y,z or --remove x,y,z.")
     result = read_result(folder)
     labels = [organ_of(result.vocabulary, each.organ).label for each in strokes]
     report_progress(progress, 0.0, "Reading the result and its CT")
@@ -176,7 +176,7 @@ def correct_result(
         if not any(change.changed for change in session.changes):
             raise UserError(
                 "The points change nothing: the labels already agree with them.",
-                "Click into a part that is missing (--add) or wrong (--remove).",
+                "Choose a point in a part that is missing (--add) or wrong (--remove).",
             )
         report_progress(progress, 0.8, "Writing the corrected result")
         after = measured()

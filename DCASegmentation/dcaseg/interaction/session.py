@@ -369,7 +369,7 @@ class CorrectionSession:
         """
         expected_ml = usual_volume(self._names.get(label))
         assert expected_ml is not None
-        most_ml = max(expected_ml, _MOST_GROWTH * np.count_nonzero(before) * self.grid.volume_ml_per_voxel)
+        max_ml = max(expected_ml, _MOST_GROWTH * np.count_nonzero(before) * self.grid.volume_ml_per_voxel)
         free = ~np.isin(self._labels, list(self._locked)) if self._locked else np.ones(self._labels.shape, bool)
         # For each step, the mask so far is the one before all strokes.
         self._first = self._labels
@@ -377,7 +377,7 @@ class CorrectionSession:
         ends = [latest.voxels[len(latest.voxels) // 2]]
         for _ in range(_MOST_CONTINUED):
             organ = self._labels == label
-            if np.count_nonzero(organ) * self.grid.volume_ml_per_voxel > most_ml:
+            if np.count_nonzero(organ) * self.grid.volume_ml_per_voxel > max_ml:
                 break
             ends = [*ends[1:], *next_points(organ, organ & ~before, self._hu, free, self.grid, ends[0])]
             ends = [end for end in ends if not organ[tuple(end)]]

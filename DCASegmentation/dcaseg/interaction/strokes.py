@@ -35,7 +35,7 @@ class Stroke:
         if len(self.points) > _MAX_POINTS:
             raise UserError(f"A scribble of {len(self.points)} points is too long.", "Draw several shorter scribbles.")
         if not all(len(point) == 3 and np.isfinite(point).all() for point in self.points):
-            raise UserError("A point must be three finite numbers.", "Give x,y,z in mm (RAS).")
+            raise UserError("A point must be three finite numbers.", "Specify x,y,z in mm (RAS).")
 
     @classmethod
     def click(cls, x: float, y: float, z: float, add: bool | None = None) -> Stroke:
@@ -102,7 +102,7 @@ def box_of_corners(corners: tuple[Point, Point], grid: Grid) -> Box:
     """
     values = np.asarray(corners, float)
     if values.shape != (2, 3) or not np.isfinite(values).all():
-        raise UserError("A box needs two opposite corners.", "Give two points of three numbers each, in mm (RAS).")
+        raise UserError("A box needs two opposite corners.", "Specify two points of three numbers each, in mm (RAS).")
     every = [(x, y, z) for x in values[:, 0] for y in values[:, 1] for z in values[:, 2]]
     lps = np.asarray(every) * (-1.0, -1.0, 1.0)
     index = np.rint((lps - np.array(grid.origin)) @ grid.axes / np.array(grid.spacing))[:, ::-1]

@@ -190,7 +190,7 @@ def _rank(voxel_counts: Mapping[int, int]) -> tuple[tuple[int, ...], tuple[int, 
         )
     present = sorted((-int(count), int(label)) for label, count in voxel_counts.items() if count > 0)
     if not present:
-        raise UserError("The label maps contain no organ.", "Give label maps that use the labels of the vocabulary.")
+        raise UserError("The label maps contain no organ.", "Specify label maps that use the labels of the vocabulary.")
     return tuple(label for _, label in present), tuple(-count for count, _ in present)
 
 
@@ -263,7 +263,7 @@ def _fixed(counts: Sequence[int], head_above: float, tail_below: float) -> tuple
     if not 0 <= tail_below <= head_above <= 1:
         raise UserError(
             f"The thresholds {head_above:g} (head) and {tail_below:g} (tail) are not valid.",
-            "Give proportions from 0 to 1; the head's must not be below the tail's.",
+            "Specify proportions from 0 to 1; the head's must not be below the tail's.",
         )
     foreground = sum(counts)
     head = sum(count / foreground > head_above for count in counts)
@@ -275,7 +275,7 @@ def _manual(
     groups: Sequence[Iterable[int]] | None, ranking: tuple[int, ...], absent: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     if groups is None or len(groups) != 3:
-        raise UserError("The mode manual needs three groups of labels.", "Give the labels of head, medium and tail.")
+        raise UserError("The mode manual needs three groups of labels.", "Specify the labels of head, medium and tail.")
     head, medium, tail = (list(group) for group in groups)
     named = [*head, *medium, *tail]
     for label in named:

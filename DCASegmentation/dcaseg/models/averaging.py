@@ -32,7 +32,7 @@ def average_bundles(bundles: Sequence[Bundle], out: Path, name: str = "", overwr
     Example: ``average_bundles([Bundle.load(Path("models/a")), Bundle.load(Path("models/b"))], Path("models/mean"))``
     """
     if len(bundles) < 2:
-        raise UserError("An average needs at least two models.", "Name another model.")
+        raise UserError("An average needs at least two models.", "Specify another model.")
     *others, last = bundles
     for other in others:
         _require_same_kind(other, last)

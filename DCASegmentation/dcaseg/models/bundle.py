@@ -118,7 +118,7 @@ def _warnings(bundle: Bundle) -> list[str]:
     missing = [file for file in (INFERENCE, MODEL_CARD, LICENSE) if not (bundle.folder / file).is_file()]
     warnings = [f"{file} is missing." for file in missing]
     if bundle.metadata.scores is None:
-        warnings.append("The metadata contain no measured scores.")
+        warnings.append("The metadata contains no measured scores.")
     return warnings
 
 

@@ -29,7 +29,7 @@ _CHUNK = 1 << 18  # bytes
 _SECONDS_OF_SILENCE = 30
 # A server that sends a few bytes from time to time would never be silent.
 _SECONDS_OF_SLOWNESS, _SLOWEST = 60.0, 1000.0  # bytes a second
-_MOST_BYTES = 2 << 30
+_MAX_BYTES = 2 << 30
 _MOST_ADDRESS = 2000
 _ADDED = 0.98  # the fraction of the progress that downloading takes; the rest is unpacking
 
@@ -97,7 +97,7 @@ def download_bundle(source: Source, models: Path, progress: Callable[[float, str
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"The download was interrupted: {reason}.",
-            "Check the network and press Download again; it resumes where it stopped.",
+            "Check the network and start the download again; it resumes where it stopped.",
         ) from None
     except OSError as error:
         raise OutputError(f"{part.parent} cannot be written to: {reason_of(error)}.", "Free some space.") from None
@@ -153,10 +153,10 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
             part.unlink()
             raise ConnectionError("the server sent another part of the file than requested")
         left = _length(answer.headers.get("Content-Length"))
-        if have + left > _MOST_BYTES:
+        if have + left > _MAX_BYTES:
             raise _too_large(url)
         # Accepts no more than was announced, and a bounded number of bytes in any case.
-        most = have + left if left else _MOST_BYTES
+        most = have + left if left else _MAX_BYTES
         with part.open("ab" if continues else "wb") as file:
             done = have
             since, before = time.monotonic(), done

@@ -126,7 +126,7 @@ def parse_metadata(raw: bytes, folder: Path) -> Metadata:
         raise BundleError(f"{folder / METADATA} cannot be read as JSON.", GET_AGAIN) from None
     if not isinstance(content, dict) or "dca" not in content:
         raise BundleError(
-            f"{folder} is a MONAI bundle of another program: its metadata have no 'dca' part.",
+            f"{folder} is a MONAI bundle of another program: its metadata has no 'dca' part.",
             "Choose a bundle made by this program.",
         )
     try:
@@ -134,8 +134,8 @@ def parse_metadata(raw: bytes, folder: Path) -> Metadata:
         return _metadata(load(_Content, content, ignore_unknown=True))
     except DataError as error:
         if error.is_missing:
-            raise BundleError(f"The model's metadata lack '{error.key}'.", GET_AGAIN) from None
-        raise BundleError(f"The model's metadata are wrong: {error}.", GET_AGAIN) from None
+            raise BundleError(f"The model's metadata lacks '{error.key}'.", GET_AGAIN) from None
+        raise BundleError(f"The model's metadata is wrong: {error}.", GET_AGAIN) from None
 
 
 def _require_bundle(folder: Path) -> None:

@@ -50,7 +50,7 @@ def _organs(metadata: Metadata) -> str:
     if metadata.has_own_experts:
         kind, text = "expert", f"Organs were assigned to experts {how}."
     else:
-        kind, text = "group", f"The groups were formed {how}. They only structure scores."
+        kind, text = "group", f"The groups were formed {how}. They are used only to group the scores."
     lines = [f"Vocabulary {metadata.vocabulary.name}. {text}", ""]
     lines += [f"| label | organ | {kind} | share of foreground voxels |", "|---|---|---|---|"]
     lines += [

@@ -125,7 +125,7 @@ def page(report: CaseReport) -> str:
         f"<title>{escape(report.title)}</title><style>{_STYLE}</style></head><body>\n"
         f'<h1>{escape(report.title)}</h1>\n<p class="warning">{escape(NOT_CLINICAL)}</p>\n{_facts(report.about)}\n'
         f'<h2>Pictures</h2>\n<div class="pictures">{pictures}</div>\n'
-        f"<h2>Volumes</h2>\n{_volumes(organ_rows(report))}\n<h2>Findings</h2>\n"
+        f"<h2>Volumes</h2>\n{_volumes(organ_rows(report))}\n<h2>Findings: where the segmentation may be wrong</h2>\n"
         f"{_findings(report.findings, report.labels)}\n"
         f'<h2>Technical details</h2>\n{_facts(report.technical)}\n<p class="warning">{escape(NOT_CLINICAL)}</p>\n'
         "</body></html>\n"
@@ -246,7 +246,10 @@ def _findings(findings: Sequence[ReportedFinding] | None, image: sitk.Image) -> 
     if findings is None:
         return "<p>This result was made without a review.</p>"
     if not findings:
-        return "<p>Nothing suspicious was found.</p>"
+        return (
+            "<p>The review found no region where the segmentation is likely to be wrong. This says nothing about "
+            "disease.</p>"
+        )
     ranked = list(enumerate(findings, start=1))
     # Every decision is reported; of the others, those that matter most.
     unchecked = [rank for rank, row in ranked if row.outcome == NOT_CHECKED]

@@ -212,7 +212,7 @@ def _missing(
         mask = pieces == int(sizes.argmax())
         ml = float(sizes.max()) * grid.volume_ml_per_voxel
         if not everywhere:
-            mask &= _around_highest(np.where(mask, evidence.error_probability[box], 0), grid, scoring.across_mm)
+            mask &= _around_highest(np.where(mask, evidence.error_probability[box], 0), grid, scoring.max_extent_mm)
         found.findings.append(
             AnatomicalFinding(organ, "missing", text.format(ml=ml), box, mask, error_probability, everywhere=everywhere)
         )
@@ -232,11 +232,11 @@ def _is_beyond_scan(organ: Organ, centers: Mapping[str, np.ndarray], grid: Grid)
     return expected is not None and not heights.min() <= expected[2] <= heights.max()
 
 
-def _around_highest(values: NDArray[np.uint8], grid: Grid, across_mm: float) -> Mask:
-    """Return the mask of a box with sides of ``across_mm`` around the maximum of ``values`` (z, y, x)."""
+def _around_highest(values: NDArray[np.uint8], grid: Grid, max_extent_mm: float) -> Mask:
+    """Return the mask of a box with sides of ``max_extent_mm`` around the maximum of ``values`` (z, y, x)."""
     center = np.unravel_index(int(values.argmax()), values.shape)
     result = np.zeros(values.shape, np.bool_)
-    half = [max(int(across_mm / 2 / step), 1) for step in grid.spacing[::-1]]
+    half = [max(int(max_extent_mm / 2 / step), 1) for step in grid.spacing[::-1]]
     z, y, x = (slice(max(int(at) - reach, 0), int(at) + reach + 1) for at, reach in zip(center, half, strict=True))
     result[z, y, x] = True
     return result

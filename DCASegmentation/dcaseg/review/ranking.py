@@ -250,7 +250,7 @@ def rank_candidates(
     kinds = concern.copy()
     for finding in findings.findings:
         kinds[finding.box][finding.mask] |= _IN_FINDING
-    pieces = regions(weights, grid.spacing[::-1], scoring.across_mm, _MAX_REGIONS, limit, kinds)
+    pieces = regions(weights, grid.spacing[::-1], scoring.max_extent_mm, _MAX_REGIONS, limit, kinds)
     count = int(pieces.max(initial=0))
     inside = np.flatnonzero(pieces)
     flat = pieces.ravel()[inside]
@@ -262,7 +262,7 @@ def rank_candidates(
     organs = _organs(evidence, pieces, wrong, concern, count)
     from_network = network_reasons(evidence, pieces, organs, owners, other_name, scoring.unusual_border)
 
-    doubtful = (score >= scoring.least_score) & (highest >= scoring.certain_enough * 255)
+    doubtful = (score >= scoring.min_score) & (highest >= scoring.certain_enough * 255)
     # A border as uncertain as everywhere around its organ needs no review: it has no reason.
     kept = [
         piece
@@ -319,7 +319,7 @@ def _doubtful_from(wrong: Bytes, scoring: Scoring) -> int:
     expected = np.bincount(wrong.ravel(), minlength=256) * np.arange(256)
     from_above = np.cumsum(expected[::-1])
     share = int(np.searchsorted(from_above, scoring.doubtful_share * from_above[-1]))
-    return max(255 - share, round(scoring.least_likelihood * 255), 1)
+    return max(255 - share, round(scoring.min_probability_of_error * 255), 1)
 
 
 def _weights(
@@ -337,11 +337,11 @@ def _weights(
 def _limits(evidence: Evidence, grid: Grid, scoring: Scoring) -> NDArray[np.float64]:
     """Return for each label the maximum number of voxels of a region about it."""
     voxels = np.bincount(evidence.labels.ravel(), minlength=256).astype(float)
-    limits = np.full(256, scoring.most_ml / grid.volume_ml_per_voxel)
+    limits = np.full(256, scoring.max_ml / grid.volume_ml_per_voxel)
     for organ in evidence.vocabulary:
         whole = max(voxels[organ.label], usual_ml(organ) / grid.volume_ml_per_voxel)
-        limits[organ.label] = min(limits[organ.label], scoring.most_of_organ * whole)
-    return np.maximum(limits, scoring.fewest_voxels)
+        limits[organ.label] = min(limits[organ.label], scoring.max_organ_fraction * whole)
+    return np.maximum(limits, scoring.min_voxels)
 
 
 def _organs(

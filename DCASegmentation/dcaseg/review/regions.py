@@ -88,13 +88,13 @@ class Scoring:
     """Parameters that turn error probabilities into ranked findings.
 
     Doubtful voxels: those with the highest error probability that together contain ``doubtful_share`` of all expected
-    errors, each with a probability of at least ``least_likelihood``. So their number adapts to the network: a confident
-    network has few of them.
+    errors, each with a probability of at least ``min_probability_of_error``. So their number adapts to the network: a
+    confident network has few of them.
 
-    Regions: a finding is a connected region of doubtful voxels, within a box with sides of ``across_mm`` (judged at a
-    glance), of at most ``most_ml`` and at most the share ``most_of_organ`` of its organ, but not cut below
-    ``fewest_voxels``. Without an anatomical finding in it, it needs a voxel with an error probability of
-    ``certain_enough`` (that of ``evidence``) and a score of ``least_score``. An uncertain border is a reason only if it
+    Regions: a finding is a connected region of doubtful voxels, within a box with sides of ``max_extent_mm`` (judged at
+    a glance), of at most ``max_ml`` and at most the share ``max_organ_fraction`` of its organ, but not cut below
+    ``min_voxels``. Without an anatomical finding in it, it needs a voxel with an error probability of
+    ``certain_enough`` (that of ``evidence``) and a score of ``min_score``. An uncertain border is a reason only if it
     is ``unusual_border`` times as uncertain as usual for its organ in this scan.
 
     Anatomical findings: ``island``, ``hole``, ``missing``, ``cut``, ``volume`` and ``position`` are the minimum error
@@ -105,17 +105,17 @@ class Scoring:
     times. The order is that of the score divided by the square root of the volume.
 
     The values were tuned on phantoms with seeds from ``TUNING_SEEDS`` of ``evaluation.review_evaluation`` and evaluated
-    on others; ``dca evaluate-review`` repeats both. All orders it compares use the same ``across_mm``.
+    on others; ``dca evaluate-review`` repeats both. All orders it compares use the same ``max_extent_mm``.
     """
 
-    across_mm: float = 40.0
-    most_ml: float = 28.0
-    most_of_organ: float = 0.2
-    fewest_voxels: int = 32
+    max_extent_mm: float = 40.0
+    max_ml: float = 28.0
+    max_organ_fraction: float = 0.2
+    min_voxels: int = 32
     doubtful_share: float = 0.9
-    least_likelihood: float = 0.05
+    min_probability_of_error: float = 0.05
     certain_enough: float = 0.35
-    least_score: float = 0.5
+    min_score: float = 0.5
     unusual_border: float = 1.3
     organ_share: float = 5.0
     unusual: float = 1.5
@@ -176,7 +176,7 @@ _STEP_MM = 4.0
 def regions(
     weights: Weights,
     spacing: Sequence[float],
-    across_mm: float,
+    max_extent_mm: float,
     most: int,
     limit: Limit | None = None,
     kinds: Bytes | None = None,
@@ -184,16 +184,16 @@ def regions(
     """Split voxels with weight into at most ``most`` regions; returns their numbers (z, y, x) from 1, 0 elsewhere.
 
     ``weights`` (z, y, x) are 0 or more, and integers, so that no result depends on the order of a sum. ``spacing`` is
-    (z, y, x) in mm. The algorithm is greedy: of all boxes with sides of ``across_mm``, take the one with the largest
-    remaining weight, and in it the heaviest connected component (26 neighbors) as the next region; repeat. ``kinds``
-    (z, y, x): a region contains voxels of one kind only, the one with the largest weight in the box. A region with more
-    voxels than its ``limit`` is halved across its longest side until it fits, keeping the heavier half; the rest
-    remains for later regions.
+    (z, y, x) in mm. The algorithm is greedy: of all boxes with sides of ``max_extent_mm``, take the one with the
+    largest remaining weight, and in it the heaviest connected component (26 neighbors) as the next region; repeat.
+    ``kinds`` (z, y, x): a region contains voxels of one kind only, the one with the largest weight in the box. A
+    region with more voxels than its ``limit`` is halved across its longest side until it fits, keeping the heavier
+    half; the rest remains for later regions.
     """
     remaining = weights.copy()
     numbers = np.zeros(weights.shape, np.uint8)
     tile = tuple(max(round(_STEP_MM / step), 1) for step in spacing)
-    side = tuple(max(int(across_mm / (step * count) + 1e-6), 1) for step, count in zip(spacing, tile, strict=True))
+    side = tuple(max(int(max_extent_mm / (step * count) + 1e-6), 1) for step, count in zip(spacing, tile, strict=True))
     tiles = _tile_sums(remaining, tile)
     sums = _box_sums(tiles, side)
     # Kept per plane, because searching all sums for each region would take a third of the review's time.

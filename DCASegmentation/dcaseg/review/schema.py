@@ -24,7 +24,7 @@ from ..option_fields import option, stated
 FORMAT = "dca-review"
 VERSION = 1
 REVIEW = "review.json"
-PLACES = "review_places"
+FINDING_RANKS = "review_places"
 ALTERNATIVE = "review_alternative"
 
 MAX_FINDINGS = 100
@@ -125,7 +125,7 @@ class Review:
             "vocabulary": self.vocabulary,
             "coordinates": "LPS, mm",
             "ct": dict(self.ct),
-            "files": {"places": PLACES + extension, "alternative": ALTERNATIVE + extension},
+            "files": {"places": FINDING_RANKS + extension, "alternative": ALTERNATIVE + extension},
             "places": [_finding_to_json(finding) for finding in self.findings],
             "organs": [{**asdict(note), "notes": list(note.notes)} for note in self.organs],
         }

@@ -84,7 +84,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return state
     if failures:
         raise UserError(f"No checkpoint can be read ({'; '.join(failures)}).", "Start the run again in a new folder.")
-    raise UserError(f"There is no checkpoint at {path}.", "Give the folder of a run, or start a new run.")
+    raise UserError(f"There is no checkpoint at {path}.", "Specify the folder of a run, or start a new run.")
 
 
 def previous(path: Path) -> Path:
@@ -194,7 +194,7 @@ def read_record(folder: Path) -> RunRecord:
         return RunRecord.from_json(read_json(path))
     except FileNotFoundError:
         raise UserError(
-            f"{folder} is not the folder of a training run: it has no {RECORD}.", "Give the folder of a run."
+            f"{folder} is not the folder of a training run: it has no {RECORD}.", "Specify the folder of a run."
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Train in a new folder.") from None

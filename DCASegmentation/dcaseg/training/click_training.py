@@ -52,7 +52,7 @@ class ClickSampler:
     def __init__(self, cases: Sequence[Case], options: ClickNetworkOptions, generator: np.random.Generator) -> None:
         self._cases = [case for case in cases if case.positions]
         if not self._cases:
-            raise UserError("No case has a labeled organ.", "Give cases with label maps.")
+            raise UserError("No case has a labeled organ.", "Specify cases with label maps.")
         self._options = options
         self.generator = generator
 

@@ -101,11 +101,11 @@ def read_compact(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
             )
         return _state(_unpacked(packed, about["index"]), about), about["record"]
     except FileNotFoundError:
-        raise UserError(f"There is no file {path}.", "Give a file written by dca train --export-state.") from None
+        raise UserError(f"There is no file {path}.", "Specify a file written by dca train --export-state.") from None
     except DAMAGED_NPZ as error:
         raise UserError(
             f"{path} is not the state of a run, or is damaged ({reason_of(error)}).",
-            "Give a file written by dca train --export-state.",
+            "Specify a file written by dca train --export-state.",
         ) from error
 
 

@@ -50,7 +50,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 @dataclass(frozen=True)
-class TouchedPlace:
+class CheckedFinding:
     """A review finding that the user handled: its rank, its organ's key, and its status.
 
     The status is, for example, ``corrected``, ``accepted`` or ``flagged``.
@@ -88,7 +88,7 @@ class CorrectedCase:
     model_sha256: str
     date: str
     reviewed: tuple[str, ...]
-    places: tuple[TouchedPlace, ...]
+    places: tuple[CheckedFinding, ...]
     clicks: tuple[OrganClicks, ...] = ()
 
 
@@ -138,7 +138,7 @@ class _StoredCase:
     model: _StoredModel
     date: str
     reviewed: tuple[str, ...]
-    places: tuple[TouchedPlace, ...]
+    places: tuple[CheckedFinding, ...]
     # Earlier versions did not write it, and ignore it.
     clicks: tuple[OrganClicks, ...] = ()
 
@@ -313,7 +313,7 @@ def add_corrected_case(
     vocabulary: Vocabulary,
     reviewed: Collection[str],
     model: tuple[str, str],
-    places: Sequence[TouchedPlace] = (),
+    places: Sequence[CheckedFinding] = (),
     clicks: Sequence[OrganClicks] = (),
 ) -> CorrectedCase:
     """Add a corrected case to ``folder``, which is created if necessary, and return it.

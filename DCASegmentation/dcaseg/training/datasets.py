@@ -13,8 +13,8 @@ import SimpleITK as sitk
 from ..errors import ImageError, UserError
 from ..imaging.ct_checks import check_ct
 from ..imaging.file_errors import exists
-from ..imaging.geometry import lay_over
-from ..imaging.intensity import left_out, told_left_out
+from ..imaging.geometry import copy_geometry_if_close
+from ..imaging.intensity import describe_ignored_labels, left_out
 from ..imaging.readers import read_ct, read_labels
 from ..organs import AMOS, SYNAPSE, Vocabulary
 from ..types import ProgressCallback
@@ -57,7 +57,7 @@ def check_files(datalist: Datalist, progress: ProgressCallback | None = None) ->
             errors.append(f"{group}: {error.problem}")
         if progress is not None:
             progress((index + 1) / len(entries), f"Reading {entry.image.name}")
-    warnings = (*dict.fromkeys(notes), *told_left_out(omitted), *_warnings(datalist, voxels))
+    warnings = (*dict.fromkeys(notes), *describe_ignored_labels(omitted), *_warnings(datalist, voxels))
     return Checked(tuple(errors), warnings, tuple(int(count) for count in voxels))
 
 
@@ -69,7 +69,7 @@ def _check(entry: Entry, highest: int, notes: list[str], omitted: list[dict[int,
         return np.zeros(highest + 1, np.int64)
     labels = read_labels(_existing(entry.label), notes)
     name = entry.label.name
-    lay_over(labels, name, ct, entry.image.name, notes)
+    copy_geometry_if_close(labels, name, ct, entry.image.name, notes)
     if entry.label_map:
         omitted.append(left_out(labels, entry.label_map))
     theirs = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
@@ -209,7 +209,7 @@ def folder_of_cts(
     if orphans:
         raise UserError(
             f"The label map {labels[orphans[0]].name} has no CT with the same name ({len(orphans)} in total).",
-            "Give each CT and its label map the same file name.",
+            "Specify each CT and its label map the same file name.",
         )
     pairs = [Entry(images[stem], labels[stem]) for stem in sorted(labels)]
     without_labels = tuple(Entry(images[stem]) for stem in sorted(set(images) - set(labels)))
@@ -255,7 +255,7 @@ def _first(folder: Path, *names: str) -> Path:
     for name in names:
         if (folder / name).is_dir():
             return folder / name
-    raise UserError(f"{folder} has no subfolder {' or '.join(names)}.", "Give the folder that contains it.")
+    raise UserError(f"{folder} has no subfolder {' or '.join(names)}.", "Specify the folder that contains it.")
 
 
 def _stems(folder: Path) -> dict[str, Path]:
@@ -278,7 +278,7 @@ def _numbered(images: Path, labels: Path) -> dict[int, Entry]:
     """CTs and label maps by the last number in their names. Raises UserError if a folder is missing."""
     for folder in (images, labels):
         if not folder.is_dir():
-            raise UserError(f"There is no folder {folder}.", "Give the folder of the unpacked download.")
+            raise UserError(f"There is no folder {folder}.", "Specify the folder of the unpacked download.")
     maps = {_number(stem): path for stem, path in _stems(labels).items()}
     return {
         number: Entry(path, maps.get(number))

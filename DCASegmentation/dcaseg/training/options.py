@@ -77,7 +77,7 @@ class TrainingOptions:
     partition: PartitionMode = option(
         "top2",
         "How to divide the organs among the experts (see dca partition).",
-        flags=("--division",),
+        flags=("--partition",),
         choices=("top2", "sequential", "balanced", "fixed", "average"),
     )
     # Off: the stitched experts are the result (one reading of the third row of Table 3).

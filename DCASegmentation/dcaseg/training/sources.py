@@ -15,8 +15,8 @@ import SimpleITK as sitk
 
 from ..errors import UserError
 from ..imaging.ct_checks import require_ct
-from ..imaging.geometry import lay_over
-from ..imaging.intensity import left_out, told_left_out
+from ..imaging.geometry import copy_geometry_if_close
+from ..imaging.intensity import describe_ignored_labels, left_out
 from ..imaging.readers import read_ct, read_labels
 from ..json_io import dump
 from ..models.metadata import TrainingData
@@ -84,7 +84,7 @@ class CTFiles:
             cases.append(replace(load_case(path), name=names[index]))
             if progress is not None:
                 progress((index + 1) / len(self.files), f"CT {index + 1} of {len(self.files)}")
-        for note in told_left_out(omitted):
+        for note in describe_ignored_labels(omitted):
             _log.warning("%s: %s", self.name, note)
         return cases
 
@@ -129,7 +129,7 @@ def _prepare(file: CTFile, grid: GridOptions, labeled: bool, name: str, omitted:
     if not labeled or file.labels is None:
         return prepare_case(name, ct, None, grid)
     labels = read_labels(Path(file.labels))
-    lay_over(labels, Path(file.labels).name, ct, Path(file.image).name)
+    copy_geometry_if_close(labels, Path(file.labels).name, ct, Path(file.image).name)
     if file.ids:
         omitted.append(left_out(labels, file.ids))
         labels = _converted(labels, file.ids)

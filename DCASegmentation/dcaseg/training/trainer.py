@@ -86,7 +86,7 @@ class Trainer:
         anatomies: Sequence[LabeledVolume] = (),
     ) -> None:
         if not labeled and (sampler is None or (groups is None and not anatomies)):
-            raise UserError("There are no labeled cases to train on.", "Give at least one CT with a label map.")
+            raise UserError("There are no labeled cases to train on.", "Specify at least one CT with a label map.")
         _require_label_maps([*labeled, *validation], vocabulary)
         if options.augment and options.grid.scaling != "window":
             raise UserError(

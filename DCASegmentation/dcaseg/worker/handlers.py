@@ -17,8 +17,8 @@ from ..interaction.view import Engine
 from ..models.download import Source, download_bundle
 from ..organs import VOCABULARIES
 from ..training.corrections import (
+    CheckedFinding,
     OrganClicks,
-    TouchedPlace,
     add_corrected_case,
     add_unlabeled_ct,
     case_folders,
@@ -97,7 +97,7 @@ def _add(request: AddCorrectedCase | AddUnlabeledCT) -> CaseAdded:
         VOCABULARIES[request.vocabulary],
         request.reviewed,
         (request.model, request.model_sha256),
-        [TouchedPlace(int(each["rank"]), str(each["organ"]), str(each["status"])) for each in request.findings],
+        [CheckedFinding(int(each["rank"]), str(each["organ"]), str(each["status"])) for each in request.findings],
         [OrganClicks(str(each["organ"]), int(each["added"]), int(each["removed"])) for each in request.clicks],
     )
     return CaseAdded(request.id, case.name, len(case_folders(training)))

@@ -106,7 +106,7 @@ def _copy_of_ct(name: str | None) -> Callable[[Path, sitk.Image, Result], None] 
     if name is None:
         return None
     if Path(name).name != name or not name.endswith(".nrrd"):
-        raise UserError(f"The CT cannot be written as {name!r}.", "Give the name of a .nrrd file, without a folder.")
+        raise UserError(f"The CT cannot be written as {name!r}.", "Specify the name of a .nrrd file, without a folder.")
 
     def write(folder: Path, ct: sitk.Image, result: Result) -> None:
         write_image(ct, folder / name, compress=False)

@@ -82,9 +82,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         by_step = {int(line["step"]): _checked(line) for line in lines}
     except FileNotFoundError as error:
-        raise UserError(f"The training log {path} does not exist.", "Give the folder of a run.") from error
+        raise UserError(f"The training log {path} does not exist.", "Specify the folder of a run.") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} is not the log of a training run ({error}).", "Give the folder of a run.") from error
+        raise UserError(
+            f"{path} is not the log of a training run ({error}).", "Specify the folder of a run."
+        ) from error
     return [by_step[step] for step in sorted(by_step)]
 
 

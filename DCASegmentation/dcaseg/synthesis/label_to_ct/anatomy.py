@@ -191,7 +191,7 @@ def prepare(label_map: LabelMap) -> Anatomy:
     if not {"liver", "bone"} <= set(known):
         raise UserError(
             f"The label map {label_map.name} has no liver or no bones with a known name.",
-            "Give a label map of an abdomen with structure names like those of TotalSegmentator.",
+            "Specify a label map of an abdomen with structure names like those of TotalSegmentator.",
         )
     number = {structure: n for n, structure in enumerate(known, start=1)}
     lut = np.zeros(int(label_map.voxels.max()) + 1, np.uint8)

@@ -18,7 +18,7 @@ SIDECAR = "anatomy.json"
 _MAPS = ("*.nii.gz", "*.nii", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
 _TABLES = ("*.tsv", "*.ctbl", "*.txt", "*.csv")
 _FORMAT = (
-    f"Give a folder with a label map, a table of its names (label_table.tsv or a .ctbl), and optionally {SIDECAR}; "
+    f"Specify a folder with a label map, a table of its names (label_table.tsv or a .ctbl), and optionally {SIDECAR}; "
     "see dca synthesize --help."
 )
 
@@ -103,7 +103,7 @@ def read_names(path: Path) -> dict[int, str]:
         if len(columns) > 1 and len(number) <= 9 and number.isdecimal():
             names[int(columns[0])] = columns[1].strip().strip('"')
     if not names:
-        raise UserError(f"{path} names no structures.", "Give a table with a number and a name in each line.")
+        raise UserError(f"{path} names no structures.", "Specify a table with a number and a name in each line.")
     return names
 
 

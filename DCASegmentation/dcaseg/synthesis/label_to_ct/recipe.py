@@ -163,7 +163,7 @@ class Recipe:
     def from_json(cls, data: Any) -> Recipe:
         """Read a recipe from plain data. Raises UserError if it is not a recipe or has another version."""
         if not isinstance(data, Mapping) or "version" not in data:
-            raise UserError("The file is not a recipe.", "Give a recipe.json that dca synthesize wrote.")
+            raise UserError("The file is not a recipe.", "Specify a recipe.json that dca synthesize wrote.")
         version = data["version"]
         if version != RECIPE_VERSION:
             newer = isinstance(version, int) and version > RECIPE_VERSION
@@ -183,6 +183,6 @@ def read_recipe(path: Path) -> Recipe:
         data = read_json(Path(path))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read as JSON ({reason_of(error)}).", "Give a recipe.json that dca synthesize wrote."
+            f"{path} cannot be read as JSON ({reason_of(error)}).", "Specify a recipe.json that dca synthesize wrote."
         ) from None
     return Recipe.from_json(data)

@@ -132,12 +132,12 @@ class Renderer:
         if resident is None:
             raise UserError(
                 f"The recipe needs the label map {recipe.anatomy}, which is not given.",
-                f"Give its folder, too. The given label maps are: {', '.join(self.anatomies)}.",
+                f"Specify its folder, too. The given label maps are: {', '.join(self.anatomies)}.",
             )
         if missing := sorted(set(recipe.deformation.blend) - set(resident.warps)):
             raise UserError(
                 f"The recipe blends {recipe.anatomy} with {missing[0]}, which is not given or not registered.",
-                "Give both label maps, and their registrations from dca register-label-maps.",
+                "Specify both label maps, and their registrations from dca register-label-maps.",
             )
         checked, geometry = self._checked
         if recipe is not checked or geometry is None:
