@@ -226,7 +226,7 @@ def changed(folder, **values):
 @pytest.mark.parametrize("ct", ["/nowhere/ct.nii.gz", "a" * 5000, "nul\0", [5], [], 5, None])
 def test_a_record_with_an_impossible_ct_is_refused(result, ct):
     changed(result, ct=ct)
-    with pytest.raises(UserError, match=r"no longer at|does not name its CT"):
+    with pytest.raises(UserError, match=r"no longer at|does not record its CT"):
         open_session(read_result(result))
 
 
@@ -282,7 +282,7 @@ def test_the_next_click_is_the_deepest_voxel_of_the_largest_error():
 
 
 def test_click_counts_failures_and_worse_clicks():
-    good = Course("a", "liver", "e", (0.0, 0.86, 0.84, 0.91), (0.1, 0.2, 0.3))
+    good = Course("a", "liver", "e", (0.0, 0.86, 0.84, 0.91), (0.1, 0.2, 0.3), was_missing=True)
     bad = Course("a", "spleen", "e", (0.5, *[0.6] * 10), (0.1,) * 10)
     assert (good.needed(0.85), good.needed(0.9), bad.needed(0.85)) == (1, 3, None)
     assert good.worse == 1 and good.after(10) == 0.91
@@ -294,6 +294,20 @@ def test_click_counts_failures_and_worse_clicks():
     assert summary["dice"]["1"] == pytest.approx(0.73)
 
 
+def test_clicks_that_were_not_made_are_not_reported(tmp_path):
+    """With a limit of 2 clicks, the third is unknown. A misplaced mask is not a missing one."""
+    good = Course("a", "liver", "e", (0.5, 0.7, 0.8), (0.1, 0.1))
+    misplaced = Course("a", "spleen", "e", (0.0, 0.3, 0.9), (0.1, 0.1))
+    refused = Course("a", "bladder", "e", (0.0,), (), was_missing=True)
+    measured = ClickMeasurement([good, misplaced, refused], clicks=2)
+    summary = measured.summary("e")
+    assert list(summary["dice"]) == ["0", "1", "2"]
+    assert summary["noc"]["0.85"] == 2.0 and summary["failures"]["0.85"] == 2
+    assert summary["missing"] == 1 and summary["missing_one_click"] == 0.0
+    measured.write_csv(tmp_path / "clicks.csv")
+    assert "dice_2,worse" in (tmp_path / "clicks.csv").read_text()
+
+
 def test_simulated_clicks_repair_a_phantom_and_beat_the_brush(coarse_phantom, truth, tmp_path):
     """The start has typical errors of networks: a missing organ and a missing slab."""
     array = sitk.GetArrayFromImage(truth)
@@ -302,9 +316,9 @@ def test_simulated_clicks_repair_a_phantom_and_beat_the_brush(coarse_phantom, tr
     array[: int(np.median(liver[:, 0]))][array[: int(np.median(liver[:, 0]))] == LIVER] = 0
     start = Grid.of(truth).image_of(array)
     ct = sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
-    measured = ClickMeasurement()
+    measured = ClickMeasurement(clicks=4)
     engines = [RandomWalkerEngine(), BallBrush()]
-    measure_case(measured, "phantom", ct, start, truth, AMOS, engines, [LIVER, BLADDER], clicks=4)
+    measure_case(measured, "phantom", ct, start, truth, AMOS, engines, [LIVER, BLADDER])
     ours, brush = (measured.summary(engine.name)["dice"] for engine in engines)
     assert ours["4"] > ours["0"] + 0.2
     assert ours["1"] > brush["1"]

@@ -363,9 +363,9 @@ def test_an_organ_can_be_measured_as_if_it_were_missing():
     scene = Scene((40, 40, 40))
     liver = np.zeros_like(scene.spleen)
     labels = scene.labels(liver=liver)
-    measured = ClickMeasurement()
+    measured = ClickMeasurement(clicks=1)
     arguments = (measured, "scene", scene.ct, labels, labels, AMOS, [BallBrush()])
-    measure_case(*arguments, clicks=1)
-    measure_case(*arguments, clicks=1, missing=True)
+    measure_case(*arguments)
+    measure_case(*arguments, missing=True)
     assert [course.dice[0] for course in measured.courses] == [1.0, 0.0]
     assert (sitk.GetArrayViewFromImage(labels) == SPLEEN).any()

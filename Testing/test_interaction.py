@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -599,3 +600,69 @@ def test_one_click_fills_most_of_an_erased_block():
     x, y, z = ct.TransformIndexToPhysicalPoint((30, 21, 16))
     session.apply(label, Stroke(((-x, -y, z),), True))
     assert (session.labels[erased] == label).mean() > 0.5
+
+
+@pytest.mark.parametrize("thickness", [1, 2, 3, 4])
+def test_a_click_that_adds_to_a_thin_organ_loses_none_of_it(thickness):
+    """A sheet like an adrenal gland, on voxels finer than those of the view, on which it may vanish."""
+    shape, spacing = (80, 140, 140), (0.7, 0.7, 1.0)
+    z, y, x = np.indices(shape)
+    truth = (y >= 70) & (y < 70 + thickness) & (np.abs(x - 70) < 20) & (np.abs(z - 40) < 10)
+    hu = np.where(truth, 70, -90) + np.random.default_rng(0).normal(0, 12, shape)
+    ct = sitk.GetImageFromArray(hu.astype(np.int16))
+    ct.SetSpacing(spacing)
+    grid = Grid.of(ct)
+    mask = truth & (x < 78)
+    session = CorrectionSession(ct, grid.image_of(mask.astype(np.uint8)), {1: "left_adrenal_gland"})
+    change = session.apply(1, Stroke((to_point((40, 70, 83), grid),), True))
+    result = session.labels == 1
+    assert change.removed == 0 and (result & mask).sum() == mask.sum()
+    assert dice(result, truth) >= dice(mask, truth) - 0.02, "the organ is not taken for a missing one"
+
+
+def test_nothing_changes_outside_a_box_on_an_oblique_ct():
+    """The block of voxels around the box is larger than the box."""
+    size, spacing = 60, 2.0
+    angle = np.deg2rad(30)
+    direction = (np.cos(angle), -np.sin(angle), 0.0, np.sin(angle), np.cos(angle), 0.0, 0.0, 0.0, 1.0)
+    organ = ball((size,) * 3, (30, 30, 30), 34.0)
+    ct = sitk.GetImageFromArray(np.where(organ, 100, -50).astype(np.int16))
+    ct.SetSpacing((spacing,) * 3)
+    ct.SetDirection(direction)
+    grid = Grid.of(ct)
+    labels = (organ & (np.indices((size,) * 3)[2] < 30)).astype(np.uint8)
+    session = CorrectionSession(ct, grid.image_of(labels), {1: "liver"})
+    center = np.array(to_point((30, 30, 34), grid))
+    corners = (tuple((center - 15).tolist()), tuple((center + 15).tolist()))
+    change = session.apply(1, Stroke((tuple(center.tolist()),), True), corners)
+    assert change.added > 100
+    changed = np.argwhere(session.labels != labels)
+    outside = np.abs([np.array(to_point(voxel, grid)) - center for voxel in changed]).max()
+    assert outside <= 15 + 1.5 * spacing / 2, "at most half a voxel, which may be diagonal"
+
+
+def test_an_undo_whose_patch_cannot_be_written_changes_nothing(scene, files, tmp_path):
+    sessions = Sessions()
+    number = _open(files, sessions)
+    handle(_stroke(scene, files, number, scene.spleen_at), sessions)
+    before = sessions.get(number).labels.copy()
+    request = {"type": "undo", "session": number, "patch": str(tmp_path / "missing" / "patch.nrrd")}
+    with pytest.raises(UserError, match="no folder"):
+        handle(request, sessions)
+    assert len(sessions.get(number).changes) == 1 and (sessions.get(number).labels == before).all()
+
+
+def test_opening_another_ct_releases_the_first_one_before_it_is_read(files, tmp_path, monkeypatch):
+    sessions = Sessions()
+    first = _open(files, sessions)
+    other = tmp_path / "other.nrrd"
+    shutil.copy(files / "ct.nrrd", other)
+    held = []
+
+    def read(path):
+        held.append(len(sessions._open))
+        return sitk.ReadImage(str(path))
+
+    monkeypatch.setattr("dcaseg.interaction.session_requests.read_ct", read)
+    assert _open(files, sessions, ct=str(other)) != first
+    assert held == [0]

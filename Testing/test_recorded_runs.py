@@ -13,7 +13,7 @@ from dcaseg.evaluation.experiments.anatomies import TEST
 from dcaseg.evaluation.experiments.definitions import ALL_EXPERIMENTS, anatomies_options
 from dcaseg.evaluation.experiments.runs import SCORES, read_scores
 from dcaseg.evaluation.metrics import DICE
-from dcaseg.evaluation.scores import Scores
+from dcaseg.evaluation.scores import Scores, mean_of_organs
 from dcaseg.evaluation.statistics import over_seeds, paired_difference
 from dcaseg.organs import AMOS
 from dcaseg.training.options import TrainingOptions
@@ -77,18 +77,33 @@ DIFFERENCES = {
 }
 
 
-@pytest.mark.parametrize("title", DIFFERENCES)
-def test_the_document_shows_the_differences_of_the_recorded_scores(title):
+# The test cases of each person, in the order of the columns.
+PEOPLE = {"BodyParts3D": slice(0, 3), "SPL atlas": slice(3, 6)}
+
+
+def difference_cells(title: str) -> list[str]:
+    """The cells of a row of the table of differences: mean, interval over CTs, seeds, people."""
     key, other = DIFFERENCES[title]
     runs, others = scores_of(key), scores_of(key, "stitched") if other is None else scores_of(other)
     assert list(runs) == list(others) == list(SEEDS)
     difference = paired_difference(list(runs.values()), list(others.values()))
-    by_seed = [over_seeds([runs[seed]], DICE).mean - over_seeds([others[seed]], DICE).mean for seed in SEEDS]
-    assert rows_of_the_document("difference")[title] == [
+    by_seed = [over_seeds([runs[seed]]).mean - over_seeds([others[seed]]).mean for seed in SEEDS]
+    tables = [(runs[seed].table(), others[seed].table()) for seed in SEEDS]
+    by_person = [
+        np.mean([mean_of_organs(one[rows]) - mean_of_organs(other[rows]) for one, other in tables])
+        for rows in PEOPLE.values()
+    ]
+    return [
         f"{difference.mean:.3f}",
         f"{difference.low:.3f} to {difference.high:.3f}",
         ", ".join(f"{each:.3f}" for each in by_seed),
+        ", ".join(f"{each:.3f}" for each in by_person),
     ]
+
+
+@pytest.mark.parametrize("title", DIFFERENCES)
+def test_the_document_shows_the_differences_of_the_recorded_scores(title):
+    assert rows_of_the_document("difference")[title] == difference_cells(title)
 
 
 def test_every_difference_of_the_document_is_compared():

@@ -10,7 +10,7 @@ import pytest
 from dcaseg.evaluation.method_table import MethodTable
 from dcaseg.evaluation.metrics import ASD, DICE
 from dcaseg.evaluation.scores import Scores
-from dcaseg.evaluation.statistics import bootstrap_interval, over_seeds, paired_difference
+from dcaseg.evaluation.statistics import _t_quantile, bootstrap_interval, over_seeds, paired_difference
 from dcaseg.organs import SYNAPSE
 
 NAN = float("nan")
@@ -50,14 +50,33 @@ def test_seeds_give_a_mean_and_a_deviation():
 
 
 def test_the_interval_over_cases_covers_the_mean_and_shrinks_with_more_cases():
-    few = [0.4, 0.8, 0.6, 0.7]
+    few = [0.4, 0.8, 0.6, 0.7, 0.5]
     low, high = bootstrap_interval(scores_of(few))
     assert min(few) <= low < np.mean(few) < high <= max(few)
     narrow = bootstrap_interval(scores_of(few * 16))
     assert narrow[1] - narrow[0] < (high - low) / 2
     assert bootstrap_interval(scores_of([0.5] * 5)) == pytest.approx((0.5, 0.5))
-    # Known exactly: two cases of 0 and 1 give 0 in a quarter of the draws, and 1 in another quarter.
-    assert bootstrap_interval(scores_of([0.0, 1.0])) == (0.0, 1.0)
+
+
+def test_too_few_cases_have_no_interval():
+    assert np.isnan(bootstrap_interval(scores_of([0.4, 0.8, 0.6, 0.7]))).all()
+    with pytest.raises(ValueError, match="at least one case"):
+        bootstrap_interval(scores_of([]))
+
+
+def test_the_interval_of_few_cases_covers_the_mean_as_often_as_it_says():
+    """The plain percentile interval of six cases covers it in 84 % of the draws of normal scores."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        low, high = bootstrap_interval(scores_of(generator.normal(0.5, 0.1, 6).tolist()), samples=2000)
+        covered += low <= 0.5 <= high
+    assert covered >= 0.87 * 400
+
+
+def test_quantiles_of_students_t():
+    # Tables of the distribution.
+    assert [_t_quantile(0.975, degrees) for degrees in (4, 5, 30)] == pytest.approx([2.776, 2.571, 2.042], abs=2e-3)
 
 
 def test_the_table_has_the_columns_of_the_papers_first_table():
@@ -121,8 +140,20 @@ def test_a_paired_difference_is_clear_if_every_case_gains_a_little():
     assert bootstrap_interval(ours)[0] < bootstrap_interval(theirs)[1]
     mixed = paired_difference([scores_of([0.2, 0.4, 1.0, 0.2, 0.8, 0.1])], [theirs])
     assert mixed.low < 0 < mixed.high and mixed.low < mixed.mean < mixed.high
-    # Seeds are averaged first.
     assert paired_difference([ours, theirs], [theirs]).mean == pytest.approx(0.01)
+
+
+def test_an_organ_that_one_seed_invents_counts_for_that_seed_only():
+    """The difference is that of the tables' means, also if an organ counts in some runs only."""
+    cases = [0.5, 0.6, 0.7, 0.5, 0.6]
+    usual, inventing = scores_of(cases), scores_of(cases)
+    for row in usual.values["dice"]:
+        row[3] = NAN
+    for row in inventing.values["dice"]:
+        row[3] = 0.0
+    found = paired_difference([usual, usual, inventing], [usual, usual, usual])
+    expected = over_seeds([usual, usual, inventing]).mean - over_seeds([usual] * 3).mean
+    assert found.mean == pytest.approx(expected) and found.mean > -0.02
 
 
 def test_a_paired_difference_of_other_cases_is_rejected():

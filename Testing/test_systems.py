@@ -181,6 +181,14 @@ def test_the_three_best_of_each_column_are_marked():
     assert "¹" not in made.text("csv") and r"\textbf{\textcolor{red}{46.67}}" in made.text("latex")
 
 
+def test_a_method_that_finds_only_easy_organs_gets_no_mark_for_its_distance():
+    easy, all_found = scores_of(0.3, 1.0), scores_of(0.6, 5.0)
+    easy.values["asd"][0][1:] = np.nan
+    made = MethodTable(THREE_BALLS, {"easy": [easy], "all": [all_found]}, marked=True)
+    assert not any(column == 1 for _, column in made.places())
+    assert made.places()["all", 0] == 1
+
+
 def test_rows_of_tables_three_and_five():
     def columns(name: str) -> dict[str, list[str]]:
         experiment = EXPERIMENTS[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -191,18 +192,20 @@ def _require_surfaces(scoring: Scoring) -> None:
 def _score_maps(scores: Scores, maps: list[tuple[Path, Path]], scoring: Scoring, progress: ProgressCallback) -> None:
     from ..evaluation.scoring import require_known, require_one_grid, score_labels
     from ..imaging.readers import read_labels
+    from ..training.datalist import distinct_names
 
+    names = distinct_names([predicted_path for predicted_path, _ in maps])
     for index, (predicted_path, truth_path) in enumerate(maps):
         progress(index / len(maps), f"Label map {index + 1} of {len(maps)}")
         predicted, truth = read_labels(predicted_path), read_labels(truth_path)
         require_one_grid(predicted, predicted_path, truth, truth_path)
         for image, path in ((predicted, predicted_path), (truth, truth_path)):
             require_known(image, path, scores.vocabulary)
-        scores.add(predicted_path.name, score_labels(predicted, truth, len(scores.vocabulary), scoring))
+        scores.add(names[index], score_labels(predicted, truth, len(scores.vocabulary), scoring))
 
 
 def _print(scores: Scores, title: str, partition: Partition) -> None:
-    from ..evaluation.statistics import bootstrap_interval
+    from ..evaluation.statistics import MIN_CASES, bootstrap_interval
 
     titles = {
         metric: f"{metric.title} ({metric.unit})" if metric.unit == "mm" else metric.title for metric in scores.metrics
@@ -223,7 +226,7 @@ def _print(scores: Scores, title: str, partition: Partition) -> None:
         rows.add_row(f"All {group} organs", "", *(_format(scores.mean(owned, metric)) for metric in scores.metrics))
     rows.add_section()
     rows.add_row("Mean of all organs", "", *(_format(scores.mean(metric=metric)) for metric in scores.metrics))
-    if len(scores.cases) > 1:
+    if len(scores.cases) >= MIN_CASES:
         intervals = [bootstrap_interval(scores, metric) for metric in scores.metrics]
         rows.add_row("95 % interval over cases", "", *(f"{_format(low)} to {_format(high)}" for low, high in intervals))
     print_table(rows)
@@ -238,8 +241,11 @@ def _print_attention(model: Bundle, entries: list[Entry], phantoms: int) -> None
     from ..imaging.readers import read_ct
     from ..training.sources import TEST_SEEDS, scan_phantom
 
-    cts = [scan_phantom(TEST_SEEDS + index).ct for index in range(phantoms)]
-    cts += [read_ct(entry.image) for entry in entries]
+    # One at a time: a CT takes up to half a GB.
+    cts = chain(
+        (scan_phantom(TEST_SEEDS + index).ct for index in range(phantoms)),
+        (read_ct(entry.image) for entry in entries),
+    )
     try:
         quality = measure_attention(model.network(), network_inputs(cts, model.metadata), model.metadata.patch)
     except ValueError as error:

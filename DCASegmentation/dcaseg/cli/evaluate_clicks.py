@@ -68,9 +68,9 @@ def run(
 ) -> None:
     """Measure correction with simulated clicks, starting from the result of a model.
 
-    Each click is at the center of the organ's largest error. The table shows Dice after 0 to 10 clicks, the number of
-    clicks to reach Dice 0.85 and 0.90 (NoC; failures count as 10), the time, and the fraction of clicks that lower
-    Dice. Cases are phantoms with thicker slices, more noise and different contrast than in training, synthetic CTs
+    Each click is at the center of the organ's largest error. The table shows Dice by number of clicks, the number of
+    clicks to reach Dice 0.85 and 0.90 (NoC; failures count as --clicks), the time, and the fraction of clicks that
+    lower Dice. Cases are phantoms with thicker slices, more noise and different contrast than in training, synthetic CTs
     made by **dca synthesize**, or labeled CTs. If the labels come from another network, Dice measures the agreement
     with that network.
     """
@@ -91,7 +91,7 @@ def run(
     keep_freed_memory()
     model = load_bundle(bundle)
     segmenter = Segmenter(model, device, backend="auto")
-    measured = ClickMeasurement()
+    measured = ClickMeasurement(clicks=clicks)
     cases: list[str] = []
     with new_folder(out, overwrite, recognized_by=_SUMMARY) as folder:
         with progress_bar() as progress:
@@ -99,7 +99,7 @@ def run(
                 progress(0.0, f"{name}: segmenting")
                 start = segmenter.segment(image, SegmentOptions()).labels
                 measure_case(
-                    *(measured, name, image, start, truth, segmenter.vocabulary, chosen, known, clicks, progress),
+                    *(measured, name, image, start, truth, segmenter.vocabulary, chosen, known, progress),
                     missing=missing,
                 )
                 cases.append(name)
@@ -113,7 +113,7 @@ def run(
         measured.write_csv(folder / "clicks.csv")
         title = f"{model.metadata.name}: {', '.join(cases)}"
         click_curve(measured, title if len(title) < 100 else f"{title[:97]}...").savefig(folder / "clicks.png", dpi=120)
-    _print(measured, clicks)
+    _print(measured)
     print_line(f"Written: {out}")
 
 
@@ -152,10 +152,10 @@ def _cases(
         yield f"{own.ct.parent.name}/{own.ct.name}", image, truth, None
 
 
-def _print(measured: ClickMeasurement, clicks: int) -> None:
+def _print(measured: ClickMeasurement) -> None:
     from ..evaluation.click_simulation import GOALS, REPORTED
 
-    counts = [n for n in REPORTED if n <= clicks]
+    counts = [n for n in REPORTED if n <= measured.clicks]
     # Few columns, for terminals 80 characters wide. The files contain all values.
     columns = [*(str(n) for n in counts), *(f"NoC{goal * 100:.0f}" for goal in GOALS), "Worse"]
     for engine in measured.engines:

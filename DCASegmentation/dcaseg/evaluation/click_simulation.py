@@ -73,13 +73,17 @@ def next_click(mask: _Mask, truth: _Mask, spacing: tuple[float, float, float]) -
 
 @dataclass(frozen=True)
 class Course:
-    """The correction of one organ in one case: ``dice`` after 0, 1, 2 ... clicks, and ``seconds`` of each click."""
+    """The correction of one organ in one case: ``dice`` after 0, 1, 2 ... clicks, and ``seconds`` of each click.
+
+    ``was_missing``: the organ had no mask at the start.
+    """
 
     case: str
     organ: str
     engine: str
     dice: tuple[float, ...]
     seconds: tuple[float, ...]
+    was_missing: bool = False
 
     def after(self, clicks: int) -> float:
         """Dice after ``clicks`` clicks, or the final Dice if there were fewer clicks."""
@@ -115,7 +119,9 @@ def simulate(
     names = {organ.label: organ.key for organ in vocabulary}
     session = CorrectionSession(ct, start, names, probabilities=probabilities, engine=engine)
     target = sitk.GetArrayViewFromImage(truth) == label
-    dice, seconds = [dice_of(session.labels == label, target)], []
+    mask = session.labels == label
+    was_missing = not mask.any()
+    dice, seconds = [dice_of(mask, target)], []
     for _ in range(clicks):
         click = next_click(session.labels == label, target, grid.spacing)
         if click is None:
@@ -127,14 +133,15 @@ def simulate(
             break
         seconds.append(change.seconds)
         dice.append(dice_of(session.labels == label, target))
-    return Course(case, vocabulary.by_label[label].key, engine.name, tuple(dice), tuple(seconds))
+    return Course(case, vocabulary.by_label[label].key, engine.name, tuple(dice), tuple(seconds), was_missing)
 
 
 @dataclass
 class ClickMeasurement:
-    """The courses of all cases, organs and engines."""
+    """The courses of all cases, organs and engines; each has at most ``clicks`` clicks."""
 
     courses: list[Course] = field(default_factory=list)
+    clicks: int = MOST_CLICKS
 
     def of(self, engine: str, organ: str | None = None) -> list[Course]:
         """The courses of ``engine``, for one organ or all."""
@@ -148,26 +155,27 @@ class ClickMeasurement:
     def summary(self, engine: str, organ: str | None = None) -> dict[str, Any]:
         """Means over all courses of ``engine`` (one for each organ of each case).
 
-        ``dice``: mean by number of clicks. ``noc``: mean number of clicks to each goal, where a failure counts as ten;
-        ``failures``: organs that do not reach the goal with ten clicks. ``worse``: fraction of clicks that lower Dice.
-        ``missing_one_click``: median Dice after one click for organs that were missing entirely. ``median_seconds`` and
-        ``most_seconds``: time of a click. Raises ValueError if nothing was measured.
+        ``dice``: mean by number of clicks. ``noc``: mean number of clicks to each goal, where a failure counts as
+        ``clicks``; ``failures``: organs that do not reach the goal with ``clicks`` clicks. ``worse``: fraction of
+        clicks that lower Dice. ``missing_one_click``: median Dice after one click (0 if it was rejected) for organs
+        without a mask at the start. ``median_seconds`` and ``most_seconds``: time of a click. Raises
+        ValueError if nothing was measured.
         """
         courses = self.of(engine, organ)
         if not courses:
             raise ValueError(f"no measurement of engine {engine}, organ {organ}")
         seconds = np.array([value for course in courses for value in course.seconds])
-        missing = [course.after(1) for course in courses if course.dice[0] == 0.0 and len(course.dice) > 1]
+        missing = [course.after(1) for course in courses if course.was_missing]
         noc: dict[str, float] = {}
         failures: dict[str, int] = {}
         for goal in GOALS:
-            needed = [course.needed(goal) for course in courses]
-            noc[f"{goal:.2f}"] = float(np.mean([MOST_CLICKS if n is None else n for n in needed]))
+            needed = [course.needed(goal, self.clicks) for course in courses]
+            noc[f"{goal:.2f}"] = float(np.mean([self.clicks if n is None else n for n in needed]))
             failures[f"{goal:.2f}"] = sum(1 for n in needed if n is None)
         clicks = sum(len(course.seconds) for course in courses)
         return {
             "organs": len(courses),
-            "dice": {str(n): float(np.mean([course.after(n) for course in courses])) for n in range(MOST_CLICKS + 1)},
+            "dice": {str(n): float(np.mean([course.after(n) for course in courses])) for n in range(self.clicks + 1)},
             "noc": noc,
             "failures": failures,
             "clicks": clicks,
@@ -193,10 +201,10 @@ class ClickMeasurement:
         """Write one line for each course, with Dice after each click. The final Dice is repeated to fill the line."""
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            numbers = [f"dice_{n}" for n in range(MOST_CLICKS + 1)]
+            numbers = [f"dice_{n}" for n in range(self.clicks + 1)]
             writer.writerow(["case", "organ", "engine", *numbers, "worse", "median_seconds"])
             for course in self.courses:
-                values = [f"{course.after(n):.4f}" for n in range(MOST_CLICKS + 1)]
+                values = [f"{course.after(n):.4f}" for n in range(self.clicks + 1)]
                 seconds = f"{np.median(course.seconds):.3f}" if course.seconds else ""
                 writer.writerow([course.case, course.organ, course.engine, *values, course.worse, seconds])
 
@@ -210,7 +218,6 @@ def measure_case(
     vocabulary: Vocabulary,
     engines: Sequence[Engine],
     known: Sequence[int] | None = None,
-    clicks: int = MOST_CLICKS,
     progress: ProgressCallback | None = None,
     missing: bool = False,
 ) -> None:
@@ -229,7 +236,7 @@ def measure_case(
             array[array == label] = 0
             begun = Grid.of(start).image_of(array)
         for engine in engines:
-            measured.courses.append(simulate(case, ct, begun, truth, vocabulary, label, engine, clicks))
+            measured.courses.append(simulate(case, ct, begun, truth, vocabulary, label, engine, measured.clicks))
 
 
 class BallBrush:

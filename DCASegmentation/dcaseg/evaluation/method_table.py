@@ -36,7 +36,8 @@ class MethodTable:
     lines of the row in LaTeX. ``colors`` maps labels to LaTeX colors of organ titles.
 
     If ``marked``, Markdown and LaTeX mark the three best values of each column like the paper, except in ``unranked``
-    rows (such as full supervision). Equal values share a mark. CSV has plain values.
+    rows (such as full supervision). Equal values share a mark. Distances are not marked if rows leave out different
+    numbers of organs, since a method that finds only the easy ones would be the best. CSV has plain values.
 
     ``caption`` is a paragraph below the Markdown table, and a comment in LaTeX.
     """
@@ -94,7 +95,10 @@ class MethodTable:
         ranked = [name for name in self.rows if name not in self.unranked]
         values = {name: self._values(self.rows[name]) for name in ranked}
         found: dict[tuple[str, int], int] = {}
-        for column in range(2 + len(self._labels())):
+        columns = set(range(2 + len(self._labels())))
+        if len({sum(run.not_counted(self.distance) for run in self.rows[name]) for name in ranked}) > 1:
+            columns.discard(1)
+        for column in columns:
             # Rank the printed values, so that equal text gets equal marks. A smaller distance is better.
             printed = {name: float(text) for name in ranked if (text := values[name][column]) != "-"}
             best = sorted(set(printed.values()), reverse=column != 1)[:3]

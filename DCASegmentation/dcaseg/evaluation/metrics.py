@@ -21,7 +21,7 @@ from monai.metrics.surface_dice import compute_surface_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
 
 from ..errors import UserError
-from ..imaging.label_comparison import dice_by_label
+from ..imaging.label_comparison import dice_by_label, label_counts
 
 Kind = Literal["overlap", "distance"]
 
@@ -129,8 +129,7 @@ def measure(
     """
     overlap = dice_by_label(predicted, truth, n_labels)
     scores = {metric.key: np.full(n_labels, np.nan) for metric in metrics}
-    found = np.bincount(predicted.ravel(), minlength=n_labels + 1)[1 : n_labels + 1] > 0
-    present = np.bincount(truth.ravel(), minlength=n_labels + 1)[1 : n_labels + 1] > 0
+    found, present = (label_counts(labels, n_labels + 1)[1:] > 0 for labels in (predicted, truth))
     nothing = not found.any() and policy.nothing_found is not None
     for index in range(n_labels):
         both = bool(found[index] and present[index])

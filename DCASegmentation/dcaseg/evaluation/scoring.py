@@ -20,14 +20,18 @@ from ..imaging.readers import read_ct, read_labels
 from ..inference.options import SegmentOptions
 from ..inference.segmenter import Segmenter
 from ..organs import Vocabulary
-from ..training.datalist import Entry
+from ..training.datalist import Entry, distinct_names
 from ..training.sources import TEST_SEEDS, draw_acquisition, scan_phantom
 from ..types import ProgressCallback
 from .metrics import DICE, POLICIES, TOLERANCE_MM, EmptyPolicy, Metric, measure
 from .scores import Scores
 
 # TotalSegmentator's names that differ by more than the position of the side.
-_SYNONYMS = {"urinary_bladder": "bladder", "prostate": "prostate_uterus"}
+_SYNONYMS = {
+    "urinary_bladder": "bladder",
+    "prostate": "prostate_uterus",
+    "portal_vein_and_splenic_vein": "portal_and_splenic_vein",
+}
 
 
 def read_table(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
@@ -168,6 +172,7 @@ def score_entries(
     progress: ProgressCallback | None = None,
 ) -> None:
     """Add the scores of labeled entries to ``scores``. Unannotated organs of an entry do not count."""
+    names = distinct_names([entry.image for entry in entries])
     for index, entry in enumerate(entries):
         if progress is not None:
             progress(index / len(entries), f"CT {index + 1} of {len(entries)}")
@@ -175,7 +180,7 @@ def score_entries(
         found = score_case(segmenter, ct, truth, options, scoring)
         for values in found.values():
             values[[label - 1 for label in entry.unannotated]] = np.nan
-        scores.add(entry.image.name, found)
+        scores.add(names[index], found)
 
 
 def require_one_grid(labels: sitk.Image, path: Path, other: sitk.Image, other_path: Path) -> None:

@@ -69,6 +69,15 @@ def _change(organ: Organ, ml: np.ndarray) -> OrganChange:
     return OrganChange(organ, float(before), float(after), float(added), float(removed), dice)
 
 
+def label_counts(labels: np.ndarray, channels: int) -> np.ndarray:
+    """The number of voxels of each label from 0 to ``channels`` - 1, int64; the highest label is below ``channels``."""
+    counts = np.zeros(channels, np.int64)
+    # Slice by slice: bincount converts its input to 64-bit numbers.
+    for each in labels:
+        counts += np.bincount(each.ravel(), minlength=channels)
+    return counts
+
+
 def dice_by_label(predicted: np.ndarray, truth: np.ndarray, n_labels: int) -> np.ndarray:
     """The Dice of labels 1 to ``n_labels``, float64 (n_labels,); NaN if neither map contains the label.
 
@@ -77,7 +86,9 @@ def dice_by_label(predicted: np.ndarray, truth: np.ndarray, n_labels: int) -> np
     if predicted.shape != truth.shape:
         raise ValueError(f"label maps of shapes {predicted.shape} and {truth.shape} cannot be compared")
     channels = n_labels + 1
-    sizes = np.bincount(predicted.ravel(), minlength=channels) + np.bincount(truth.ravel(), minlength=channels)
-    both = np.bincount(truth[predicted == truth], minlength=channels)
+    sizes = label_counts(predicted, channels) + label_counts(truth, channels)
+    both = np.zeros(channels, np.int64)
+    for one, other in zip(predicted, truth, strict=True):
+        both += np.bincount(other[one == other], minlength=channels)[:channels]
     with np.errstate(invalid="ignore"):
         return (2 * both / sizes)[1:]

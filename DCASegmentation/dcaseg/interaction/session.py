@@ -26,7 +26,7 @@ from ..types import Box
 from .click_classifier import LARGE_ADDING_MM, ClassifierEngine
 from .evidence import radius_of
 from .front import next_points
-from .strokes import Point, Stroke, box_around, box_of_corners, inside, rasterize
+from .strokes import Point, Stroke, box_around, box_of_corners, in_box_of_corners, inside, rasterize
 from .view import (
     Engine,
     SeenStroke,
@@ -195,6 +195,9 @@ class CorrectionSession:
             if corners is None and (missing or (adds and self._is_large(placed))):
                 box, after = self._continued(placed, box, after, missing)
                 before = self._labels[box].copy()
+            if corners is not None:
+                # On an oblique CT, the block of voxels is larger than the box.
+                after = np.where(in_box_of_corners(corners, self.grid, box), after, before)
         found, organ = after == label, before == label
         taken = before[found & ~organ]
         lost, counts = np.unique(taken[taken != 0], return_counts=True)
@@ -403,6 +406,9 @@ class CorrectionSession:
         strides = strides_of(grid, _COARSE_MM) if is_coarse else strides_of(grid)
         view_grid = reduced_grid(grid, strides)
         coarse = reduced(mask, strides) > 0.5
+        if mask.any() and not coarse.any():
+            # Everything of the organ here is thinner than half a voxel of the view; it is not missing.
+            coarse = reduced(mask, strides) > 0
         first = np.array([each.start for each in box])
         last = np.array(view_grid.shape) - 1
 

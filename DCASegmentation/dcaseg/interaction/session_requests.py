@@ -75,8 +75,9 @@ class Sessions:
             return read_ct(path)
         state = (str(path), status.st_mtime_ns, status.st_size)
         if self._ct is None or self._ct[0] != state:
-            # Release the other CT first.
+            # Release the other CT and the sessions that hold it: there may be no memory for two.
             self._ct = None
+            self._open.clear()
             self._ct = (state, read_ct(path))
         return self._ct[1]
 
@@ -88,7 +89,7 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
 
     ``open``: ``ct`` and ``labels`` (paths of images on the same grid); optional ``names`` (organ keys by label),
     ``titles`` (texts for messages by label), ``locked`` (labels), ``checksum`` (of the CT's voxels). The answer
-    contains ``session``.
+    contains ``session``. Opening another CT closes the sessions of the earlier one, even if it fails.
     ``stroke``: ``session``, ``label``, ``points`` (RAS, mm), ``add`` (true, false, or null to let the mask decide),
     ``corners`` (two points or null), ``locked`` (labels locked since), ``patch`` (path of the file to write).
     ``undo``: ``session``, ``patch``. ``close``: ``session``.
@@ -114,8 +115,11 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
         return {"strokes": len(session.changes)}
     patch = _path(request, "patch")
     if request_type == "undo":
+        if session.changes:
+            last = session.changes[-1]
+            # First, so that an error leaves the stroke in effect.
+            _write(session, last.before, last, patch)
         change = session.undo()
-        _write(session, change, patch)
         return _answer(session, change, patch)
     try:
         points = tuple((float(x), float(y), float(z)) for x, y, z in request["points"])
@@ -130,7 +134,7 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
     session.lock(locked)
     change = session.apply(label, Stroke(points, None if add is None else bool(add)), corners)
     try:
-        _write(session, change, patch)
+        _write(session, session.labels[change.box], change, patch)
     except UserError:
         # The caller cannot show the change, so it is undone.
         session.undo()
@@ -162,9 +166,8 @@ def _path(request: Mapping[str, Any], key: str) -> Path:
     return Path(value)
 
 
-def _write(session: CorrectionSession, change: Change, path: Path) -> None:
-    block = np.ascontiguousarray(session.labels[change.box])
-    write_image(sub_grid(session.grid, change.box).image_of(block), path)
+def _write(session: CorrectionSession, block: np.ndarray, change: Change, path: Path) -> None:
+    write_image(sub_grid(session.grid, change.box).image_of(np.ascontiguousarray(block)), path)
 
 
 def _answer(session: CorrectionSession, change: Change, patch: Path) -> dict[str, Any]:

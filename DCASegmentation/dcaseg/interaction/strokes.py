@@ -114,6 +114,23 @@ def box_of_corners(corners: tuple[Point, Point], grid: Grid) -> Box:
     return z, y, x
 
 
+def in_box_of_corners(corners: tuple[Point, Point], grid: Grid, box: Box) -> NDArray[np.bool_]:
+    """Return for each voxel (z, y, x) of ``box`` whether it touches the box between two ``corners`` (RAS, mm).
+
+    A voxel touches it if its center is at most half a voxel outside, along each axis of the CT.
+    """
+    lps = np.asarray(corners, float) * (-1.0, -1.0, 1.0)
+    low, high = lps.min(axis=0), lps.max(axis=0)
+    half = np.abs(grid.axes) @ (np.array(grid.spacing) / 2)
+    steps = [np.arange(side.start, side.stop) * step for side, step in zip(box, grid.spacing[::-1], strict=True)]
+    result = np.ones(tuple(len(each) for each in steps), bool)
+    for axis in range(3):
+        z, y, x = (steps[k] * grid.axes[axis, 2 - k] for k in range(3))
+        position = grid.origin[axis] + z[:, None, None] + y[:, None] + x
+        result &= (position >= low[axis] - half[axis] - 1e-6) & (position <= high[axis] + half[axis] + 1e-6)
+    return result
+
+
 def inside(voxels: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
     """Return for each of ``voxels`` (n, 3) whether it lies in ``box``."""
     low, high = np.array([s.start for s in box]), np.array([s.stop for s in box])

@@ -142,16 +142,15 @@ def mask_on_ct(
     """Return the organ's mask on the CT's voxels from an engine's answer ``foreground`` (z, y, x) on coarser ones.
 
     ``seen`` (z, y, x) is the organ's mask before, on the coarser voxels, which are those of ``seen_grid``. ``grid`` is
-    that of the block of the CT, ``mask`` (z, y, x) the organ's mask on it. A voxel changes only if the answer differs
-    from ``seen`` there or next to it, so the rest keeps its fine detail.
+    that of the block of the CT, ``mask`` (z, y, x) the organ's mask on it. Voxels are added only where ``seen`` has
+    grown or next to it, and removed only where it has shrunk or next to it, so the rest keeps its detail. Thin parts
+    of the mask, which ``seen`` may lack, are not lost where the organ grows.
     """
     answer = foreground > 0.5
     if strides == (1, 1, 1):
         return answer
-    changed = answer != seen
-    if not changed.any():
+    if (answer == seen).all():
         return mask.copy()
-    near = sitk.BinaryDilate(seen_grid.image_of(changed.astype(np.uint8)), [1, 1, 1], sitk.sitkBall)
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(grid.size)
     resampler.SetOutputSpacing(grid.spacing)
@@ -159,10 +158,15 @@ def mask_on_ct(
     resampler.SetOutputDirection(grid.direction)
     resampler.UseNearestNeighborExtrapolatorOn()
     resampler.SetInterpolator(sitk.sitkNearestNeighbor)
-    allowed = sitk.GetArrayFromImage(resampler.Execute(near)) > 0
+
+    def near(changed: Mask) -> Mask:
+        widened = sitk.BinaryDilate(seen_grid.image_of(changed.astype(np.uint8)), [1, 1, 1], sitk.sitkBall)
+        return sitk.GetArrayFromImage(resampler.Execute(widened)) > 0
+
+    may_grow, may_shrink = near(answer & ~seen), near(seen & ~answer)
     resampler.SetInterpolator(sitk.sitkLinear)
-    probability = sitk.GetArrayFromImage(resampler.Execute(seen_grid.image_of(foreground)))
-    return np.where(allowed, probability > 0.5, mask)
+    found = sitk.GetArrayFromImage(resampler.Execute(seen_grid.image_of(foreground))) > 0.5
+    return (mask | (may_grow & found)) & ~(may_shrink & ~found)
 
 
 def distance_to(seeds: Mask, spacing: tuple[float, float, float]) -> FloatArray:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import SimpleITK as sitk
 
+from ..imaging.label_comparison import label_counts
 from ..imaging.writers import write_file
 from ..organs import Organ, Vocabulary
 
@@ -110,7 +111,7 @@ class Panel:
 
 def organs_in(labels: sitk.Image, vocabulary: Vocabulary) -> tuple[Organ, ...]:
     """The organs with more than a few stray voxels in a label map, in the order of the vocabulary."""
-    counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel(), minlength=len(vocabulary) + 1)
+    counts = label_counts(sitk.GetArrayViewFromImage(labels), len(vocabulary) + 1)
     ml = float(np.prod(labels.GetSpacing())) / 1000
     return tuple(organ for organ in vocabulary if counts[organ.label] and not organ.is_stray(counts[organ.label] * ml))
 

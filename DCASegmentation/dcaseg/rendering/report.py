@@ -258,9 +258,9 @@ def _findings(findings: Sequence[ReportedFinding] | None, image: sitk.Image) -> 
     outcomes = Counter(row.outcome for row in findings)
     counts = ", ".join(f"{count} {escape(outcome)}" for outcome, count in outcomes.items())
     summary = f"{len(findings)} findings" if len(findings) > 1 else "1 finding"
-    summary = f"{summary}, sorted by the probability of an error: {counts}."
+    summary = f"{summary}, the most urgent first: {counts}."
     if left_out:
-        summary += f" The {len(left_out)} least likely of those that were not checked are left out."
+        summary += f" The {len(left_out)} least urgent of those that were not checked are left out."
     return (
         f"<p>{summary}</p><table><tr><th class=number>#<th>Finding<th class=number>Slice<th class=number>ml<th>Why"
         f"<th>Outcome</tr>{''.join(lines)}</table>"

@@ -22,7 +22,7 @@ Paths are absolute or relative to the list's folder. Only the key ``training`` i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,3 +244,14 @@ def _to_json(entry: Entry, folder: Path) -> dict[str, Any]:
 def _relative(file: Path, folder: Path) -> str:
     absolute = file.absolute()
     return absolute.relative_to(folder).as_posix() if absolute.is_relative_to(folder) else str(absolute)
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Names of cases: the shortest endings of ``paths`` that differ from each other, with slashes."""
+    length = 1
+    while True:
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        # If a CT is listed twice, no ending is unique.
+        if len(set(names)) == len(set(paths)) or length >= max(len(path.parts) for path in paths):
+            return names
+        length += 1

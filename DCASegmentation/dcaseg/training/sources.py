@@ -29,7 +29,7 @@ from ..synthesis.label_to_ct.renderer import Renderer
 from ..synthesis.phantom.case import Phantom, generate
 from ..types import ProgressCallback
 from .cases import Case, cache_folder, load_case, prepare_case, save_case
-from .datalist import Entry
+from .datalist import Entry, distinct_names
 from .options import GridOptions, TrainingOptions
 from .sampling import MixedSampler, PatchSampler, Sampler
 from .synthetic_sampling import RecipeSampler
@@ -91,7 +91,7 @@ class CTFiles:
     @property
     def names(self) -> list[str]:
         """A name for each CT: its file name, with as many parent folders as needed to make it unique."""
-        return _names([Path(file.image) for file in self.files])
+        return distinct_names([Path(file.image) for file in self.files])
 
     def entries(self) -> list[Entry]:
         """The CTs with a label map, as entries of a data list."""
@@ -109,17 +109,6 @@ class CTFiles:
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
         return dump(self)
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest endings of ``paths`` that differ from each other, with slashes."""
-    length = 1
-    while True:
-        names = ["/".join(path.parts[-length:]) for path in paths]
-        # If a CT is listed twice, no ending is unique.
-        if len(set(names)) == len(set(paths)) or length >= max(len(path.parts) for path in paths):
-            return names
-        length += 1
 
 
 def _prepare(file: CTFile, grid: GridOptions, labeled: bool, name: str, omitted: list[dict[int, int]]) -> Case:

@@ -193,6 +193,7 @@ def _run_job(index: int, arm: Arm, seed: int) -> None:
 SCORES = "scores.json"
 SETTINGS = "experiment.json"
 COSTS = "costs.json"
+_VALIDATE_EVERY = "validate_every"
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ class Runs:
     run_finished: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
-        _require_settings(self.folder, self.common, self.data)
+        _require_settings(self.folder, self.common, self.data, self.validate_every)
 
     def scores(self, arms: Sequence[Arm]) -> dict[str, list[Scores]]:
         """Scores on the test cases by arm key, one entry for each seed. Makes the missing runs.
@@ -389,7 +390,9 @@ class Runs:
         if (trainer.folder / CHECKPOINT).exists():
             trainer.resume()
         steps = trainer.options.steps
-        trainer.run(validate_every=min(self.validate_every, steps), report=lambda line: report(line["step"] / steps))
+        # Runs with fewer or more steps (equal compute) choose from equally many checkpoints.
+        every = max(1, round(self.validate_every * steps / self.common.steps))
+        trainer.run(validate_every=min(every, steps), report=lambda line: report(line["step"] / steps))
         _use_scored_weights(trainer)
         network, options = trainer.strategy.network, trainer.options
         scored = {
@@ -485,15 +488,18 @@ def _use_scored_weights(trainer: Trainer) -> None:
     trainer.use_best()
 
 
-def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None:
+def _require_settings(folder: Path, common: TrainingOptions, data: Data, validate_every: int) -> None:
     about: dict[str, Any] = {"data": data.description, "test": [case.name for case in data.test]}
+    # The best of these checkpoints is scored, so more of them give a better score.
+    about[_VALIDATE_EVERY] = validate_every
     path = folder / SETTINGS
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_json({"options": common.to_json(), **about}, path)
         return
     try:
-        recorded = read_json(path)
+        # Folders of earlier versions do not record it.
+        recorded = {_VALIDATE_EVERY: validate_every, **read_json(path)}
         earlier = recorded.pop("options")
         # Options that did not exist at that time get their defaults, which do not change results.
         same = recorded == about and TrainingOptions.from_json(earlier) == common

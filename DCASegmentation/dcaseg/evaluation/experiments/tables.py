@@ -253,6 +253,7 @@ def _caption(outcome: Outcome) -> str:
     if outcome.is_partial:
         sentences.append("Only finished runs: some rows or seeds are missing.")
     sentences.append("Dice in percent and symmetric ASD in mm, on the model grid.")
+    sentences.append("An organ that is missing in the prediction or the label map has no ASD.")
     if outcome.seeds > 1:
         sentences.append(f"Mean ± standard deviation over {outcome.seeds} seeds.")
     if any(arm.group for arm in outcome.experiment.arms):
@@ -276,8 +277,13 @@ def group_title(arm: Arm, outcome: Outcome) -> str:
 
 
 def further_columns(outcome: Outcome) -> dict[str, dict[str, str]]:
-    """Finished seeds of a partial table, cost, and the paper's own numbers, by column title and arm key."""
+    """What ASD leaves out, finished seeds of a partial table, cost, and the paper's own numbers.
+
+    They are cells by column title and arm key.
+    """
     columns: dict[str, dict[str, str]] = {}
+    if any(run.not_counted(ASD) for runs in outcome.scores.values() for run in runs):
+        columns["ASD: organs left out"] = {key: _left_out(runs) for key, runs in outcome.scores.items()}
     for arm in outcome.experiment.arms:
         key = arm.key.removesuffix(EQUAL)
         cost, paper = outcome.costs.get(key), outcome.paper.get(key)
@@ -292,6 +298,12 @@ def further_columns(outcome: Outcome) -> dict[str, dict[str, str]]:
             columns.setdefault("Paper: ASD (voxels)", {})[arm.key] = _format_spread(paper.asd)
             columns.setdefault("Paper: protocol", {})[arm.key] = paper.protocol
     return columns
+
+
+def _left_out(runs: Sequence[Scores]) -> str:
+    """The percentage of the cases' organs that have no ASD."""
+    total = sum(run.table(ASD).size for run in runs)
+    return f"{100 * sum(run.not_counted(ASD) for run in runs) / total:.0f} %"
 
 
 def significant(value: float) -> str:

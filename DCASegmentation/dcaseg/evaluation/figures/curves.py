@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ...errors import UserError
 from ...organs import Vocabulary
-from ..click_simulation import MOST_CLICKS, ClickMeasurement
+from ..click_simulation import ClickMeasurement
 from ..review_evaluation import CURVE, ORDERS, OURS, ReviewMeasurement
 
 
@@ -24,7 +24,7 @@ def click_curve(measured: ClickMeasurement, title: str) -> Figure:
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     left, right = figure.subplots(1, 2, sharey=True)
-    clicks = range(MOST_CLICKS + 1)
+    clicks = range(measured.clicks + 1)
     for number, engine in enumerate(measured.engines):
         means = measured.summary(engine)["dice"]
         left.plot(clicks, [means[str(n)] for n in clicks], label=engine, marker="o", linewidth=1.2 + 1.3 * (not number))
