@@ -130,3 +130,14 @@ def test_unknown_names_are_rejected_with_the_known_ones():
         policy_named("strict")
     with pytest.raises(UserError, match="dice, asd"):
         metrics_named(["jaccard"])
+
+
+def test_an_organ_whose_box_does_not_fit_into_memory_is_refused_before_it_is_measured(monkeypatch):
+    """A stray voxel in the far corner makes the box as large as the CT."""
+    labels = box((0, 2), (0, 2), (0, 2), shape=(40, 50, 60))
+    labels[-1, -1, -1] = 1
+    monkeypatch.setattr("dcaseg.evaluation.metrics.total_memory", lambda: 40 * 50 * 60 * 100)
+    nsd = tuple(metric for metric in ALL if metric.key == "nsd")
+    with pytest.raises(UserError, match="span 60 x 50 x 40 voxels"):
+        measure(labels, labels, SPACING, 1, nsd)
+    assert measure(labels, labels, SPACING, 1)["dice"][0] == 1.0

@@ -22,6 +22,7 @@ from monai.metrics.surface_distance import compute_average_surface_distance
 
 from ..errors import UserError
 from ..imaging.label_comparison import dice_by_label, label_counts
+from ..imaging.size_limits import total_memory
 
 Kind = Literal["overlap", "distance"]
 
@@ -148,6 +149,10 @@ def measure(
     return scores
 
 
+# Measured on a box of 200 x 200 x 200 voxels; of the overlap metrics only the normalized surface Dice counts here.
+_BYTES_PER_VOXEL: dict[Kind, int] = {"overlap": 160, "distance": 24}
+
+
 class _Surfaces:
     """One organ on both sides, cropped to its bounding box, in MONAI's shape (1, 1, z, y, x)."""
 
@@ -156,6 +161,7 @@ class _Surfaces:
     ) -> None:
         one, other = predicted == label, truth == label
         box = _box(one | other)
+        self._label = label
         self._predicted = torch.from_numpy(one[box])[None, None]
         self._truth = torch.from_numpy(other[box])[None, None]
         self._spacing = list(spacing)
@@ -163,6 +169,7 @@ class _Surfaces:
     def score(self, metric: Metric, tolerance_mm: float) -> float:
         """The surface distance in the unit of ``metric``, or the fraction of the surface within ``tolerance_mm``."""
         sides = (self._predicted, self._truth)
+        self._require_memory(metric)
         if metric.key == ASD.key:
             score = compute_average_surface_distance(
                 *sides, include_background=True, symmetric=True, spacing=self._spacing
@@ -178,6 +185,18 @@ class _Surfaces:
         else:
             raise ValueError(f"{metric.key} is not a surface metric")
         return float(score)
+
+    def _require_memory(self, metric: Metric) -> None:
+        """Raise UserError if this computer has too little memory, before a library is killed for it."""
+        voxels = self._predicted.numel()
+        needed, memory = voxels * _BYTES_PER_VOXEL[metric.kind], total_memory()
+        if memory is not None and needed > memory:
+            size = " x ".join(map(str, reversed(self._predicted.shape[2:])))
+            raise UserError(
+                f"{metric.title} of label {self._label} needs about {needed / 2**30:.0f} GiB of memory, because its "
+                f"voxels span {size} voxels; this computer has {memory / 2**30:.0f} GiB.",
+                "Remove stray voxels from the label map, or measure only dice.",
+            )
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
