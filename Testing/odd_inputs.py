@@ -232,6 +232,25 @@ def longer_data_file(name: str) -> Write:
     return write
 
 
+def single_volume_sequence(folder: Path) -> Path:
+    """A NRRD with a fourth axis, of length one, for the volumes of a sequence, as 3D Slicer writes it."""
+    x, y, z = ct().GetSize()
+    return edited(
+        "ct.nrrd",
+        ("dimension", "dimension: 4"),
+        ("sizes", f"sizes: 1 {x} {y} {z}"),
+        ("space directions", "space directions: none (6,0,0) (0,6,0) (0,0,8)"),
+        ("kinds", "kinds: list domain domain domain"),
+    )(folder)
+
+
+def huge_voxel(folder: Path) -> Path:
+    """A NRRD of 64-bit floats with one voxel that 32-bit floats cannot hold."""
+    image = sitk.Cast(ct(), sitk.sitkFloat64)
+    image[20, 20, 10] = 1e39
+    return nifti(folder, "ct.nrrd", image)
+
+
 def text_voxels(end: str, fewer: int = 0) -> Write:
     """A MetaImage with its voxels as text, which ends with ``end`` and lacks the last ``fewer`` values."""
 
@@ -440,6 +459,26 @@ def uneven(folder: Path) -> Path:
     return series(change=moved(2, lambda index: 3.0 * (index > 9)))(folder)
 
 
+def two_patients(folder: Path) -> Path:
+    """Two patients with one series UID; the second scan begins where the first one ends."""
+    above = sitk.Image(ct())
+    above.SetOrigin(ct().TransformIndexToPhysicalPoint((0, 0, ct().GetDepth())))
+    write_ct_series(folder / "ct", ct(), uid="1.2.3.4", study="1.2.5", patient="P1")
+    write_ct_series(folder / "ct", above, uid="1.2.3.4", study="1.2.6", patient="P2", stem="XX")
+    return folder / "ct"
+
+
+def spacing_that_changes(mm: float) -> Write:
+    """A series in which the slices of the upper half are farther apart by ``mm``."""
+    return series(change=moved(2, lambda index: mm * max(0, index - ct().GetDepth() // 2)))
+
+
+def jittered(dataset: pydicom.Dataset, index: int) -> None:
+    """Cosines that differ by 2e-5, on the two sides of a border of rounding."""
+    sine = 0.00501 if index % 2 else 0.00499
+    dataset.ImageOrientationPatient = ["0.9999875", f"{sine}", "0", f"{-sine}", "0.9999875", "0"]
+
+
 def cut_file(folder: Path) -> Path:
     files = sorted(series()(folder).iterdir())
     files[4].write_bytes(files[4].read_bytes()[:-100])
@@ -504,6 +543,9 @@ TABLE = (
     Odd("NIfTI", "a named pipe", REFUSED, "not a regular file", pipe),
     Odd("NRRD", "no `space origin`", NOTED, "origin was set to 0", edited("ct.nrrd", ("space origin", "")), **_NOT_TRUE),
     Odd("NRRD", "`space units` of cm", REFUSED, "'space units' are cm", edited("ct.nrrd", ("space:", 'space: left-posterior-superior\nspace units: "cm" "cm" "cm"'))),
+    Odd("NRRD", "a fourth axis of length one (a sequence with a single volume)", ACCEPTED, "", single_volume_sequence),
+    Odd("NRRD", "voxels in a data file with letters such as ü in its name", ACCEPTED, "", lambda folder: nifti(folder, "Bauch_ü.nhdr")),
+    Odd("NRRD", "a voxel of 1e39 in 64-bit floats", REFUSED, "without a finite value", huge_voxel),
     Odd("NRRD", "no `space directions`", REFUSED, "the size of its voxels", edited("ct.nrrd", ("space directions", ""))),
     Odd("NRRD", "a header that states 1700 x 1700 x 1700 voxels", REFUSED, "more than the limit", edited("ct.nrrd", ("sizes", "sizes: 1700 1700 1700"))),
     Odd("NRRD", "a dimension of 100", REFUSED, "damaged", edited("ct.nrrd", ("dimension", "dimension: 100"))),
@@ -516,6 +558,7 @@ TABLE = (
     Odd("MetaImage", "no `Offset`", NOTED, "origin was set to 0", edited("ct.mha", ("Offset", "")), **_NOT_TRUE),
     Odd("MetaImage", "a header that states 1700 x 1700 x 1700 voxels", REFUSED, "more than the limit", edited("ct.mha", ("DimSize", "DimSize = 1700 1700 1700"))),
     Odd("MetaImage", "voxels in `/dev/zero`", REFUSED, "outside of its own folder", with_data_in("ElementDataFile", "ct.mhd", "/dev/zero")),
+    Odd("MetaImage", "voxels in a data file with letters such as ü in its name", ACCEPTED, "", lambda folder: nifti(folder, "Bauch_ü.mhd")),
     Odd("MetaImage", "voxels in a named pipe", REFUSED, "not a regular file", with_data_in("ElementDataFile", "ct.mhd", "pipe.raw")),
     Odd("MetaImage", "`ElementDataFile = LIST`", REFUSED, "several files", with_data_in("ElementDataFile", "ct.mhd", "LIST")),
     Odd("MetaImage", "a data file that is longer than stated", REFUSED, "bytes of voxels", longer_data_file("ct.mhd")),
@@ -579,12 +622,17 @@ TABLE = (
     Odd("DICOM", "a different frame of reference in each slice", NOTED, "different frames of reference", series(change=own_frame)),
     Odd("DICOM", "slices that drift to the side by 0.8 pixels", NOTED, "drift to the side", series(change=moved(0, lambda index: 4.8 * index / (ct().GetDepth() - 1))), **_NOT_TRUE),
     Odd("DICOM", "a different series UID in each slice", NOTED, "different series UIDs", series(change=own_series)),
+    Odd("DICOM", "two patients with the same series UID", REFUSED, "contains 2 series", two_patients),
+    Odd("DICOM", "axes that differ by rounding", ACCEPTED, "", series(change=jittered), **_NOT_TRUE),
     Odd("DICOM", "a slice missing", REFUSED, "lacks 1 slice", series(change=moved(2, lambda index: 8.0 * (index > 9)))),
     Odd("DICOM", "a file cut off within its voxels", REFUSED, "incomplete or damaged", cut_file),
     Odd("DICOM", "gantry tilted by 12 degrees", REFUSED, "tilted by 12.0 degrees", tilted(12)),
     Odd("DICOM", "gantry tilted by 12 degrees, `--resample`", NOTED, "tilted by 12.0 degrees", tilted(12), right=False, resample=True),
     Odd("DICOM", "unevenly spaced slices", REFUSED, "unevenly spaced", uneven),
     Odd("DICOM", "unevenly spaced slices, `--resample`", NOTED, "8 to 11 mm apart", uneven, right=False, resample=True),
+    Odd("DICOM", "a slice spacing that grows by 0.1 mm, so that slices are up to 0.2 of their distance off", NOTED, "not quite evenly spaced", spacing_that_changes(0.1), **_NOT_TRUE),
+    Odd("DICOM", "a slice spacing that grows by 0.39 mm, so that slices are off by more than half of their distance", REFUSED, "unevenly spaced", spacing_that_changes(0.39)),
+    Odd("DICOM", "a slice spacing that grows by 0.39 mm, `--resample`", NOTED, "8 to 8.39 mm apart", spacing_that_changes(0.39), right=False, resample=True),
     Odd("DICOM", "enhanced multi-frame CT, as a folder", ACCEPTED, "", enhanced),
     Odd("Header", "spacing a quarter of the true one", NOTED, "wide, which is impossible", header_says(at_a_quarter), **_NOT_TRUE),
     Odd("Header", "1 x 1 x 1 mm at origin 0 (no geometry)", NOTED, "lost their geometry", header_says(lost_geometry), **_NOT_TRUE),
@@ -601,8 +649,8 @@ def page() -> str:
         "Each row is tested (`Testing/odd_inputs.py`). The last column quotes part of the message. Notes appear in the",
         "terminal, in `log.txt`, in the panel and in the cohort's report. Without a note, the voxels are exactly those of the file, at the positions that its header states.",
         "",
-        "Images with more than 2^30 voxels are refused before memory is allocated. The environment variable",
-        "`DCA_MAX_VOXELS` sets another limit (a number of voxels, such as `2e9`).",
+        "Images with more than 2^30 voxels, as stored or as resampled, are refused before memory is allocated. The",
+        "environment variable `DCA_MAX_VOXELS` sets another limit (a number of voxels, such as `2e9`).",
         "",
         "After the segmentation, the result itself is checked. A note reports organs on the wrong side of each other",
         "(the liver left of the spleen, the bladder above the kidneys), organs that are too long, volumes that are mostly",

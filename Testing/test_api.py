@@ -100,6 +100,28 @@ def test_save_writes_the_same_files_as_the_command(result, ct, small_bundle, tmp
     with pytest.raises(OutputError, match="exists"):
         result.save(folder)
     assert result.save(folder, extension=".nii.gz", overwrite=True) == folder
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"\(notes.txt\)"):
+        result.save(folder, overwrite=True)
+
+
+def test_save_never_replaces_the_ct(segmenter, ct, tmp_path, monkeypatch):
+    (tmp_path / "case").mkdir()
+    shutil.copy(ct, tmp_path / "case/labels.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    result = segmenter.segment("case/labels.nii.gz", maps=False)
+    in_memory = segmenter.segment(dcaseg.read_ct(ct), maps=False)
+    in_memory.save("case/../saved")
+    shutil.copy("saved/request.json", "case")
+    monkeypatch.chdir("/")
+    with pytest.raises(OutputError, match="contains the CT"):
+        result.save(tmp_path / "case", overwrite=True)
+    assert (tmp_path / "case/labels.nii.gz").read_bytes() == Path(ct).read_bytes()
+    monkeypatch.chdir(tmp_path / "saved")
+    with pytest.raises(OutputError, match="not replaced"):
+        in_memory.save(tmp_path / "saved", overwrite=True)
+    monkeypatch.chdir(tmp_path)
+    in_memory.save("saved", overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -214,3 +236,10 @@ def test_the_example_of_training_makes_a_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(code.replace(stated, "small"), {"small": small})
     assert dcaseg.load_model("model").metadata.spacing == (12.0, 12.0, 12.0)
+
+
+@pytest.mark.parametrize("kind", [sitk.sitkLabelUInt8, sitk.sitkComplexFloat32, sitk.sitkVectorFloat32])
+def test_an_image_without_a_number_per_voxel_is_refused(segmenter, kind):
+    """ITK ends the process when a label map in its run-length code is used as an image."""
+    with pytest.raises(ImageError, match="one value per voxel"):
+        segmenter.segment(sitk.Image([40, 40, 40], kind))

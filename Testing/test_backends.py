@@ -430,6 +430,60 @@ def test_a_backend_that_fails_in_the_measurement_is_not_chosen(windows, stands, 
     assert "no such instruction" in json.loads(record.read_text())["measured"]["openvino"]["failed"]
 
 
+def phantom():
+    return generate(3, spacing=(8.0, 8.0, 8.0), orientation="RAS").ct
+
+
+def recorded_model():
+    model = SmallModel(vivid_network(5))
+    model.weights_sha256 = "0123"
+    return model
+
+
+def test_without_memory_for_the_measurement_eager_runs_and_nothing_is_recorded(windows, stands, monkeypatch, own_cache):
+    def no_memory(self, _):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EagerBackend, "__call__", no_memory)
+        assert choose("auto", windows).name == "eager"
+    assert not (own_cache / "backends").exists()
+    assert choose("auto", windows).name == "openvino"
+
+
+def test_if_memory_runs_out_while_backends_are_measured_smaller_batches_are_used(stands, monkeypatch):
+    """Another program uses most of the memory: it is too short for the measurement, and then for two windows."""
+    original, calls = EagerBackend.__call__, []
+
+    def short(self, windows):
+        calls.append(len(windows))
+        if len(calls) == 1 or len(windows) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return original(self, windows)
+
+    expected = Segmenter(recorded_model(), device="cpu").segment(phantom(), SegmentOptions(overlap=0.0))
+    monkeypatch.setattr(EagerBackend, "__call__", short)
+    segmenter = Segmenter(recorded_model(), device="cpu", backend="auto")
+    result = segmenter.segment(phantom(), SegmentOptions(overlap=0.0, batch=2))
+    assert calls[0] == 1 and result.backend == "eager"
+    assert any("continuing with 1" in warning for warning in result.warnings)
+    assert sitk.Hash(result.labels) == sitk.Hash(expected.labels)
+
+
+def test_a_scan_without_a_body_is_not_measured_and_has_no_organ(stands, own_cache):
+    noise = np.random.default_rng(0).normal(-1000, 10, (40, 40, 40)).astype(np.int16)
+    air = sitk.GetImageFromArray(noise)
+    air.SetSpacing((4.0, 4.0, 4.0))
+    segmenter = Segmenter(recorded_model(), device="cpu", backend="auto")
+    result = segmenter.segment(air)
+    assert any("No organ was found" in warning for warning in result.warnings)
+    assert not sitk.GetArrayViewFromImage(result.labels).any()
+    assert not (own_cache / "backends").exists()
+    # The next CT is measured.
+    assert segmenter.segment(phantom(), SegmentOptions(overlap=0.0)).backend == "openvino"
+    assert segmenter.segment(air, SegmentOptions(overlap=0.0)).backend == "openvino", "the last CT's is kept"
+
+
 def test_an_unreadable_record_is_replaced(windows, stands, own_cache):
     choose("auto", windows)
     (record,) = (own_cache / "backends").iterdir()

@@ -549,3 +549,11 @@ def test_every_refusal_is_an_error_shown_to_the_user(folder):
 )
 def test_training_data_count_their_cases_in_words(labeled, unlabeled, words):
     assert TrainingData("CTs", labeled, unlabeled, "CC BY 4.0").counts == words
+
+
+def test_the_facts_as_json_have_every_source_of_the_training_data(dca):
+    shown = dca("bundle", "info", "dca-abdomen").out.count("Training data")
+    facts = json.loads(dca("--json", "bundle", "info", "dca-abdomen").out)
+    assert shown == len(facts["Training data"]) > 1
+    verified = json.loads(dca("--json", "bundle", "verify", "dca-abdomen").out)
+    assert verified["checks"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import pickle
+import re
 import resource
 import shlex
 import shutil
@@ -495,3 +497,35 @@ def test_names_that_no_file_system_has_are_refused(refused, outputs):
 def test_an_input_that_does_not_exist_leaves_no_output(refused, inputs, outputs, command):
     arguments = [part.replace("OUT", str(outputs)).replace("INPUTS", str(inputs)) for part in command]
     assert "nothing" in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("partition", "MAP", "--spacing", "6,nan,6"), "not 3 numbers"),
+        (("partition", "MAP", "--spacing", "inf,6,6"), "not 3 numbers"),
+        (("partition", "MAP", "--groups", "1/2/3"), "Add --mode manual"),
+        (("partition", "MAP", "--thresholds", "0.1,0.01"), "Add --mode fixed"),
+        (("partition", "MAP", "--no-second-gap", "error"), "Add --mode sequential"),
+        (("partition", "MAP", "-o", "OUT/x", "--plot", "OUT/x"), "name the same file"),
+        (("evaluate", "--phantoms", "1", "-o", "OUT/s.csv", "--table", "OUT/s.csv"), "name the same file"),
+        (("train", "-o", "MAP", "--steps", "1"), "is a file, not a folder"),
+        (("train", "-o", "OUT/run", "--steps", "1", "--export-state", "MAP"), "already exists"),
+        (("train-clicks", "-o", "OUT/run", "--phantoms", "1", "--bundle", "MAP"), "already exists"),
+        (("benchmark", "backends", "MAP", "--backends", ""), "names no backend"),
+        (("benchmark", "inference", "-o", "OUT/b", "--only", "nope"), "Unknown pipeline"),
+        (("benchmark", "inference", "-o", "OUT/b", "--resume"), "no measurement to continue"),
+        (("benchmark", "memory", "--only", "nope"), "Unknown pipeline"),
+        (("experiment", "learning", "-o", "OUT/e", "--seeds", "0,0"), "repeats a seed"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_options_that_cannot_work_are_refused_before_the_work(refused, outputs, coarse_phantom, arguments, said):
+    places = {"MAP": str(coarse_phantom / "labels.nii.gz"), "OUT": str(outputs)}
+    found = [re.sub("MAP|OUT", lambda match: places[match[0]], part) for part in arguments]
+    assert said in refused(*found)
+
+
+def test_a_pipe_is_no_model(refused, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "neither a folder nor a zip file" in refused("bundle", "add", tmp_path / "pipe")

@@ -205,3 +205,13 @@ def test_result_folders_have_short_names_without_separators(text):
     assert not set(name) & set("/\\\n:")
     assert not name.startswith(".")
     assert len(name.encode()) <= 160
+
+
+@pytest.mark.parametrize(("header", "line"), [("ct.mhd", "ElementDataFile = ct.raw"), ("ct.nhdr", "data file: ct.raw")])
+def test_a_change_of_the_file_with_the_voxels_changes_the_case(tmp_path, header, line):
+    (tmp_path / header).write_text(f"first line\n{line}\n")
+    (tmp_path / "ct.raw").write_bytes(b"old")
+    before = found_in(tmp_path).cases[0].fingerprint
+    assert found_in(tmp_path).cases[0].fingerprint == before
+    (tmp_path / "ct.raw").write_bytes(b"newer")
+    assert found_in(tmp_path).cases[0].fingerprint != before

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import hmac
 import json
 import sqlite3
 import stat
+import struct
 from pathlib import Path
 
 import pydicom
@@ -35,6 +37,11 @@ def archive(coarse_phantom, tmp_path_factory) -> Path:
     write_ct_series(root / "Mueller_Eva" / "2", ct, patient="PID-4711", **about)
     write_ct_series(root / "Mueller_Eva" / "short", ct[:, :, :5], patient="PID-4711", **about)
     sitk.WriteImage(ct, str(root / "Doe_John.nii.gz"))
+    # A note will name the file: its sform and its qform differ by a fraction of a voxel.
+    header = bytearray(gzip.decompress((root / "Doe_John.nii.gz").read_bytes()))
+    (shift,) = struct.unpack_from("<f", header, 292)
+    struct.pack_into("<f", header, 292, shift + 0.2 * ct.GetSpacing()[0])
+    (root / "Doe_John.nii.gz").write_bytes(gzip.compress(bytes(header)))
     (root / "Mueller_Eva" / "damaged.nii.gz").write_bytes(b"Mueller")
     return root
 

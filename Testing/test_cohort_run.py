@@ -186,6 +186,35 @@ def test_different_options_for_an_existing_cohort_are_rejected(finished, dca, sm
     assert "a different model or different options" in refused.err
 
 
+def test_a_cohort_is_not_continued_with_another_folder(dca, small_bundle, tmp_path):
+    """CTs with equal paths would replace each other's results. A folder that was moved is accepted."""
+    for name in ("in", "other"):
+        (tmp_path / name).mkdir()
+    arguments = ("-o", tmp_path / "out", "--bundle", small_bundle)
+    assert dca("cohort", tmp_path / "in", *arguments).code == 0
+    refused = dca("cohort", tmp_path / "other", *arguments)
+    assert refused.code == 2 and f"is the cohort of another folder, {tmp_path / 'in'}" in refused.err
+    (tmp_path / "in").rename(tmp_path / "moved")
+    assert dca("cohort", tmp_path / "moved", *arguments).code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--format", "jpg"), "'jpg' is not a format"),
+        (("--backend", "foo"), "no backend 'foo'"),
+        (("--device", "foo"), "foo"),
+        (("--case-timeout", "inf"), "case-timeout"),
+        (("--memory", "inf"), "memory"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_an_impossible_option_is_refused_before_any_case(dca, small_bundle, coarse_phantom, tmp_path, option, said):
+    refused = dca("cohort", coarse_phantom, "-o", tmp_path / "out", "--bundle", small_bundle, *option)
+    assert refused.code == 2 and said in refused.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_empty_folder_gives_an_empty_report(dca, small_bundle, tmp_path):
     (tmp_path / "in").mkdir()
     done = dca("cohort", tmp_path / "in", "-o", tmp_path / "out", "--bundle", small_bundle)

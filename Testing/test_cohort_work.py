@@ -178,6 +178,18 @@ def test_a_case_is_segmented_again_when_it_or_the_options_have_changed(dicom_cas
         assert left_in(settings) == [dicom_case.name]
 
 
+def test_files_of_the_user_in_a_case_folder_are_not_lost(dicom_case, settings):
+    work.process(dicom_case, settings)
+    folder = settings.folder_of(dicom_case.name)
+    (folder / "notes.txt").write_text("mine")
+    outcome = work.process(replace(dicom_case, fingerprint="other"), settings)
+    assert (outcome.status, outcome.again) == ("failed", True)
+    assert "not part of a result (notes.txt)" in outcome.reason
+    assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "notes.txt").unlink()
+    assert work.process(replace(dicom_case, fingerprint="other"), settings).status == "ok"
+
+
 def test_a_truncated_slice_leaves_a_reason_and_no_files(dicom_case, settings):
     file = Path(dicom_case.files[11])
     file.write_bytes(file.read_bytes()[:-100])

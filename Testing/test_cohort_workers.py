@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import threading
 import time
 import urllib.request
 
@@ -13,9 +14,10 @@ import pytest
 pytest.importorskip("distributed", reason="the extra cohort is not installed")
 
 import psutil
-from distributed import Client, Security
+from distributed import Client, LocalCluster, Security
 
 from dcaseg.cohort import dask_workers as module
+from dcaseg.cohort.case import OK, Outcome
 from dcaseg.cohort.dask_workers import LocalWorkers, local_client
 from dcaseg.errors import UserError
 
@@ -144,3 +146,41 @@ def test_a_worker_that_dask_has_given_up_is_replaced(monkeypatch):
             assert time.monotonic() < deadline, pids
             module.replace_lost_workers(client)
             time.sleep(1)
+
+
+BOTH_RUN = threading.Barrier(2, timeout=30)
+
+
+def answer_together(case, settings):
+    """A worker's answer that names the file, after two tasks have begun."""
+    BOTH_RUN.wait()
+    return Outcome(case.key, OK, reason=case.files[0])
+
+
+def test_two_cohorts_on_one_scheduler_do_not_get_each_others_results(tmp_path, monkeypatch):
+    """Their CTs have the same path in their folders, and so the same key, and their tasks run at the same time."""
+    from dcaseg.cohort import dispatch
+    from dcaseg.cohort.case import Settings
+    from dcaseg.cohort.discovery import find
+    from dcaseg.dicom.archive import Rules
+    from dcaseg.inference.options import SegmentOptions
+
+    monkeypatch.setattr(dispatch, "process", answer_together)
+    results = {}
+
+    def run(name, address):
+        file = tmp_path / name / "patient1" / "ct.nii.gz"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(name.encode())
+        cases = find(tmp_path / name, tmp_path / f"out-{name}", Rules()).cases
+        settings = Settings(str(tmp_path / f"out-{name}"), "model", "0" * 64, SegmentOptions())
+        with Client(address, set_as_default=False) as client:
+            (results[name],) = dispatch.outcomes(client, cases, settings, lambda running: None)
+
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        threads = [threading.Thread(target=run, args=(name, cluster.scheduler_address)) for name in ("a", "b")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert {name: outcome.reason.split("/")[-3] for name, outcome in results.items()} == {"a": "a", "b": "b"}

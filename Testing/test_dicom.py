@@ -141,6 +141,20 @@ def test_several_series_are_listed_and_one_can_be_selected(tmp_path: Path) -> No
     assert "1.2.3.1" in refused(tmp_path / "ct", "no series 9", series="9").problem
 
 
+def test_two_patients_with_one_series_uid_are_listed_and_selected_by_number(tmp_path: Path) -> None:
+    write_series(tmp_path, uid="1.2.3.4", PatientID="A")
+    for number, file in enumerate(sorted(tmp_path.iterdir())):
+        file.rename(tmp_path / f"A{number}")
+    # Where the first scan ends, so that both could be one volume.
+    write_series(tmp_path, uid="1.2.3.4", PatientID="B", position=lambda index: [-10.0, -20.0, 24.0 + 3.0 * index])
+    error = refused(tmp_path, "contains 2 series: .*patient A, UID 1.2.3.4.*patient B")
+    assert "--series" in error.remedy
+    assert "by its number" in refused(tmp_path, "1.2.3.4 is the UID of 2 series", "1.2.3.4").remedy
+    for number, height in (("1", 0.0), ("2", 24.0)):
+        ct = read_ct(tmp_path, number)
+        assert ct.GetDepth() == 8 and ct.GetOrigin()[2] == height
+
+
 def test_a_folder_without_dicom_is_refused_and_a_subfolder_with_dicom_is_named(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "notes.txt").write_text("nothing here")
@@ -336,8 +350,17 @@ def test_a_fragment_followed_by_something_else_is_refused_in_little_memory(tmp_p
     assert "compressed voxels are damaged or incomplete" in run.stdout
 
 
-def test_a_jpeg_whose_middle_is_missing_is_refused_in_one_line(tmp_path: Path, capfd: Any) -> None:
-    """The decoder fills in what is missing, and only its line on standard error shows that."""
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is captured on Windows")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda frame: frame[: len(frame) * 2 // 3] + b"\xff\xd9", id="the end is missing"),
+        # The decoder loses its place in the code and reaches the last voxel before the last byte.
+        pytest.param(lambda frame: frame[:131] + bytes(64) + frame[195:], id="zeros"),
+    ],
+)
+def test_a_damaged_jpeg_is_refused_in_one_line(damage: Callable[[bytes], bytes], tmp_path: Path, capfd: Any) -> None:
+    """The decoder fills in other values, and only its line on standard error shows that."""
     pytest.importorskip("pydicom.pixels")
     from pydicom.encaps import encapsulate, generate_frames
 
@@ -349,7 +372,7 @@ def test_a_jpeg_whose_middle_is_missing_is_refused_in_one_line(tmp_path: Path, c
     file = sorted((tmp_path / "in").iterdir())[3]
     dataset = dcmread(file)
     frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
-    dataset.PixelData = encapsulate([frame[: len(frame) * 2 // 3] + b"\xff\xd9"])
+    dataset.PixelData = encapsulate([damage(frame)])
     dataset.save_as(file)
     refused(tmp_path / "in", "cannot be decoded")
     assert capfd.readouterr().err == ""

@@ -236,3 +236,56 @@ def require_volume(tmp_path: Path, ct: sitk.Image) -> None:
 def test_a_file_that_vanished_after_the_search_is_named(tmp_path):
     with pytest.raises(ImageError, match="IM0001 cannot be read"), gathered([tmp_path / "IM0001"], "x"):
         pass
+
+
+def test_rounding_of_the_axes_drops_no_slice_and_divides_no_series(ct, tmp_path):
+    """The cosines differ by 2e-5, on the two sides of a border of rounding."""
+
+    def jitter(dataset, index):
+        sine = 0.00501 if index % 3 else 0.00499
+        dataset.ImageOrientationPatient = [0.9999875, sine, 0, -sine, 0.9999875, 0]
+
+    def in_a_series_of_its_own(dataset, index):
+        jitter(dataset, index)
+        dataset.SeriesInstanceUID = f"1.2.{index + 1}"
+
+    def without_uid(dataset, index):
+        sine = 0.000501 if index % 3 else 0.000499
+        dataset.ImageOrientationPatient = [1, sine, 0, -sine, 1, 0]
+        dataset.SeriesInstanceUID = ""
+
+    for name, change in (("one", jitter), ("apart", in_a_series_of_its_own), ("none", without_uid)):
+        write_ct_series(tmp_path / name, ct, change=change)
+        require_volume(tmp_path / name, ct)
+        (found,) = group(headers(tmp_path / name))
+        assert len(found.images) == SLICES
+        read = read_ct(tmp_path / name)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(ct))
+
+
+def test_slices_that_are_nearly_parallel_are_refused_and_not_taken_for_localizers(ct, tmp_path):
+    def turn_one(dataset, index):
+        if index == 5:
+            dataset.ImageOrientationPatient = [0.99998, 0.006, 0, -0.006, 0.99998, 0]
+
+    write_ct_series(tmp_path, ct, change=turn_one)
+    with pytest.raises(ImageError, match="not parallel"):
+        read_ct(tmp_path)
+
+
+def test_a_multi_frame_file_alone_is_checked_like_one_in_a_folder(ct, tmp_path):
+    write_ct_series(tmp_path / "slices", ct)
+    write_enhanced_ct(tmp_path / "in", tmp_path / "slices")
+    (file,) = (tmp_path / "in").iterdir()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_ct(file)), sitk.GetArrayFromImage(ct))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    for path in (file, tmp_path / "in"):
+        with pytest.raises(ImageError, match=r"incomplete or damaged DICOM file: only \d+ of"):
+            read_ct(path)
+    dataset = pydicom.dcmread(pydicom.filebase.DicomBytesIO(whole))
+    dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = ["600", "600"]
+    dataset.save_as(file)
+    for path in (file, tmp_path / "in"):
+        with pytest.raises(ImageError, match="impossible voxel spacing"):
+            read_ct(path)

@@ -21,14 +21,16 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 from dcaseg.cohort.discovery import find
 from dcaseg.dicom.archive import Rules
 from dcaseg.dicom.ct_folder import find_one_ct
-from dcaseg.errors import ImageError
+from dcaseg.errors import ImageError, UserError
 from dcaseg.imaging.ct_checks import check_ct
 from dcaseg.imaging.geometry import copy_geometry_if_close
 from dcaseg.imaging.grid import Grid
+from dcaseg.imaging.intensity import voxel_checksum
 from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.imaging.size_limits import MAX_VOXELS
 from dcaseg.inference.pipeline import geometry_of
 from dcaseg.inference.plausibility import implausible
+from dcaseg.inference.result_ct import read_result_ct
 from dcaseg.interaction.result_correction import open_session, read_result
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.phantom.case import generate
@@ -292,6 +294,36 @@ def test_uneven_slices_are_interpolated_between_their_true_positions(tmp_path: P
     np.testing.assert_allclose(sitk.GetArrayFromImage(read)[:, 0, 0], 10 * np.array(heights), atol=0.1)
 
 
+def test_slices_are_never_half_a_slice_from_their_stated_positions(tmp_path: Path) -> None:
+    """The spacing grows by less than the tolerance of a gap; over the slices, this adds up to 5 mm."""
+    heights = [8.0 * index + 0.39 * max(0, index - 27) for index in range(ct().GetDepth())]
+    # The values of each slice are ten times its height, which linear interpolation keeps.
+    slices = [np.full(ct().GetSize()[1::-1], 10 * height, np.int16) for height in heights]
+    rising = Grid.of(ct()).image_of(np.stack(slices))
+    write_ct_series(tmp_path / "ct", rising, change=moved(2, lambda index: heights[index] - 8.0 * index))
+    with pytest.raises(ImageError, match="unevenly spaced slices") as caught:
+        read_ct(tmp_path / "ct")
+    assert "--resample" in caught.value.remedy
+    read = read_ct(tmp_path / "ct", notes=[], resample=True)
+    found = [read.TransformIndexToPhysicalPoint((0, 0, index))[2] - 811.0 for index in range(read.GetDepth())]
+    np.testing.assert_allclose(sitk.GetArrayFromImage(read)[:, 0, 0], 10 * np.array(found), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (tilted(10), "right-angled grid"),
+        (series(change=moved(2, lambda index: 30.0 * (index > 9))), "evenly spaced slices"),
+    ],
+)
+def test_the_limit_on_voxels_applies_to_a_ct_that_is_resampled(write, words, tmp_path: Path, monkeypatch) -> None:
+    path = write(tmp_path)
+    monkeypatch.setenv(MAX_VOXELS, str(ct().GetNumberOfPixels()))
+    with pytest.raises(ImageError, match=f"{words}.*more than the limit") as caught:
+        read_ct(path, resample=True)
+    assert "Check the" in caught.value.remedy and MAX_VOXELS in caught.value.remedy
+
+
 def test_errors_on_tilted_and_uneven_slices_name_the_option(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         read_ct(tilted(10)(tmp_path))
@@ -446,6 +478,31 @@ def test_a_result_finds_its_ct_again_among_other_series_and_resampled(dca, small
     assert run.code == 2 and "no longer at" in run.err
     run = dca("report", result, "--overwrite", "--ct", tmp_path / "moved")
     assert run.code == 0, run.err
+
+
+def test_a_result_finds_its_ct_in_a_moved_folder_with_other_cts(tmp_path: Path) -> None:
+    """Two phases of the same geometry, and a third series with fewer slices."""
+    write_ct_series(tmp_path / "study/arterial", ct() + 20)
+    write_ct_series(tmp_path / "study/venous", ct())
+    write_ct_series(tmp_path / "study/thin", ct()[:, :, :30])
+    image = read_ct(tmp_path / "study/venous")
+    files = [str(file) for file in sorted((tmp_path / "study/venous").iterdir())]
+    checksum = voxel_checksum(sitk.GetArrayViewFromImage(image))
+    record = {"ct": files, "ct_geometry": geometry_of(image), "ct_checksum": checksum, "resample": False}
+    (tmp_path / "study").rename(tmp_path / "moved")
+    found = read_result_ct(record, tmp_path / "out", tmp_path / "moved")
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(found), sitk.GetArrayViewFromImage(image))
+    with pytest.raises(UserError, match="does not contain the CT that was segmented"):
+        read_result_ct({**record, "ct_checksum": "0"}, tmp_path / "out", tmp_path / "moved")
+    with pytest.raises(UserError, match="its voxels have changed"):
+        read_result_ct(record, tmp_path / "out", tmp_path / "moved/arterial")
+    # A record without a checksum cannot tell them apart; the commands have no option --series.
+    del record["ct_checksum"]
+    with pytest.raises(ImageError, match="contains 3 series") as caught:
+        read_result_ct(record, tmp_path / "out", tmp_path / "moved")
+    assert caught.value.remedy == "Specify a folder with only that CT."
+    found = read_result_ct(record, tmp_path / "out", tmp_path / "moved/venous")
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(found), sitk.GetArrayViewFromImage(image))
 
 
 def test_a_report_is_not_written_about_the_ct_of_somebody_else(dca, small_bundle, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import shutil
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from dcaseg.cli.segment import ORGANS, PICTURE, SCENE, SEGMENTATION
 from dcaseg.errors import Cancelled, ImageError, OutputError, UserError
 from dcaseg.imaging.grid import Grid
 from dcaseg.inference.options import SegmentOptions
-from dcaseg.inference.pipeline import Job, segment_to_folder
+from dcaseg.inference.pipeline import EXTENSIONS, Job, is_result_file, segment_to_folder
 from dcaseg.method.log_gap import Partition
 from dcaseg.models.bundle import save_bundle
 from dcaseg.models.metadata import Metadata
@@ -202,6 +204,46 @@ def test_a_folder_of_other_things_is_never_overwritten(job):
     with pytest.raises(OutputError):
         segment_to_folder(replace(job, overwrite=True))
     assert [path.name for path in job.out.iterdir()] == ["thesis.txt"]
+
+
+def test_the_ct_is_never_replaced_by_its_result(job, ct_path, tmp_path):
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case/request.json").write_text("{}")
+    # Even if it has the name of a result.
+    copy = shutil.copy(ct_path, tmp_path / "case/labels.nii.gz")
+    (tmp_path / "link.nii.gz").symlink_to(copy)
+    (tmp_path / "other").symlink_to(tmp_path / "case")
+    before = Path(copy).read_bytes()
+    for ct, out in ((copy, "case"), (tmp_path / "link.nii.gz", "case"), (copy, "case/../case"), (copy, "other")):
+        for overwrite in (True, False):
+            with pytest.raises(OutputError, match="contains the CT"):
+                segment_to_folder(replace(job, ct=Path(ct), out=tmp_path / out, overwrite=overwrite))
+    with pytest.raises(OutputError, match="contains the CT"):
+        segment_to_folder(replace(job, files=(Path(copy),), out=tmp_path / "case", overwrite=True))
+    with pytest.raises(OutputError, match="contains the CT"):
+        segment_to_folder(replace(job, ct=tmp_path / "case", out=tmp_path / "case", overwrite=True))
+    assert Path(copy).read_bytes() == before
+
+
+def test_a_result_with_files_of_the_user_is_not_replaced(job):
+    segment_to_folder(job)
+    notes = job.out / "notes.txt"
+    notes.write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"not part of a result \(notes.txt\)"):
+        segment_to_folder(replace(job, overwrite=True))
+    assert notes.read_text(encoding="utf-8") == "mine"
+
+
+def test_whatever_the_commands_write_can_be_replaced(everything):
+    folder, _ = everything
+    of_commands = [SEGMENTATION, SCENE, PICTURE, "segmentation.dcm", "report.html"]
+    of_commands += [f"{ORGANS}/{organ.key}{extension}" for organ in AMOS for extension in EXTENSIONS]
+    earlier = Path(__file__).with_name("earlier") / "result"
+    written = [path.name for each in (folder, earlier) for path in each.iterdir()]
+    for name in (*of_commands, *written):
+        assert is_result_file(name), name
+    for name in ("notes.txt", "ct.nii.gz", "labels_2.nrrd", "labels.nrrd.txt", "organs/notes.txt", "old/labels.nrrd"):
+        assert not is_result_file(name), name
 
 
 def test_progress_runs_from_reading_to_the_end(job):

@@ -116,6 +116,42 @@ def test_nifti_with_two_gzip_members_is_read_completely(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_ct(path)), sitk.GetArrayFromImage(a_ct()))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_header_is_read_whatever_the_encoding_of_its_text(encoding: str, tmp_path: Path) -> None:
+    ct = a_ct()
+    sitk.WriteImage(ct, str(tmp_path / "ct.nrrd"))
+    header, voxels = (tmp_path / "ct.nrrd").read_bytes().split(b"\n\n", 1)
+    (tmp_path / "ct.nrrd").write_bytes(header + "\n# Gerät Süd\n\n".encode(encoding) + voxels)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_ct(tmp_path / "ct.nrrd")), sitk.GetArrayFromImage(ct))
+
+
+@pytest.mark.parametrize("sizes", ["1 5 4 3", "5 4 3 1"])
+@pytest.mark.parametrize("kind", ["list", "vector"])
+def test_a_nrrd_axis_of_length_one_that_is_not_in_space_is_dropped(sizes: str, kind: str, tmp_path: Path) -> None:
+    ct = a_ct(oblique())
+    steps = [ct.TransformContinuousIndexToPhysicalPoint(np.eye(3)[axis].tolist()) for axis in range(3)]
+    axes = [f"({','.join(repr(a - b) for a, b in zip(step, ct.GetOrigin(), strict=True))})" for step in steps]
+    kinds = ["domain"] * 3
+    at = 0 if sizes.startswith("1") else 3
+    axes.insert(at, "none")
+    kinds.insert(at, kind)
+    header = (
+        f"NRRD0004\ntype: int16\ndimension: 4\nspace: left-posterior-superior\nsizes: {sizes}\n"
+        f"space directions: {' '.join(axes)}\nkinds: {' '.join(kinds)}\nendian: little\nencoding: raw\n"
+        f"space origin: ({','.join(map(repr, ct.GetOrigin()))})\n\n"
+    )
+    (tmp_path / "ct.nrrd").write_bytes(header.encode() + sitk.GetArrayFromImage(ct).tobytes())
+    read = read_ct(tmp_path / "ct.nrrd")
+    assert read.GetPixelID() == sitk.sitkInt16 and Grid.of(read).same_as(Grid.of(ct))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(ct))
+    assert read_labels(labels_like(tmp_path / "labels.nrrd", header)).GetPixelID() == sitk.sitkUInt8
+
+
+def labels_like(path: Path, header: str) -> Path:
+    path.write_bytes(header.replace("int16", "uint8").encode() + np.arange(60, dtype=np.uint8).tobytes())
+    return path
+
+
 @pytest.mark.parametrize("extension", [".mha", ".nii.gz"])
 def test_a_fourth_axis_of_length_one_is_dropped(extension: str, tmp_path: Path) -> None:
     sitk.WriteImage(sitk.JoinSeries([a_ct()]), str(tmp_path / f"ct{extension}"))

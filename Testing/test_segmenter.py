@@ -9,10 +9,11 @@ import torch
 from monai.inferers import sliding_window_inference
 from scipy.ndimage import gaussian_filter
 
-from dcaseg.errors import Cancelled, UserError
+from dcaseg.errors import Cancelled, ImageError, UserError
 from dcaseg.imaging.grid import Grid, model_grid
 from dcaseg.imaging.intensity import window
 from dcaseg.imaging.resampling import resample
+from dcaseg.imaging.size_limits import MAX_VOXELS
 from dcaseg.inference.segmenter import Segmenter, SegmentOptions
 from small_model import PATCH, SmallModel, vivid_network
 
@@ -239,6 +240,15 @@ def test_short_memory_is_a_warning_and_changes_no_label(segmenter, ct):
     result = hungry.segment(ct, SegmentOptions(overlap=0.25, batch=3))
     assert any("continuing with 1" in warning for warning in result.warnings)
     assert sitk.Hash(result.labels) == sitk.Hash(segmenter.segment(ct, SegmentOptions(overlap=0.25)).labels)
+
+
+def test_the_limit_on_voxels_applies_at_the_spacing_of_the_model(segmenter, monkeypatch):
+    ct = noise_ct(size=(20, 20, 20), spacing=(12.0, 12.0, 16.0))
+    monkeypatch.setenv(MAX_VOXELS, "100_000")
+    with pytest.raises(ImageError, match="spacing of 4 x 4 x 4 mm, has 58 x 58 x 77 voxels, more than the") as caught:
+        segmenter.segment(ct)
+    assert "Check the spacing of the CT, 12 x 12 x 16 mm." in caught.value.remedy
+    assert f"{MAX_VOXELS} to at least {58 * 58 * 77}" in caught.value.remedy
 
 
 def test_a_scan_smaller_than_a_window_is_padded_with_a_warning(segmenter):

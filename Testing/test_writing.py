@@ -196,6 +196,45 @@ def test_only_recognized_results_are_overwritten(tmp_path: Path) -> None:
     assert names(out) == ["request.json"]
 
 
+def test_a_result_with_other_files_in_it_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "organs").mkdir(parents=True)
+    for name in ("request.json", "labels.nrrd", "organs/liver.nrrd", ".DS_Store", "organs/Thumbs.db"):
+        (out / name).write_text("old")
+
+    def is_own(name: str) -> bool:
+        return name in ("request.json", "labels.nrrd", "organs/liver.nrrd")
+
+    for name in ("notes.txt", "organs/my_liver.nrrd", "a/b/ct.nii.gz"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+        with (
+            pytest.raises(OutputError, match=rf"a file that is not part of a result \({name}\)") as caught,
+            new_folder(out, True, "request.json", is_own),
+        ):
+            pytest.fail("the work must not even begin")
+        assert "Move it elsewhere" in caught.value.remedy
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
+    (out / "linked").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="linked"), new_folder(out, True, "request.json", is_own):
+        pytest.fail("the work must not even begin")
+    (out / "linked").unlink()
+    with (
+        pytest.raises(OutputError, match=r"2 files that are not part of a result \(1.txt, 2.txt\)"),
+        new_folder(out, True, "request.json", is_own) as folder,
+    ):
+        # Saved while the work is done.
+        for name in ("1.txt", "2.txt"):
+            (out / name).write_text("mine")
+    assert (out / "1.txt").exists()
+    for name in ("1.txt", "2.txt"):
+        (out / name).unlink()
+    with new_folder(out, True, "request.json", is_own) as folder:
+        (folder / "request.json").write_text("new")
+    assert names(out) == ["request.json"]
+
+
 def test_the_working_and_home_directories_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     working, home = tmp_path / "a" / "working", tmp_path / "home"
     for folder in (working, home):

@@ -22,7 +22,7 @@ from .imaging.readers import read_ct as _read_ct
 from .imaging.writers import new_folder
 from .inference.maps import EXPERTS
 from .inference.options import SegmentOptions, without_unavailable
-from .inference.pipeline import REQUEST, Job, make_segmenter, write_result
+from .inference.pipeline import REQUEST, Job, is_result_file, make_segmenter, require_ct_elsewhere, write_result
 from .inference.segmenter import Result
 from .models.bundle import Bundle, default_model
 from .models.store import find_bundle
@@ -117,11 +117,15 @@ class Segmentation:
         """Write labels, maps, tables and ``request.json`` into a new folder, like ``dca segment``. Returns the folder.
 
         ``extension`` is ``.nrrd``, ``.nii.gz``, ``.nii`` or ``.mha``. ``overwrite`` replaces the folder of an earlier
-        result, but no other folder. Unless ``shared``, only the owner can read the folder. The folder appears only
-        when it is complete. Raises OutputError if it exists or cannot be written.
+        result, but no folder with other files in it. Unless ``shared``, only the owner can read the folder. The folder
+        appears only when it is complete. Raises OutputError if it exists or cannot be written.
         """
         job = replace(self._job, out=Path(fspath(folder)), extension=extension, overwrite=overwrite, shared=shared)
-        with new_folder(job.out, overwrite, REQUEST, private=not shared, keep_finished=True) as temporary:
+        if not job.called:
+            require_ct_elsewhere([job.ct], job.out)
+        with new_folder(
+            job.out, overwrite, REQUEST, is_result_file, private=not shared, keep_finished=True
+        ) as temporary:
             write_result(temporary, job, self._ct, self.details)
         return job.out
 
@@ -242,6 +246,15 @@ def _sort_experts(maps: Mapping[str, sitk.Image]) -> dict[str, sitk.Image]:
     return {expert: maps[expert] for expert in EXPERTS if expert in maps}
 
 
+# The others are vectors, complex numbers and run-length coded label maps, on some of which ITK ends the process.
+_SCALARS = frozenset(
+    (
+        *(sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkInt32, sitk.sitkUInt32),
+        *(sitk.sitkInt64, sitk.sitkUInt64, sitk.sitkFloat32, sitk.sitkFloat64),
+    )
+)
+
+
 def _load_image(ct: CT, affine: ArrayLike | None, series: str | None, notes: list[str]) -> tuple[sitk.Image, Path, str]:
     """Return the CT as an image in HU, its path, and a name for it in results if it has no path.
 
@@ -251,11 +264,12 @@ def _load_image(ct: CT, affine: ArrayLike | None, series: str | None, notes: lis
         if affine is not None:
             raise ImageError("A CT in a file has its own affine.", "Omit the affine.")
         path = Path(fspath(ct))
-        return _read_ct(path, series, notes), path, ""
+        # The working directory may be another one when the result is saved.
+        return _read_ct(path, series, notes), path.absolute(), ""
     if isinstance(ct, sitk.Image):
         if affine is not None:
             raise ImageError("A SimpleITK image has its own affine.", "Omit the affine.")
-        if ct.GetDimension() != 3 or ct.GetNumberOfComponentsPerPixel() != 1:
+        if ct.GetDimension() != 3 or ct.GetPixelID() not in _SCALARS:
             raise ImageError("The image is not a volume with one value per voxel.", "Use a CT volume in HU.")
         return ct, Path(), "an image in memory"
     return _array_to_image(np.asarray(ct), affine), Path(), "an array in memory"

@@ -75,7 +75,10 @@ def locked_folder(folder: Path, name: str) -> Iterator[None]:
     no empty folder behind.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(f"{folder} is a file, not a folder.", "Choose another output folder.") from None
     is_new = not (folder / name).exists()
     has_lock = False
     try:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import UserError
 from .console import print_line, print_table, progress_bar, table
 from .option_values import load_bundle, parse_list, require_new_file
 from .options import BundleOption, overwrite_option
@@ -46,6 +47,8 @@ def run(
     if out is not None:
         require_new_file(out, overwrite)
     names = parse_list(backends)
+    if not names:
+        raise UserError("--backends names no backend.", "Example: --backends eager,openvino.")
     options = SegmentOptions(attention_levels=(4,), entropy=True) if maps else SegmentOptions()
     keep_freed_memory()
     model = load_bundle(bundle)

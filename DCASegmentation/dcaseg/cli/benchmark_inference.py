@@ -9,7 +9,7 @@ import typer
 
 from ..errors import OutputError, UserError, reason_of
 from ..user_folders import home_or_temporary
-from .console import cancellation_message, output, print_line, progress_bar, table, warn
+from .console import cancellation_message, print_line, print_table, progress_bar, table, warn
 from .field_options import expand
 from .option_values import parse_list
 from .options import MODEL_PANEL, BenchmarkedNetwork, BenchmarkThreads
@@ -76,6 +76,13 @@ def run(
     folder = cache or home_or_temporary() / ".dca" / "benchmark"
     fine, coarse = parse_numbers(spacing, "--spacing", 2)
     message = f"The measurements so far are in {out}. To continue, run the same command with --resume."
+    # Wrong options are refused before the work of making a CT.
+    if only is not None:
+        named(parse_list(only), pipelines(Setting(Path(), folder)))
+    if not resume and out.exists():
+        raise OutputError(f"{out} already exists.", "Choose another folder, or add --resume to continue.")
+    if resume and not (out / _SETTING).exists():
+        raise UserError(f"{out} contains no measurement to continue.", "Omit --resume.")
     with cancellation_message(lambda: message), progress_bar() as progress:
         setting = Setting(
             ct=_require_nifti(ct) if ct is not None else benchmark_ct(folder, slices, progress),
@@ -112,7 +119,7 @@ def run(
         sign = "≥" if target.at_least else "≤"
         value = "" if target.value is None else f"{target.value:.3g}"
         rows.add_row(target.name, f"{sign} {target.limit:g}", value, target.words)
-    output().print(rows)
+    print_table(rows)
     print_line(f"The table, the plot and the runs are in {out}.")
 
 

@@ -67,6 +67,7 @@ def run(
     if min(lengths) < 16:
         raise UserError(f"--slices '{slices}' contains a scan that is too short.", "Specify at least 16 slices.")
     folder = cache or home_or_temporary() / ".dca" / "benchmark"
+    named(parse_list(only), pipelines(Setting(Path(), folder)))
     growths: dict[str, Growth] = {}
     with progress_bar() as progress:
         settings = {

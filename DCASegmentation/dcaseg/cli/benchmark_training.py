@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..training.options import TrainingOptions
-from .console import output, print_line, print_table, progress_bar, table, warn
+from .console import print_line, print_table, progress_bar, table, warn
 from .field_options import Values, expand, fields_of
 from .option_values import parse_patch, require_new_file
 from .options import DeviceOption, overwrite_option
@@ -112,7 +112,7 @@ def run(
             loop.loop, f"{loop.samples_per_second:.2f}", f"{loop.cpu_seconds:.2f}", f"{loop.network_share:.0%}",
             f"{loop.peak_mib:.0f}",
         )  # fmt: skip
-    output().print(loop_table)
+    print_table(loop_table)
     gpu_gib = tensors_gib + BEYOND_TENSORS_GIB
     print_line(
         f"Estimated GPU memory: {gpu_gib:.1f} GiB in single precision ({tensors_gib:.1f} GiB of tensors, and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,7 @@ def info(bundle: _BundleArgument = None) -> None:
     for name, value in facts:
         rows.add_row(name, value)
     print_table(rows)
-    print_json(lambda: dict(facts))
+    print_json(lambda: _by_name(facts))
 
 
 def verify(bundle: _BundleArgument = None) -> None:
@@ -70,6 +71,15 @@ def verify(bundle: _BundleArgument = None) -> None:
             "monai.bundle unless you trust its author.",
         )
     print_line(f"{folder} is a valid bundle.")
+    print_json(lambda: {"folder": str(folder), "checks": verification.checks, "notes": verification.warnings})
+
+
+def _by_name(facts: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
+    """The facts by name; a name that appears several times, such as the training data, has a list."""
+    values: dict[str, list[str]] = {}
+    for name, value in facts:
+        values.setdefault(name, []).append(value)
+    return {name: several[0] if len(several) == 1 else several for name, several in values.items()}
 
 
 def list_all() -> None:

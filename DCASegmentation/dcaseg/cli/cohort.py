@@ -80,6 +80,7 @@ def run(
         float | None,
         typer.Option(
             min=0.5,
+            max=1e6,
             help="Memory limit of each worker in GiB. A worker that exceeds it is stopped.",
             rich_help_panel=RUN_PANEL,
         ),
@@ -90,6 +91,7 @@ def run(
         float,
         typer.Option(
             min=0.01,
+            max=1e5,
             help="Time limit for each case in minutes. A case that takes longer fails, for instance because a library "
             "never finishes reading a damaged file; the others continue.",
             rich_help_panel=RUN_PANEL,
@@ -165,6 +167,9 @@ def run(
     from ..cohort.dask_workers import remote_client
     from ..cohort.run import Cohort, run_cohort
     from ..dicom.archive import Rules
+    from ..inference.backends.selection import CHOICES
+    from ..inference.device import choose_device
+    from ..inference.pipeline import EXTENSIONS
 
     if scheduler and (workers or memory):
         raise UserError(
@@ -180,6 +185,13 @@ def run(
             f"The connection to the Dask scheduler {scheduler} is not encrypted. Anyone who can connect to it can run "
             "code as its owner and read the cases. Use tls:// with certificates, or a network that only you can access."
         )
+    extension = f".{extension.lstrip('.')}"
+    if extension not in EXTENSIONS:
+        raise UserError(f"--format '{extension[1:]}' is not a format for results.", "Use nrrd, nii.gz, nii or mha.")
+    if backend not in CHOICES:
+        raise UserError(f"There is no backend '{backend}'.", f"Choose one of: {', '.join(CHOICES)}.")
+    if scheduler is None:
+        choose_device(device)
     local = None if scheduler else _plan_workers(workers, memory, device)
     settings = Settings(
         out=str(out.absolute()),

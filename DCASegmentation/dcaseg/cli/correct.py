@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from .console import output, print_line, progress_bar, table, warn
+from .console import print_line, print_table, progress_bar, table, warn
 from .option_values import parse_list, parse_numbers
 
 if TYPE_CHECKING:
@@ -155,9 +155,9 @@ def _print(corrected: CorrectedResult) -> None:
             neighbors,
             f"{change.seconds:.2f}",
         )
-    output().print(clicks)
+    print_table(clicks)
     volumes = table("Organs that changed", "Organ", "Before (ml)", "After (ml)", numbers=("Before (ml)", "After (ml)"))
     for before, after in zip(corrected.before, corrected.after, strict=True):
         if before != after:
             volumes.add_row(after.organ.name, f"{before.ml:.1f}", f"{after.ml:.1f}")
-    output().print(volumes)
+    print_table(volumes)

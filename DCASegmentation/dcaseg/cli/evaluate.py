@@ -15,7 +15,7 @@ from ..method.log_gap import GROUPS
 from ..types import ProgressCallback
 from .console import print_line, print_table, progress_bar, table, warn
 from .field_options import Values, expand, fields_of
-from .option_values import labeled_entries, load_bundle, pair_up, parse_list, require_new_file
+from .option_values import labeled_entries, load_bundle, pair_up, parse_list, require_new_files
 from .options import CASES_PANEL, OUTPUT_PANEL, BundleOption, DeviceOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
@@ -149,9 +149,7 @@ def run(
     options = SegmentOptions(**labels_from)
     if write_scores and options.output != "aggregated":
         raise UserError("--write-scores needs the model's own result.", "Omit --output.")
-    for file in (out, table_file):
-        if file is not None:
-            require_new_file(file, overwrite)
+    require_new_files({"--out": out, "--table": table_file}, overwrite)
     table_format = None if table_file is None else _table_format(table_file)
     keep_freed_memory()
     model = load_bundle(bundle)

@@ -70,9 +70,9 @@ def run(
 
     Each click is at the center of the organ's largest error. The table shows Dice by number of clicks, the number of
     clicks to reach Dice 0.85 and 0.90 (NoC; failures count as --clicks), the time, and the fraction of clicks that
-    lower Dice. Cases are phantoms with thicker slices, more noise and different contrast than in training, synthetic CTs
-    made by **dca synthesize**, or labeled CTs. If the labels come from another network, Dice measures the agreement
-    with that network.
+    lower Dice. Cases are phantoms with thicker slices, more noise and different contrast than in training, synthetic
+    CTs made by **dca synthesize**, or labeled CTs. If the labels come from another network, Dice measures the
+    agreement with that network.
     """
     from ..evaluation.click_simulation import BallBrush, ClickMeasurement, measure_case
     from ..evaluation.figures.curves import click_curve

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import Cancelled, UserError
 from ..training.options import TrainingOptions
-from .console import cancellation_message, output, print_line, print_table, progress_bar, table
+from .console import cancellation_message, print_line, print_table, progress_bar, table
 from .field_options import Values, expand, fields_of
 from .option_values import load_bundle, parse_integers, parse_numbers
 from .options import DATA_PANEL, MODEL_PANEL, RUN_PANEL, SCHEDULE_PANEL, CacheOption, DeviceOption, NetworkGroup
@@ -186,6 +186,12 @@ def run(
     from ..inference.device import choose_device
     from ..inference.process_settings import keep_freed_memory
 
+    seed_values = parse_integers(seeds, "--seeds", "0,1,2")
+    if min(seed_values) < 0 or len(set(seed_values)) < len(seed_values):
+        raise UserError(
+            f"--seeds '{seeds}' repeats a seed or has a negative one.",
+            "Specify different numbers of at least 0: --seeds 0,1,2.",
+        )
     if names == [LEARNING]:
         if data is not None or network.changes():
             raise UserError(
@@ -196,9 +202,7 @@ def run(
             raise UserError("learning cannot make several runs at the same time.", "Omit --max-parallel.")
         if estimate or finished_only:
             raise UserError("learning has neither an estimate nor partial tables.", "Omit these options.")
-        run_learning(
-            bundle, out, cache or out / "cases", parse_integers(seeds, "--seeds", "0,1,2"), dict(length), device
-        )
+        run_learning(bundle, out, cache or out / "cases", seed_values, dict(length), device)
         return
     _check_names(names, bundle, bool(more_lists), equal != "steps" or with_paper_numbers)
     if (estimate or finished_only) and not set(names) & set(ALL_EXPERIMENTS):
@@ -208,12 +212,6 @@ def run(
     if anatomies is not None and data is not None:
         raise UserError("--data and --anatomies cannot be combined.", "Specify only one of them.")
     common = _options(preset or ("anatomies" if anatomies else "small"), {**network.changes(), **length})
-    seed_values = parse_integers(seeds, "--seeds", "0,1,2")
-    if min(seed_values) < 0 or len(set(seed_values)) < len(seed_values):
-        raise UserError(
-            f"--seeds '{seeds}' repeats a seed or has a negative one.",
-            "Specify different numbers of at least 0: --seeds 0,1,2.",
-        )
     counts = parse_integers(phantoms, "--phantoms", "4,16,4,6")
     percentages = parse_numbers(ratios, "--ratios", len(ratios.split(",")))
     if not all(0 < value <= 100 for value in percentages):
@@ -468,4 +466,4 @@ def _print(outcome: Outcome, seeds: int, data_description: str) -> None:
         more_rows = table(title, "Network", *(column.removeprefix("Paper: ") for column in part))
         for name, arm in zip(names, arms, strict=True):
             more_rows.add_row(name, *(cells.get(arm.key, "") for cells in part.values()))
-        output().print(more_rows)
+        print_table(more_rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ def parse_numbers(text: str, option: str, count: int = 3) -> tuple[float, ...]:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) != count:
+    if len(values) != count or not all(map(math.isfinite, values)):
         raise UserError(f"{option} '{text}' is not {count} numbers.", f"Write them like this: {option} 1.5,1.5,3.")
     return values
 
@@ -60,6 +62,18 @@ def parse_patch(text: str, option: str = "--patch", smallest: int = 16) -> tuple
         )
     depth, height, width = sides
     return depth, height, width
+
+
+def require_new_files(files: Mapping[str, Path | None], overwrite: bool) -> None:
+    """Check like ``require_new_file`` the files of several options (None: not given), which must be different ones."""
+    seen: dict[Path, str] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        require_new_file(path, overwrite)
+        other = seen.setdefault(path.absolute(), option)
+        if other != option:
+            raise UserError(f"{other} and {option} name the same file, {path}.", "Use two different names.")
 
 
 def require_new_file(path: Path, overwrite: bool) -> Path:

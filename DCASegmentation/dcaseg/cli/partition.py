@@ -12,7 +12,7 @@ from ..method.log_gap import PartitionMode, partition
 from ..organs import VOCABULARIES, Vocabulary
 from ..types import ProgressCallback
 from .console import print_line, print_table, progress_bar, table, warn
-from .option_values import parse_integers, parse_numbers, parse_spacing, require_new_file
+from .option_values import parse_integers, parse_numbers, parse_spacing, require_new_files
 from .options import overwrite_option
 
 if TYPE_CHECKING:
@@ -30,11 +30,19 @@ def run(
     vocabulary: Annotated[VocabularyName, typer.Option(help="Organs of the label maps.")] = "AMOS",
     mode: Annotated[PartitionMode, typer.Option(help="How to divide the ranking into three groups.")] = "top2",
     no_second_gap: Annotated[
-        NoSecondGap, typer.Option(help="Mode sequential: what to do if the largest gap is the last one.")
-    ] = "error",
+        NoSecondGap | None,
+        typer.Option(
+            help="Mode sequential: what to do if the largest gap is the last one.",
+            show_default="error",
+        ),
+    ] = None,
     thresholds: Annotated[
-        str, typer.Option(help="Mode fixed: head organs are above the first proportion, tail organs below the second.")
-    ] = "0.1,0.01",
+        str | None,
+        typer.Option(
+            help="Mode fixed: head organs are above the first proportion, tail organs below the second.",
+            show_default="0.1,0.01",
+        ),
+    ] = None,
     groups: Annotated[
         str | None, typer.Option(help="Mode manual: labels of head, medium and tail organs, such as 6,1/7,2,3/4,5.")
     ] = None,
@@ -56,10 +64,15 @@ def run(
     from ..imaging.writers import write_json
 
     chosen = VOCABULARIES[vocabulary]
-    for path in (out, plot):
-        if path is not None:
-            require_new_file(path, overwrite)
-    head_above, tail_below = parse_numbers(thresholds, "--thresholds", 2)
+    for option, given, of_mode in (
+        ("--no-second-gap", no_second_gap, "sequential"),
+        ("--thresholds", thresholds, "fixed"),
+        ("--groups", groups, "manual"),
+    ):
+        if given is not None and mode != of_mode:
+            raise UserError(f"{option} has no effect with --mode {mode}.", f"Add --mode {of_mode}, or omit {option}.")
+    require_new_files({"--out": out, "--plot": plot}, overwrite)
+    head_above, tail_below = parse_numbers(thresholds or "0.1,0.01", "--thresholds", 2)
     target = None if spacing is None else parse_spacing(spacing)
     with progress_bar() as progress:
         counts, same_size = _voxel_counts(labels, chosen, target, progress)
@@ -67,7 +80,7 @@ def run(
     result = partition(
         counts,
         mode,
-        no_second_gap=no_second_gap,
+        no_second_gap=no_second_gap or "error",
         head_above=head_above,
         tail_below=tail_below,
         groups=None if groups is None else _groups(groups),

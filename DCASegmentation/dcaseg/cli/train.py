@@ -13,6 +13,7 @@ import typer
 from ..errors import UserError
 from .console import cancellation_message, print_line, print_table, progress_bar, table, warn
 from .field_options import expand
+from .option_values import require_new_file
 from .train_data import warnings_on, warnings_on_groups
 from .train_options import DataGroup, ModelGroup, RunGroup, ScheduleGroup, SynthesisGroup
 from .train_setup import plan_new_run, plan_resumed_run
@@ -67,6 +68,8 @@ def run(
     processes = join(torch_device)
     if running.resume and running.from_state is not None:
         raise UserError("--resume and --from-state cannot be combined.", "Specify only one of them.")
+    if running.export_state is not None and processes.first:
+        require_new_file(running.export_state, overwrite=False)
     if running.resume or running.from_state is not None:
         plan = plan_resumed_run(out, running.from_state, data, synthesis, model, schedule)
     else:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UserError
+from ..errors import OutputError, UserError
 from ..interaction.click_options import ClickNetworkOptions
 from ..json_io import dump, load, read_json
 from ..option_fields import stated
@@ -113,6 +113,8 @@ def run(
     from .train_data import ahead_training_set
 
     torch_device = choose_device(device).torch_device
+    if bundle is not None and bundle.exists():
+        raise OutputError(f"The folder {bundle} already exists.", "Choose another name for --bundle.")
     if resume:
         try:
             record = load(_Record, read_json(out / _RECORD))

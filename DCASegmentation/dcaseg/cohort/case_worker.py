@@ -33,7 +33,7 @@ from ..errors import BundleError, ImageError, UserError
 from ..imaging.writers import new_folder, write_json
 from ..inference.device import is_out_of_memory
 from ..inference.options import SegmentOptions
-from ..inference.pipeline import Job, optional, segment_to_folder
+from ..inference.pipeline import Job, is_result_file, optional, require_ct_elsewhere, segment_to_folder
 from ..inference.process_settings import keep_freed_memory
 from ..inference.segmenter import Result, Segmenter
 from ..json_io import read_json
@@ -43,7 +43,7 @@ from ..rendering.case_picture import add_organs, draw_ct
 from ..rendering.planes import Plane, choose_planes
 from ..review.schema import REVIEW, read_review
 from .case import FAILED, OK, PICTURE, RECORD, THUMBNAIL, Case, Outcome, Settings, readable
-from .pseudonyms import without_names
+from .pseudonyms import hidden_names, without_names
 
 _MOST_REASONS = 3
 
@@ -313,6 +313,9 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
     seconds: dict[str, float] = {}
 
     def also_write(folder: Path, ct: sitk.Image, result: Result) -> None:
+        if settings.pseudonyms:
+            # Before the log is written. Notes on a file name it.
+            result.warnings[:] = [hidden_names(warning, case) for warning in result.warnings]
         vocabulary = segmenter.vocabulary
         with optional(PICTURE, notes, folder / PICTURE, folder / THUMBNAIL, full_disk_fails=True):
             large, small = pictures(ct, result.labels, vocabulary)
@@ -326,7 +329,8 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
                 write_checked(folder / DICOM_SEG, files, result.labels, vocabulary, algorithm, pseudonym)
 
     target = settings.folder_of(case.name)
-    with new_folder(target, overwrite=True, recognized_by=RECORD, private=not settings.shared) as folder:
+    require_ct_elsewhere(files, target)
+    with new_folder(target, True, RECORD, _is_case_file, private=not settings.shared) as folder:
         with gathered(files, case.description or "series") if case.dicom else nullcontext(files[0]) as ct:
             waiting = perf_counter()
             job = Job(
@@ -362,6 +366,11 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
             outcome = without_names(outcome, case)
         write_json(_record(case, settings, outcome), folder / RECORD)
     return outcome
+
+
+def _is_case_file(name: str) -> bool:
+    """Whether a cohort writes a file with this path into the folder of a case."""
+    return name in (RECORD, PICTURE, THUMBNAIL) or is_result_file(name)
 
 
 def _move_up(folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -143,7 +145,7 @@ class Search:
                 source=source,
                 files=(str(file),),
                 dicom=False,
-                fingerprint=digest((str(status.st_size), str(status.st_mtime_ns))),
+                fingerprint=digest(tuple(map(str, (*_state_of(status), *_state_of_data_file(file))))),
             )
         )
 
@@ -230,3 +232,24 @@ def _fingerprint(images: Sequence[Header]) -> str:
 
 def _reason(error: OSError) -> str:
     return f"cannot be read: {reason_of(error)}"
+
+
+def _state_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+# How MetaImage and NRRD headers name the file with their voxels.
+_DATA_FILE = re.compile(rb"^(?:ElementDataFile[ \t]*=|data[ ]?file:)[ \t]*([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
+_HEADER_BYTES = 1 << 16
+
+
+def _state_of_data_file(header: Path) -> tuple[int, ...]:
+    """Size and time of the file with the voxels that ``header`` names; empty if they are in the file itself."""
+    if header.suffix.lower() not in (".mhd", ".nhdr"):
+        return ()
+    with suppress(OSError, ValueError):
+        with header.open("rb") as stream:
+            named = _DATA_FILE.search(stream.read(_HEADER_BYTES))
+        if named is not None:
+            return _state_of((header.parent / os.fsdecode(named[1].strip())).stat())
+    return ()

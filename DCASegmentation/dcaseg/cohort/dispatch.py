@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from uuid import uuid4
 
 from distributed import Client, Future, KilledWorker
 from distributed.comm import CommClosedError
@@ -51,6 +52,8 @@ def _outcomes(
     suspects: deque[Case] = deque()
     # The time when the only attempt of a case without any other began.
     alone: dict[str, float] = {}
+    # Dask takes tasks with the same key for the same task, and other cohorts may use the scheduler, too.
+    run = uuid4().hex
     remaining = len(cases)
     running: dict[str, Future] = {}
     without_workers: float | None = None
@@ -70,7 +73,7 @@ def _outcomes(
             alone[batch[0].key] = time.monotonic()
         for case in batch:
             attempt = "-alone" if case.key in alone else ""
-            key = f"case-{case.key}-{settings.weights[:8]}{attempt}"
+            key = f"case-{case.key}-{run}{attempt}"
             future = client.submit(process, case, settings, key=key, pure=False)
             running[case.key] = future
             future.add_done_callback(lambda finished, case=case: done.put((case, finished)))

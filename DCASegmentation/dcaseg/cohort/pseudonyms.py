@@ -123,10 +123,16 @@ def own_key(out: Path) -> bytes:
 
 def without_names(outcome: Outcome, case: Case) -> Outcome:
     """``outcome`` without the names of the files and folders that ``case`` was read from."""
-    names = _names(case)
     return replace(
-        outcome, reason=hidden(outcome.reason, names), notes=tuple(hidden(note, names) for note in outcome.notes)
+        outcome,
+        reason=hidden_names(outcome.reason, case),
+        notes=tuple(hidden_names(note, case) for note in outcome.notes),
     )
+
+
+def hidden_names(text: str, case: Case) -> str:
+    """``text`` without the names of the files and folders that ``case`` was read from."""
+    return hidden(text, _names(case))
 
 
 def hidden(text: str, names: Iterable[str]) -> str:

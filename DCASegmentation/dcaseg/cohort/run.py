@@ -13,6 +13,7 @@ from distributed import Client
 from ..dicom.archive import Rules
 from ..errors import OutputError, UserError
 from ..file_lock import locked
+from ..imaging.file_errors import exists
 from ..imaging.writers import make_private
 from ..inference.pipeline import optional
 from ..organs import Vocabulary
@@ -26,6 +27,7 @@ from .pseudonyms import Pseudonyms, hidden, own_key, read_key
 from .report import write_report, write_volumes
 
 _SMALLEST_FREE_BYTES = 50_000_000
+_SOURCE = "source"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,19 @@ def run_cohort(
             ledger.close()
 
 
+def _require_same_input(cohort: Cohort, ledger: Ledger) -> None:
+    """Raise OutputError if an earlier run had another input folder.
+
+    CTs with the same path in both would be taken for the same CT, and replace its results. A folder that is gone may
+    have been moved. With pseudonyms, no path is recorded.
+    """
+    earlier = ledger.about(_SOURCE)
+    if earlier and exists(Path(earlier)) and not Path(earlier).samefile(cohort.source):
+        raise OutputError(
+            f"{cohort.settings.out} is the cohort of another folder, {earlier}.", "Choose another output folder."
+        )
+
+
 def _run(
     cohort: Cohort,
     out: Path,
@@ -96,13 +111,14 @@ def _run(
     clean(out / CASES, only_writer=True)
     found = find(cohort.source, out, cohort.rules, searching)
     source = readable(str(cohort.source.absolute()))
+    _require_same_input(cohort, ledger)
     if pseudonyms is not None:
         found.cases = [pseudonyms.case(case) for case in found.cases]
         found.rejected = [pseudonyms.rejected(entry, cohort.source.absolute()) for entry in found.rejected]
         source = ""
     ledger.enter(found.cases, found.rejected, cohort.retry_failed)
     ledger.note("strays", str(found.ignored_files))
-    ledger.note("source", source)
+    ledger.note(_SOURCE, source)
     ledger.note("model", cohort.model)
     pending = ledger.pending()
     cases = [case for case in found.cases if case.key in pending]

@@ -16,7 +16,15 @@ from ..errors import ImageError, reason_of
 from ..imaging.dicom_header import CT_IMAGE, ENHANCED_CT, DicomHeader, is_dicom
 from ..imaging.dicom_header import DicomHeader as Header
 from ..imaging.dicom_header import read_dicom_header as read_header
-from ..imaging.dicom_slices import HU_TYPES, is_localizer, same_voxels, stacked, together, without_non_slices
+from ..imaging.dicom_slices import (
+    HU_TYPES,
+    by_orientation,
+    is_localizer,
+    same_voxels,
+    stacked,
+    together,
+    without_non_slices,
+)
 from ..imaging.writers import temporary_folder
 
 __all__ = ["Header", "is_dicom", "read_header"]
@@ -124,7 +132,7 @@ class Series:
     @property
     def kind(self) -> tuple[str, ...]:
         """What distinguishes it from other series without a UID in the same folder."""
-        return _signature(self.images[0])
+        return *_signature(self.images[0]), ",".join(f"{cosine:.3f}" for cosine in self.images[0].axes)
 
     @property
     def description(self) -> str:
@@ -150,12 +158,14 @@ def group(headers: Iterable[Header]) -> list[Series]:
         if not header.series:
             key = (*key, str(Path(header.file).parent), *_signature(header))
         by_key.setdefault(key, []).append(header)
-    return [Series(*_ids(images[0]), tuple(images), note) for images, note in together(list(by_key.values()))]
+    found: list[list[Header]] = []
+    for images in by_key.values():
+        found += [images] if images[0].series else by_orientation(images)
+    return [Series(*_ids(images[0]), tuple(images), note) for images, note in together(found)]
 
 
 def _signature(image: Header) -> tuple[str, ...]:
-    axes = ",".join(f"{cosine:.3f}" for cosine in image.axes)
-    return image.modality, image.description, f"{image.columns}x{image.rows}", axes
+    return image.modality, image.description, f"{image.columns}x{image.rows}"
 
 
 def _ids(image: Header) -> tuple[str, str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from .archive import (
     Header,
     Rules,
     Series,
+    Volume,
     files_below,
     group,
     is_dicom,
@@ -31,11 +32,12 @@ _MOST_LISTED = 30
 
 @dataclass(frozen=True)
 class OneCT:
-    """The slice files of a CT in order; ``notes`` say what was left out."""
+    """The files of a CT in the order of their ``slices`` (a number); ``notes`` say what was left out."""
 
     name: str
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    slices: int
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,48 @@ def find_one_ct(
     Raises ImageError if there is no DICOM image, no CT, or more than one to choose from, if the slices do not form a
     volume, and if a DICOM file in their folders is damaged or unreadable.
     """
+    candidates, damaged = _search(folder, leave_out, progress, resample)
+    chosen = _chosen(candidates, choice, folder.name)
+    volume, copies = _volume(chosen, damaged, folder, resample)
+    skipped = [candidate for candidate in candidates if candidate is not chosen]
+    duplicates = "1 duplicate image was" if copies == 1 else f"{copies} duplicate images were"
+    left_out = [f"{duplicates} left out."] if copies else []
+    lost = note_on_lost_slices(volume.images)
+    notes = [*_only_note(chosen, choice), *chosen.notes, *left_out, *lost, *volume.notes, *_skipped_note(skipped)]
+    return _one_ct(chosen, volume, folder, notes)
+
+
+def each_ct(folder: Path, leave_out: Path, resample: bool = False) -> Iterator[OneCT]:
+    """Yield every volume that ``find_one_ct`` could return, those that it selects without a choice first.
+
+    Series that do not form a volume are left out. Raises ImageError if there is no DICOM image, or no volume.
+    """
+    candidates, damaged = _search(folder, leave_out, None, resample)
+    problems: list[ImageError] = []
+    for candidate in sorted(candidates, key=lambda each: bool(each.reason)):
+        try:
+            volume, _ = _volume(candidate, damaged, folder, resample)
+        except ImageError as error:
+            problems.append(error)
+        else:
+            yield _one_ct(candidate, volume, folder, volume.notes)
+    if len(problems) == len(candidates):
+        raise problems[0]
+
+
+def _search(
+    folder: Path, leave_out: Path, progress: Callable[[int], None] | None, resample: bool
+) -> tuple[list[_Candidate], list[tuple[Path, str]]]:
+    """The volumes in the folder tree, and the files that cannot be used, each with the problem."""
     headers, damaged = _headers(folder, leave_out, progress)
     if not headers:
         raise _nothing(folder, damaged)
     rules = Rules(_FEWEST_SLICES, derived=True, resample=resample)
-    candidates = [candidate for series in group(headers) for candidate in _candidates(series, rules)]
-    chosen = _chosen(candidates, choice, folder.name)
+    return [candidate for series in group(headers) for candidate in _candidates(series, rules)], damaged
+
+
+def _volume(chosen: _Candidate, damaged: list[tuple[Path, str]], folder: Path, resample: bool) -> tuple[Volume, int]:
+    """The slices of ``chosen`` in order, and the number of duplicates that were left out."""
     name = chosen.series.description or folder.name
     folders = {Path(image.file).parent for image in chosen.images}
     for file, problem in damaged:
@@ -97,15 +135,15 @@ def find_one_ct(
     try:
         # An acquisition is ordered already, but a series that was selected explicitly may not be.
         kept, copies = without_copies(chosen.images)
-        volume = ordered(kept, name, resample)
+        return ordered(kept, name, resample), copies
     except (OSError, ValueError) as error:
         raise ImageError(f"The DICOM series {name} cannot be used: {reason_of(error)}.", "Export it again.") from None
-    skipped = [candidate for candidate in candidates if candidate is not chosen]
-    duplicates = "1 duplicate image was" if copies == 1 else f"{copies} duplicate images were"
-    left_out = [f"{duplicates} left out."] if copies else []
-    lost = note_on_lost_slices(volume.images)
-    notes = [*_only_note(chosen, choice), *chosen.notes, *left_out, *lost, *volume.notes, *_skipped_note(skipped)]
-    return OneCT(name, tuple(Path(image.file) for image in volume.images), tuple(dict.fromkeys(notes)))
+
+
+def _one_ct(chosen: _Candidate, volume: Volume, folder: Path, notes: Iterable[str]) -> OneCT:
+    name = chosen.series.description or folder.name
+    files = tuple(Path(image.file) for image in volume.images)
+    return OneCT(name, files, tuple(dict.fromkeys(notes)), volume.slices)
 
 
 def _headers(

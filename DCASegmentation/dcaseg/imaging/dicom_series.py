@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from ..errors import ImageError, reason_of
 from .dicom_header import DicomHeader, is_dicom, read_dicom_header
-from .dicom_slices import Stack, planes_in_hu, stacked, together
+from .dicom_slices import Stack, off_even_spacing, planes_in_hu, stacked, together
 from .file_errors import require_text_name
 from .geometry import ROUNDING, Placement, straightened
 from .intensity import assembled
@@ -34,18 +34,18 @@ def read_dicom_folder(folder: Path, series: str | None, notes: list[str], resamp
     Raises ImageError if the folder contains no DICOM image, several series but no selection, another modality than CT,
     or a damaged file, and if its slices do not form a volume (see ``dicom_slices.stacked``).
     """
-    by_uid, grouping = _series_in(folder)
-    if not by_uid:
+    found = _series_in(folder)
+    if not found:
         raise _no_dicom(folder)
-    chosen = _chosen(by_uid, series, folder.name)
-    notes += [grouping[chosen[0].file]] if grouping.get(chosen[0].file) else []
+    chosen, note = _chosen(found, series, folder.name)
+    notes += [note] if note else []
     notes += note_on_lost_slices(chosen)
     return _volume(chosen, folder.name, notes, resample)
 
 
 def read_dicom_files(files: Sequence[Path], name: str, notes: list[str], resample: bool) -> sitk.Image:
     """The volume of the images in ``files``, read as by ``read_dicom_folder``."""
-    images = [image for file in files if (image := _image_in(file)) is not None]
+    images = [image for file in files if (image := dicom_image_in(file)) is not None]
     return _volume(images, name, notes, resample)
 
 
@@ -63,28 +63,29 @@ def _volume(images: list[DicomHeader], name: str, notes: list[str], resample: bo
     return _placed(array, stack, name, notes)
 
 
-def _series_in(folder: Path) -> tuple[dict[str, list[DicomHeader]], dict[str, str]]:
-    """The DICOM images of ``folder`` by SeriesInstanceUID, in the order of the UIDs.
+def _series_in(folder: Path) -> list[tuple[list[DicomHeader], str]]:
+    """The series of DICOM images in ``folder``, in the order of their UIDs, each with a note if they were merged.
 
-    The second mapping holds a note, by the first file of the series, for each series whose images had different UIDs.
+    The same UID in two patients or studies, a result of careless anonymization, makes two series.
     """
-    series: dict[str, list[DicomHeader]] = {}
+    series: dict[tuple[str, str, str], list[DicomHeader]] = {}
     try:
         for file in sorted(entry for entry in folder.iterdir() if entry.is_file()):
             require_text_name(file)
-            image = _image_in(file)
+            image = dicom_image_in(file)
             if image is not None:
-                series.setdefault(image.series, []).append(image)
+                series.setdefault((image.series, image.patient, image.study), []).append(image)
     except OSError as error:
         where = error.filename or folder
         raise ImageError(f"{where} cannot be read: {reason_of(error)}.", "Check its permissions.") from None
-    merged = together([images for _, images in sorted(series.items())])
-    by_uid = {images[0].series: images for images, _ in merged}
-    return by_uid, {images[0].file: note for images, note in merged if note}
+    return together([images for _, images in sorted(series.items())])
 
 
-def _image_in(file: Path) -> DicomHeader | None:
-    """The header of a DICOM image; None if the file is not a DICOM image."""
+def dicom_image_in(file: Path) -> DicomHeader | None:
+    """The header of a DICOM image; None if the file is not a DICOM image.
+
+    Raises ImageError if it is damaged, and OSError if it cannot be read.
+    """
     try:
         return read_dicom_header(file)
     except ValueError as error:
@@ -95,26 +96,35 @@ def _image_in(file: Path) -> DicomHeader | None:
         ) from None
 
 
-def _chosen(by_uid: dict[str, list[DicomHeader]], series: str | None, name: str) -> list[DicomHeader]:
-    uids = list(by_uid)
-    if series is None and len(uids) == 1:
-        return by_uid[uids[0]]
-    if series is not None and series in by_uid:
-        return by_uid[series]
-    if series is not None and series.isdecimal() and 1 <= int(series) <= len(uids):
-        return by_uid[uids[int(series) - 1]]
-    listed = "; ".join(f"[{number}] {_described(by_uid[uid])}" for number, uid in enumerate(uids, start=1))
-    contents = f"{name} contains {len(uids)} series: {listed}."
+def _chosen(
+    found: Sequence[tuple[list[DicomHeader], str]], series: str | None, name: str
+) -> tuple[list[DicomHeader], str]:
+    """The only one of the series, or the one that ``series`` selects."""
+    if series is None and len(found) == 1:
+        return found[0]
+    by_uid = [each for each in found if each[0][0].series == series]
+    if len(by_uid) == 1:
+        return by_uid[0]
+    if not by_uid and series is not None and series.isdecimal() and 1 <= int(series) <= len(found):
+        return found[int(series) - 1]
+    are_several_patients = len({images[0].patient for images, _ in found}) > 1
+    listed = "; ".join(
+        f"[{number}] {_described(images, are_several_patients)}" for number, (images, _) in enumerate(found, start=1)
+    )
+    contents = f"{name} contains {len(found)} series: {listed}."
     if series is None:
         raise ImageError(contents, "Select one with --series and its number or UID.")
+    if by_uid:
+        raise ImageError(f"{series} is the UID of {len(by_uid)} series: {contents}", "Select one by its number.")
     raise ImageError(f"There is no series {series}: {contents}", "Select one of these by its number or UID.")
 
 
-def _described(images: list[DicomHeader]) -> str:
+def _described(images: list[DicomHeader], with_patient: bool) -> str:
     first, slices = images[0], sum(image.frames for image in images)
     count = f"{slices} slice{'s' if slices != 1 else ''}"
     modality, description = first.modality or "unknown modality", first.description or "no description"
-    return f"{modality}, {description}, {count}, UID {first.series}"
+    patient = f", patient {first.patient or 'unknown'}" if with_patient else ""
+    return f"{modality}, {description}, {count}{patient}, UID {first.series}"
 
 
 def _planes(stack: Stack) -> Iterator[np.ndarray]:
@@ -134,11 +144,15 @@ def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sit
             "by position."
         )
     if not stack.even:
-        array = _evenly_spaced(array, heights)
+        array = _evenly_spaced(array, heights, name)
         gaps = np.diff(heights)
         notes.append(
             f"The slices of {name} are {gaps.min():.3g} to {gaps.max():.3g} mm apart; they were resampled to "
             f"{len(array)} evenly spaced slices."
+        )
+    elif (moved := off_even_spacing(heights)) > ROUNDING:
+        notes.append(
+            f"The slices of {name} are not quite evenly spaced; they moved by up to {moved:.2g} of their distance."
         )
     volume = sitk.GetImageFromArray(array)
     step = (positions[-1] - positions[0]) / (len(array) - 1)
@@ -149,7 +163,7 @@ def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sit
         notes.append(
             f"{name} was scanned with the gantry tilted by {tilt:.1f} degrees; it was resampled to a right-angled grid."
         )
-        return straightened(volume, Placement(columns, positions[0]))
+        return straightened(volume, Placement(columns, positions[0]), name)
     # The center of the volume stays in place, so that no voxel moves by more than half a pixel.
     to_side = (step - (step @ normal) * normal) * (len(array) - 1) / 2
     origin, moved = positions[0], float(np.linalg.norm(to_side)) / min(spacing)
@@ -162,12 +176,19 @@ def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sit
     return volume
 
 
-def _evenly_spaced(array: np.ndarray, heights: np.ndarray) -> np.ndarray:
+def _evenly_spaced(array: np.ndarray, heights: np.ndarray, name: str) -> np.ndarray:
     """The slices of ``array`` at ``heights`` (mm), interpolated linearly to even spacing from the first to the last.
 
-    The new spacing is close to the median spacing of ``heights``.
+    The new spacing is close to the median spacing of ``heights``. Raises ImageError if the result would be too large;
+    ``name`` is used in the message.
     """
-    count = round(float(heights[-1] - heights[0]) / float(np.median(np.diff(heights)))) + 1
+    length, spacing = float(heights[-1] - heights[0]), float(np.median(np.diff(heights)))
+    count = round(length / spacing) + 1
+    require_allowed_size(
+        (array.shape[2], array.shape[1], count),
+        f"{name}, resampled to evenly spaced slices,",
+        f"Check the positions of its slices: they extend over {length:g} mm, and most are {spacing:g} mm apart.",
+    )
     even = np.empty((count, *array.shape[1:]), np.float32)
     for index, height in enumerate(np.linspace(heights[0], heights[-1], count)):
         above = min(max(int(np.searchsorted(heights, height)), 1), len(heights) - 1)

@@ -11,6 +11,7 @@ above it with no more than a warning. This file detects both.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,11 +25,13 @@ import SimpleITK as sitk
 
 from ..errors import ImageError, require_memory
 from .dicom_header import CT_IMAGE, ENHANCED_CT, DicomHeader, Frame, open_data_set
+from .geometry import HALF_A_VOXEL
 from .itk_environment import captured_stderr
 from .writers import temporary_folder
 
-# What the JPEG decoder prints when it replaces a part that it cannot decode by other values.
-_SIGNS_OF_DAMAGE = ("premature end", "Premature end", "bad Huffman code", "instead of RST")
+# What the JPEG decoder prints when it replaces a part that it cannot decode by other values, and when bytes are left
+# over: it then lost its place in the code, and values before the end are wrong.
+_SIGNS_OF_DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progression sequence")
 
 _MONOCHROME1, _MONOCHROME2 = b"MONOCHROME1 ", b"MONOCHROME2 "
 
@@ -158,6 +161,8 @@ _UNEVEN_SHARE = 0.05
 _SAME_PLACE_MM = 1e-3
 _PARALLEL = 1e-3
 _ROUNDED_COSINE = 1e-3
+# Slices whose cosines differ by less are never left out as localizers, but may be refused as not parallel.
+_LIKE_A_SLICE = 0.01
 # The time between two contrast phases is longer, that between neighboring slices of one scan shorter.
 _SECONDS_BETWEEN_PHASES = 5.0
 _FEWEST_APART = 3
@@ -320,17 +325,42 @@ def together(series: Sequence[Sequence[DicomHeader]]) -> list[tuple[list[DicomHe
         if len(images) > 1 or first.frames > 1 or first.modality not in ("", "CT") or is_localizer(first):
             result.append((list(images), ""))
             continue
-        axes = tuple(round(cosine, 2) for cosine in first.axes)
-        spacing = tuple(round(step, 3) for step in first.spacing)
-        key = (first.patient, first.study, first.description, first.columns, first.rows, repr(axes), repr(spacing))
+        key = (first.patient, first.study, first.description, first.columns, first.rows)
         parts.setdefault((*key, str(Path(first.file).parent)), []).append(first)
-    for images in parts.values():
+    for images in (alike for part in parts.values() for alike in by_orientation(part, same_spacing=True)):
         if len(images) < _FEWEST_APART:
             result += [([one], "") for one in images]
             continue
         note = f"Its {len(images)} slices had different series UIDs; they were combined by position."
         result.append((images, note))
     return result
+
+
+def by_orientation(images: Iterable[DicomHeader], same_spacing: bool = False) -> list[list[DicomHeader]]:
+    """The images grouped by equal axes, and equal pixel spacing if ``same_spacing``, in the order of their first ones.
+
+    Differences by rounding do not count. Values that are not stated equal each other.
+    """
+    groups: list[list[DicomHeader]] = []
+    for image in images:
+        # Compared with a tolerance: rounded numbers differ if they lie on the two sides of a border of rounding.
+        for group in groups:
+            first = group[0]
+            if _are_close(first.axes, image.axes, _PARALLEL) and (
+                not same_spacing or _are_close(first.spacing, image.spacing, _SAME_PLACE_MM)
+            ):
+                group.append(image)
+                break
+        else:
+            groups.append([image])
+    return groups
+
+
+def _are_close(ones: Sequence[float], others: Sequence[float], tolerance: float) -> bool:
+    return all(
+        abs(one - other) <= tolerance or (math.isnan(one) and math.isnan(other))
+        for one, other in zip(ones, others, strict=True)
+    )
 
 
 def without_non_slices(images: Sequence[DicomHeader]) -> list[DicomHeader]:
@@ -358,14 +388,23 @@ def _is_page(image: DicomHeader) -> bool:
 
 
 def _without_outliers(slices: list[Slice]) -> list[Slice]:
-    """The slices without those that differ from most others in size or orientation and cannot belong to the volume."""
-    if len(slices) < 3:
+    """The slices without those that cannot belong to the volume that most of them form.
+
+    Left out are slices of another orientation, and slices without a position unless they have the size of the others.
+    """
+    placed = [one for one in slices if _is_placed(one)]
+    if len(slices) < 3 or not placed:
         return slices
-    common, count = Counter(_size_and_axes(one) for one in slices).most_common(1)[0]
+    # If most slices are parallel, their cosines include the median.
+    typical = np.median([one.frame.axes for one in placed], axis=0).tolist()
+    parallel = [one for one in placed if _are_close(one.frame.axes, typical, _LIKE_A_SLICE)]
+    if not parallel:
+        return slices
+    size, count = Counter(one.size for one in parallel).most_common(1)[0]
     if 2 * count <= len(slices):
         return slices
-    typical = next(one for one in slices if _size_and_axes(one) == common)
-    return [one for one in slices if _size_and_axes(one) == common or _may_belong(one, typical)]
+    kept = {id(one) for one in parallel}
+    return [one for one in slices if id(one) in kept or (not _is_placed(one) and _may_belong(one, size))]
 
 
 def _note_on_left_out(all_slices: Sequence[Slice], kept: Sequence[Slice]) -> list[str]:
@@ -382,22 +421,17 @@ def _note_on_left_out(all_slices: Sequence[Slice], kept: Sequence[Slice]) -> lis
     return [f"{count} {what} of the volume {verb} left out (such as a localizer or dose report): {shown}."]
 
 
-def _size_and_axes(one: Slice) -> tuple[object, ...]:
-    """What the slices of a volume have in common: size and rounded axes (None if the position is not stated)."""
-    frame = one.frame
-    is_stated = bool(np.isfinite((*frame.position, *frame.axes)).all())
-    return one.size, tuple(round(cosine, 2) for cosine in frame.axes) if is_stated else None
+def _is_placed(one: Slice) -> bool:
+    """Whether position and orientation are stated."""
+    return bool(np.isfinite((*one.frame.position, *one.frame.axes)).all())
 
 
-def _may_belong(one: Slice, other: Slice) -> bool:
-    """Whether a slice that differs from ``other`` may still belong to its volume.
+def _may_belong(one: Slice, size: tuple[int, int]) -> bool:
+    """Whether a slice without a position may belong to a volume of slices of this ``size``.
 
-    It may if it is parallel but of another size, or of the same size but without a position.
+    A slice that lost its position has the size of the others; a page usually has another size.
     """
-    if not np.isfinite(one.frame.axes).all() or not np.isfinite(one.frame.position).all():
-        # A slice that lost its position has the size of the others; a page usually has another size.
-        return one.size == other.size and "DERIVED" not in one.image.image_type[:1]
-    return bool(np.allclose(one.frame.axes, other.frame.axes, atol=_PARALLEL)) and one.size != other.size
+    return one.size == size and "DERIVED" not in one.image.image_type[:1]
 
 
 def _without_copies(slices: list[Slice], normal: np.ndarray, name: str, notes: list[str]) -> list[Slice]:
@@ -473,16 +507,25 @@ def _require_stated(slices: list[Slice], name: str) -> None:
         raise _problem(name, "has a RescaleSlope of 0", "Export it again from the scanner or PACS.")
 
 
+def off_even_spacing(heights: np.ndarray) -> float:
+    """How far the slice at most is from its place in an evenly spaced stack, as a share of the mean gap.
+
+    The first and the last slice of the stack are those at the first and the last of ``heights`` (mm, ascending).
+    """
+    even = np.linspace(heights[0], heights[-1], len(heights))
+    return float(np.abs(heights - even).max() / (even[1] - even[0]))
+
+
 def _is_even(heights: np.ndarray, name: str, resample: bool) -> bool:
     gaps = np.diff(heights)
     typical = float(np.median(gaps))
     tolerance = max(_UNEVEN_MM, _UNEVEN_SHARE * typical)
-    worst = int(np.argmax(np.abs(gaps - typical)))
-    if abs(gaps[worst] - typical) <= tolerance:
+    # Small deviations of the gaps add up to a large one of the slices.
+    if np.abs(gaps - typical).max() <= tolerance and off_even_spacing(heights) <= HALF_A_VOXEL:
         return True
     steps = gaps / typical
-    if np.all(np.abs(gaps - np.rint(steps) * typical) <= tolerance) and steps.min() > 0.5:
-        count = int(np.rint(steps - 1).sum())
+    count = int(np.rint(steps - 1).sum())
+    if count and np.all(np.abs(gaps - np.rint(steps) * typical) <= tolerance) and steps.min() > 0.5:
         where = f"first gap after slice {int(np.argmax(steps > 1.5)) + 1}"
         raise _problem(name, f"lacks {count} slice{'s' if count > 1 else ''} ({where})", _EXPORT_AGAIN)
     if not resample:

@@ -128,6 +128,14 @@ def sheared(path: Path) -> ImageError:
     )
 
 
+def header_text(raw: bytes) -> str:
+    """A line of a header as text: UTF-8, as most programs write the names of files, or else Latin-1."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
 def exists(path: Path) -> bool:
     """Whether ``path`` exists. False, not an error, for a path from a file that no file system can have."""
     try:

@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from ..errors import ImageError
 from . import file_errors
 from .grid import Grid
+from .size_limits import require_allowed_size
 
 # In voxels, at the corner of the volume where the deviation is largest.
 ROUNDING = 0.1
@@ -68,7 +69,7 @@ def placed(image: sitk.Image, placement: Placement, path: Path, notes: list[str]
         if not straighten:
             raise file_errors.sheared(path)
         notes.append(f"{path.name}: its axes are not at right angles; it was resampled to a right-angled grid.")
-        return straightened(image, placement)
+        return straightened(image, placement, path.name)
     else:
         origin = origin + (placement.columns - straight) @ to_center
     if ROUNDING < voxels <= HALF_A_VOXEL:
@@ -118,11 +119,12 @@ def _matrix(image: sitk.Image) -> np.ndarray:
     return np.vstack([np.c_[placement.columns, placement.origin], [0.0, 0.0, 0.0, 1.0]])
 
 
-def straightened(image: sitk.Image, placement: Placement) -> sitk.Image:
+def straightened(image: sitk.Image, placement: Placement, name: str) -> sitk.Image:
     """``image``, whose voxels lie as ``placement`` states, resampled (linear, float32) to a right-angled grid.
 
     The first two axes stay in their plane and the third is normal to it. The first two spacings stay; the third is the
-    distance between planes. The grid covers every voxel; beyond them, it is filled with air.
+    distance between planes. The grid covers every voxel; beyond them, it is filled with air. Raises ImageError if the
+    grid would be too large; ``name`` is used in the message.
     """
     columns = placement.columns
     x, y = (columns[:, axis] / np.linalg.norm(columns[:, axis]) for axis in (0, 1))
@@ -135,6 +137,12 @@ def straightened(image: sitk.Image, placement: Placement) -> sitk.Image:
     last = np.array(image.GetSize()) - 1
     corners = (np.indices((2, 2, 2)).reshape(3, 8).T * last) @ columns.T @ axes / steps
     low, high = np.floor(corners.min(axis=0) + 1e-4), np.ceil(corners.max(axis=0) - 1e-4)
+    size = [int(count) for count in high - low + 1]
+    require_allowed_size(
+        size,
+        f"{name}, resampled to a right-angled grid of {' x '.join(f'{step:.3g}' for step in steps)} mm,",
+        "Check the spacing and the directions of its axes.",
+    )
     by_index = sitk.Image(image)
     by_index.SetSpacing((1, 1, 1))
     by_index.SetOrigin((0, 0, 0))
@@ -144,7 +152,7 @@ def straightened(image: sitk.Image, placement: Placement) -> sitk.Image:
     transform.SetMatrix(to_index.ravel().tolist())
     transform.SetTranslation((-to_index @ placement.origin).tolist())
     resampler = sitk.ResampleImageFilter()
-    resampler.SetSize([int(count) for count in high - low + 1])
+    resampler.SetSize(size)
     resampler.SetOutputSpacing(steps.tolist())
     resampler.SetOutputOrigin((placement.origin + axes @ (low * steps)).tolist())
     resampler.SetOutputDirection(axes.ravel().tolist())

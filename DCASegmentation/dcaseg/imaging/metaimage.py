@@ -245,7 +245,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
     with path.open("rb") as stream:
         while stream.tell() < _LONGEST_HEADER:
             line = stream.readline(_LONGEST_HEADER)
-            name, equals, value = line.decode("latin-1").partition("=")
+            name, equals, value = file_errors.header_text(line).partition("=")
             if not equals:
                 break
             fields[name.strip()] = value.strip()

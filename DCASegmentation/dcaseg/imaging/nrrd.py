@@ -156,7 +156,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
         fields: dict[str, str] = {}
         while stream.tell() < _LONGEST_HEADER:
             raw = stream.readline(_LONGEST_HEADER)
-            line = raw.decode("latin-1").rstrip("\r\n")
+            line = file_errors.header_text(raw).rstrip("\r\n")
             if not line:
                 if raw:
                     break

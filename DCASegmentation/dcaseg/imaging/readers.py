@@ -15,8 +15,7 @@ from . import file_errors
 from . import metaimage as metaimage_checks
 from . import nifti as nifti_checks
 from . import nrrd as nrrd_checks
-from .dicom_header import DicomHeader, read_dicom_header
-from .dicom_series import read_dicom_files, read_dicom_folder
+from .dicom_series import dicom_image_in, read_dicom_files, read_dicom_folder
 from .geometry import Placement, placed
 from .intensity import compact_ct, compact_labels, require_finite
 from .itk_environment import captured_stderr, no_itk_warnings, short_path
@@ -71,7 +70,10 @@ def read_ct(
     else:
         image = _read_file(path, collected, resample)
     require_finite(image, path.name)
-    image = air_outside(compact_ct(image), collected)
+    image = compact_ct(image)
+    # Float64 values too large for float32 have become infinite.
+    require_finite(image, path.name)
+    image = air_outside(image, collected)
     _report(collected, notes)
     return image
 
@@ -108,7 +110,10 @@ def _read_file(path: Path, notes: list[str], resample: bool) -> sitk.Image:
         if path.stat().st_size == 0:
             raise file_errors.empty(path)
         if checks is None:
-            return read_dicom_files([path], path.name, notes, resample)
+            image = read_dicom_files([path], path.name, notes, resample)
+            _require_volume(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
+            _require_spacing(path, image.GetSpacing())
+            return image
         if checks is nifti_checks:
             header = nifti_header(path)
             _require_volume(path, header.shape, header.components)
@@ -140,6 +145,9 @@ def _read_with_itk(path: Path, format_name: str, checks: ModuleType, notes: list
             # Drop a fourth axis of length one.
             reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
             image = reader.Execute()
+            if "vector" in image.GetPixelIDTypeAsString():
+                # A NRRD axis of length one that is not in space, such as that of a sequence with a single volume.
+                image = sitk.VectorIndexSelectionCast(image, 0)
     except RuntimeError as error:
         require_memory(error)
         raise _from_itk(error, path, format_name) from None
@@ -156,19 +164,12 @@ def _format_of(path: Path) -> tuple[str, ModuleType | None]:
             return entry
     if not path.exists():
         raise ImageError(f"There is no file or folder {path}.", "Check the path.")
-    header = _dicom_header(path)
+    header = dicom_image_in(path) if path.is_file() else None
     if header is not None and header.frames > 1:
         return "DICOM", None
     if header is not None:
         raise ImageError(f"{path.name} is a single DICOM slice.", f"Choose its folder instead: {path.parent}")
     raise ImageError(f"{path.name} has a format that is not supported.", f"Convert it to {_READABLE}.")
-
-
-def _dicom_header(path: Path) -> DicomHeader | None:
-    try:
-        return read_dicom_header(path) if path.is_file() else None
-    except (OSError, ValueError):
-        return None
 
 
 def _require_volume(path: Path, size: tuple[int, ...], components: int) -> None:

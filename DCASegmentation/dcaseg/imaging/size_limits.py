@@ -19,25 +19,27 @@ MAX_VOXELS = "DCA_MAX_VOXELS"
 _BYTES_PER_VOXEL = 4
 
 
-def require_allowed_size(size: Sequence[int], name: str) -> None:
+def require_allowed_size(size: Sequence[int], name: str, to_check: str = "") -> None:
     """Raise ImageError if an image of ``size`` (voxels along each axis) is too large.
 
     It may have at most 2^30 voxels, or the number in the environment variable DCA_MAX_VOXELS, and must fit into the
-    memory of this computer. ``name`` is used in the message.
+    memory of this computer. ``name`` is used in the message. For an image that is yet to be computed, ``to_check`` is
+    a sentence about the probable cause, which precedes the remedy.
     """
     voxels, allowed = math.prod(size), _allowed_voxels()
     shown = " x ".join(str(length) for length in size)
+    cause = f"{to_check} " if to_check else ""
     if voxels > allowed:
         raise ImageError(
             f"{name} has {shown} voxels, more than the limit of {allowed / 1e6:.0f} million.",
-            f"If this size is right, set the environment variable {MAX_VOXELS} to at least {voxels}.",
+            f"{cause}If this size is right, set the environment variable {MAX_VOXELS} to at least {voxels}.",
         )
     memory = total_memory()
     if memory is not None and voxels * _BYTES_PER_VOXEL > memory:
         raise ImageError(
             f"{name} has {shown} voxels, which need {voxels * _BYTES_PER_VOXEL / 2**30:.1f} GiB of memory; "
             f"this computer has {memory / 2**30:.1f} GiB.",
-            "Crop or resample the image, or use a computer with more memory.",
+            f"{cause}Crop or resample the image, or use a computer with more memory.",
         )
 
 

@@ -33,6 +33,8 @@ _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # The disk, or the network connection to it, is gone or broken.
 _LOST = {errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, getattr(errno, "ESTALE", errno.EIO)}
+_OF_FILE_BROWSERS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.directory", re.DOTALL)
+_MOST_NAMED = 3
 _ANOTHER_FOLDER = "Choose an output folder that you may write to."
 _MORE_ROOM = "Free some space, or choose an output folder on another disk."
 
@@ -88,15 +90,18 @@ def new_folder(
     path: Path,
     overwrite: bool = False,
     recognized_by: str | None = None,
+    is_own: Callable[[str], bool] | None = None,
     private: bool = False,
     keep_finished: bool = False,
 ) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to ``path`` if the block succeeds and removed otherwise.
 
     An existing folder that is not empty is replaced only with ``overwrite``, and then as a whole. ``recognized_by``
-    names a file that identifies an earlier result: a folder without it is never replaced. Neither is a mount point, or
-    a folder that contains the working or home directory, even if it is empty. Leftovers of killed processes are removed
-    from the parent folder first. With ``private``, only the owner can read the folder, as is right for patient data.
+    names a file that identifies an earlier result: a folder without it is never replaced. ``is_own`` says whether a
+    file, by its path in the folder (with slashes), is part of a result: a folder with any other file, which would be
+    lost, is never replaced either. Neither is a mount point, or a folder that contains the working or home directory,
+    even if it is empty. Leftovers of killed processes are removed from the parent folder first. With ``private``, only
+    the owner can read the folder, as is right for patient data.
 
     If the block succeeds but the folder can then not get its name, it is removed. With ``keep_finished``, it is kept
     under another name instead, which the error states.
@@ -109,7 +114,7 @@ def new_folder(
     _require_text_name(path)
     if path.parent.is_dir():
         clean(path.parent)
-    _require_replaceable(path, overwrite, recognized_by)
+    _require_replaceable(path, overwrite, recognized_by, is_own)
     temporary = partial_name(path)
     # Ctrl+C can come as soon as the folder exists.
     try:
@@ -127,7 +132,7 @@ def new_folder(
         if private:
             make_private(temporary)
         try:
-            _require_replaceable(path, overwrite, recognized_by)
+            _require_replaceable(path, overwrite, recognized_by, is_own)
             _replace_folder(temporary, path)
         except (OSError, OutputError) as error:
             reason = error if isinstance(error, OutputError) else _output_error(error, path)
@@ -217,7 +222,9 @@ def _require_text_name(path: Path) -> None:
         ) from None
 
 
-def _require_replaceable(path: Path, overwrite: bool, recognized_by: str | None) -> None:
+def _require_replaceable(
+    path: Path, overwrite: bool, recognized_by: str | None, is_own: Callable[[str], bool] | None
+) -> None:
     if not os.path.lexists(path):
         return
     if path.is_symlink():
@@ -244,6 +251,32 @@ def _require_replaceable(path: Path, overwrite: bool, recognized_by: str | None)
             f"The folder {path} is not an earlier result (it has no {recognized_by}) and is not replaced.",
             "Choose another one, or remove it yourself.",
         )
+    others = [] if is_own is None else _other_files(path, is_own)
+    if others:
+        what = "a file that is" if len(others) == 1 else f"{len(others)} files that are"
+        named = ", ".join(others[:_MOST_NAMED]) + (", …" if len(others) > _MOST_NAMED else "")
+        shown = named.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        raise OutputError(
+            f"The folder {path} contains {what} not part of a result ({shown}) and is not replaced.",
+            f"Move {'it' if len(others) == 1 else 'them'} elsewhere, or choose another output folder.",
+        )
+
+
+def _other_files(folder: Path, is_own: Callable[[str], bool]) -> list[str]:
+    """The files in ``folder`` and its subfolders that are neither ``is_own`` nor made by a file browser, sorted."""
+
+    def fail(error: OSError) -> None:
+        raise _output_error(error, folder)
+
+    clean(folder)
+    others = []
+    for place, folders, files in os.walk(folder, onerror=fail):
+        for entry in (Path(place, name) for name in (*folders, *files)):
+            name = entry.relative_to(folder).as_posix()
+            is_file = entry.is_symlink() or not entry.is_dir()
+            if is_file and not is_own(name) and not _OF_FILE_BROWSERS.fullmatch(entry.name):
+                others.append(name)
+    return sorted(others)
 
 
 def is_mount(path: Path) -> bool:
@@ -336,7 +369,7 @@ def _concerns(temporary: Path, error: OSError) -> bool:
 
 def _exists_already(path: Path) -> OutputError:
     return OutputError(
-        f"The folder {path} already exists.", "Choose another one, or allow it to be overwritten (--overwrite)."
+        f"The folder {path} already exists.", "Choose another one, or, if the command has this option, add --overwrite."
     )
 
 

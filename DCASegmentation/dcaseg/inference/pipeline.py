@@ -16,16 +16,18 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from ..errors import Cancelled, UserError, in_a_line, is_disk_full
+from ..errors import Cancelled, OutputError, UserError, in_a_line, is_disk_full
 from ..imaging.ct_checks import check_ct
+from ..imaging.file_errors import exists
 from ..imaging.intensity import voxel_checksum
 from ..imaging.readers import read_ct
 from ..imaging.writers import new_folder, write_image, write_json, write_text
 from ..models.bundle import Bundle, default_model
+from ..organs import VOCABULARIES
 from ..review.schema import ALTERNATIVE, FINDING_RANKS, REVIEW
 from ..types import ProgressCallback
 from .maps import EXPERTS
-from .options import SegmentOptions, without_unavailable
+from .options import ATTENTION_LEVELS, SegmentOptions, without_unavailable
 from .segmenter import Result, Segmenter, Stopwatch, report_progress
 
 REQUEST = "request.json"
@@ -41,8 +43,8 @@ class Job:
     """What to segment, with which model and options, and where to write the results.
 
     ``ct``: an image file, or a folder of DICOM files. ``series``: which series of the folder to read.
-    ``out``: the folder to create. ``overwrite``: replace it if it is the result of an earlier job; nothing else is
-    ever replaced.
+    ``out``: the folder to create. ``overwrite``: replace it if it is the result of an earlier job and contains nothing
+    else; no other folder is ever replaced.
     ``device``, ``backend``: see ``device.choose_device`` and ``backends.selection.choose_backend``.
     ``extension``: the image format of labels and maps, one of ``EXTENSIONS``.
     ``files``: if ``ct`` is a temporary folder of links, the files they point to; the results name these files.
@@ -111,7 +113,10 @@ def segment_to_folder(
         options, note = without_unavailable(job.options, job.bundle.metadata.network)
         job = replace(job, options=options)
         notes += [note] if note else []
-    with new_folder(job.out, job.overwrite, REQUEST, private=not job.shared, keep_finished=True) as folder:
+    require_ct_elsewhere(job.files or (job.ct,), job.out)
+    with new_folder(
+        job.out, job.overwrite, REQUEST, is_result_file, private=not job.shared, keep_finished=True
+    ) as folder:
         report_progress(progress, 0.0, "Reading the CT")
         with clock.phase("reading"):
             ct = read_ct(job.ct, job.series, notes, job.resample)
@@ -133,6 +138,42 @@ def segment_to_folder(
             write_text(_log(job, ct, result), folder / "log.txt")
     report_progress(progress, 1.0, "Finished")
     return result
+
+
+# What dca segment, correct and report write into a result folder.
+_FILES = frozenset(
+    (
+        *(REQUEST, "log.txt", "volumes.csv", "expert_attention.csv", REVIEW),
+        *("segmentation.seg.nrrd", "scene.mrb", "segmentation.dcm", "picture.png", "report.html"),
+    )
+)
+_IMAGES = frozenset(
+    (
+        # Earlier versions called the dominant expert the deciding one.
+        *("labels", "dominant_expert", "deciding_expert", "entropy", "disagreement", FINDING_RANKS, ALTERNATIVE),
+        *(f"attention_{expert}_level{level}" for expert in EXPERTS for level in ATTENTION_LEVELS),
+        *(f"organs/{key}" for vocabulary in VOCABULARIES.values() for key in vocabulary.by_key),
+    )
+)
+
+
+def is_result_file(name: str) -> bool:
+    """Whether a command writes a file with this path into a result folder; any other file there is the user's own."""
+    return name in _FILES or any(name.removesuffix(each) in _IMAGES for each in EXTENSIONS if name.endswith(each))
+
+
+def require_ct_elsewhere(files: Iterable[Path], out: Path) -> None:
+    """Raise OutputError if the CT, ``files`` or a folder, lies in the folder ``out``, which may be replaced."""
+    if not exists(out):
+        return
+    paths = [Path(os.path.realpath(file)) for file in files]
+    for place in {each for path in paths for each in (path, *path.parents)}:
+        # samefile also recognizes another spelling, on file systems that ignore case.
+        if exists(place) and place.samefile(out):
+            raise OutputError(
+                f"The output folder {out} contains the CT, which must not be replaced.",
+                "Choose another output folder.",
+            )
 
 
 def write_result(folder: Path, job: Job, ct: sitk.Image, result: Result) -> None:

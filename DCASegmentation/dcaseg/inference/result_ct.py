@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..dicom.archive import gathered
-from ..dicom.ct_folder import find_one_ct
-from ..errors import UserError
+from ..dicom.ct_folder import OneCT, each_ct, find_one_ct
+from ..errors import ImageError, UserError
 from ..imaging.file_errors import exists
 from ..imaging.grid import Grid
 from ..imaging.intensity import voxel_checksum
@@ -25,16 +25,57 @@ def read_result_ct(record: Mapping[str, Any], result: Path, new_path: Path | Non
     """Read the CT that the folder ``result`` was made from, the way it was read then.
 
     ``record`` is the content of its ``request.json``. ``new_path`` is the path of the CT if it was moved: a file or a
-    folder of DICOM files.
+    folder of DICOM files, which may contain other series.
 
     Raises UserError if the CT is missing, or if it is another one than that of the result; ImageError if it cannot be
     read.
     """
-    with _source(record, result, new_path) as (path, series):
-        # What the user accepted for the segmentation holds for its result.
-        image = read_ct(path, series, notes=[], resample=record.get("resample") is True)
+    # What the user accepted for the segmentation holds for its result.
+    resample = record.get("resample") is True
+    if new_path is not None and new_path.is_dir():
+        return _same_ct_in(new_path, record, result, resample)
+    with _source(record, new_path) as (path, series):
+        image = read_ct(path, series, notes=[], resample=resample)
     _require_same(image, record)
     return image
+
+
+def _same_ct_in(folder: Path, record: Mapping[str, Any], result: Path, resample: bool) -> sitk.Image:
+    """The CT in ``folder``, among several perhaps, that is the one in ``record``."""
+    problems: list[UserError] = []
+    for found in _candidates(folder, record, result, resample):
+        try:
+            with gathered(found.files, found.name) as gathered_folder:
+                image = read_ct(gathered_folder, None, notes=[], resample=resample)
+            _require_same(image, record)
+        except UserError as error:
+            problems.append(error)
+        else:
+            return image
+    if len(problems) == 1:
+        raise problems[0]
+    raise UserError(f"{folder} does not contain the CT that was segmented.", _REMEDY)
+
+
+def _candidates(folder: Path, record: Mapping[str, Any], result: Path, resample: bool) -> Iterable[OneCT]:
+    """The CTs in ``folder`` to compare with ``record``, the most likely ones first."""
+    if isinstance(record.get("ct_checksum"), str):
+        return sorted(each_ct(folder, result, resample), key=lambda found: found.slices != _slices_of(record))
+    # Without the checksum, two phases of an examination cannot be told apart, so there must be only one CT.
+    try:
+        return [find_one_ct(folder, None, result, resample=resample)]
+    except ImageError as error:
+        # The commands that read a result have no option to select a series.
+        remedy = "Specify a folder with only that CT." if "--series" in error.remedy else error.remedy
+        raise ImageError(error.problem, remedy) from None
+
+
+def _slices_of(record: Mapping[str, Any]) -> int | None:
+    """The recorded number of slices; None if there is none."""
+    try:
+        return int(record["ct_geometry"]["size"][2])
+    except (TypeError, KeyError, IndexError, ValueError):
+        return None
 
 
 def path_of(record: Mapping[str, Any]) -> Path:
@@ -48,14 +89,9 @@ def path_of(record: Mapping[str, Any]) -> Path:
 
 
 @contextmanager
-def _source(record: Mapping[str, Any], result: Path, new_path: Path | None) -> Iterator[tuple[Path, str | None]]:
+def _source(record: Mapping[str, Any], new_path: Path | None) -> Iterator[tuple[Path, str | None]]:
     """Where to read the CT from, and which series of that folder."""
     recorded = record.get("ct")
-    if new_path is not None and new_path.is_dir():
-        found = find_one_ct(new_path, None, result, resample=record.get("resample") is True)
-        with gathered(found.files, found.name) as folder:
-            yield folder, None
-        return
     if new_path is not None:
         yield new_path, None
         return

@@ -15,6 +15,7 @@ from ..errors import Cancelled, in_a_line
 from ..imaging.grid import Grid, model_grid
 from ..imaging.intensity import window
 from ..imaging.resampling import resample
+from ..imaging.size_limits import require_allowed_size
 from ..method.network import DCANet
 from ..method.streaming import RequestedOutputs
 from ..organs import Organ, Vocabulary
@@ -204,7 +205,8 @@ class Segmenter:
         """Segment ``ct``, a 3D scalar image in HU (see ``imaging.readers``).
 
         ``progress(fraction, message)`` is called at each window, and ``cancelled()`` before each. Raises Cancelled if
-        it returns True, and UserError for options that the model does not support or if the memory is too small.
+        it returns True, UserError for options that the model does not support or if the memory is too small, and
+        ImageError for a CT that is too large at the model's spacing.
         """
         metadata = self._model.metadata
         kept = options.kept_labels(metadata.vocabulary)
@@ -218,6 +220,11 @@ class Segmenter:
         with clock.phase("resampling"):
             ct_grid = Grid.of(ct)
             grid = model_grid(ct, metadata.spacing, metadata.orientation)
+            require_allowed_size(
+                grid.size,
+                f"The CT, resampled to the model's spacing of {_mm(metadata.spacing)} mm,",
+                f"Check the spacing of the CT, {_mm(ct_grid.spacing)} mm.",
+            )
             volume, body = self._network_input(ct, grid, options.body_box)
         region = self._region(ct, grid, body, options, progress, cancelled, clock, warnings)
         # Frees the rest of the volume, which is not needed.
@@ -379,6 +386,9 @@ class Segmenter:
     ) -> Backend:
         """Return the backend for ``task``, the one of the last CT if it has the same outputs."""
         if self._backend is None or self._backend[0] != task.wanted:
+            if not volume.numel():
+                # Nothing but air: no window will be run, and there is none to measure the backends on.
+                return EagerBackend(task)
             # Free the old one first: each holds the network's memory for a window.
             self._backend = None
             if not task.network.has_weights:
@@ -430,6 +440,10 @@ class Segmenter:
             # Only the disagreement and the review use it, and half precision is enough for them.
             half=(OTHER,),
         )
+
+
+def _mm(spacing: tuple[float, ...]) -> str:
+    return " x ".join(f"{step:.3g}" for step in spacing)
 
 
 def _sides(size: tuple[int, ...] | torch.Size) -> str:

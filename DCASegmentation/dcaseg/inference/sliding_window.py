@@ -313,9 +313,9 @@ class WindowPrediction:
     them.
 
     ``network_on(device)`` returns the network on a device; ``network`` is the network on ``device`` if it exists
-    already, possibly without weights. ``backend_for(task)`` creates the first backend. If that fails, the eager backend
-    takes over. If memory runs out, ``plan`` shrinks (see ``device.Plan``) and stays so. ``report`` receives a message
-    about each of these changes.
+    already, possibly without weights. ``backend_for(task)`` creates the first backend; what it raises is passed on. If
+    that backend fails to run a window, the eager backend takes over. If memory runs out, ``plan`` shrinks (see
+    ``device.Plan``) and stays so. ``report`` receives a message about each of these changes.
 
     Raises UserError if the memory is too small for one window on the CPU or if the network cannot compute what the
     options request, and BundleError if the network's outputs are not finite.

@@ -84,7 +84,8 @@ def _copy_bundle(source: Path, temporary: Path) -> tuple[Path, Metadata]:
             with _open_without_links(source / name) as file:
                 _copy(file, copy / name, sizes[name])
         return copy, metadata
-    if not zipfile.is_zipfile(source):
+    # A pipe would never end.
+    if not source.is_file() or not zipfile.is_zipfile(source):
         raise BundleError(f"{source} is neither a folder nor a zip file.", "Choose a model bundle, as a folder or zip.")
     try:
         with source.open("rb") as file, zipfile.ZipFile(Bounded(file)) as archive:

@@ -112,9 +112,10 @@ def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log,
     ``auto`` takes the backend that was fastest when this model was measured on this computer. If it was not measured
     yet, the backends that start quickly (all but ``compile``) are measured now on ``windows``, a batch
     (batch, 1, depth, height, width) of the CT, float32. ``measure`` measures all backends again. A backend whose output
-    differs from the eager backend's is never chosen. The environment variable DCA_BACKEND replaces ``auto``. Both
-    leave out bfloat16 unless the environment variable DCA_PRECISION is ``bfloat16``; then it is chosen only if its
-    labels agree with the eager backend's.
+    differs from the eager backend's is never chosen. If the eager backend cannot run ``windows``, for example because
+    memory runs out, it is returned all the same and nothing is recorded. The environment variable DCA_BACKEND replaces
+    ``auto``. Both leave out bfloat16 unless the environment variable DCA_PRECISION is ``bfloat16``; then it is chosen
+    only if its labels agree with the eager backend's.
 
     ``report_progress`` receives the current step, ``warn`` warnings for the user. Raises UserError if the requested
     backend cannot run here.
@@ -136,8 +137,9 @@ def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log,
     if len(available) == 1:
         return EagerBackend(task)
     report_progress("Measuring which backend is fastest (once for this model)")
-    fastest, measured = _fastest(available, task, windows.to(task.device.torch_device), warn)
-    _write_choice(task, fastest.name, measured)
+    fastest, measured = _fastest(available, task, windows, warn)
+    if measured:
+        _write_choice(task, fastest.name, measured)
     return fastest
 
 
@@ -158,8 +160,14 @@ def _allows_bfloat16() -> bool:
 
 
 def _fastest(names: list[str], task: Task, windows: Tensor, warn: Log) -> tuple[Backend, dict[str, Any]]:
+    """Return the fastest of the backends ``names``, and the measurements; none if not even the eager backend ran."""
     eager: Backend = EagerBackend(task)
-    seconds, expected = _measure(eager, windows)
+    try:
+        windows = windows.to(task.device.torch_device)
+        seconds, expected = _measure(eager, windows)
+    except (RuntimeError, MemoryError):
+        # Such as a GPU whose memory other programs use. The first window meets the same error, with its fallbacks.
+        return eager, {}
     best = eager
     record: dict[str, Any] = {eager.name: {"seconds_a_window": seconds}}
     for name in names:
