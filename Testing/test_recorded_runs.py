@@ -74,6 +74,8 @@ DIFFERENCES = {
     ),
     "DCA minus V-Net, labeled part": ("dca", "vnet"),
     "DCA minus three averaged experts": ("dca", "experts"),
+    "DCA minus stitched experts with all 2000 steps": ("dca", "stitched"),
+    "DCA minus DCA without DFAM": ("dca", "no-dfam"),
 }
 
 
