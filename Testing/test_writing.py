@@ -152,15 +152,15 @@ def test_a_full_disk_in_the_block_is_an_output_error(tmp_path: Path) -> None:
 def test_an_existing_folder_is_kept_without_overwrite(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "mine.txt").write_text("mine")
+    (out / "labels.txt").write_text("older")
     with pytest.raises(OutputError, match="already exists"), new_folder(out):
         pytest.fail("the work must not even begin")
-    assert (out / "mine.txt").read_text() == "mine"
+    assert (out / "labels.txt").read_text() == "older"
 
     with new_folder(out, overwrite=True) as folder:
         (folder / "labels.txt").write_text("1")
-        assert (out / "mine.txt").exists()
-    assert names(out) == ["labels.txt"]
+        assert (out / "labels.txt").read_text() == "older"
+    assert names(out) == ["labels.txt"] and (out / "labels.txt").read_text() == "1"
     assert names(tmp_path) == ["out"]
 
 
@@ -190,10 +190,11 @@ def test_only_recognized_results_are_overwritten(tmp_path: Path) -> None:
         new_folder(out, overwrite=True, recognized_by="request.json"),
     ):
         pytest.fail("the work must not even begin")
+    (out / "thesis.doc").unlink()
     (out / "request.json").write_text("{}")
     with new_folder(out, overwrite=True, recognized_by="request.json") as folder:
-        (folder / "request.json").write_text("{}")
-    assert names(out) == ["request.json"]
+        (folder / "request.json").write_text("new")
+    assert names(out) == ["request.json"] and (out / "request.json").read_text() == "new"
 
 
 def test_a_result_with_other_files_in_it_is_not_replaced(tmp_path: Path) -> None:
@@ -398,3 +399,20 @@ def test_ctrl_c_right_after_a_folder_is_made_leaves_nothing(open_folder, tmp_pat
     with pytest.raises(KeyboardInterrupt), open_folder(tmp_path / "result"):
         pass
     assert names(tmp_path) == []
+
+
+def test_a_file_that_the_new_folder_does_not_have_is_not_lost(tmp_path):
+    """Without a list of the files of a result, those of the new folder count; the finished work is kept."""
+    path = tmp_path / "result"
+    for _ in range(2):
+        with new_folder(path, overwrite=True, recognized_by="summary.json") as folder:
+            (folder / "summary.json").write_text("{}")
+    (path / "notes.txt").write_text("mine")
+    with (
+        pytest.raises(OutputError, match=r"not part of a result \(notes.txt\).*finished result is in") as error,
+        new_folder(path, overwrite=True, recognized_by="summary.json") as folder,
+    ):
+        (folder / "summary.json").write_text("new")
+    assert (path / "notes.txt").read_text() == "mine" and (path / "summary.json").read_text() == "{}"
+    (kept,) = (each for each in tmp_path.iterdir() if each != path)
+    assert (kept / "summary.json").read_text() == "new" and str(kept) in str(error.value)

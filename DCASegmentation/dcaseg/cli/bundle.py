@@ -163,7 +163,7 @@ def export(
     """
     from ..imaging.writers import new_folder
     from ..models.bundle import replacing
-    from ..models.metadata import METADATA
+    from ..models.metadata import METADATA, is_bundle_file
     from ..training.export import export_bundle
 
     if (out is None) == (replace is None):
@@ -187,7 +187,7 @@ def export(
             print_line(f"The old model is now in {old_folder}.")
         else:
             assert out is not None
-            with new_folder(out, overwrite, recognized_by=METADATA) as folder:
+            with new_folder(out, overwrite, METADATA, is_bundle_file) as folder:
                 _require_as_good(old, export_bundle(run, folder, name or out.absolute().name, overlap), cases, device)
         bundle = load_bundle(str(out))
     print_line(f"The model is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")

@@ -98,10 +98,10 @@ def new_folder(
 
     An existing folder that is not empty is replaced only with ``overwrite``, and then as a whole. ``recognized_by``
     names a file that identifies an earlier result: a folder without it is never replaced. ``is_own`` says whether a
-    file, by its path in the folder (with slashes), is part of a result: a folder with any other file, which would be
-    lost, is never replaced either. Neither is a mount point, or a folder that contains the working or home directory,
-    even if it is empty. Leftovers of killed processes are removed from the parent folder first. With ``private``, only
-    the owner can read the folder, as is right for patient data.
+    file, by its path in the folder (with slashes), is part of a result (default: the new folder has such a file,
+    too): a folder with any other file, which would be lost, is never replaced either. Neither is a mount point, or a
+    folder that contains the working or home directory, even if it is empty. Leftovers of killed processes are removed
+    from the parent folder first. With ``private``, only the owner can read the folder, as is right for patient data.
 
     If the block succeeds but the folder can then not get its name, it is removed. With ``keep_finished``, it is kept
     under another name instead, which the error states.
@@ -132,11 +132,14 @@ def new_folder(
         if private:
             make_private(temporary)
         try:
-            _require_replaceable(path, overwrite, recognized_by, is_own)
+            _require_replaceable(
+                path, overwrite, recognized_by, is_own or (lambda name: os.path.lexists(temporary / name))
+            )
             _replace_folder(temporary, path)
         except (OSError, OutputError) as error:
             reason = error if isinstance(error, OutputError) else _output_error(error, path)
-            if keep_finished and (kept := _kept(temporary, path)) is not None:
+            # Without is_own, the user's files in the old folder are noticed only now.
+            if (keep_finished or (overwrite and is_own is None)) and (kept := _kept(temporary, path)) is not None:
                 raise OutputError(reason.problem, f"The finished result is in {kept}.") from error
             raise reason from error
     finally:

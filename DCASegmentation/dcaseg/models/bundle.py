@@ -17,7 +17,17 @@ from ..imaging.writers import exchange, new_folder, write_json, write_text
 from ..json_io import parse_json
 from ..method.log_gap import GROUPS
 from ..method.network import DCANet
-from .metadata import INFERENCE, LICENSE, METADATA, MODEL_CARD, WEIGHTS, MeasuredScores, Metadata, Weights
+from .metadata import (
+    INFERENCE,
+    LICENSE,
+    METADATA,
+    MODEL_CARD,
+    WEIGHTS,
+    MeasuredScores,
+    Metadata,
+    Weights,
+    is_bundle_file,
+)
 from .metadata_reader import GET_AGAIN, MOST_METADATA_BYTES, read_metadata
 from .model_card import licence_text, model_card
 from .monai_config import inference_config
@@ -208,7 +218,7 @@ def save_bundle(
 
     Raises OutputError if it cannot be written, and BundleError if network and metadata do not match.
     """
-    with new_folder(folder, overwrite=overwrite, recognized_by=METADATA) as temporary:
+    with new_folder(folder, overwrite, METADATA, is_bundle_file) as temporary:
         for file in (METADATA, WEIGHTS, MODEL_CARD):
             (temporary / file).parent.mkdir(exist_ok=True)
         weights = write_weights(network, temporary, WEIGHTS, dtype)

@@ -28,6 +28,12 @@ OLD_WEIGHTS = "models/model.pt"
 MODEL_CARD = "docs/README.md"
 LICENSE = "LICENSE"
 
+
+def is_bundle_file(name: str) -> bool:
+    """Whether a bundle of ours, also of an earlier version, has a file with this path."""
+    return name in (METADATA, INFERENCE, WEIGHTS, OLD_WEIGHTS, MODEL_CARD, LICENSE)
+
+
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 _PAPER = (
     "Yajun Liu: Divide, Conquer, and Aggregate: Asymmetric Experts for Class-Imbalanced Semi-Supervised Medical Image "
