@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def test_all_cts_of_the_scene_are_segmented_by_one_worker(batch, panel, fake_sli
     add_scene(batch, fake_slicer)
     assert rows(batch) == [(f"CT {number}", "waiting") for number in (1, 2, 3)]
     batch.ui.startButton.click()
+    fake_slicer.wait_for(lambda: rows(batch)[0][1].endswith("%"), 60)
+    assert re.fullmatch(r"\d+%", rows(batch)[0][1])
     fake_slicer.wait_for(lambda: states(batch)[0] == "Done", 60)
     worker = worker_process_id()
     fake_slicer.wait_for(lambda: not batch.isRunning, 60)

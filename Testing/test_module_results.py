@@ -7,9 +7,11 @@ from typing import Annotated
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import vtk
 
 from dcaseg.organs import AMOS
-from scene_case import BOXES, small_ct, small_result
+from scene_case import BOXES, SyntheticResult, small_ct, small_result
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6")
@@ -155,6 +157,126 @@ def test_a_restored_parameter_node_shows_in_widgets_and_views(experts, case, par
     assert red().GetLabelOpacity() == pytest.approx(0.25)
 
 
+def test_views_stay_with_the_ct_that_the_user_looks_at(experts, case, parameters):
+    from DCASegmentationLib.scene.volumes import show_ct
+
+    experts.setResult(case)
+    other = show_ct(small_ct(), "Another CT").GetID()
+    for each in composites():
+        each.SetBackgroundVolumeID(other)
+    parameters.mapOpacity = 0.7
+    experts.exit()
+    experts.enter()
+    parameters.expertMap = "head"
+    assert {each.GetBackgroundVolumeID() for each in composites()} == {other}
+    assert {each.GetForegroundVolumeID() for each in composites()} == {None}
+    choose(experts.ui.mapSelector, "tail")
+    assert {each.GetBackgroundVolumeID() for each in composites()} == {case.ct.GetID()}
+    assert red().GetForegroundVolumeID() == case.attention[4]["tail"].GetID()
+    for each in composites():
+        each.SetBackgroundVolumeID(other)
+    slicer.mrmlScene.RemoveNode(case.ct)
+    choose(experts.ui.mapSelector, "head")
+    assert {each.GetBackgroundVolumeID() for each in composites()} == {other}
+
+
+def composites():
+    return [slicer.mrmlScene.GetSingletonNode(view, red().GetClassName()) for view in ("Red", "Yellow", "Green")]
+
+
+def case_with_map_files(folder):
+    """A case whose maps are still files, as after a run."""
+    from DCASegmentationLib.scene.maps import take_map_files
+    from DCASegmentationLib.scene.scene_builder import build_scene
+
+    result = small_result()
+    nodes = build_scene(small_ct(), SyntheticResult(result.labels), AMOS, name="Case")
+    folder.mkdir()
+    for expert, image in result.attention[4].items():
+        sitk.WriteImage(image, str(folder / f"attention_{expert}_level4.nrrd"))
+    sitk.WriteImage(result.entropy, str(folder / "entropy.nrrd"))
+    sitk.WriteImage(result.dominant_expert, str(folder / "dominant_expert.nrrd"))
+    take_map_files(folder, nodes, Path(slicer.app.temporaryPath))
+    return nodes
+
+
+def test_maps_of_later_results_and_their_colors_are_saved_too(fake_slicer, experts, parameters, tmp_path):
+    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.maps import available_maps
+
+    first = case_with_map_files(tmp_path / "first")
+    experts.setResult(first)
+    experts.ui.saveMapsCheckBox.setChecked(True)
+    second = case_with_map_files(tmp_path / "second")
+    experts.setResult(second)
+    fake_slicer.wait_for(lambda: not experts._loading.isRunning)
+    maps = recall(second.segmentation).maps()
+    assert len(maps) == len(available_maps(second)) == 5
+    assert all(node.GetSaveWithScene() for node in maps)
+    parameters.expertMap, parameters.colorMap = "head", "Cividis"
+    node = recall(second.segmentation).attention[4]["head"]
+    assert node.GetDisplayNode().GetColorNode().GetSaveWithScene()
+    experts.ui.saveMapsCheckBox.setChecked(False)
+    assert not any(node.GetSaveWithScene() for node in maps)
+
+
+def test_a_map_loaded_by_another_part_of_the_panel_is_not_loaded_twice(fake_slicer, case, tmp_path):
+    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.maps import map_volume
+
+    nodes = case_with_map_files(tmp_path / "result")
+    one, other = recall(nodes.segmentation), recall(nodes.segmentation)
+    assert map_volume(one, "entropy") is map_volume(other, "entropy") is not None
+    assert len(other.maps()) == 1
+
+
+@pytest.mark.parametrize("is_hardened", [False, True])
+def test_a_map_loaded_after_the_ct_was_moved_lies_over_the_ct(fake_slicer, case, tmp_path, is_hardened):
+    from DCASegmentationLib.scene.maps import map_volume
+
+    nodes = case_with_map_files(tmp_path / "result")
+    matrix = vtk.vtkTransform()
+    matrix.RotateZ(20.0)
+    matrix.Translate(20.0, -3.0, 8.0)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Registration")
+    transform.SetMatrixTransformToParent(matrix.GetMatrix())
+    nodes.ct.SetAndObserveTransformNodeID(transform.GetID())
+    if is_hardened:
+        nodes.ct.HardenTransform()
+    node = map_volume(nodes, "entropy")
+    assert node.GetTransformNodeID() == nodes.ct.GetTransformNodeID()
+    np.testing.assert_allclose(grid_of(node), grid_of(nodes.ct), atol=1e-9)
+
+
+def grid_of(node):
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def test_the_section_says_what_the_experts_are_in_words_that_are_no_anatomy(fake_slicer, experts, case):
+    ui = experts.ui
+    fake_slicer.process_events()
+    assert "large (head), medium, and small (tail) organs" in ui.expertsIntroLabel.text
+    experts.setResult(case)
+    assert ui.expertsIntroLabel.visible
+    titles = [ui.mapSelector.itemText(index) for index in range(ui.mapSelector.count)]
+    assert titles[2:5] == [
+        "Attention: large organs (head)",
+        "Attention: medium organs",
+        "Attention: small organs (tail)",
+    ]
+    header = [ui.attentionTable.horizontalHeaderItem(column).text() for column in range(4)]
+    assert header == ["Organ", "Large", "Medium", "Small"]
+
+
+def test_a_result_of_a_model_without_experts_does_not_speak_of_them(experts, fake_slicer):
+    from DCASegmentationLib.scene.scene_builder import build_scene
+
+    experts.setResult(build_scene(small_ct(), SyntheticResult(small_result().labels), AMOS, name="Case"))
+    assert not experts.ui.expertsIntroLabel.visible
+
+
 def test_a_choice_that_the_result_lacks_shows_no_map(experts, case, parameters):
     parameters.expertMap, parameters.expertLevel = "disagreement", 2
     experts.setResult(case)
@@ -230,7 +352,7 @@ def test_the_read_out_follows_the_mouse(experts, case):
     left, posterior, superior = small_ct().TransformIndexToPhysicalPoint((10, 14, 15))
     crosshair.SetCursorPositionRAS([-left, -posterior, superior])
     assert experts.ui.cursorOrganLabel.text == "Liver, 100 HU"
-    assert experts.ui.cursorAttentionLabel.text == "head 0.90 · medium 0.09 · tail 0.00"
+    assert experts.ui.cursorAttentionLabel.text == "large 0.90 · medium 0.09 · small 0.00"
     assert experts.ui.cursorUncertaintyLabel.text == "0.10"
     crosshair.SetCursorPositionInvalid()
     assert experts.ui.cursorOrganLabel.text == "\N{EN DASH}"
@@ -306,6 +428,14 @@ def test_a_name_completed_by_the_panel_overwrites_nothing(fake_slicer, result, c
     result.ui.saveTableButton.click()
     assert existing.read_text() == "precious"
     assert "already exists" in result.ui.resultMessageLabel.text
+
+
+def test_the_suggested_file_name_is_allowed_on_every_system(fake_slicer, result, case):
+    case.segmentation.SetName("6: CHEST/ABD organs")
+    result.setResult(case)
+    fake_slicer.dialogs.answer("")
+    result.ui.saveTableButton.click()
+    assert fake_slicer.dialogs.shown[-1].detail == "6_ CHEST_ABD organs.csv"
 
 
 def test_cancelling_a_file_dialog_writes_nothing(fake_slicer, result, case, tmp_path):

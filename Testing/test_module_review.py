@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.scene, pytest.mark.usefixtures("one_model")]
 
 from dcaseg.organs import AMOS
 from module_driving import temporary_files
-from review_case import LIVER, label_array, labels_of, paint, reviewed_case
+from review_case import FINDINGS, LIVER, alternative_array, label_array, labels_of, paint, reviewed_case
 
 
 @pytest.fixture
@@ -155,10 +155,132 @@ def test_a_finding_is_accepted_as_it_is_or_flagged(review, case):
     assert statuses(review)[0] == "To check"
 
 
-def test_painting_in_a_finding_marks_it_corrected(review, case, fake_slicer):
-    paint(case, "right_kidney", (slice(4, 5), slice(22, 24), slice(8, 10)), 0)
+def test_painting_in_a_finding_that_the_user_went_to_marks_it_corrected(review, case, fake_slicer):
+    review.goTo(2)
+    paint(case, "right_kidney", (slice(4, 5), slice(22, 28), slice(8, 14)), 0)
     fake_slicer.process_events(0.7)
     assert statuses(review)[2] == "Corrected" and progress(review) == "1 of 3 checked"
+
+
+def test_a_changed_finding_counts_only_after_the_user_went_to_it(review, case, fake_slicer, tmp_path):
+    paint(case, "right_kidney", (slice(4, 5), slice(22, 28), slice(8, 14)), 0)
+    fake_slicer.process_events(0.7)
+    item = review.ui.findingsTable.item(2, 2)
+    assert item.text() == "Changed" and item.font().bold() and "click the finding" in item.toolTip()
+    assert progress(review) == "0 of 3 checked"
+    review.ui.trainingSetButton.click()
+    assert "No organ of this case has been fully reviewed" in message(review)
+    review.goTo(2)
+    assert item.text() == "Corrected" and not item.font().bold() and "click" not in item.toolTip()
+    assert progress(review) == "1 of 3 checked" and "Right kidney: 1 of 1 checked" in review.ui.findingLabel.text
+
+
+def test_the_report_lists_a_changed_finding_that_nobody_looked_at_as_not_checked(review, case, fake_slicer):
+    from DCASegmentationLib.scene.case_report import case_report
+
+    paint(case, "right_kidney", (slice(4, 5), slice(22, 28), slice(8, 14)), 0)
+    fake_slicer.process_events(0.7)
+    assert [finding.outcome for finding in case_report(case, "").findings] == ["not checked"] * 3
+    review.goTo(2)
+    assert case_report(case, "").findings[2].outcome == "corrected by hand"
+
+
+def test_the_shortcuts_are_none_of_slicers_own(review):
+    import qt
+
+    keys = [shortcut.key for shortcut in review._shortcuts]
+    assert keys == [qt.QKeySequence(text) for text in ("Ctrl+Down", "Ctrl+Up", "Ctrl+Shift+Return", "Ctrl+Shift+F")]
+    # qMRMLMarkupsToolBar and qMRMLSequenceBrowserPlayWidget, for the whole window.
+    owned = [f"Ctrl+Shift+{key}" for key in ("A", "T", "Space", "Left", "Right", "Down")]
+    assert not any(key == qt.QKeySequence(text) for key in keys for text in owned)
+    assert "(Ctrl+Shift+Return)" in review.ui.acceptButton.toolTip
+
+
+def test_the_surfaces_follow_two_quick_decisions(review, case, fake_slicer):
+    def points():
+        found = {}
+        for segment_id in case.segmentation.GetSegmentation().GetSegmentIDs():
+            surface = vtk.vtkPolyData()
+            case.segmentation.GetClosedSurfaceRepresentation(segment_id, surface)
+            found[segment_id] = surface.GetNumberOfPoints()
+        return found
+
+    case.segmentation.CreateClosedSurfaceRepresentation()
+    for row in (0, 1):
+        review.goTo(row)
+        review.ui.suggestionButton.click()
+    fake_slicer.process_events(1.0)
+    shown = points()
+    case.segmentation.RemoveClosedSurfaceRepresentation()
+    case.segmentation.CreateClosedSurfaceRepresentation()
+    assert shown == points() and shown["stomach"] > 0
+
+
+def put_under_registration(*nodes):
+    matrix = vtk.vtkTransform()
+    matrix.Translate(20.0, 0.0, 16.0)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Registration")
+    transform.SetMatrixTransformToParent(matrix.GetMatrix())
+    for node in nodes:
+        node.SetAndObserveTransformNodeID(transform.GetID())
+
+
+@pytest.mark.parametrize("is_hardened", [False, True])
+def test_the_review_continues_after_a_registration(panel, review, case, fake_slicer, is_hardened):
+    review.goTo(2)
+    review.ui.acceptButton.click()
+    before = outline().GetPolyData().GetBounds()
+    put_under_registration(case.ct, case.segmentation)
+    if is_hardened:
+        case.ct.HardenTransform()
+        case.segmentation.HardenTransform()
+        assert outline().GetPolyData().GetBounds()[0] == pytest.approx(before[0] + 20.0)
+    assert outline().GetTransformNodeID() == case.ct.GetTransformNodeID()
+    fake_slicer.process_events(0.7)
+    assert statuses(review) == ["To check", "To check", "Accepted"]
+    review.goTo(0)
+    review.ui.suggestionButton.click()
+    fake_slicer.process_events(0.7)
+    expected = label_array()
+    expected[FINDINGS[1]] = alternative_array()[FINDINGS[1]]
+    np.testing.assert_array_equal(labels_of(case), expected)
+    assert statuses(review) == ["Accepted", "To check", "Accepted"] and message(review) == ""
+
+
+def test_a_result_moved_while_the_module_was_not_loaded_follows_when_it_is(fake_slicer, module):
+    nodes = reviewed_case()
+    put_under_registration(nodes.ct, nodes.segmentation)
+    widget = fake_slicer.make_widget(module)
+    fake_slicer.process_events()
+    assert nodes.automatic.GetTransformNodeID() == nodes.segmentation.GetTransformNodeID() is not None
+    widget.cleanup()
+
+
+def test_without_the_automatic_result_where_it_should_be_the_review_says_so(review, case, fake_slicer):
+    put_under_registration(case.automatic)
+    # Otherwise it would be put back.
+    case.segmentation.RemoveAttribute("DCASegmentation.grids")
+    paint(case, "right_kidney", (slice(4, 5), slice(22, 28), slice(8, 14)), 0)
+    fake_slicer.process_events(0.7)
+    assert "was moved away from the automatic result" in message(review)
+    review.goTo(0)
+    review.ui.suggestionButton.click()
+    assert "segment the CT again" in message(review) and statuses(review) == ["To check"] * 3
+
+
+def test_a_scene_saved_without_the_review_by_slicer_5_10_says_so(panel, review, fake_slicer):
+    nodes = reviewed_case()
+    for node in nodes.label_maps():
+        node.SetAndObserveImageData(None)
+    show(panel, nodes)
+    assert "saves a review only as .mrb" in message(review)
+    assert not review.ui.trainingSetButton.visible and review.ui.keepCorrectedCheckBox.visible
+    paint(nodes, "liver", (slice(18, 22), slice(6, 12), slice(4, 10)), 0)
+    fake_slicer.process_events(0.7)
+    review.goTo(0)
+    review.ui.suggestionButton.click()
+    assert "Segment the CT again" in message(review)
+    review.ui.changesButton.checked = True
 
 
 @pytest.mark.parametrize("limit", ["finding", "uncertain"])
@@ -369,7 +491,7 @@ def test_an_unusable_case_is_reported_and_nothing_is_written(spoil, expected, re
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (nothing, "No organ of this case has been reviewed"),
+        (nothing, "No organ of this case has been fully reviewed"),
         (changed_ct, "has changed since it was segmented"),
         (moved_ct, "has changed since it was segmented"),
     ],

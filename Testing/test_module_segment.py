@@ -141,6 +141,106 @@ def test_only_the_region_of_interest_is_segmented(panel, ct, fake_slicer):
     assert found[1] - found[0] < bounds[1] - bounds[0]
 
 
+def voxels(segmentation, ct):
+    """The voxels of each segment."""
+    ids = segmentation.GetSegmentation().GetSegmentIDs()
+    return {each: slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, each, ct).copy() for each in ids}
+
+
+def assert_same(found, expected):
+    assert set(found) == set(expected)
+    for key, array in expected.items():
+        np.testing.assert_array_equal(found[key], array, err_msg=key)
+
+
+def test_a_run_for_one_organ_asks_for_it_leaves_the_others_and_can_be_undone(panel, ct, fake_slicer):
+    apply(panel)
+    wait_for_end(panel, fake_slicer)
+    (segmentation,) = segmentations()
+    content = segmentation.GetSegmentation()
+    before, organ = voxels(segmentation, ct), content.GetNthSegmentID(0)
+    assert len(before) > 1
+    # An edit that the status does not show, so that it is replaced.
+    panel.parameters.keepCorrected = False
+    for segment_id in list(before)[:2]:
+        mask = before[segment_id] * (np.arange(before[segment_id].shape[0]) % 2 == 0)[:, None, None]
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask, segmentation, segment_id, ct)
+    edited = voxels(segmentation, ct)
+    panel.parameters.organs, panel.parameters.outputSegmentation = organ, segmentation
+    fake_slicer.dialogs.answer(True)
+    apply(panel)
+    wait_for_end(panel, fake_slicer)
+    name = content.GetSegment(organ).GetName()
+    question = fake_slicer.dialogs.texts[-1]
+    assert question.startswith(f"Replace these organs in CT organs: {name}? All other organs stay as they are.")
+    assert f"Corrections of these organs will be lost: {name}." in question
+    assert_same(voxels(segmentation, ct), {**edited, organ: before[organ]})
+    assert "1 organ was segmented" in message(panel)
+    fake_slicer.process_events()
+    panel.correctPanel.ui.segmentEditor.undo()
+    assert_same(voxels(segmentation, ct), edited)
+
+
+def test_a_run_in_a_region_asks_for_the_organs_in_it_and_changes_nothing_outside(panel, ct, fake_slicer):
+    from DCASegmentationLib.scene.ct_export import region_of_interest
+    from DCASegmentationLib.scene.volumes import index_to_world
+
+    apply(panel)
+    wait_for_end(panel, fake_slicer)
+    (segmentation,) = segmentations()
+    before = voxels(segmentation, ct)
+    bounds = [0.0] * 6
+    ct.GetRASBounds(bounds)
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
+    roi.SetCenter(*[(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)])
+    roi.SetSize(100.0, 100.0, 120.0)
+    region = region_of_interest(roi, index_to_world(ct), slicer.util.arrayFromVolume(ct).shape)
+    panel.parameters.regionOfInterest, panel.parameters.outputSegmentation = roi, segmentation
+    fake_slicer.dialogs.answer(True)
+    apply(panel)
+    wait_for_end(panel, fake_slicer)
+    question = fake_slicer.dialogs.texts[-1]
+    assert question.startswith("Replace what this module segmented inside the region: ")
+    assert "Outside the region, nothing changes." in question
+    content = segmentation.GetSegmentation()
+    for segment_id, array in before.items():
+        assert (content.GetSegment(segment_id).GetName() in question) == bool(array[region.slices].any())
+    after = voxels(segmentation, ct)
+    outside = np.ones(slicer.util.arrayFromVolume(ct).shape, bool)
+    outside[region.slices] = False
+    for segment_id in before.keys() | after.keys():
+        old, new = (found.get(segment_id, np.zeros(outside.shape))[outside] for found in (before, after))
+        np.testing.assert_array_equal(new, old, err_msg=segment_id)
+    fake_slicer.process_events()
+    panel.correctPanel.ui.segmentEditor.undo()
+    assert_same(voxels(segmentation, ct), before)
+
+
+def test_a_result_is_shown_on_its_ct_unless_the_user_went_on_to_another_one(panel, ct, fake_slicer):
+    layouts = fake_slicer.app.layoutManager()
+    views = [layouts.sliceWidget(name).mrmlSliceCompositeNode() for name in layouts.sliceViewNames()]
+
+    def shown():
+        return {slicer.mrmlScene.GetNodeByID(view.GetBackgroundVolumeID() or "") for view in views}
+
+    def show(node):
+        for view in views:
+            view.SetBackgroundVolumeID(node.GetID())
+
+    other = add_ct("Another CT")
+    show(other)
+    apply(panel)
+    wait_for_end(panel, fake_slicer)
+    fake_slicer.process_events()
+    assert shown() == {ct}
+    apply(panel)
+    show(other)
+    panel.parameters.inputVolume = other
+    wait_for_end(panel, fake_slicer)
+    fake_slicer.process_events()
+    assert shown() == {other}
+
+
 def test_every_choice_survives_saving_and_loading_the_scene(panel, fake_slicer, tmp_path):
     from DCASegmentationLib.parameters import Device
 

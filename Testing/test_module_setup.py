@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 import signal
 import sys
 import zipfile
@@ -202,6 +203,7 @@ def test_a_model_is_downloaded_in_the_background_and_can_be_selected(
         fake_slicer.dialogs.answer(server.address)
         setup.ui.downloadButton.click()
         fake_slicer.wait_for(lambda: "Downloading" in setup.ui.setupMessageLabel.text)
+        assert re.search(r"\(\d+%\)", setup.ui.setupMessageLabel.text)
         assert setup.ui.downloadButton.text == "Stop download"
         setup.ui.downloadButton.click()
         fake_slicer.wait_for(lambda: "was stopped" in setup.ui.setupMessageLabel.text)

@@ -76,8 +76,8 @@ def test_the_slice_and_the_outcome_of_every_decision_are_listed_and_long_lists_e
     (one,) = report.findings
     findings = [replace(one, outcome=NOT_CHECKED, reasons=("Liver: it is cut.",), position_mm=place)] * 30 + [one]
     text = page(replace(report, findings=findings))
-    assert "31 findings, sorted by the probability of an error: 30 not checked, 1 accepted as it is." in text
-    assert "The 10 least likely of those that were not checked are left out." in text
+    assert "31 findings, the most urgent first: 30 not checked, 1 accepted as it is." in text
+    assert "The 10 least urgent of those that were not checked are left out." in text
     assert text.count("<td class=number>12</td>") == 21, "20 times slice 12, and once rank 12"
     assert text.count("It is cut.") == 20 and "Liver: it is cut." not in text
     assert "<td class=number>31</td>" in text, "a decision is listed whatever its rank"
@@ -106,7 +106,8 @@ def test_a_report_is_never_overwritten_without_request(report, tmp_path):
 def test_the_command_reports_on_a_result_folder(dca, coarse_phantom, small_bundle, tmp_path):
     result = tmp_path / "result"
     ct = coarse_phantom / "ct.nii.gz"
-    run = dca("segment", ct, "-o", result, "--bundle", small_bundle, "--review", "--device", "cpu", "--no-scene")
+    segment = ("segment", ct, "-o", result, "--bundle", small_bundle, "--review", "--device", "cpu", "--no-scene")
+    run = dca(*segment, "--split")
     assert run.code == 0, run.err
     run = dca("report", result)
     assert run.code == 0 and "report.html" in run.out, run.err
@@ -119,6 +120,13 @@ def test_the_command_reports_on_a_result_folder(dca, coarse_phantom, small_bundl
     sitk.WriteImage(other, str(tmp_path / "other.nrrd"))
     run = dca("report", result, "--ct", tmp_path / "other.nrrd", "--overwrite")
     assert run.code == 2 and "its geometry is different" in run.err
+    # A report does not keep the result from being replaced, but files of the user do.
+    (result / "notes.txt").write_text("precious")
+    run = dca(*segment, "--overwrite")
+    assert run.code == 2 and "not part of a result (notes.txt)" in run.err and (result / "report.html").exists()
+    (result / "notes.txt").unlink()
+    run = dca(*segment, "--overwrite")
+    assert run.code == 0 and not (result / "report.html").exists(), run.err
 
 
 @pytest.mark.scene

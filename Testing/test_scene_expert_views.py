@@ -41,10 +41,10 @@ def composite(view):
     return slicer.mrmlScene.GetSingletonNode(view, "vtkMRMLSliceCompositeNode")
 
 
-def show(case, choice, **style):
+def show(case, choice, may_switch=False, **style):
     from DCASegmentationLib.scene.expert_views import MapStyle, map_node, show_map_over_ct
 
-    show_map_over_ct(case, map_node(case, 4, choice), MapStyle(**style))
+    show_map_over_ct(case, map_node(case, 4, choice), MapStyle(**style), may_switch)
 
 
 def test_only_available_maps_can_be_selected(case):
@@ -101,11 +101,68 @@ def test_views_of_other_volumes_are_unchanged(case):
     assert composite("Green").GetLabelVolumeID() == case.dominant_expert.GetID()
 
 
-def test_if_no_view_shows_the_ct_all_views_show_it(case):
+def backgrounds():
+    return {composite(view).GetBackgroundVolumeID() for view in USUAL_VIEWS}
+
+
+def foregrounds():
+    return {composite(view).GetForegroundVolumeID() for view in USUAL_VIEWS}
+
+
+def show_another_ct():
+    """What Slicer does when the user loads the CT of another patient."""
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Another CT").GetID()
     for view in USUAL_VIEWS:
-        composite(view).SetBackgroundVolumeID(None)
+        composite(view).SetBackgroundVolumeID(other)
+    return other
+
+
+@pytest.mark.parametrize("choice", ["none", "head", "deciding"])
+def test_views_of_another_ct_keep_it_and_lose_the_map(case, choice):
     show(case, "head")
-    assert {composite(view).GetBackgroundVolumeID() for view in USUAL_VIEWS} == {case.ct.GetID()}
+    other = show_another_ct()
+    show(case, choice)
+    assert backgrounds() == {other} and foregrounds() == {None}
+    assert composite("Red").GetLabelVolumeID() is None
+
+
+def test_only_when_the_user_chooses_a_map_do_all_views_switch_to_its_ct(case):
+    show_another_ct()
+    show(case, "head", may_switch=True)
+    assert backgrounds() == {case.ct.GetID()} and foregrounds() == {case.attention[4]["head"].GetID()}
+
+
+def test_a_view_outside_the_layout_does_not_count_as_showing_the_ct(case):
+    """The usual views of the layout show another CT, and a view that only another layout has shows this one."""
+    for view in ("Red", "Yellow"):
+        # As Slicer's layout manager does.
+        slicer.mrmlScene.GetSingletonNode(view, "vtkMRMLSliceNode").SetMappedInLayout(True)
+    other = show_another_ct()
+    composite("Green").SetBackgroundVolumeID(case.ct.GetID())
+    show(case, "head", may_switch=True)
+    assert composite("Red").GetBackgroundVolumeID() == case.ct.GetID() != other
+
+
+def test_the_views_do_not_go_black_when_the_ct_is_deleted(case):
+    other = show_another_ct()
+    slicer.mrmlScene.RemoveNode(case.ct)
+    for choice in ("none", "head"):
+        show(case, choice, may_switch=True)
+        assert backgrounds() == {other} and foregrounds() == {None}
+
+
+def test_the_comparison_shows_no_maps_over_another_ct(case, layout_node):
+    from DCASegmentationLib.scene.expert_views import MapStyle, show_side_by_side
+    from DCASegmentationLib.scene.view_setup import ViewLayouts
+
+    composites = ViewLayouts().show_comparison(case)
+    show_side_by_side(composites, case, 4, MapStyle())
+    other = show_another_ct()
+    composites["head"].SetBackgroundVolumeID(other)
+    show_side_by_side(composites, case, 4, MapStyle())
+    assert composites["head"].GetBackgroundVolumeID() == other
+    assert composites["head"].GetForegroundVolumeID() is None
+    assert composites["tail"].GetForegroundVolumeID() == case.attention[4]["tail"].GetID()
 
 
 @pytest.mark.rendering
@@ -150,7 +207,7 @@ def test_experts_are_shown_side_by_side_in_separate_linked_views(case, layout_no
         assert view.GetForegroundOpacity() == pytest.approx(0.6)
         assert view.GetLinkedControl()
         slice_node = slicer.mrmlScene.GetSingletonNode(f"DCA{expert.capitalize()}", "vtkMRMLSliceNode")
-        assert slice_node.GetLayoutLabel() == expert.capitalize()
+        assert slice_node.GetLayoutLabel() == {"head": "Large", "medium": "Medium", "tail": "Small"}[expert]
         assert slice_node.GetSliceToRAS().GetElement(2, 3) == pytest.approx(red.GetSliceToRAS().GetElement(2, 3))
         assert slice_node.GetViewGroup() != red.GetViewGroup()
 

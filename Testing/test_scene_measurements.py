@@ -160,7 +160,7 @@ def test_the_bar_plot_has_a_series_per_expert_and_names_every_organ(case):
     case.segmentation.GetSegmentation().AddEmptySegment("new", "New")
     chart = update_chart(case, 4, attention_by_segment(case, 4))
     series = [chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes())]
-    assert [each.GetName() for each in series] == ["Head expert", "Medium expert", "Tail expert"]
+    assert [each.GetName() for each in series] == ["Large organs (head)", "Medium organs", "Small organs (tail)"]
     assert chart.GetXAxisTitle() == "1 Sp   2 RK   3 LK   4 Li"
     table = series[0].GetTableNode().GetTable()
     assert [table.GetValueByName(row, "Organ").ToString() for row in range(table.GetNumberOfRows())][3] == "Liver"
@@ -225,6 +225,67 @@ def test_surfaces_of_visible_segments_are_written_at_the_position_of_the_organs(
     middle = small_ct().TransformContinuousIndexToPhysicalPoint([(s.start + s.stop - 1) / 2 for s in (x, y, z)])
     corners = corners.reshape(-1, 3)
     assert (corners.min(axis=0) + corners.max(axis=0)) / 2 == pytest.approx(middle, abs=4.0)
+
+
+def test_surfaces_get_file_names_that_every_system_allows_and_that_differ(case, tmp_path):
+    from DCASegmentationLib.scene.surfaces import write_surfaces
+
+    case.segmentation.SetName("6: CHEST/ABD organs")
+    content = case.segmentation.GetSegmentation()
+    for segment_id, name in (("spleen", "Spleen / cyst"), ("liver", "left Kidney"), ("right_kidney", "cyst?")):
+        content.GetSegment(segment_id).SetName(name)
+    names = [path.name for path in write_surfaces(case.segmentation, tmp_path)]
+    start = "6_ CHEST_ABD organs"
+    expected = ["Left kidney", "Spleen _ cyst", "cyst_", "left Kidney (2)"]
+    assert names == [f"{start}_{name}.stl" for name in expected]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_the_error_names_the_segment_whose_surface_cannot_be_written(case, tmp_path, monkeypatch):
+    from DCASegmentationLib.scene import surfaces
+
+    monkeypatch.setattr(surfaces, "_is_whole", lambda path: "Liver" not in path.name)
+    with pytest.raises(OutputError, match=r"surface of Liver cannot be written to .*Liver\.stl"):
+        surfaces.write_surfaces(case.segmentation, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("6: CHEST/ABD", "6_ CHEST_ABD"), ("..", "untitled"), ("", "untitled"), ("CT 3. ", "CT 3"), ("a\nb", "a_b"),
+        ("con", "_con"), ("COM1.x", "_COM1.x"), ("contrast", "contrast"), ("Leber \xfc", "Leber \xfc"),
+        ("x" * 500, "x" * 120), ("C:\\a*b<c>|d", "C_a_b_c_d"),
+    ],
+)  # fmt: skip
+def test_a_name_becomes_a_file_name(name, expected):
+    from DCASegmentationLib.scene.storage import safe_file_name
+
+    assert safe_file_name(name) == expected
+
+
+def test_surfaces_of_a_segment_edited_while_they_are_made_are_made_again(case):
+    from DCASegmentationLib.scene.surfaces import making_surfaces
+
+    def points(segment_id):
+        surface = vtk.vtkPolyData()
+        case.segmentation.GetClosedSurfaceRepresentation(segment_id, surface)
+        return surface.GetNumberOfPoints()
+
+    case.segmentation.CreateClosedSurfaceRepresentation()
+    whole = points("spleen")
+    case.segmentation.RemoveClosedSurfaceRepresentation()
+    making = making_surfaces(case.segmentation)
+    next(making)
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(case.segmentation, "spleen", case.ct)
+    mask[15:] = 0
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, case.segmentation, "spleen", case.ct)
+    for _step in making:
+        pass
+    shown = points("spleen")
+    case.segmentation.RemoveClosedSurfaceRepresentation()
+    case.segmentation.CreateClosedSurfaceRepresentation()
+    assert shown == points("spleen") < whole
 
 
 def test_surfaces_overwrite_nothing(case, tmp_path):

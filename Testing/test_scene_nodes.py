@@ -208,7 +208,7 @@ def test_a_map_has_a_legend_titled_in_words():
 
     node = show_attention(small_result().attention[4], level=4)["tail"]
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
-    assert legend.GetTitleText() == "Attention: tail"
+    assert legend.GetTitleText() == "Attention: small"
 
 
 def test_the_dominant_expert_map_names_its_colors():
@@ -217,7 +217,7 @@ def test_the_dominant_expert_map_names_its_colors():
     node = show_dominant_expert(small_result().dominant_expert)
     colors = node.GetDisplayNode().GetColorNode()
     names = [colors.GetColorName(index) for index in range(4)]
-    assert names == ["background", "head expert", "medium expert", "tail expert"]
+    assert names == ["background", "large organs", "medium organs", "small organs"]
     assert colors.GetLookupTable().GetTableValue(0)[3] == 0.0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -16,17 +18,21 @@ pytestmark = pytest.mark.scene
 from vtk.util.numpy_support import numpy_to_vtk
 
 from DCASegmentationLib.scene import editable_area, finding_view
-from DCASegmentationLib.scene.case_record import cases_in_scene, recall
+from DCASegmentationLib.scene.case_record import cases_in_scene, lacks_label_maps, recall, remember
 from DCASegmentationLib.scene.finding_status import (
     accept_suggestion,
     follow_edits,
     mark_organ,
+    mark_visited,
     organ_is_reviewed,
+    organ_progress,
     set_status,
     take_back,
 )
 from DCASegmentationLib.scene.headless import boot
-from DCASegmentationLib.scene.organ_changes import changed_findings, kept_organs, organ_changes
+from DCASegmentationLib.scene.nodes import to_world
+from DCASegmentationLib.scene.organ_changes import changed_findings, kept_organs, labels_now, organ_changes
+from DCASegmentationLib.scene.placement import follow_transforms
 from DCASegmentationLib.scene.review_record import read_origin, read_review, read_state, read_suggestion
 from DCASegmentationLib.scene.volumes import index_to_ras
 from review_case import (
@@ -80,7 +86,7 @@ def test_a_suggestion_changes_only_its_finding(case):
 
 
 def test_undoing_a_suggestion_restores_earlier_corrections(case):
-    paint(case, "liver", (slice(18, 19), slice(6, 8), slice(4, 6)), 0)
+    paint(case, "liver", (slice(18, 20), slice(6, 12), slice(4, 8)), 0)
     corrected = labels_of(case)
     accept_suggestion(case, 1)
     take_back(case, 1)
@@ -100,21 +106,80 @@ def test_a_suggestion_does_not_change_the_users_own_segments(case):
 
 
 def test_without_a_suggestion_nothing_can_be_accepted(case):
-    with pytest.raises(UserError, match="There is no suggestion"):
+    with pytest.raises(UserError, match="There is no alternative"):
         accept_suggestion(case, 3)
     with pytest.raises(UserError, match="No alternative was accepted"):
         take_back(case, 1)
 
 
 def test_painting_in_a_finding_marks_it_corrected_and_undoing_marks_it_to_check(case):
-    box = (slice(4, 5), slice(22, 24), slice(8, 10))
+    box = (slice(4, 5), slice(22, 28), slice(8, 14))
     paint(case, "right_kidney", box, 0)
-    assert changed_findings(case) == {3}
+    assert changed_findings(case) == {3: 0.5}
     assert follow_edits(case)
     assert statuses(case)[3] == "corrected"
+    paint(case, "right_kidney", (slice(4, 5), slice(22, 28), slice(9, 14)), 1)
+    assert not follow_edits(case), "it is a correction as long as anything of it is left"
     paint(case, "right_kidney", box, 1)
     assert follow_edits(case) and not follow_edits(case)
     assert statuses(case)[3] == "to_check"
+
+
+def smooth_all(case):
+    """As Smoothing (median, all segments) in the Segment Editor."""
+    for segment_id in list(case.segmentation.GetSegmentation().GetSegmentIDs()):
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(case.segmentation, segment_id, case.ct) > 0
+        smooth = sitk.BinaryMedian(sitk.GetImageFromArray(mask.astype(np.uint8)), [1, 1, 1])
+        slicer.util.updateSegmentBinaryLabelmapFromArray(
+            sitk.GetArrayFromImage(smooth), case.segmentation, segment_id, case.ct
+        )
+
+
+def test_a_voxel_of_a_finding_is_no_correction(case):
+    paint(case, "liver", (slice(18, 19), slice(6, 7), slice(4, 5)), 0)
+    assert not follow_edits(case)
+    assert statuses(case)[1] == "to_check" and segment_status(case, "liver") == "Not started"
+
+
+def test_smoothing_all_organs_completes_none_that_nobody_has_looked_at(case):
+    smooth_all(case)
+    follow_edits(case)
+    assert "corrected" in statuses(case).values()
+    assert not any(organ_is_reviewed(case, key) for key in ("liver", "spleen", "right_kidney"))
+    assert {checked for checked, _total in organ_progress(case).values()} == {0}
+    for rank in FINDINGS:
+        mark_visited(case, rank)
+    for rank, organ in ((1, "liver"), (2, "spleen"), (3, "right_kidney")):
+        assert organ_is_reviewed(case, organ) == (statuses(case)[rank] == "corrected")
+
+
+def test_a_visit_is_saved_and_corrections_of_earlier_versions_count_as_visited(case):
+    paint(case, "liver", FINDINGS[1], 0)
+    mark_visited(case, 1)
+    follow_edits(case)
+    assert organ_is_reviewed(case, "liver") and read_state(case.segmentation).visited == {1}
+    name = "DCASegmentation.review.state"
+    saved = json.loads(case.segmentation.GetAttribute(name))
+    saved.pop("visited")
+    case.segmentation.SetAttribute(name, json.dumps(saved))
+    assert read_state(case.segmentation).is_checked(1)
+
+
+def test_following_edits_reads_the_segmentation_once(case, monkeypatch):
+    from DCASegmentationLib.scene import finding_status, organ_changes
+
+    for rank in (1, 2):
+        accept_suggestion(case, rank)
+    calls = []
+
+    def counted(nodes):
+        calls.append(nodes)
+        return labels_now(nodes)
+
+    for module in (finding_status, organ_changes):
+        monkeypatch.setattr(module, "labels_now", counted)
+    follow_edits(case)
+    assert len(calls) == 1
 
 
 def test_editing_an_accepted_suggestion_makes_it_a_correction(case):
@@ -182,12 +247,42 @@ def test_overlapping_segments_count_in_full(case):
 
 
 def test_a_new_run_keeps_what_was_corrected_completed_or_removed(case):
-    assert kept_organs(case).organs == ()
+    assert kept_organs(case.segmentation).organs == ()
     paint(case, "liver", FINDINGS[1], 0)
     set_status(case, 2, "accepted")
     case.segmentation.GetSegmentation().RemoveSegment("left_kidney")
-    kept = kept_organs(case)
+    kept = kept_organs(case.segmentation)
     assert set(kept.segments) == {"liver", "spleen"} and kept.removed == ("left_kidney",)
+
+
+@pytest.mark.parametrize("status", ["InProgress", "Completed", "Flagged"])
+def test_a_new_run_keeps_what_was_worked_on_in_a_segmentation_loaded_from_a_file(case, status, tmp_path):
+    from DCASegmentationLib.scene.result_import import ResultFiles, show_result
+    from DCASegmentationLib.scene.storage import save_segmentation
+
+    paint(case, "liver", FINDINGS[1], 0)
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    logic.SetSegmentStatus(case.segmentation.GetSegmentation().GetSegment("liver"), getattr(logic, status))
+    path = tmp_path / "organs.seg.nrrd"
+    save_segmentation(case.segmentation, path)
+    loaded = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "loaded")
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetFileName(str(path))
+    assert storage.ReadData(loaded) and recall(loaded) is None
+    loaded.CreateDefaultDisplayNodes()
+    kept = kept_organs(loaded)
+    assert kept.organs == ("liver",)
+    files = ResultFiles(tmp_path)
+    files.labels = label_array()
+    nodes = show_result(files, case.ct, AMOS, segmentation=loaded, kept=kept)
+    expected = label_array()
+    expected[FINDINGS[1]] = 0
+    np.testing.assert_array_equal(labels_by_id(nodes)["liver"], expected == LIVER)
+
+
+def labels_by_id(nodes):
+    ids = nodes.segmentation.GetSegmentation().GetSegmentIDs()
+    return {each: slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, each, nodes.ct) > 0 for each in ids}
 
 
 def test_the_review_is_saved_with_the_scene_and_restored(case, tmp_path):
@@ -216,6 +311,36 @@ def test_a_damaged_record_is_ignored(case):
     assert read_review(case.segmentation) is None
     assert read_state(case.segmentation).statuses == {}
     assert not follow_edits(case)
+
+
+def test_a_scene_without_the_voxels_of_its_label_maps_can_still_be_used(case):
+    """As Slicer 5.10 writes it next to a .mrml file: the hidden nodes, but not their voxels."""
+    paint(case, "liver", FINDINGS[1], 0)
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    logic.SetSegmentStatus(case.segmentation.GetSegmentation().GetSegment("spleen"), logic.InProgress)
+    for node in case.label_maps():
+        node.SetAndObserveImageData(None)
+    left = recall(case.segmentation)
+    assert left.label_maps() == [] and lacks_label_maps(case.segmentation)
+    assert kept_organs(case.segmentation).organs == ("spleen",), "only the status tells what was worked on"
+    assert organ_changes(left) == () and not follow_edits(left)
+    with pytest.raises(UserError, match=r"\.mrb"):
+        accept_suggestion(left, 1)
+    remember(left)
+    assert lacks_label_maps(case.segmentation), "the record of what is missing stays"
+
+
+def test_a_new_run_removes_label_maps_without_voxels(case, tmp_path):
+    from DCASegmentationLib.scene.result_import import ResultFiles, show_result
+
+    empty = case.label_maps()
+    for node in empty:
+        node.SetAndObserveImageData(None)
+    files = ResultFiles(tmp_path)
+    files.labels = label_array()
+    show_result(files, case.ct, AMOS, segmentation=case.segmentation)
+    assert not any(slicer.mrmlScene.IsNodePresent(node) for node in empty)
+    assert not lacks_label_maps(case.segmentation)
 
 
 def test_without_the_volume_of_findings_the_list_remains(case):
@@ -275,6 +400,118 @@ def test_findings_follow_the_transform_of_the_case(case):
     assert np.array(finding_view.position_of(case, finding)) - before == pytest.approx([5.0, -3.0, 8.0])
     accept_suggestion(case, 1)
     np.testing.assert_array_equal(labels_of(case), with_suggestions(1))
+
+
+def registration(*translation, degrees=20.0):
+    turn = vtk.vtkTransform()
+    turn.RotateZ(degrees)
+    turn.Translate(*translation)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Registration")
+    node.SetMatrixTransformToParent(turn.GetMatrix())
+    return node.GetID()
+
+
+def put_under(transform, *nodes):
+    for node in nodes:
+        node.SetAndObserveTransformNodeID(transform)
+
+
+def harden(*nodes):
+    for node in nodes:
+        node.HardenTransform()
+
+
+def moved(case):
+    put_under(registration(20.0, 7.0, 16.0), case.ct, case.segmentation)
+    follow(case)
+
+
+def moved_by_whole_voxels(case):
+    put_under(registration(20.0, 0.0, 0.0, degrees=0.0), case.ct, case.segmentation)
+    follow(case)
+
+
+# What a user may do after a run with the nodes that Slicer lists.
+MOVES = {
+    "put under": lambda case: put_under(registration(20.0, 7.0, 16.0), case.ct, case.segmentation),
+    "released": lambda case: (moved(case), put_under(None, case.segmentation, case.ct)),
+    "hardened": lambda case: (moved(case), harden(case.ct, case.segmentation)),
+    "hardened before the CT": lambda case: (moved(case), harden(case.segmentation, case.ct)),
+    "hardened by whole voxels": lambda case: (moved_by_whole_voxels(case), harden(case.ct, case.segmentation)),
+    "segmentation alone": lambda case: put_under(registration(20.0, 7.0, 16.0), case.segmentation),
+}
+
+
+def follow(case):
+    return follow_transforms(recall(case.segmentation))
+
+
+@pytest.mark.parametrize("move", list(MOVES))
+def test_the_hidden_volumes_follow_what_the_user_moves(case, move):
+    finding = review().findings[0]
+    set_status(case, 3, "accepted")
+    voxel = [(part.start + part.stop - 1) // 2 for part in reversed(FINDINGS[1])]
+    MOVES[move](case)
+    assert follow(case)
+    now = recall(case.segmentation)
+    assert not follow_edits(now) and changed_findings(now) == {}
+    assert {change.organ.key for change in organ_changes(now) if change.changed} == set()
+    assert kept_organs(case.segmentation).organs == ("right_kidney",)
+    accept_suggestion(now, 1)
+    take_back(now, 1)
+    accept_suggestion(now, 1)
+    if move != "segmentation alone":
+        np.testing.assert_array_equal(labels_of(now), with_suggestions(1))
+        at = to_world(case.ct, tuple(index_to_ras(case.ct).MultiplyPoint([*voxel, 1.0])[:3]))
+        assert finding_view.position_of(now, read_review(case.segmentation).findings[0]) == pytest.approx(at)
+        assert now.entropy.GetTransformNodeID() == case.ct.GetTransformNodeID()
+        for node in now.maps():
+            np.testing.assert_allclose(
+                slicer.util.arrayFromVTKMatrix(index_to_ras(node)),
+                slicer.util.arrayFromVTKMatrix(index_to_ras(case.ct)),
+                atol=1e-6,
+            )
+    else:
+        assert now.entropy.GetTransformNodeID() is None, "the maps stay on the CT"
+    assert finding.rank in read_state(case.segmentation).before
+
+
+def test_nothing_is_changed_while_the_hidden_volumes_are_elsewhere(case):
+    accept_suggestion(case, 2)
+    labels, state = labels_of(case), read_state(case.segmentation)
+    put_under(registration(20.0, 7.0, 16.0), case.ct, case.segmentation)
+    for action in (lambda: accept_suggestion(case, 1), lambda: take_back(case, 2), lambda: follow_edits(case)):
+        with pytest.raises(UserError, match="Case organs was moved away from the automatic result"):
+            action()
+    np.testing.assert_array_equal(labels_of(case), labels)
+    assert read_state(case.segmentation) == state
+    put_under(None, case.ct, case.segmentation)
+    assert not follow_edits(case)
+
+
+def test_volumes_that_cannot_follow_stay_where_they_are(case):
+    """After hardening a transform that is not linear, the voxels of the segmentation are other ones."""
+    before = slicer.util.arrayFromVTKMatrix(index_to_ras(case.automatic)).copy()
+    put_under(registration(20.0, 7.0, 16.0), case.segmentation)
+    follow(case)
+    case.segmentation.HardenTransform()
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        np.ones((3, 3, 3), np.uint8), case.segmentation, "liver", moved_grid(case.ct)
+    )
+    for segment_id in ("spleen", "right_kidney", "left_kidney"):
+        case.segmentation.GetSegmentation().RemoveSegment(segment_id)
+    assert not follow(case)
+    np.testing.assert_array_equal(slicer.util.arrayFromVTKMatrix(index_to_ras(case.automatic)), before)
+    with pytest.raises(UserError, match="segment the CT again"):
+        follow_edits(recall(case.segmentation))
+
+
+def moved_grid(ct):
+    """A volume whose voxels are not those of the CT."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    slicer.util.updateVolumeFromArray(node, np.zeros((3, 3, 3), np.uint8))
+    node.SetOrigin(*(value + 1.234 for value in ct.GetOrigin()))
+    return node
 
 
 @pytest.mark.parametrize("limit", ["finding", "uncertain"])

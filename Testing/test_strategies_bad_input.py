@@ -18,6 +18,12 @@ def test_missing_unlabeled_cases_are_rejected(name):
         strategy_for(name, FACTS._replace(unlabeled=0))
 
 
+@pytest.mark.parametrize("name", ["cps", "basak", "urpc", "ua_mt"])
+def test_steps_without_unlabeled_patches_are_rejected(name):
+    with pytest.raises(UserError, match="needs unlabeled patches, but unlabeled_per_step is 0"):
+        strategy_for(name, unlabeled_per_step=0)
+
+
 def test_partially_labeled_cases_are_rejected_where_unsupported():
     part = FACTS._replace(partial="case 7")
     with pytest.raises(UserError, match="case 7 is only partially labeled"):

@@ -133,7 +133,23 @@ def test_cld_bank_does_not_change_absent_classes():
     bank.observe(probabilities, torch.tensor([[[[0, 0, 1, 1]]]]))
     assert bank.confidence.tolist() == pytest.approx([0.2, 0.2, -1]) and bank.rates()[2] == 1
     bank.observe(torch.full((1, 3, 1, 1, 4), 0.7), torch.tensor([[[[0, 0, 0, 0]]]]))
-    assert bank.confidence.tolist() == pytest.approx([0.999 * 0.2 + 0.001 * 0.7, 0.2, -1])
+    assert bank.confidence.tolist() == pytest.approx([(0.2 + 0.7) / 2, 0.2, -1])
+
+
+def test_cld_bank_follows_the_network_in_a_short_run():
+    bank = counted.Confidence(2, period=8)
+    labels = torch.tensor([[[[0, 1]]]])
+    for step in range(2000):
+        # As in training: undecided in the first steps, then sure of class 0 and unsure of class 1.
+        first, second = (0.5, 0.5) if step < 8 else (0.99, 0.1)
+        probabilities = torch.tensor([[first, 1 - second], [1 - first, second]])[None, :, None, None]
+        bank.observe(probabilities, labels)
+    assert bank.confidence.tolist() == pytest.approx([0.99, 0.1], abs=0.01)
+    bank.batches.fill_(100_000)
+    before = bank.confidence.clone()
+    for _ in range(8):
+        bank.observe(torch.full((1, 2, 1, 1, 2), 0.5), labels)
+    torch.testing.assert_close(bank.confidence, 0.999 * before + 0.001 * 0.5)
 
 
 def test_adsh_keeps_the_same_share_of_every_class():

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch.nn import functional
 
+from dcaseg.method.losses import segmentation_loss
 from dcaseg.training.strategies import losses, mixing
 from dcaseg.training.strategies.beta_fft import interpolate
 from dcaseg.training.strategies.magicnet import blended
 from dcaseg.training.strategies.perturbation import strong_view
 from strategy_samples import SIDES, batch_of, gradient, inputs_of, randomize, strategy_for, volume_of
+from test_strategies import options_for, trainer_for
 
 
 def test_bcp_pastes_both_ways_with_half_weight_for_pseudo_labels():
@@ -30,14 +33,17 @@ def test_bcp_pastes_both_ways_with_half_weight_for_pseudo_labels():
     assert torch.equal(outward.labels[0][~mask], batch.labels[1][~mask])
     assert torch.equal(outward.labels[0][mask], pseudo[1][mask])
     logits = torch.zeros(1, 4, *SIDES, requires_grad=True)
-    labeled, half = (gradient(inward.loss(logits, 1.0, weight), logits) for weight in (1.0, 0.5))
+    step_state = strategy.step_state(50)
+    labeled, half = (
+        gradient(strategy.mixture_loss(logits, inward, step_state, 1.0, weight), logits) for weight in (1.0, 0.5)
+    )
     torch.testing.assert_close(half[:, :, mask], labeled[:, :, mask])
     torch.testing.assert_close(half[:, :, ~mask], labeled[:, :, ~mask] / 2)
 
 
 def test_bcp_copies_the_student_to_the_teacher_at_the_second_stage():
     strategy = strategy_for("bcp")
-    border = round(0.118 * 100)
+    border = 50
     assert (
         strategy.step_state(border - 1).stage == "pretraining" and strategy.weight(strategy.step_state(border - 1)) == 0
     )
@@ -175,7 +181,7 @@ def test_bcp_starts_from_averaged_weights_and_its_teacher_follows():
     strategy = strategy_for("bcp")
     averaged = copy.deepcopy(strategy.network)
     randomize(averaged)
-    border = strategy.step_state(round(0.118 * 100))
+    border = strategy.step_state(50)
     strategy.on_step_start(border, averaged)
     for start, student, teacher in zip(
         averaged.parameters(), strategy.network.parameters(), strategy.teacher.parameters(), strict=True
@@ -270,7 +276,7 @@ def test_beta_fft_interpolates_images_and_targets_alike():
 
 
 def test_magicnet_predicts_exchanged_cubes_and_learns_the_pseudo_label():
-    strategy = strategy_for("magicnet").eval()
+    strategy = strategy_for("magicnet", class_balance=0.0).eval()
     batch, step_state = batch_of(sides=(32, 32, 32)), strategy.step_state(50)
     randomize(strategy.network)
     seen = inputs_of(strategy.network.encoder)
@@ -321,15 +327,40 @@ def test_magicnet_blends_from_the_shares_of_the_last_labels():
     assert torch.equal(found, blended(teacher, from_cubes, share)) and not torch.equal(found, teacher.argmax(1))
 
 
-def test_bcp_trusts_pseudo_labels_half_as_much_in_both_mixtures():
-    strategy = strategy_for("bcp").eval()
-    batch, pseudo = batch_of(), torch.randint(4, (2, *SIDES))
-    mask = strategy.box(batch.volumes, strategy.step_state(50))
+@pytest.mark.parametrize("class_balance", [0.0, 0.75])
+def test_bcp_trusts_pseudo_labels_half_as_much_in_both_mixtures(class_balance):
+    strategy = strategy_for("bcp", class_balance=class_balance).eval()
+    randomize(strategy.network)
+    batch, pseudo, step_state = batch_of(), torch.randint(4, (2, *SIDES)) ** 2 // 3, strategy.step_state(50)
+    mask = strategy.box(batch.volumes, step_state)
     pair = strategy.both_ways((batch.volumes, batch.labels), (batch.unlabeled, pseudo), mask)
-    loss, logits = strategy.both_losses(strategy.network, pair)
-    inward = [losses.region_loss(logits[:1], pair[0].labels, region) for region in (mask, ~mask)]
-    outward = [losses.region_loss(logits[1:], pair[1].labels, region) for region in (mask, ~mask)]
+    loss, logits = strategy.both_losses(strategy.network, pair, step_state)
+
+    def of_region(logits, labels, region):
+        if not class_balance:
+            return losses.region_loss(logits, labels, region)
+        ignored = ~region.expand_as(labels)
+        return segmentation_loss(logits, labels, "present", (1, 2, 3), class_balance, ignored=ignored)
+
+    inward = [of_region(logits[:1], pair[0].labels, region) for region in (mask, ~mask)]
+    outward = [of_region(logits[1:], pair[1].labels, region) for region in (mask, ~mask)]
     torch.testing.assert_close(loss, inward[0] + inward[1] / 2 + outward[0] / 2 + outward[1])
+
+
+def test_pretraining_takes_the_published_steps_or_half_of_a_short_run():
+    def pretraining_steps(steps: int, **own) -> int:
+        strategy = strategy_for("bcp", steps=steps, strategy_options=own)
+        return sum(strategy.step_state(step).stage == "pretraining" for step in range(steps))
+
+    assert [pretraining_steps(steps) for steps in (100, 2000, 8000, 17000)] == [50, 1000, 2000, 2006]
+    assert pretraining_steps(2000, pretraining=0.118) == 236 and pretraining_steps(100, pretraining="0") == 0
+
+
+@pytest.mark.parametrize(("name", "warmup"), [("bcp", 5), ("crest published", 5), ("abd cross", 40), ("dca", 40)])
+def test_only_stages_of_comparison_methods_have_a_short_warmup(name, warmup, tmp_path):
+    trainer = trainer_for(tmp_path, options_for(name, steps=100, warmup_steps=40, expert_stage_fraction=0.5))
+    trainer._advance()
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(trainer.options.learning_rate / warmup)
 
 
 def test_the_second_student_sees_strong_views_of_all_patches():

@@ -124,6 +124,15 @@ def test_ignored_voxels_give_no_gradient_and_are_cropped():
     assert pseudo_labeled(Pool([], [], lambda case: (case, case)), [1.0], True) == []
 
 
+def test_pseudo_labeled_cases_do_not_change_the_loss_of_true_labels():
+    strategy = strategy_for("crest published").eval()
+    batch, step_state = batch_of(), strategy.step_state(0)
+    batch.labels[:, 4:] = 0
+    nothing_ignored = batch._replace(ignored=torch.zeros(2, *SIDES, dtype=torch.bool))
+    one, two = (strategy.forward("labelled", each, step_state).total for each in (batch, nothing_ignored))
+    torch.testing.assert_close(one, two)
+
+
 def test_fixmatch_labels_a_patch_and_learns_from_its_strong_view():
     strategy = strategy_for("crest published").eval()
     batch, step_state, seen = batch_of(), strategy.step_state(50), inputs_of(strategy.network)

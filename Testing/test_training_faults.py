@@ -29,6 +29,7 @@ from dcaseg.training.options import GridOptions
 from dcaseg.training.run_folder import BEST, CHECKPOINT, LOCK, LOG
 from dcaseg.training.sources import CTFile, CTFiles
 from dcaseg.training.trainer import Trainer
+from test_strategies import options_for, trainer_for
 from test_training import OPTIONS, THREE_BALLS, case_of_balls, log_of
 
 SHORT = replace(OPTIONS, steps=4)
@@ -235,6 +236,136 @@ def test_a_longer_run_extends_the_experts_stage(tmp_path):
     shorter = trainer_in(tmp_path, replace(SHORT, steps=2, expert_stage_fraction=0.5))
     shorter.resume()
     assert shorter.strategy.step_state(1) == (1, "aggregation", 0, 1)
+
+
+def staged_run(folder: Path, name: str, steps: int, **own) -> Trainer:
+    """A run with stages: BCP, or the published CReST or SimiS."""
+    return trainer_for(folder, options_for(name, steps=steps, strategy_options=own))
+
+
+def stopped_at(step: int, folder: Path, name: str, steps: int, **own) -> Trainer:
+    """A run that has stopped at ``step`` and saved a checkpoint."""
+    trainer = staged_run(folder, name, steps, **own)
+    folder.mkdir(exist_ok=True)
+    while trainer.step < step:
+        trainer._advance()
+    trainer.save()
+    return trainer
+
+
+def forget_stages(folder: Path) -> None:
+    """Remove what earlier versions did not store from the checkpoint in ``folder``."""
+    state = load_checkpoint(folder / CHECKPOINT)
+    del state["strategy"]["stages.first_steps"]
+    save_checkpoint(folder / CHECKPOINT, {key: value for key, value in state.items() if key != "format"})
+
+
+@pytest.mark.parametrize("is_earlier", [False, True])
+def test_a_shorter_run_of_copy_paste_begins_its_second_stage_with_a_copy_of_the_student(tmp_path, is_earlier):
+    before = stopped_at(4, tmp_path, "bcp", 10, pretraining=0.6)
+    if is_earlier:
+        forget_stages(tmp_path)
+    assert before.strategy.step_state(4).stage == "pretraining"
+    shorter = staged_run(tmp_path, "bcp", 5, pretraining=0.6)
+    shorter.resume()
+    assert shorter.strategy.step_state(4) == (4, "self_training", 0, 1)
+    start = [parameter.clone() for parameter in shorter.averaged.network.parameters()]
+    shorter._advance()
+    weights = zip(start, shorter.strategy.teacher.parameters(), shorter.network.parameters(), strict=True)
+    for copied, teacher, student in weights:
+        torch.testing.assert_close(teacher, 0.99 * copied + 0.01 * student)
+
+
+@pytest.mark.parametrize("is_earlier", [False, True])
+def test_a_longer_run_of_copy_paste_stays_in_its_second_stage(tmp_path, is_earlier):
+    stopped_at(4, tmp_path, "bcp", 10, pretraining=0.3)
+    if is_earlier:
+        forget_stages(tmp_path)
+    longer = staged_run(tmp_path, "bcp", 40, pretraining=0.3)
+    longer.resume()
+    assert longer.strategy.step_state(4) == (4, "self_training", 1, 37)
+    teacher = [parameter.clone() for parameter in longer.strategy.teacher.parameters()]
+    longer._advance()
+    for one, other, student in zip(
+        teacher, longer.strategy.teacher.parameters(), longer.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(other, 0.99 * one + 0.01 * student)
+    # Again, from a checkpoint that contains the first step of the stage.
+    longer.save()
+    longest = staged_run(tmp_path, "bcp", 400, pretraining=0.3)
+    longest.resume()
+    assert longest.strategy.step_state(5) == (5, "self_training", 2, 397)
+
+
+def test_a_longer_run_of_copy_paste_extends_its_first_stage(tmp_path):
+    stopped_at(2, tmp_path, "bcp", 10)
+    longer = staged_run(tmp_path, "bcp", 40)
+    longer.resume()
+    assert longer.strategy.step_state(19).stage == "pretraining"
+    assert longer.strategy.step_state(20) == (20, "self_training", 0, 20)
+
+
+def test_a_copy_paste_run_of_an_earlier_version_keeps_its_first_stage(tmp_path):
+    stopped_at(1, tmp_path, "bcp", 100)
+    forget_stages(tmp_path)
+    for _ in range(2):
+        again = staged_run(tmp_path, "bcp", 100)
+        again.resume()
+        # A share of 0.118; since then, it is half of such a short run.
+        assert again.strategy.step_state(11).stage == "pretraining"
+        assert again.strategy.step_state(12) == (12, "self_training", 0, 88)
+        again.save()
+
+
+@pytest.mark.parametrize(("name", "option"), [("crest published", "generations"), ("simis published", "rounds")])
+def test_a_resumed_run_neither_skips_nor_repeats_a_pseudo_labeling(tmp_path, name, option, monkeypatch):
+    labeled_at: list[int] = []
+
+    def resumed(folder: Path, steps: int) -> Trainer:
+        trainer = staged_run(folder, name, steps, **{option: 2})
+        trainer.resume()
+        plain = trainer.strategy.new_cases
+
+        def new_cases(step_state, pool):
+            cases = plain(step_state, pool)
+            if cases is not None:
+                labeled_at.append(step_state.step)
+            return cases
+
+        monkeypatch.setattr(trainer.strategy, "new_cases", new_cases)
+        while trainer.step < steps:
+            trainer._advance()
+        return trainer
+
+    # The second generation would have begun at step 5, and begins at step 3 in the shorter run: now, at step 4.
+    stopped_at(4, tmp_path / "shorter", name, 10, **{option: 2})
+    resumed(tmp_path / "shorter", 6)
+    assert labeled_at == [4]
+    labeled_at.clear()
+    # It has begun at step 3, and does not begin again at step 5.
+    stopped_at(4, tmp_path / "longer", name, 6, **{option: 2})
+    resumed(tmp_path / "longer", 10)
+    assert labeled_at == []
+
+
+@pytest.mark.parametrize("name", ["crest published", "cld", "basak", "dhc", "a_and_d", "ss_net", "magicnet"])
+def test_a_skipped_step_does_not_change_the_statistics_of_a_strategy(tmp_path, name):
+    trainer = trainer_for(tmp_path, options_for(name, steps=100, norm="batch", ramp_fraction=0.1))
+    trainer._advance()
+    before = [buffer.clone() for buffer in trainer.strategy.buffers()]
+    plain = trainer._draw
+
+    def damaged(step_state):
+        batch = plain(step_state)
+        return batch._replace(volumes=batch.volumes * float("nan"), unlabeled=batch.unlabeled * float("nan"))
+
+    trainer._draw = damaged
+    assert trainer._advance()["skipped"] == 1
+    for one, other in zip(before, trainer.strategy.buffers(), strict=True):
+        assert torch.equal(one, other)
+    trainer._draw = plain
+    assert "skipped" not in trainer._advance()
+    assert any(not torch.equal(*each) for each in zip(before, trainer.strategy.buffers(), strict=True))
 
 
 def test_the_best_weights_include_all_networks_of_a_strategy(tmp_path):

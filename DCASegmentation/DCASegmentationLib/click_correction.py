@@ -32,8 +32,8 @@ from DCASegmentationLib.scene.click_labels import (
 from DCASegmentationLib.scene.click_preview import hide_preview, show_preview
 from DCASegmentationLib.scene.ct_export import CT_FILE, export_ct
 from DCASegmentationLib.scene.storage import new_temporary_folder, write_nrrd
-from DCASegmentationLib.scene.surfaces import renewing_surfaces
 from DCASegmentationLib.scene.volumes import index_to_world, joined_box, relative_box
+from DCASegmentationLib.surface_renewal import SurfaceRenewal
 
 Point = tuple[float, float, float]
 Answer = Corrected | Failure
@@ -78,8 +78,7 @@ class ClickCorrection:
         self._worker, self._onChanged, self._onBeforeKeep = worker, onChanged, onBeforeKeep
         self._segmentation: Any = None
         self._folder: Path | None = None
-        self._opening, self._surfaces = Steps(), Steps()
-        self._outdated: set[str] = set()
+        self._opening, self._surfaces = Steps(), SurfaceRenewal()
         self._number = 0
         self.message = ""
         self.error: UserError | None = None
@@ -125,8 +124,6 @@ class ClickCorrection:
     def start(self, nodes: CaseNodes) -> None:
         """Start correcting a case: export it to the worker, so that the first click is answered as fast as others."""
         self.stop()
-        if self._segmentation is not nodes.segmentation:
-            self._surfaces.finish()
         self._segmentation = nodes.segmentation
         if self._worker.isBusy():
             self._fail(_busy())
@@ -202,8 +199,7 @@ class ClickCorrection:
         self._previewed = []
         self._sessionState = segmentation_state(nodes)
         hide_preview()
-        self._outdated |= changed
-        self._surfaces.run(self._renewing(nodes.segmentation))
+        self._surfaces.renew(nodes.segmentation, changed)
         self._say(_("Kept. Undo in the Segment Editor takes back one click at a time."))
 
     def drop(self) -> None:
@@ -225,10 +221,6 @@ class ClickCorrection:
         self._takeBack(len(self._previewed) - 1)
         self._rewind(strokes)
         self._say(self._inWords() if self.hasPreview else _("Preview discarded. Nothing was changed."))
-
-    def _renewing(self, segmentation: Any) -> Iterator[None]:
-        while self._outdated:
-            yield from renewing_surfaces(segmentation, [self._outdated.pop()])
 
     def _takeBack(self, count: int) -> None:
         """Take the previewed changes after the first ``count`` out of the labels and the views."""

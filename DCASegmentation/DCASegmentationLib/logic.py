@@ -21,9 +21,10 @@ from dcaseg.organs import Vocabulary
 from dcaseg.worker.protocol import Answer, Correct, Corrected, Devices, Done, Failure, FoundDevices, Segment
 from DCASegmentationLib import requirements
 from DCASegmentationLib.event_loop import newTimer
-from DCASegmentationLib.scene.case_record import CaseNodes, recall
+from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.ct_export import CT_FILE, Region, ct_checksum, export_ct, require_ct
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept, kept_organs
+from DCASegmentationLib.scene.partial_run import earlier_review, requested_organs
 from DCASegmentationLib.scene.result_import import (
     ResultFiles,
     keep_for_review,
@@ -74,6 +75,7 @@ class SegmentationJob:
     for a new one. ``roi`` is a vtkMRMLMarkupsROINode, or None for the whole CT. ``options`` are fields of
     ``inference.options.SegmentOptions``. Organs of ``segmentation`` that were corrected or accepted stay as they are
     unless ``keepCorrected`` is False. Without ``isShown``, a result appears in the views only if they show its CT.
+    ``onBeforeReplace(segmentation)`` is called before organs of an existing segmentation are replaced.
     """
 
     ct: Any
@@ -85,6 +87,7 @@ class SegmentationJob:
     keepCorrected: bool = True
     resultFolder: Path | None = None
     isShown: bool = True
+    onBeforeReplace: Callable[[Any], None] = lambda segmentation: None
 
     @property
     def isCTGone(self) -> bool:
@@ -332,13 +335,17 @@ class SegmentationLogic:
             if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
                 # Deleted meanwhile: put the result into a new segmentation.
                 segmentation = None
-            kept = kept_organs(recall(segmentation)) if run.job.keepCorrected else NOTHING_KEPT
-            nodes = show_result(files, ct, run.vocabulary, run.region, segmentation, kept)
+            requested = requested_organs(run.job.options.get("organs"), run.vocabulary)
+            kept = kept_organs(segmentation, requested) if run.job.keepCorrected else NOTHING_KEPT
+            earlier = earlier_review(segmentation, ct)
+            if segmentation is not None:
+                run.job.onBeforeReplace(segmentation)
+            nodes = show_result(files, ct, run.vocabulary, run.region, segmentation, kept, requested)
             if not run.job.isShown and not is_in_views(ct):
                 nodes.segmentation.GetDisplayNode().SetVisibility(False)
             yield None
             if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(ct):
-                keep_for_review(files, nodes, run.vocabulary, run.region, kept, self._checksum)
+                keep_for_review(files, nodes, run.vocabulary, run.region, kept, self._checksum, requested, earlier)
                 yield None
                 take_maps(files, nodes)
             warnings = (*done.warnings, *_keptMessage(kept, run.vocabulary))
@@ -395,14 +402,16 @@ class SegmentationLogic:
         keepCorrected: bool = True,
         onProgress: Callable[[float, str], None] = lambda fraction, message: None,
         onFinished: Callable[[Outcome], None] = lambda outcome: None,
+        onBeforeReplace: Callable[[Any], None] = lambda segmentation: None,
     ) -> CaseNodes | None:
         """Segment a CT (vtkMRMLScalarVolumeNode in HU) and show the result in the scene.
 
         ``bundleFolder`` is the folder of the model (None for the default), ``device`` "auto", "cuda", "mps", or "cpu".
-        The organs go into ``outputSegmentation``, where only organs from earlier runs are replaced, or into a new
-        segmentation. ``roi`` (vtkMRMLMarkupsROINode) limits the segmentation to a part of the CT. ``options`` are
-        fields of ``inference.options.SegmentOptions``. With ``keepCorrected``, organs of ``outputSegmentation`` that
-        were corrected or accepted stay as they are.
+        The organs go into ``outputSegmentation``, where they replace the same organs from earlier runs, or into a new
+        segmentation. ``roi`` (vtkMRMLMarkupsROINode) limits the segmentation to a part of the CT; outside it, organs of
+        ``outputSegmentation`` stay as they are. ``options`` are fields of ``inference.options.SegmentOptions``. With
+        ``keepCorrected``, organs of ``outputSegmentation`` that were corrected or accepted stay as they are.
+        ``onBeforeReplace(segmentation)`` is called before organs in ``outputSegmentation`` are replaced.
 
         With ``wait``, this returns the nodes of the result once they are in the scene, while Slicer stays responsive,
         and raises Cancelled if the run is canceled. Without it, this returns None at once and ``onFinished(outcome)``
@@ -417,6 +426,7 @@ class SegmentationLogic:
             roi,
             dict(options),
             keepCorrected,
+            onBeforeReplace=onBeforeReplace,
         )
         outcomes: list[Outcome] = []
 

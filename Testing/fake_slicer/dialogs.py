@@ -13,7 +13,10 @@ from fake_slicer.pythonqt import FakeSlicerError
 
 @dataclass(frozen=True)
 class Shown:
-    """A dialog that was shown; ``kind`` is "info", "warning", "error", "question", or "file"."""
+    """A dialog that was shown; ``kind`` is "info", "warning", "error", "question", or "file".
+
+    ``detail`` is the detailed text, or the file or folder that a file dialog suggests.
+    """
 
     kind: str
     text: str
@@ -88,8 +91,8 @@ class Dialogs:
 
         class QFileDialog(QtWidgets.QFileDialog):
             @staticmethod
-            def getOpenFileName(parent: Any = None, caption: str = "", *arguments: Any) -> str:
-                return str(dialogs._ask("file", caption))
+            def getOpenFileName(parent: Any = None, caption: str = "", directory: str = "", *arguments: Any) -> str:
+                return str(dialogs._ask("file", caption, directory))
 
             getSaveFileName = getExistingDirectory = getOpenFileName
 

@@ -76,7 +76,9 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         return self._state.editor
 
     def setMRMLSegmentEditorNode(self, node: Any) -> None:
-        self._state.editor, self._state.logic = node, None
+        # Slicer's widget returns at once for the same node, so the states for undo stay.
+        if node is not self._state.editor:
+            self._state.editor, self._state.logic = node, None
 
     def segmentationNode(self) -> Any:
         return self._state.editor.GetSegmentationNode() if self._state.editor else None

@@ -83,15 +83,31 @@ def remember(nodes: CaseNodes) -> None:
     """Record on the segmentation node which nodes belong to it, replacing an earlier record.
 
     It uses node references, because they are saved with the scene, are updated when nodes get new IDs on loading, and
-    become empty when a node is deleted.
+    become empty when a node is deleted. Volumes without voxels stay in the record (see :func:`lacks_label_maps`).
     """
     segmentation = nodes.segmentation
     segmentation.SetAttribute(_TAG, _VERSION)
     segmentation.SetNodeReferenceID(_CT, nodes.ct.GetID() if nodes.ct is not None else None)
     for role, node in _roles(nodes):
-        segmentation.SetNodeReferenceID(role, node.GetID() if node is not None else None)
         if node is not None:
+            segmentation.SetNodeReferenceID(role, node.GetID())
             mark_as_part(node, segmentation)
+        elif not _is_empty(segmentation.GetNodeReference(role)):
+            segmentation.SetNodeReferenceID(role, None)
+
+
+def recorded_parts(segmentation: Any) -> list[Any]:
+    """The volumes that :func:`remember` recorded and that still exist, also those without voxels."""
+    parts = [segmentation.GetNodeReference(role) for role, _node in _roles(CaseNodes(None, segmentation))]
+    return [node for node in parts if node is not None]
+
+
+def lacks_label_maps(segmentation: Any) -> bool:
+    """Whether the result has lost the voxels of a label map, because the scene was saved without them.
+
+    Slicer 5.10 writes the voxels of hidden nodes into .mrb files, but not next to .mrml files.
+    """
+    return any(_is_empty(segmentation.GetNodeReference(_role(name))) for name in _LABEL_MAPS)
 
 
 def mark_as_part(node: Any, segmentation: Any) -> None:
@@ -114,17 +130,33 @@ def cases_of(ct: Any | None) -> list[CaseNodes]:
 
 
 def recall(segmentation: Any | None) -> CaseNodes | None:
-    """The case of a vtkMRMLSegmentationNode, with the nodes that still exist; None if it is not one of ours."""
+    """The case of a vtkMRMLSegmentationNode, with the nodes that still exist; None if it is not one of ours.
+
+    Maps and label maps without voxels count as missing (see :func:`lacks_label_maps`).
+    """
     if segmentation is None or segmentation.GetAttribute(_TAG) is None:
         return None
     nodes = CaseNodes(segmentation.GetNodeReference(_CT), segmentation)
     for name in (*_SINGLE_MAPS, *_LABEL_MAPS):
-        setattr(nodes, name, segmentation.GetNodeReference(_role(name)))
+        setattr(nodes, name, _part(segmentation, _role(name)))
     for level in LEVELS:
-        found = {name: segmentation.GetNodeReference(_attention_role(level, name)) for _, name, _ in EXPERTS}
+        found = {name: _part(segmentation, _attention_role(level, name)) for _, name, _ in EXPERTS}
         if maps := {name: node for name, node in found.items() if node is not None}:
             nodes.attention[level] = maps
     return nodes
+
+
+def _part(segmentation: Any, role: str) -> Any | None:
+    node = segmentation.GetNodeReference(role)
+    return None if _is_empty(node) else node
+
+
+def _is_empty(node: Any | None) -> bool:
+    """Whether a volume node has no voxels; False if there is no node."""
+    if node is None:
+        return False
+    image = node.GetImageData()
+    return image is None or image.GetPointData().GetScalars() is None
 
 
 def cases_in_scene() -> list[CaseNodes]:

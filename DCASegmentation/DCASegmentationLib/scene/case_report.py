@@ -87,7 +87,10 @@ def _findings(nodes: CaseNodes, vocabulary: Vocabulary) -> list[ReportedFinding]
     review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
     if review is None:
         return None
-    return [_reported(finding, state.status(finding.rank), vocabulary) for finding in review.findings]
+    return [
+        _reported(finding, state.status(finding.rank) if state.is_checked(finding.rank) else TO_CHECK, vocabulary)
+        for finding in review.findings
+    ]
 
 
 def _reported(finding: Any, status: str, vocabulary: Vocabulary) -> ReportedFinding:

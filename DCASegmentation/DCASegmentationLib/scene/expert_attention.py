@@ -12,6 +12,7 @@ import vtk
 from dcaseg.organs import VOCABULARIES
 from dcaseg.rendering.layout import EXPERTS
 from DCASegmentationLib.scene.case_record import CaseNodes, mark_as_part
+from DCASegmentationLib.scene.expert_names import TITLES
 from DCASegmentationLib.scene.nodes import new_node
 from DCASegmentationLib.scene.segmentation import segment_layers
 
@@ -99,11 +100,12 @@ def _numbered(names: list[str]) -> str:
 
 
 def _series(nodes: CaseNodes, table: Any, expert: str, color: tuple[int, int, int]) -> Any:
-    series = _own_node(nodes, _SERIES + expert, "vtkMRMLPlotSeriesNode", f"{expert.capitalize()} expert")
+    series = _own_node(nodes, _SERIES + expert, "vtkMRMLPlotSeriesNode", TITLES[expert])
+    series.SetName(TITLES[expert])
     series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatterBar)
     series.SetAndObserveTableNodeID(table.GetID())
     series.SetXColumnName(_NUMBER)
-    series.SetYColumnName(expert.capitalize())
+    series.SetYColumnName(TITLES[expert])
     series.SetLabelColumnName(_ORGAN)
     series.SetColor(*(channel / 255.0 for channel in color))
     return series
@@ -118,7 +120,7 @@ def _fill(table: Any, rows: list[SegmentAttention]) -> None:
     columns = []
     for _, expert, _ in EXPERTS:
         column = vtk.vtkDoubleArray()
-        column.SetName(expert.capitalize())
+        column.SetName(TITLES[expert])
         columns.append((expert, column))
     for number, row in enumerate(rows, start=1):
         names.InsertNextValue(row.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,29 +61,37 @@ def starting_threshold(choice: str) -> float:
     return 0.1 if choice in (UNCERTAINTY, DISAGREEMENT) else round(1 / 3, 2)
 
 
-def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle) -> None:
-    """Show a map over the CT in the slice views that show this CT, or in all if none does; None removes the map.
+def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle, may_switch: bool = False) -> None:
+    """Show a map over the CT in the slice views that show this CT; None removes the map.
+
+    The views do not switch to this CT, because the user may be looking at another patient. Only with ``may_switch``,
+    after the user chose a map, do all views switch to it if none shows it. Other views lose the maps of this case.
 
     While a map is shown, organs are only outlined, because their fill would mix with the map's colors.
     """
+    composites = _usual_composites()
     if node is not None:
         apply_style(node, style)
-    changed = [lay_over(composite, nodes, node, style.opacity) for composite in _composites_with(nodes)]
+        if may_switch and has_ct(nodes) and not any(_shows_ct(each, nodes) for each in in_layout(composites)):
+            for composite in composites:
+                composite.SetBackgroundVolumeID(nodes.ct.GetID())
+    changed = [
+        lay_over(composite, nodes, node if _shows_ct(composite, nodes) else None, style.opacity)
+        for composite in composites
+    ]
     if node is not None and any(changed):
         refresh_legend(node, style.legend)
     _fill_organs(nodes, node is None)
 
 
 def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float) -> bool:
-    """Set the layers of one vtkMRMLSliceCompositeNode: a map of the case, or none, over its CT.
+    """Set the map of the case, or none, that one vtkMRMLSliceCompositeNode shows over its CT; the CT itself stays.
 
     Returns whether the layers changed.
     """
     layers = _layers(composite)
     flags = composite.GetInteractionFlags()
     before = composite.StartModify()
-    if nodes.ct is not None:
-        composite.SetBackgroundVolumeID(nodes.ct.GetID())
     # Other volumes that the user selected for these layers stay until a map needs the layer.
     _remove_maps(composite, nodes)
     if node is not None and node.IsA("vtkMRMLLabelMapVolumeNode"):
@@ -143,9 +151,12 @@ def apply_style(node: Any, style: MapStyle) -> None:
 
 
 def show_side_by_side(composites: Mapping[str, Any], nodes: CaseNodes, level: int, style: MapStyle) -> None:
-    """Show the attention to each expert over the CT in that expert's view; ``composites`` maps experts to views."""
+    """Show the attention to each expert over the CT in that expert's view; ``composites`` maps experts to views.
+
+    Views in which the user looks at another CT show no map.
+    """
     for expert, composite in composites.items():
-        node = map_node(nodes, level, expert)
+        node = map_node(nodes, level, expert) if _shows_ct(composite, nodes) else None
         if node is not None:
             apply_style(node, style)
         if lay_over(composite, nodes, node, style.opacity) and node is not None:
@@ -161,13 +172,26 @@ def refresh_legends(nodes: CaseNodes, level: int, shown: bool) -> None:
             refresh_legend(node, shown)
 
 
-def _composites_with(nodes: CaseNodes) -> list[Any]:
-    """The slice views that show the case's CT, or all if none does; without the views of the comparison."""
+def has_ct(nodes: CaseNodes) -> bool:
+    """Whether the CT of the case is still in the scene."""
+    return nodes.ct is not None and bool(slicer.mrmlScene.IsNodePresent(nodes.ct))
+
+
+def in_layout(composites: Sequence[Any]) -> list[Any]:
+    """Those of these vtkMRMLSliceCompositeNodes whose view is in the current layout; all if none is, as in scripts."""
+    views = [slicer.mrmlScene.GetSingletonNode(each.GetLayoutName(), "vtkMRMLSliceNode") for each in composites]
+    seen = [each for each, view in zip(composites, views, strict=True) if view is not None and view.IsMappedInLayout()]
+    return seen or list(composites)
+
+
+def _shows_ct(composite: Any, nodes: CaseNodes) -> bool:
+    return has_ct(nodes) and composite.GetBackgroundVolumeID() == nodes.ct.GetID()
+
+
+def _usual_composites() -> list[Any]:
+    """The slice views without those of the comparison."""
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-    usual = [each for each in composites if each.GetLayoutName() not in COMPARISON_VIEWS.values()]
-    if nodes.ct is None:
-        return usual
-    return [each for each in usual if each.GetBackgroundVolumeID() == nodes.ct.GetID()] or usual
+    return [each for each in composites if each.GetLayoutName() not in COMPARISON_VIEWS.values()]
 
 
 def _fill_organs(nodes: CaseNodes, filled: bool) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import slicer
 
 from dcaseg.errors import UserError
-from dcaseg.review.schema import Finding
-from DCASegmentationLib.scene.case_record import CaseNodes
+from dcaseg.review.schema import Finding, Review
+from DCASegmentationLib.scene.case_record import CaseNodes, lacks_label_maps
 from DCASegmentationLib.scene.finding_view import FindingVoxels, members, set_members, voxels_of
 from DCASegmentationLib.scene.organ_changes import changed_findings, labels_by_segment, labels_now
+from DCASegmentationLib.scene.placement import note_grids, require_together
 from DCASegmentationLib.scene.review_record import (
     ACCEPTED,
     CORRECTED,
@@ -29,28 +30,48 @@ from DCASegmentationLib.scene.review_record import (
 )
 from DCASegmentationLib.scene.segmentation import add_empty_organ, organs_by_segment, tag_organs
 
+# A finding counts as corrected if at least this share of its voxels differs from the automatic result. A stroke in a
+# neighboring organ, or smoothing, also changes single voxels of findings that nobody has looked at.
+LEAST_CHANGE = 0.1
+
 
 def set_status(nodes: CaseNodes, rank: int, status: str) -> None:
-    """Set the status of a finding and update the status of its organs' segments."""
+    """Set the status of a finding, as a user does who looks at it, and update the status of its organs' segments."""
     state = read_state(nodes.segmentation)
     state.set_status(rank, status)
+    state.visited.add(rank)
     write_state(nodes.segmentation, state)
     _update_organs(nodes, state, {rank})
+
+
+def mark_visited(nodes: CaseNodes, rank: int) -> None:
+    """Record that the user went to a finding; if it was changed, it now counts as checked."""
+    state = read_state(nodes.segmentation)
+    if rank in state.visited:
+        return
+    state.visited.add(rank)
+    write_state(nodes.segmentation, state)
+    if state.status(rank) == CORRECTED:
+        _update_organs(nodes, state, {rank})
 
 
 def follow_edits(nodes: CaseNodes) -> bool:
     """Mark edited findings as corrected, and findings whose edits were undone as to be checked again.
 
-    Flagged findings stay flagged. Returns whether any status changed.
+    Flagged findings stay flagged. Returns whether any status changed. Raises UserError if the volumes to compare with
+    are not where the segmentation is (see ``placement.require_together``).
     """
     review = read_review(nodes.segmentation)
     if review is None or nodes.automatic is None or nodes.finding_ranks is None:
         return False
-    state, changed = read_state(nodes.segmentation), changed_findings(nodes)
+    require_together(nodes)
+    note_grids(nodes)
+    now = labels_now(nodes)
+    state, changed = read_state(nodes.segmentation), changed_findings(nodes, now)
     moved = set()
     for rank in (finding.rank for finding in review.findings):
         before = state.status(rank)
-        after = _status_after_edits(nodes, state, rank, rank in changed)
+        after = _status_after_edits(nodes, state, rank, changed.get(rank, 0.0), now)
         if after != before:
             state.set_status(rank, after)
             state.before.pop(rank, None)
@@ -61,26 +82,25 @@ def follow_edits(nodes: CaseNodes) -> bool:
     return bool(moved)
 
 
-def _status_after_edits(nodes: CaseNodes, state: ReviewState, rank: int, is_changed: bool) -> str:
+def _status_after_edits(nodes: CaseNodes, state: ReviewState, rank: int, share: float, now: np.ndarray) -> str:
+    """The status of a finding in which ``share`` of the voxels differs; ``now`` is what ``labels_now`` returns."""
     before = state.status(rank)
     if before == FLAGGED:
         return FLAGGED
-    if before == SUGGESTION:
-        if _has_suggestion(nodes, rank):
-            return SUGGESTION
-        if _is_as_before(nodes, state, rank):
-            # Undone in the Segment Editor.
-            return CORRECTED if is_changed else TO_CHECK
-    if is_changed:
+    if before == SUGGESTION and _has_suggestion(nodes, rank, now):
+        return SUGGESTION
+    # A decision stays a correction as long as anything of it is left, unless the Segment Editor's undo took it back.
+    was_decided = before == CORRECTED or (before == SUGGESTION and not _is_as_before(nodes, state, rank))
+    if share >= LEAST_CHANGE or (was_decided and share > 0):
         return CORRECTED
     return ACCEPTED if before == ACCEPTED else TO_CHECK
 
 
-def _has_suggestion(nodes: CaseNodes, rank: int) -> bool:
+def _has_suggestion(nodes: CaseNodes, rank: int, now: np.ndarray) -> bool:
     voxels, suggestion = voxels_of(nodes, rank), read_suggestion(nodes.segmentation, rank)
     if voxels is None or suggestion is None:
         return False
-    return np.array_equal(labels_now(nodes)[voxels.box][voxels.mask], suggestion)
+    return np.array_equal(now[voxels.box][voxels.mask], suggestion)
 
 
 def _is_as_before(nodes: CaseNodes, state: ReviewState, rank: int) -> bool:
@@ -107,8 +127,10 @@ def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     done = {key for key in organs if key not in segments or _status_of(nodes, segments[key]) == _done()}
     for finding in review.findings:
-        if done.issuperset(organs_of(finding)):
+        # A limited run leaves decisions on the findings that stay.
+        if state.status(finding.rank) == TO_CHECK and done.issuperset(organs_of(finding)):
             state.set_status(finding.rank, ACCEPTED)
+            state.visited.add(finding.rank)
     state.ticked |= done
     write_state(nodes.segmentation, state)
     follow_edits(nodes)
@@ -129,7 +151,7 @@ def organ_progress(nodes: CaseNodes) -> dict[str, tuple[int, int]]:
     for finding in review.findings if review is not None else ():
         for key in organs_of(finding):
             checked, total = found.get(key, (0, 0))
-            found[key] = (checked + (state.status(finding.rank) != TO_CHECK), total + 1)
+            found[key] = (checked + state.is_checked(finding.rank), total + 1)
     return found
 
 
@@ -154,20 +176,34 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     An organ is flagged if any of its findings is flagged, and completed if the user marked it or if none of its
     findings is left to check. A completed organ goes into the training set. Its findings therefore complete it only if
     at least one of them is named after the organ, so that the user judged it under that name, and if all other findings
-    that involve it have been checked too.
+    that involve it have been checked too. A finding that was changed counts only if the user went to it.
     """
     review = read_review(nodes.segmentation)
-    if review is None:
+    if review is not None:
+        organs = {key for finding in review.findings if finding.rank in ranks for key in organs_of(finding)}
+        _set_organs(nodes, review, state, organs)
+
+
+def restore_organs(nodes: CaseNodes) -> None:
+    """After a new run: set the status of new segments from the decisions on findings that stayed."""
+    review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
+    if review is None or not state.statuses:
         return
+    new = int(slicer.vtkSlicerSegmentationsModuleLogic.NotStarted)
+    segments = organs_by_segment(nodes.segmentation)
+    _set_organs(nodes, review, state, {key for each, key in segments.items() if _status_of(nodes, each) == new})
+
+
+def _set_organs(nodes: CaseNodes, review: Review, state: ReviewState, organs: Collection[str]) -> None:
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    organs = {key for finding in review.findings if finding.rank in ranks for key in organs_of(finding)}
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     for key in organs:
-        statuses = [state.status(finding.rank) for finding in review.findings if key in organs_of(finding)]
+        involved = [finding.rank for finding in review.findings if key in organs_of(finding)]
+        statuses = [state.status(rank) for rank in involved]
         was_named = any(finding.organ == key for finding in review.findings)
         if FLAGGED in statuses:
             status = logic.Flagged
-        elif key in state.ticked or (was_named and TO_CHECK not in statuses):
+        elif key in state.ticked or (was_named and all(map(state.is_checked, involved))):
             status = logic.Completed
         elif was_named and set(statuses) != {TO_CHECK}:
             status = logic.InProgress
@@ -205,7 +241,7 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
 
     Segments of other programs and voxels outside the finding do not change; :func:`take_back` undoes the rest. Returns
     the IDs of the segments that changed (see ``surfaces.renewing_surfaces``). Raises UserError if there is no
-    suggestion or a volume that it needs was deleted.
+    suggestion, or if a volume that it needs was deleted or is not where the segmentation is.
     """
     finding, suggestion = _require_voxels(nodes, rank), read_suggestion(nodes.segmentation, rank)
     if suggestion is None or len(suggestion) != finding.count:
@@ -229,7 +265,8 @@ def take_back(nodes: CaseNodes, rank: int) -> set[str]:
     """Undo :func:`accept_suggestion`: return the voxels of a finding to their previous segments.
 
     Returns the IDs of the segments that changed (see ``surfaces.renewing_surfaces``). Raises UserError if no suggestion
-    was accepted or the record of what it replaced cannot be read.
+    was accepted, if the record of what it replaced cannot be read, or if the volume with the findings was deleted or is
+    not where the segmentation is.
     """
     finding, state = _require_voxels(nodes, rank), read_state(nodes.segmentation)
     if rank not in state.before:
@@ -267,8 +304,19 @@ def segment_for(nodes: CaseNodes, label: int) -> str:
 def _require_voxels(nodes: CaseNodes, rank: int) -> FindingVoxels:
     voxels = voxels_of(nodes, rank)
     if voxels is None:
-        raise UserError("The volume with the findings was deleted.", _REMEDY)
+        raise no_findings(nodes)
+    require_together(nodes)
     return voxels
+
+
+def no_findings(nodes: CaseNodes) -> UserError:
+    """Why the voxels of the findings are missing, and what to do."""
+    if lacks_label_maps(nodes.segmentation):
+        return UserError(
+            "The scene was saved without the automatic result, so the review cannot continue.",
+            "Segment the CT again; corrected organs are kept. Slicer 5.10 saves a review only as .mrb, not as .mrml.",
+        )
+    return UserError("The volume with the findings was deleted.", _REMEDY)
 
 
 def _is_empty(nodes: CaseNodes, segment_id: str) -> bool:

@@ -148,6 +148,12 @@ def outline(nodes: CaseNodes, finding: Finding) -> Any | None:
     return node
 
 
+def is_outlined() -> bool:
+    """Whether a finding is outlined in the views."""
+    node = singleton_node(_MODEL, _TAG)
+    return node is not None and bool(node.GetDisplayVisibility())
+
+
 def hide_outline() -> None:
     """Hide the outline."""
     node = singleton_node(_MODEL, _TAG)

@@ -21,7 +21,9 @@ import slicer.util
 from dcaseg.rendering.body import AIR_HU, COARSE_MM, body_steps
 from dcaseg.rendering.layout import EXPERTS, color_table
 from dcaseg.temp_paths import is_left_over, own_prefix
-from DCASegmentationLib.scene.case_record import LEVELS, MAP_NAMES, CaseNodes, attention_name, remember
+from DCASegmentationLib.scene.case_record import LEVELS, MAP_NAMES, CaseNodes, attention_name, recall, remember
+from DCASegmentationLib.scene.expert_names import SHORT_TITLES
+from DCASegmentationLib.scene.placement import note_grids
 from DCASegmentationLib.scene.subject_hierarchy import place_in_folder
 from DCASegmentationLib.scene.volumes import add_volume, index_to_ras, parent_to_world, place_under
 
@@ -39,7 +41,9 @@ def scale_colors(name: str) -> Any:
 
 def expert_colors() -> Any:
     """The vtkMRMLColorTableNode with the names and colors of the experts; 0, the background, is transparent."""
-    entries = [("background", 0, 0, 0, 0), *((f"{name} expert", *color, 255) for _, name, color in EXPERTS)]
+    names = [f"{SHORT_TITLES[expert].lower()} organs" for _, expert, _ in EXPERTS]
+    colors = [color for _, _, color in EXPERTS]
+    entries = [("background", 0, 0, 0, 0), *((name, *rgb, 255) for name, rgb in zip(names, colors, strict=True))]
     return _color_node("DCA experts", entries)
 
 
@@ -166,7 +170,7 @@ def show_named_map(image: sitk.Image, name: str) -> Any:
     _, expert, level = name.split("_")
     number = level.removeprefix("level")
     # Short, because a long title would cover the anatomy.
-    title = f"Attention: {expert}"
+    title = f"Attention: {SHORT_TITLES[expert].lower()}"
     return show_map(image, f"{expert.capitalize()} expert attention (level {number})", title, "Viridis")
 
 
@@ -199,10 +203,24 @@ def take_map_files(result: Path, nodes: CaseNodes, temporary: Path, keep: bool =
     folder = Path(tempfile.mkdtemp(prefix=own_prefix(_PREFIX), dir=temporary))
     for path in found:
         (shutil.copyfile if keep else shutil.move)(path, folder / path.name)
-    # The maps are in the world space of the exported CT, but the CT may be moved before they are shown.
-    space = np.linalg.inv(parent_to_world(nodes.ct)).tolist()
+    # The maps are in the world space of the exported CT, but the CT may be moved or hardened before they are shown.
+    space = {"from_world": np.linalg.inv(parent_to_world(nodes.ct)).tolist(), "grid": _matrix(nodes.ct).tolist()}
     (folder / _SPACE).write_text(json.dumps(space), encoding="utf-8")
     nodes.segmentation.SetAttribute(_FOLDER, str(folder))
+
+
+def _from_world(folder: Path, ct: Any) -> np.ndarray:
+    """The matrix (4, 4) from the space of the map files to the CT's own space as it is now.
+
+    Raises OSError or ValueError if the file that states it cannot be read.
+    """
+    try:
+        space = json.loads((folder / _SPACE).read_text(encoding="utf-8"))
+        from_world, grid, now = np.array(space["from_world"]), np.array(space["grid"]), _matrix(ct)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{_SPACE} is damaged") from error
+    # Without rounding errors in the usual case. Otherwise, hardening a transform has moved the voxels of the CT.
+    return from_world if np.array_equal(grid, now) else now @ np.linalg.inv(grid) @ from_world
 
 
 def available_maps(nodes: CaseNodes) -> set[str]:
@@ -228,22 +246,28 @@ def map_volume(nodes: CaseNodes, name: str) -> Any | None:
     """
     node = nodes.map(name)
     folder = _folder_of(nodes.segmentation)
+    if node is None and (recorded := recall(nodes.segmentation)) is not None:
+        # Another part of the panel may have loaded it.
+        node = recorded.map(name)
+        if node is not None:
+            nodes.set_map(name, node)
     if node is not None or folder is None:
         return node
     try:
         image = sitk.ReadImage(str(folder / f"{name}.nrrd"))
-        space = json.loads((folder / _SPACE).read_text(encoding="utf-8"))
+        from_world = _from_world(folder, nodes.ct) if nodes.ct is not None else None
     except (RuntimeError, OSError, ValueError):
         return None
     node = show_named_map(image, name)
     # Large, and computed again by the next run: saved only if the user asks for it.
     node.SetSaveWithScene(False)
-    if nodes.ct is not None:
-        place_under(nodes.ct, node, np.array(space))
+    if from_world is not None:
+        place_under(nodes.ct, node, from_world)
         if name != _IN_ORGANS:
             _empty_outside_body(node, nodes.ct, folder)
     nodes.set_map(name, node)
     remember(nodes)
+    note_grids(nodes)
     place_in_folder([node], nodes.segmentation)
     return node
 
@@ -325,7 +349,7 @@ def preparing_maps(nodes: CaseNodes) -> Iterator[None]:
     reader.SetFileName(str(paths[0]))
     try:
         reader.ReadImageInformation()
-        space = np.array(json.loads((folder / _SPACE).read_text(encoding="utf-8")))
+        from_world = _from_world(folder, nodes.ct)
     except (RuntimeError, OSError, ValueError):
         return
     shape = tuple(int(length) for length in reversed(reader.GetSize()))
@@ -335,7 +359,7 @@ def preparing_maps(nodes: CaseNodes) -> Iterator[None]:
     to_ras = np.eye(4)
     to_ras[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing())
     to_ras[:3, 3] = reader.GetOrigin()
-    body = yield from _masking(nodes.ct, space @ np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_ras, shape)
+    body = yield from _masking(nodes.ct, from_world @ np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_ras, shape)
     # The result may have been deleted in the meantime, with its folder.
     if folder.is_dir():
         np.save(cache, ~body, allow_pickle=False)

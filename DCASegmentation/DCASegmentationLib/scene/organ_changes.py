@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import slicer.util
 
 from dcaseg.imaging.label_comparison import OrganChange, changes_between
 from dcaseg.types import Box
-from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.review_record import read_state, vocabulary_of
 from DCASegmentationLib.scene.segmentation import Layer, organs_by_segment, segment_layers
 from DCASegmentationLib.scene.volumes import box_within, joined_box, relative_box
@@ -64,13 +64,20 @@ def organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
     return tuple(found[organ.key] for organ in vocabulary)
 
 
-def changed_findings(nodes: CaseNodes) -> set[int]:
-    """The ranks of the findings in which any voxel differs from the automatic result."""
+def changed_findings(nodes: CaseNodes, now: np.ndarray | None = None) -> dict[int, float]:
+    """The findings in which voxels differ from the automatic result: the share of these voxels (0 to 1), by rank.
+
+    ``now`` is what :func:`labels_now` returns, which takes a while for a large case; None computes it.
+    """
     if nodes.automatic is None or nodes.finding_ranks is None:
-        return set()
+        return {}
     automatic, ranks = (slicer.util.arrayFromVolume(node) for node in (nodes.automatic, nodes.finding_ranks))
-    now = labels_now(nodes)
-    return set(np.unique(ranks[(now != automatic) & (ranks > 0)]).tolist())
+    inside = ranks > 0
+    of_finding = ranks[inside]
+    differs = ((labels_now(nodes) if now is None else now) != automatic)[inside]
+    found, counts = np.unique(of_finding[differs], return_counts=True)
+    sizes = np.bincount(of_finding)
+    return {rank: count / int(sizes[rank]) for rank, count in zip(found.tolist(), counts.tolist(), strict=True)}
 
 
 def labels_now(nodes: CaseNodes) -> np.ndarray:
@@ -102,24 +109,30 @@ def organ_labels(layer: Layer, labels: Mapping[str, int]) -> np.ndarray:
     return np.asarray(numbers[layer.labels])
 
 
-def kept_organs(nodes: CaseNodes | None) -> Kept:
-    """The organs that a new run must not change: corrected, or marked as completed in Slicer's segment status.
+def kept_organs(segmentation: Any | None, requested: Collection[str] | None = None) -> Kept:
+    """The organs of a vtkMRMLSegmentationNode that a new run must not change, of those ``requested`` (keys; None: all).
 
-    Without the automatic result, these are all organs whose status says that someone has worked on them.
+    They were corrected, or are completed in Slicer's segment status. Without the automatic result, as in a segmentation
+    loaded from a .seg.nrrd file, these are all organs whose status says that someone has worked on them.
     """
-    if nodes is None:
+    if segmentation is None:
         return NOTHING_KEPT
-    changed = {change.organ.key for change in organ_changes(nodes) if change.changed}
+    nodes = recall(segmentation)
+    changed = {change.organ.key for change in organ_changes(nodes) if change.changed} if nodes is not None else set()
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    touched = {logic.Completed} if nodes.automatic is not None else {logic.InProgress, logic.Completed, logic.Flagged}
-    segments = organs_by_segment(nodes.segmentation)
-    content = nodes.segmentation.GetSegmentation()
+    has_automatic = nodes is not None and nodes.automatic is not None
+    touched = {logic.Completed} if has_automatic else {logic.InProgress, logic.Completed, logic.Flagged}
+    segments = organs_by_segment(segmentation)
+    content = segmentation.GetSegmentation()
     kept = {
         segment_id: key
         for segment_id, key in segments.items()
         if key in changed or logic.GetSegmentStatus(content.GetSegment(segment_id)) in touched
     }
-    removed = (changed | read_state(nodes.segmentation).absent) - set(segments.values())
+    removed = (changed | read_state(segmentation).absent) - set(segments.values())
+    if requested is not None:
+        kept = {segment_id: key for segment_id, key in kept.items() if key in requested}
+        removed &= set(requested)
     return Kept(kept, tuple(sorted(removed)))
 
 

@@ -17,18 +17,37 @@ from dcaseg.errors import OutputError, UserError, reason_of, require_memory
 from dcaseg.imaging.itk_environment import no_itk_warnings
 from dcaseg.json_io import read_json
 from dcaseg.organs import Vocabulary
-from dcaseg.review.schema import ALTERNATIVE, FINDING_RANKS, REVIEW, Finding, Point, Review, read_review
+from dcaseg.review.schema import ALTERNATIVE, FINDING_RANKS, REVIEW, Finding, Review, read_review
 from dcaseg.types import Box
-from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, recall, remember
+from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, recorded_parts, remember
 from DCASegmentationLib.scene.ct_export import CT_FILE, Region, in_whole_grid
-from DCASegmentationLib.scene.finding_status import mark_kept
+from DCASegmentationLib.scene.finding_status import mark_kept, restore_organs
 from DCASegmentationLib.scene.maps import remove_map_files, show_named_map, take_map_files
 from DCASegmentationLib.scene.nodes import remove_nodes
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept
-from DCASegmentationLib.scene.review_record import Origin, ReviewState, write_origin, write_review, write_state
+from DCASegmentationLib.scene.partial_run import (
+    EarlierReview,
+    Reviewed,
+    is_whole,
+    joined_review,
+    requested_organs,
+    untouched_segments,
+    with_outside,
+)
+from DCASegmentationLib.scene.placement import note_grids
+from DCASegmentationLib.scene.review_record import (
+    Origin,
+    ReviewState,
+    moved_review,
+    write_origin,
+    write_review,
+    write_state,
+)
 from DCASegmentationLib.scene.segmentation import (
     add_organs,
     box_of_organs,
+    labels_in,
+    organs_by_segment,
     replace_organs,
     segment_layers,
     show_segmentation,
@@ -64,32 +83,50 @@ def show_review(
     review: Review | None = None,
     finding_ranks: np.ndarray | None = None,
     alternative: np.ndarray | None = None,
+    requested: Collection[str] | None = None,
+    earlier: EarlierReview | None = None,
 ) -> None:
     """Add the automatic ``labels`` and the review to the scene.
 
     All arrays (z, y, x) cover ``region`` of the grid of ``nodes.ct``. ``finding_ranks`` holds the rank of the finding
     at each voxel, and ``alternative`` the labels with every suggestion accepted (see ``review.schema``). Without a
-    review there is nothing to check. Decisions on an earlier review are removed, except for the organs ``kept``.
+    review there is nothing to check. Decisions on an earlier review are removed, except for the organs ``kept`` and
+    for what a run limited to ``region`` and the ``requested`` organs (keys; None for all) leaves of the ``earlier``
+    review.
     """
-    inner = (
-        box_of_organs(labels)
-        if finding_ranks is None
-        else joined_box(box_of_organs(labels), box_of_organs(finding_ranks))
-    )
+    reviewed = Reviewed(labels, ranks=finding_ranks, state=ReviewState(absent=set(kept.removed)))
+    if review is not None and finding_ranks is not None and alternative is not None:
+        # In the CT's own space, before its transform, so that the positions move with the CT.
+        placed = moved_review(review, np.linalg.inv(parent_to_world(nodes.ct)))
+        suggestions = dict(_suggestions(review.findings, finding_ranks, alternative))
+        reviewed = replace(reviewed, review=placed, suggestions=suggestions)
+    vocabulary = origin.organs()
+    if earlier is not None and vocabulary is not None:
+        keys = requested_organs(requested, vocabulary)
+        if not is_whole(region, nodes.ct) or not keys.issuperset(earlier.vocabulary.by_key):
+            reviewed = _in_whole_grid(reviewed, region, nodes.ct)
+            reviewed = joined_review(reviewed, earlier, vocabulary, keys, region)
+            region = Region.whole(reviewed.labels.shape)
+    labels, ranks = reviewed.labels, reviewed.ranks
+    inner = box_of_organs(labels) if ranks is None else joined_box(box_of_organs(labels), box_of_organs(ranks))
     box = _moved(inner, region)
     name = nodes.segmentation.GetName()
     nodes.automatic = add_label_volume(labels[inner], box, nodes.ct, f"{name}: automatic")
     nodes.finding_ranks = None
-    if finding_ranks is not None:
-        nodes.finding_ranks = add_label_volume(finding_ranks[inner], box, nodes.ct, f"{name}: findings")
+    if ranks is not None:
+        nodes.finding_ranks = add_label_volume(ranks[inner], box, nodes.ct, f"{name}: findings")
     write_origin(nodes.segmentation, origin)
-    if review is None or finding_ranks is None or alternative is None:
-        write_review(nodes.segmentation, None, {})
-    else:
-        suggestions = dict(_suggestions(review.findings, finding_ranks, alternative))
-        write_review(nodes.segmentation, _before_transform(review, nodes.ct), suggestions)
-    write_state(nodes.segmentation, ReviewState(absent=set(kept.removed)))
+    write_review(nodes.segmentation, reviewed.review, reviewed.suggestions)
+    write_state(nodes.segmentation, reviewed.state)
+    note_grids(nodes)
+    restore_organs(nodes)
     mark_kept(nodes, kept.organs)
+
+
+def _in_whole_grid(reviewed: Reviewed, region: Region, ct_node: Any) -> Reviewed:
+    size = ct_node.GetImageData().GetDimensions()[::-1]
+    ranks = None if reviewed.ranks is None else in_whole_grid(reviewed.ranks, region, size)
+    return replace(reviewed, labels=in_whole_grid(reviewed.labels, region, size), ranks=ranks)
 
 
 def _moved(box: Box, region: Region) -> Box:
@@ -106,21 +143,6 @@ def _suggestions(
             first, last = finding.box_voxels
             box = tuple(slice(start, stop + 1) for start, stop in zip(reversed(first), reversed(last), strict=True))
             yield finding.rank, alternative[box][finding_ranks[box] == finding.rank]
-
-
-def _before_transform(review: Review, ct_node: Any) -> Review:
-    """The review with positions in the CT's own space, before its transform, so that they move with the CT."""
-    from_world = np.linalg.inv(parent_to_world(ct_node))
-    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
-    matrix = to_lps @ from_world @ to_lps
-    if np.array_equal(matrix, np.eye(4)):
-        return review
-    return replace(review, findings=tuple(replace(each, position_mm=_at(matrix, each)) for each in review.findings))
-
-
-def _at(matrix: np.ndarray, finding: Finding) -> Point:
-    x, y, z = (float(value) for value in (matrix @ [*finding.position_mm, 1.0])[:3])
-    return x, y, z
 
 
 _LABELS = "labels"
@@ -225,13 +247,15 @@ def show_result(
     region: Region | None = None,
     segmentation: Any | None = None,
     kept: Kept = NOTHING_KEPT,
+    requested: Collection[str] | None = None,
 ) -> CaseNodes:
     """Show results, which must have been read already, for the CT that they were computed from.
 
     ``region`` is the region that :func:`export_ct` returned. The organs become a new segmentation named after the CT,
-    or replace those that this module put into ``segmentation`` earlier, except the ``kept`` ones; the earlier maps are
-    removed. The segmentation is put under the CT's transform and, in the subject hierarchy, under its patient and
-    study.
+    or replace those that this module put into ``segmentation`` earlier, except the ``kept`` ones. Organs that were not
+    ``requested`` (keys or names; None for all of the vocabulary) and all voxels outside the region stay as they are.
+    The earlier maps are removed. The segmentation is put under the CT's transform and, in the subject hierarchy, under
+    its patient and study.
 
     Raises UserError, with the scene unchanged, if the results do not match the CT or the vocabulary.
     """
@@ -241,30 +265,45 @@ def show_result(
     if labels is None or labels.shape != region.shape or not region.fits(size):
         raise _unexpected(files.folder)
     labels = in_whole_grid(labels, region, size)
-    earlier = recall(segmentation)
     try:
         if segmentation is None:
             name = slicer.mrmlScene.GenerateUniqueName(f"{ct_node.GetName()} organs")
             segmentation = show_segmentation(labels, vocabulary, ct_node, name)
             added = {each: each for each in segmentation.GetSegmentation().GetSegmentIDs()}
         else:
+            fresh, stay = _limited(labels, vocabulary, ct_node, region, segmentation, kept, requested)
             # Otherwise Slicer would compute all surfaces again at once; the panel computes them step by step.
             segmentation.RemoveClosedSurfaceRepresentation()
-            fresh = without_kept(labels, vocabulary, segmentation, kept, ct_node)
-            added = replace_organs(
-                segmentation, lambda node: add_organs(node, fresh, vocabulary, ct_node), kept.segments
-            )
+            added = replace_organs(segmentation, lambda node: add_organs(node, fresh, vocabulary, ct_node), stay)
     except ValueError:
         raise _unexpected(files.folder) from None
     tag_organs(segmentation, added)
-    if earlier is not None:
-        remove_nodes([*earlier.maps(), *earlier.label_maps()])
-        remove_map_files(segmentation)
+    remove_nodes(recorded_parts(segmentation))
+    remove_map_files(segmentation)
     nodes = CaseNodes(ct_node, segmentation)
     segmentation.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
     add_to_subject_hierarchy(ct_node, segmentation)
     remember(nodes)
     return nodes
+
+
+def _limited(
+    labels: np.ndarray,
+    vocabulary: Vocabulary,
+    ct_node: Any,
+    region: Region,
+    segmentation: Any,
+    kept: Kept,
+    requested: Collection[str] | None,
+) -> tuple[np.ndarray, dict[str, str]]:
+    """The organs to put into ``segmentation``, as ``labels`` on the CT's grid, and the segments that stay there."""
+    keys = requested_organs(requested, vocabulary)
+    found = {vocabulary.by_label[label].key for label in labels_in(labels) if label in vocabulary.by_label}
+    stay = {**untouched_segments(segmentation, ct_node, keys, region, found), **kept.segments}
+    if not is_whole(region, ct_node):
+        replaced = {each: key for each, key in organs_by_segment(segmentation).items() if each not in stay}
+        labels = with_outside(labels, segmentation, ct_node, region, replaced, vocabulary)
+    return without_kept(labels, vocabulary, segmentation, replace(kept, segments=stay), ct_node), stay
 
 
 def keep_for_review(
@@ -274,10 +313,13 @@ def keep_for_review(
     region: Region | None = None,
     kept: Kept = NOTHING_KEPT,
     checksum: str = "",
+    requested: Collection[str] | None = None,
+    earlier: EarlierReview | None = None,
 ) -> None:
     """Add the automatic result and the review findings to the case that :func:`show_result` returned for these files.
 
-    ``checksum`` is the checksum of the exported CT (see ``ct_checksum``).
+    ``checksum`` is the checksum of the exported CT (see ``ct_checksum``). ``requested`` are the keys or names of the
+    organs that were segmented (None for all); ``earlier`` is the review that the case had before the run.
     """
     assert files.labels is not None
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -285,11 +327,13 @@ def keep_for_review(
     finding_ranks, alternative = files.finding_ranks, files.alternative
     region = region or Region.whole(files.labels.shape)
     if files.review is None or finding_ranks is None or alternative is None:
-        show_review(nodes, origin, region, files.labels, kept)
+        show_review(nodes, origin, region, files.labels, kept, requested=requested, earlier=earlier)
     elif finding_ranks.shape != files.labels.shape or alternative.shape != files.labels.shape:
         raise _unexpected(files.folder)
     else:
-        show_review(nodes, origin, region, files.labels, kept, files.review, finding_ranks, alternative)
+        show_review(
+            nodes, origin, region, files.labels, kept, files.review, finding_ranks, alternative, requested, earlier
+        )
     remember(nodes)
     place_in_folder(nodes.label_maps(), nodes.segmentation)
 

@@ -7,7 +7,7 @@ import json
 import logging
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from dcaseg.errors import UserError
 from dcaseg.json_io import DataError, dump, load, parse_json
 from dcaseg.organs import VOCABULARIES, Vocabulary
-from dcaseg.review.schema import Review
+from dcaseg.review.schema import Finding, Point, Review
 
 TO_CHECK, CORRECTED, ACCEPTED, SUGGESTION, FLAGGED = "to_check", "corrected", "accepted", "suggestion", "flagged"
 """The status of a finding: not checked, edited by hand, accepted as it is, suggestion accepted, left to others."""
@@ -58,16 +58,26 @@ class ReviewState:
     ``statuses`` maps the rank of a finding to its status. ``before`` holds, by rank, what an accepted suggestion
     replaced: for each segment ID, which of the finding's voxels were in it (see :func:`pack`). ``ticked`` are the keys
     of organs marked as reviewed as a whole; ``absent`` are the keys of organs that were looked for and not found.
+    ``visited`` are the ranks of the findings that the user went to.
     """
 
     statuses: dict[int, str] = field(default_factory=dict)
     before: dict[int, dict[str, str]] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     ticked: set[str] = field(default_factory=set)
+    visited: set[int] = field(default_factory=set)
 
     def status(self, rank: int) -> str:
         """The status of the finding with this rank."""
         return self.statuses.get(rank, TO_CHECK)
+
+    def is_checked(self, rank: int) -> bool:
+        """Whether the finding is decided. A change counts only if the user went to the finding.
+
+        Otherwise, smoothing all organs would check findings that nobody has looked at.
+        """
+        status = self.status(rank)
+        return status != TO_CHECK and (status != CORRECTED or rank in self.visited)
 
     def set_status(self, rank: int, status: str) -> None:
         """Set the status of the finding with this rank."""
@@ -120,6 +130,27 @@ def read_review(segmentation: Any) -> Review | None:
         return None
 
 
+def move_findings(segmentation: Any, matrix: np.ndarray) -> None:
+    """Move the positions of the findings by ``matrix`` (4, 4, RAS, mm), with all decisions unchanged."""
+    review = read_review(segmentation)
+    if review is not None:
+        segmentation.SetAttribute(_LIST, json.dumps(moved_review(review, matrix).to_json()))
+
+
+def moved_review(review: Review, matrix: np.ndarray) -> Review:
+    """The review with the positions of its findings moved by ``matrix`` (4, 4, RAS, mm)."""
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
+    in_lps = to_lps @ matrix @ to_lps
+    if np.array_equal(in_lps, np.eye(4)):
+        return review
+    return replace(review, findings=tuple(replace(each, position_mm=_at(in_lps, each)) for each in review.findings))
+
+
+def _at(matrix: np.ndarray, finding: Finding) -> Point:
+    x, y, z = (float(value) for value in (matrix @ [*finding.position_mm, 1.0])[:3])
+    return x, y, z
+
+
 def read_suggestion(segmentation: Any, rank: int) -> np.ndarray | None:
     """The alternative labels of a finding's voxels; None if there is no suggestion or it is damaged."""
     packed = (_json(segmentation, _SUGGESTIONS) or {}).get(str(rank))
@@ -137,13 +168,17 @@ def write_state(segmentation: Any, state: ReviewState) -> None:
 
 def read_state(segmentation: Any) -> ReviewState:
     """The decisions of a review; an empty state if they are missing or cannot be read."""
+    content = _json(segmentation, _STATE) or {}
     try:
-        state = load(ReviewState, _json(segmentation, _STATE) or {}, ignore_unknown=True)
+        state = load(ReviewState, content, ignore_unknown=True)
     except DataError as error:
         _log.warning("The decisions of this review cannot be read and are ignored (%s).", error)
         return ReviewState()
     # A later version may have other statuses.
     state.statuses = {rank: status for rank, status in state.statuses.items() if status in _STATUSES}
+    if "visited" not in content:
+        # Earlier versions did not record it; the corrections made with them still count.
+        state.visited = {rank for rank, status in state.statuses.items() if status == CORRECTED}
     return state
 
 

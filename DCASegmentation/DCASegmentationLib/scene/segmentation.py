@@ -80,7 +80,7 @@ def add_organs(node: Any, labels: sitk.Image | np.ndarray, vocabulary: Vocabular
     """
     array = sitk.GetArrayViewFromImage(labels) if isinstance(labels, sitk.Image) else labels
     _check_size(array, ct_node)
-    present = _labels_in(array)
+    present = labels_in(array)
     if unknown := sorted(set(present) - set(vocabulary.by_label)):
         raise ValueError(f"labels {unknown} are not in the vocabulary {vocabulary.name}")
 
@@ -119,7 +119,7 @@ def _check_size(array: np.ndarray, ct_node: Any) -> None:
         raise ValueError(f"the label map has size {array.shape[::-1]}, but the CT has size {size}")
 
 
-def _labels_in(array: np.ndarray) -> list[int]:
+def labels_in(array: np.ndarray) -> list[int]:
     """The labels in an array (z, y, x), ascending and without 0; by plane, because bincount needs 8 bytes per voxel."""
     found: set[int] = set()
     for plane in array:
@@ -239,7 +239,7 @@ def _along_axes(image: Any, volume: Any) -> tuple[np.ndarray, Box] | None:
     Parallel axes are the usual case, and selecting planes is many times faster than resampling.
     """
     size = volume.GetImageData().GetDimensions()
-    to_image = np.linalg.inv(_image_to_world(image)) @ slicer.util.arrayFromVTKMatrix(index_to_ras(volume))
+    to_image = np.linalg.inv(image_to_world(image)) @ slicer.util.arrayFromVTKMatrix(index_to_ras(volume))
     across = [int(axis) for axis in np.abs(to_image[:3, :3]).argmax(axis=1)]
     drift = np.abs(to_image[:3, :3])
     drift[[0, 1, 2], across] = 0.0
@@ -278,7 +278,8 @@ def _resampled(image: Any, volume: Any, transform: vtk.vtkAbstractTransform) -> 
     return result
 
 
-def _image_to_world(image: Any) -> np.ndarray:
+def image_to_world(image: Any) -> np.ndarray:
+    """The matrix (4, 4) from voxel indices (i, j, k) of a vtkOrientedImageData to RAS (mm)."""
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     return np.asarray(slicer.util.arrayFromVTKMatrix(matrix))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -99,6 +100,21 @@ def write_nrrd(voxels: np.ndarray, index_to_lps: np.ndarray, path: Path) -> None
 
 def _vector(values: np.ndarray) -> str:
     return f"({','.join(repr(float(value)) for value in values)})"
+
+
+# Forbidden in file names by Windows, of which macOS and Linux forbid a part.
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]+')
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+_LONGEST_NAME = 120  # characters, which leaves room for an extension and a number
+
+
+def safe_file_name(name: str) -> str:
+    """``name`` as a file name, without extension, that is allowed on Windows, macOS, and Linux.
+
+    A DICOM series may be called "6: CHEST/ABD", which would be a file in another folder.
+    """
+    safe = _FORBIDDEN.sub("_", name)[:_LONGEST_NAME].strip(" .")
+    return f"_{safe}" if _DEVICES.match(safe) else safe or "untitled"
 
 
 CHOOSE_ANOTHER_FOLDER = "Choose an existing folder that you can write to and that has free space."

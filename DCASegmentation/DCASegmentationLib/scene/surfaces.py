@@ -17,7 +17,7 @@ import vtk
 from dcaseg.errors import OutputError, reason_of
 from dcaseg.imaging.writers import temporary_folder
 from dcaseg.types import ProgressCallback
-from DCASegmentationLib.scene.storage import CHOOSE_ANOTHER_FOLDER
+from DCASegmentationLib.scene.storage import CHOOSE_ANOTHER_FOLDER, safe_file_name
 
 _SURFACE, _LABEL_MAP = "Closed surface", "Binary labelmap"
 
@@ -28,13 +28,25 @@ def has_surfaces(segmentation: Any) -> bool:
 
 
 def making_surfaces(segmentation: Any) -> Iterator[None]:
-    """Compute the surfaces of all segments, yielding after each; they all appear after the last one."""
+    """Compute the surfaces of all segments, yielding after each; they all appear after the last one.
+
+    Segments that are edited meanwhile are computed again.
+    """
     content = segmentation.GetSegmentation()
-    made = {}
-    for segment_id in content.GetSegmentIDs():
+    made: dict[str, Any] = {}
+    times: dict[str, int] = {}
+    while outdated := [each for each in content.GetSegmentIDs() if times.get(each) != _time_of(segmentation, each)]:
+        segment_id = outdated[0]
+        times[segment_id] = _time_of(segmentation, segment_id)
         made[segment_id] = _surface_of(segmentation, segment_id)
         yield
     _put(segmentation, made)
+
+
+def _time_of(segmentation: Any, segment_id: str) -> int:
+    """When the voxels of a segment changed last; -1 if it has none."""
+    image = segmentation.GetSegmentation().GetSegment(segment_id).GetRepresentation(_LABEL_MAP)
+    return -1 if image is None else int(image.GetMTime())
 
 
 def renewing_surfaces(segmentation: Any, segment_ids: Collection[str]) -> Iterator[None]:
@@ -105,7 +117,8 @@ _STL_HEADER, _STL_TRIANGLE = 84, 50  # bytes of a binary STL file: header with t
 def write_surfaces(segmentation: Any, folder: Path, progress: ProgressCallback | None = None) -> list[Path]:
     """Write one STL file per visible segment into ``folder``, in mm and LPS coordinates, as other programs expect.
 
-    The files are named after the segmentation and the segment. Missing surfaces are computed one segment after another.
+    The files are named after the segmentation and the segment, with characters replaced that a file name cannot have,
+    and with a number if two segments have the same name. Missing surfaces are computed one segment after another.
     Raises OutputError if a file of that name exists, if no segment is visible, or if the folder cannot be written to;
     then no file is left behind. Nothing is overwritten.
     """
@@ -113,15 +126,20 @@ def write_surfaces(segmentation: Any, folder: Path, progress: ProgressCallback |
     ids = [each for each in content.GetSegmentIDs() if display is None or display.GetSegmentVisibility(each)]
     if not ids:
         raise OutputError("No segment is visible, so there is nothing to save.", "Show the segments to save.")
+    names = _file_names(segmentation, ids)
     try:
         with temporary_folder("surfaces", folder) as unfinished:
             for number, segment_id in enumerate(ids):
+                name = content.GetSegment(segment_id).GetName()
                 if progress:
-                    progress(number / len(ids), f"Writing {content.GetSegment(segment_id).GetName()}")
-                _write_one(segmentation, segment_id, str(unfinished))
+                    progress(number / len(ids), f"Writing {name}")
+                path = unfinished / names[segment_id]
+                _write_one(segmentation, segment_id, path)
+                if not _is_whole(path):
+                    raise OutputError(
+                        f"The surface of {name} cannot be written to {folder / path.name}.", CHOOSE_ANOTHER_FOLDER
+                    )
             written = sorted(unfinished.iterdir())
-            if len(written) != len(ids) or not all(_is_whole(path) for path in written):
-                raise OutputError(f"The surfaces cannot be written to {folder}.", CHOOSE_ANOTHER_FOLDER)
             paths = [folder / path.name for path in written]
             if existing := [path.name for path in paths if path.exists()]:
                 raise OutputError(f"{existing[0]} already exists in {folder}.", "Choose another folder.")
@@ -136,16 +154,43 @@ def write_surfaces(segmentation: Any, folder: Path, progress: ProgressCallback |
     return paths
 
 
-def _write_one(segmentation: Any, segment_id: str, folder: str) -> None:
-    ids = vtk.vtkStringArray()
-    ids.InsertNextValue(segment_id)
-    slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsClosedSurfaceRepresentationToFiles(
-        folder, segmentation, ids, "STL", True, 1.0, False
-    )
+def _file_names(segmentation: Any, segment_ids: Collection[str]) -> dict[str, str]:
+    """A file name for each segment; all are different, also where upper and lower case do not differ."""
+    content = segmentation.GetSegmentation()
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for segment_id in segment_ids:
+        base = name = safe_file_name(f"{segmentation.GetName()}_{content.GetSegment(segment_id).GetName()}")
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{base} ({number})"
+        taken.add(name.casefold())
+        names[segment_id] = f"{name}.stl"
+    return names
+
+
+def _write_one(segmentation: Any, segment_id: str, path: Path) -> None:
+    """Write the file as Slicer's own export does, which takes its name from the segment, whatever that contains."""
+    surface = vtk.vtkPolyData()
+    slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentClosedSurfaceRepresentation(segmentation, segment_id, surface)
+    to_lps = vtk.vtkTransform()
+    to_lps.Scale(-1.0, -1.0, 1.0)
+    turned, triangles, writer = vtk.vtkTransformPolyDataFilter(), vtk.vtkTriangleFilter(), vtk.vtkSTLWriter()
+    turned.SetTransform(to_lps)
+    turned.SetInputData(surface)
+    triangles.SetInputConnection(turned.GetOutputPort())
+    writer.SetInputConnection(triangles.GetOutputPort())
+    writer.SetFileTypeToBinary()
+    writer.SetHeader("3D Slicer output. SPACE=LPS")
+    writer.SetFileName(str(path))
+    writer.Write()
 
 
 def _is_whole(path: Path) -> bool:
     """Whether the file contains as many triangles as its header states; the writer reports no error on a full disk."""
+    if not path.exists():
+        return False
     header = path.read_bytes()[:_STL_HEADER]
     if len(header) < _STL_HEADER:
         return False

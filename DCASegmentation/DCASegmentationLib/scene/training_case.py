@@ -125,7 +125,8 @@ def _origin(nodes: CaseNodes) -> Origin:
     origin = read_origin(nodes.segmentation)
     if origin is None or nodes.automatic is None:
         raise UserError(f"The automatic result that {name} was derived from is unknown.", _AGAIN)
-    moved = box_within(nodes.automatic, nodes.ct) is None
+    # Where the segmentation is does not matter here: what it covers of the CT is checked for each organ.
+    moved = box_within(nodes.automatic, nodes.ct, in_own_space=True) is None
     if moved or (origin.ct_checksum and origin.ct_checksum != ct_checksum(nodes.ct)):
         raise UserError(f"{nodes.ct.GetName()} has changed since it was segmented.", _AGAIN)
     return origin
@@ -233,7 +234,7 @@ def _checked_findings(nodes: CaseNodes) -> list[dict[str, Any]]:
     return [
         {"rank": finding.rank, "organ": finding.organ, "status": words.get(status, status)}
         for finding in review.findings
-        if (status := state.statuses.get(finding.rank)) is not None
+        if state.is_checked(finding.rank) and (status := state.status(finding.rank))
     ]
 
 

@@ -12,7 +12,8 @@ import slicer.util
 from dcaseg.rendering.layout import EXPERTS
 from dcaseg.rendering.planes import SCREEN_AXES, Plane
 from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of
-from DCASegmentationLib.scene.expert_views import COMPARISON_VIEWS
+from DCASegmentationLib.scene.expert_names import SHORT_TITLES
+from DCASegmentationLib.scene.expert_views import COMPARISON_VIEWS, has_ct, in_layout
 from DCASegmentationLib.scene.headless import application_logic
 from DCASegmentationLib.scene.nodes import to_world
 from DCASegmentationLib.scene.volumes import ABDOMEN_LEVEL, ABDOMEN_WINDOW, index_to_ras
@@ -133,7 +134,7 @@ class ViewLayouts:
         self._switch(COMPARISON)
         composites = comparison_composites()
         for composite in composites.values():
-            composite.SetBackgroundVolumeID(nodes.ct.GetID() if nodes.ct is not None else None)
+            composite.SetBackgroundVolumeID(nodes.ct.GetID() if has_ct(nodes) else None)
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
         return composites
@@ -173,7 +174,7 @@ def comparison_composites() -> dict[str, Any]:
 
 def _description() -> str:
     views = (
-        _VIEW.format(tag=COMPARISON_VIEWS[name], label=name.capitalize(), color="#{:02x}{:02x}{:02x}".format(*color))
+        _VIEW.format(tag=COMPARISON_VIEWS[name], label=SHORT_TITLES[name], color="#{:02x}{:02x}{:02x}".format(*color))
         for _, name, color in EXPERTS
     )
     return f'<layout type="horizontal" split="true">{"".join(views)}</layout>'
@@ -219,9 +220,19 @@ def hide_earlier(nodes: CaseNodes) -> list[Any]:
 
 
 def is_in_views(ct: Any) -> bool:
-    """Whether a slice view shows this CT."""
-    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    """Whether a slice view of the current layout shows this CT."""
+    composites = in_layout(slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"))
     return any(composite.GetBackgroundVolumeID() == ct.GetID() for composite in composites)
+
+
+def show_in_views(ct: Any) -> None:
+    """Show a CT in all slice views, fitted into them."""
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        composite.SetBackgroundVolumeID(ct.GetID())
+        view = slicer.mrmlScene.GetSingletonNode(composite.GetLayoutName(), "vtkMRMLSliceNode")
+        logic = application_logic().GetSliceLogic(view) if view is not None else None
+        if logic is not None:
+            logic.FitSliceToBackground()
 
 
 def show_case_alone(nodes: CaseNodes) -> None:
@@ -231,14 +242,8 @@ def show_case_alone(nodes: CaseNodes) -> None:
         if display is not None and case.ct is not nodes.ct:
             display.SetVisibility(False)
     nodes.segmentation.GetDisplayNode().SetVisibility(True)
-    if nodes.ct is None or is_in_views(nodes.ct):
-        return
-    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-        composite.SetBackgroundVolumeID(nodes.ct.GetID())
-        view = slicer.mrmlScene.GetSingletonNode(composite.GetLayoutName(), "vtkMRMLSliceNode")
-        logic = application_logic().GetSliceLogic(view) if view is not None else None
-        if logic is not None:
-            logic.FitSliceToBackground()
+    if nodes.ct is not None and not is_in_views(nodes.ct):
+        show_in_views(nodes.ct)
 
 
 def go_to_organs(nodes: CaseNodes) -> bool:

@@ -134,9 +134,12 @@ def put_voxels(node: Any, voxels: np.ndarray, box: Box, reference: Any) -> None:
     slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(voxels))
 
 
-def box_within(node: Any, reference: Any) -> Box | None:
-    """The box of ``reference``'s grid that the voxels of ``node`` cover; None unless they are voxels of that grid."""
-    if node.GetTransformNodeID() != reference.GetTransformNodeID():
+def box_within(node: Any, reference: Any, in_own_space: bool = False) -> Box | None:
+    """The box of ``reference``'s grid that the voxels of ``node`` cover; None unless they are voxels of that grid.
+
+    ``in_own_space`` compares the grids without the transforms that the nodes are under.
+    """
+    if not in_own_space and node.GetTransformNodeID() != reference.GetTransformNodeID():
         return None
     between = vtk.vtkMatrix4x4()
     to_reference = index_to_ras(reference)

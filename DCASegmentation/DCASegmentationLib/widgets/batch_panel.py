@@ -315,7 +315,7 @@ def _stateInWords(state: State) -> str:
 def _inWords(case: BatchCase, isLong: bool = False) -> str:
     words = _stateInWords(case.state)
     if case.state is State.Running:
-        words = _("{percent} %").format(percent=round(100 * case.fraction))
+        words = _("{percent}%").format(percent=round(100 * case.fraction))
     if not isLong:
         return words
     return f"{case.name}: {words}. {case.message}" if case.message else f"{case.name}: {words}."

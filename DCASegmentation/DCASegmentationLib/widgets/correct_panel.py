@@ -90,6 +90,14 @@ class CorrectPanel:
         """Save an undo state. Call it before anything other than an effect changes the segmentation."""
         self.ui.segmentEditor.saveStateForUndo()
 
+    def saveStateBeforeRun(self, segmentation: Any) -> None:
+        """Save an undo state of the segmentation whose organs a run is about to replace, and edit it from now on."""
+        self.editEverywhere()
+        self.ui.segmentEditor.setActiveEffect(None)
+        # The undo states are those of the segmentation that the editor shows.
+        self.ui.segmentEditor.setSegmentationNode(segmentation)
+        self.saveStateForUndo()
+
     def undo(self) -> None:
         """Undo the last edit of the segmentation."""
         self.ui.segmentEditor.undo()

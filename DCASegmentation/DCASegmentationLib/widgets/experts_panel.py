@@ -20,6 +20,7 @@ from DCASegmentationLib.parameters import DCASegmentationParameterNode
 from DCASegmentationLib.scene import expert_views
 from DCASegmentationLib.scene.case_record import CaseNodes, attention_name
 from DCASegmentationLib.scene.expert_attention import SegmentAttention, attention_by_segment, update_chart
+from DCASegmentationLib.scene.expert_names import SHORT_TITLES
 from DCASegmentationLib.scene.expert_views import MapStyle
 from DCASegmentationLib.scene.maps import available_maps, levels_of, map_volume, save_colors
 from DCASegmentationLib.scene.probe import ReadOut, read_at
@@ -76,7 +77,7 @@ class CursorReadOut(VTKObservationMixin):
         organ = ", ".join(values.organs) or _("no organ")
         hu = "" if values.hu is None else _("{organ}, {hu:.0f} HU").format(organ=organ, hu=values.hu)
         self._ui.cursorOrganLabel.text = hu or _NOTHING
-        attention = (f"{expert} {value:.2f}" for expert, value in values.attention.items())
+        attention = (f"{SHORT_TITLES[expert].lower()} {value:.2f}" for expert, value in values.attention.items())
         self._ui.cursorAttentionLabel.text = " · ".join(attention) or _NOTHING
         self._ui.cursorUncertaintyLabel.text = _number(values.uncertainty)
         self._ui.cursorDisagreementLabel.text = _number(values.disagreement)
@@ -148,6 +149,10 @@ class ExpertsPanel(VTKObservationMixin):
         if before is not None:
             expert_views.take_maps_away(before)
         self._watch.watch(nodes.segmentation if nodes is not None else None)
+        if nodes is not None and self.isComparing:
+            self._layouts.show_comparison(nodes)
+        if nodes is not None and self._savesMaps:
+            self._loading.run(self._loadingAll(nodes), self.update)
         self.update()
 
     def enter(self) -> None:
@@ -202,12 +207,15 @@ class ExpertsPanel(VTKObservationMixin):
             self._updateAttention(self._nodes)
         self._updateWidgets()
 
-    def _updateViews(self, nodes: CaseNodes, parameters: DCASegmentationParameterNode) -> None:
+    def _updateViews(self, nodes: CaseNodes, parameters: DCASegmentationParameterNode, maySwitch: bool = False) -> None:
+        """Show the chosen map in the views of its CT; ``maySwitch``: in all views if none shows this CT."""
         style = MapStyle(parameters.mapOpacity, parameters.mapThreshold, parameters.colorMap, parameters.showLegend)
         node = expert_views.map_node(nodes, self.level, self.choice)
-        expert_views.show_map_over_ct(nodes, node, style)
+        expert_views.show_map_over_ct(nodes, node, style, maySwitch)
         if self.isComparing:
             expert_views.show_side_by_side(comparison_composites(), nodes, self.level, style)
+        if self._savesMaps:
+            self._keepSaved(nodes, True)
 
     def _updateAttention(self, nodes: CaseNodes) -> None:
         """Measure only if the level or the segments changed, because sliders call for an update at every step."""
@@ -234,6 +242,8 @@ class ExpertsPanel(VTKObservationMixin):
         isUsable = hasMaps and self._parameters is not None
         hasAttention = isUsable and self.level > 0
         self.ui.expertsHintLabel.visible = not hasMaps or self.level == 0
+        # Not every model has experts.
+        self.ui.expertsIntroLabel.visible = self._nodes is None or self.level > 0
         if self._nodes is None:
             hint = _("Segment a CT to see what each expert contributed.")
         else:
@@ -284,6 +294,8 @@ class ExpertsPanel(VTKObservationMixin):
             # Uncertainty and attention need different thresholds.
             self._parameters.mapThreshold = threshold
         self._parameters.expertMap = chosen
+        if self._nodes is not None:
+            self._updateViews(self._nodes, self._parameters, maySwitch=True)
 
     def _onLevelActivated(self, index: int) -> None:
         if self._parameters is not None:
@@ -323,16 +335,24 @@ class ExpertsPanel(VTKObservationMixin):
             return
         if checked:
             self._loading.run(self._loadingAll(nodes), self.update)
-        save_colors(checked)
+        else:
+            self._loading.stop()
+        self._keepSaved(nodes, checked)
+
+    @property
+    def _savesMaps(self) -> bool:
+        return self._parameters is not None and self._parameters.saveMaps
+
+    def _keepSaved(self, nodes: CaseNodes, isSaved: bool) -> None:
+        """Set whether the loaded maps are saved with the scene, and with them the colors that they use now."""
+        save_colors(isSaved)
         for node in nodes.maps():
-            node.SetSaveWithScene(checked)
+            node.SetSaveWithScene(isSaved)
 
     def _loadingAll(self, nodes: CaseNodes) -> Iterator[None]:
         for name in sorted(available_maps(nodes)):
-            node = map_volume(nodes, name)
-            if node is not None:
-                node.SetSaveWithScene(self.ui.saveMapsCheckBox.checked)
-                save_colors(self.ui.saveMapsCheckBox.checked)
+            map_volume(nodes, name)
+            self._keepSaved(nodes, True)
             yield
 
     def _onPlot(self, checked: bool) -> None:
@@ -347,9 +367,9 @@ def _mapTitles() -> dict[str, str]:
     return {
         expert_views.NONE: _("None"),
         expert_views.DOMINANT: _("Dominant expert"),
-        "head": _("Attention to the head expert"),
-        "medium": _("Attention to the medium expert"),
-        "tail": _("Attention to the tail expert"),
+        "head": _("Attention: large organs (head)"),
+        "medium": _("Attention: medium organs"),
+        "tail": _("Attention: small organs (tail)"),
         expert_views.UNCERTAINTY: _("Uncertainty"),
         expert_views.DISAGREEMENT: _("Disagreement"),
     }

@@ -21,9 +21,12 @@ from DCASegmentationLib.scene.subject_hierarchy import remove_empty_folders
 from DCASegmentationLib.scene.view_setup import (
     go_to_organs,
     hide_earlier,
+    is_in_views,
     show_case_alone,
+    show_in_views,
     use_abdominal_window,
 )
+from DCASegmentationLib.transform_watch import TransformWatch
 from DCASegmentationLib.widgets.batch_panel import BatchPanel
 from DCASegmentationLib.widgets.click_panel import ClickPanel
 from DCASegmentationLib.widgets.correct_panel import CorrectPanel, scrollTo
@@ -55,12 +58,21 @@ class ModulePanel(VTKObservationMixin):
         # A volume node is added to the scene before its voxels are set, so check it in a later turn of the event loop.
         self._loading = newTimer(self._chooseOpenCT)
         self._tidying = newTimer(self._tidy)
+        self._transforms = TransformWatch(self._onMoved)
+        # A segmentation node is added before the record of its result.
+        self._watching = newTimer(self._transforms.update)
         self._showing = Steps()
         self.widget = slicer.util.loadUI(str(uiFolder / "DCASegmentation.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.segmentControl = SegmentControl(
-            self.ui.segmentSection.layout(), uiFolder, newLogic, self._onResult, self._onInstalled, centerThreeDView
+            self.ui.segmentSection.layout(),
+            uiFolder,
+            newLogic,
+            self._onResult,
+            self._onInstalled,
+            centerThreeDView,
+            self._onBeforeReplace,
         )
         self.segmentPanel, self.logic = self.segmentControl.panel, self.segmentControl.logic
         self.setupPanel = SetupPanel(self.ui.setupSection.layout(), uiFolder, self._onSetupChanged)
@@ -105,6 +117,7 @@ class ModulePanel(VTKObservationMixin):
         self.addObserver(scene, scene.NodeAddedEvent, self._onNodeAdded)
         self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
         self._takeParameterNode()
+        self._transforms.update()
 
     @property
     def parameters(self) -> Any:
@@ -153,6 +166,8 @@ class ModulePanel(VTKObservationMixin):
         """Slicer is closing or the module is being reloaded: stop all work and disconnect from the scene."""
         self._loading.stop()
         self._tidying.stop()
+        self._watching.stop()
+        self._transforms.stop()
         self._showing.stop()
         self._setParameterNode(None)
         self.removeObservers()
@@ -230,6 +245,9 @@ class ModulePanel(VTKObservationMixin):
             self.ui.resultSection.collapsed = False
         self.guide.onRunEnded(segmentation is not None)
 
+    def _onBeforeReplace(self, segmentation: Any) -> None:
+        self.correctPanel.saveStateBeforeRun(segmentation)
+
     def _showCase(self, segmentation: Any) -> None:
         """Show a result of the batch: its CT in the views, and its case in the sections."""
         nodes = recall(segmentation)
@@ -243,12 +261,19 @@ class ModulePanel(VTKObservationMixin):
         self.ui.resultSection.collapsed = False
 
     def _onSceneStartClose(self, caller: Any, event: str) -> None:
+        self._transforms.stop()
         self._setParameterNode(None)
 
     def _onSceneChanged(self, caller: Any, event: str) -> None:
         self._takeParameterNode()
+        self._watching.start()
+
+    def _onMoved(self, segmentation: Any) -> None:
+        if segmentation is self._shown:
+            self.reviewPanel.onMoved()
 
     def _onNodeAdded(self, caller: Any, event: str) -> None:
+        self._watching.start()
         if self.isEntered and self._parameters is not None and self._parameters.inputVolume is None:
             self._loading.start()
 
@@ -262,6 +287,7 @@ class ModulePanel(VTKObservationMixin):
             remove_nodes(parts_left_over())
             remove_empty_folders()
             remove_unused_folders(Path(slicer.app.temporaryPath))
+        self._transforms.update()
 
     def _takeParameterNode(self) -> None:
         """Use the scene's parameter node, which may have come with a loaded scene."""
@@ -330,6 +356,9 @@ class ModulePanel(VTKObservationMixin):
         """
         if isNew and nodes.ct is not None:
             use_abdominal_window(nodes.ct)
+            # Unless the user has gone on to another CT, show the one that was segmented.
+            if self._parameters is not None and self._parameters.inputVolume is nodes.ct and not is_in_views(nodes.ct):
+                show_in_views(nodes.ct)
             isFirst = len(cases_of(nodes.ct)) == 1
             hide_earlier(nodes)
             yield

@@ -20,7 +20,7 @@ from DCASegmentationLib.event_loop import SegmentationWatch, Steps
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.case_report import case_report
 from DCASegmentationLib.scene.segment_statistics import SegmentStatistics, as_text, measure_segments
-from DCASegmentationLib.scene.storage import save_segmentation, save_table
+from DCASegmentationLib.scene.storage import safe_file_name, save_segmentation, save_table
 from DCASegmentationLib.scene.surfaces import has_surfaces, making_surfaces, write_surfaces
 from DCASegmentationLib.scene.view_setup import jump_to_segment
 from DCASegmentationLib.widgets.html import errorText
@@ -31,10 +31,10 @@ def askForFile(parent: qt.QWidget, title: str, name: str, suffix: str, fileFilte
     """Ask the user where to save a file.
 
     Returns the path, completed to end in ``suffix``, and whether a file there may be overwritten; None if the user
-    cancels. ``name`` (without suffix) is the suggested file name; ``fileFilter`` describes the files, such as
-    "CSV (*.csv)".
+    cancels. ``name`` (without suffix) is the suggested file name, in which characters that a file name cannot have are
+    replaced; ``fileFilter`` describes the files, such as "CSV (*.csv)".
     """
-    chosen = qt.QFileDialog.getSaveFileName(parent, title, name + suffix, fileFilter)
+    chosen = qt.QFileDialog.getSaveFileName(parent, title, safe_file_name(name) + suffix, fileFilter)
     if not chosen:
         return None
     path = Path(chosen)

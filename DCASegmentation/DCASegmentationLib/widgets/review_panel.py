@@ -17,13 +17,15 @@ from dcaseg.errors import UserError
 from dcaseg.imaging.label_comparison import OrganChange
 from dcaseg.organs import Organ
 from dcaseg.review.schema import Finding
-from DCASegmentationLib.event_loop import SegmentationWatch, Steps
+from DCASegmentationLib.event_loop import SegmentationWatch
 from DCASegmentationLib.scene import editable_area, finding_view
-from DCASegmentationLib.scene.case_record import CaseNodes, recall
+from DCASegmentationLib.scene.case_record import CaseNodes, lacks_label_maps, recall
 from DCASegmentationLib.scene.finding_status import (
     accept_suggestion,
     follow_edits,
     mark_organ,
+    mark_visited,
+    no_findings,
     organ_is_reviewed,
     organ_progress,
     organs_of,
@@ -46,8 +48,8 @@ from DCASegmentationLib.scene.review_record import (
     vocabulary_of,
 )
 from DCASegmentationLib.scene.storage import save_table
-from DCASegmentationLib.scene.surfaces import renewing_surfaces
 from DCASegmentationLib.scene.training_case import CorrectedCase, case_version, require_reviewed
+from DCASegmentationLib.surface_renewal import SurfaceRenewal
 from DCASegmentationLib.widgets.html import errorText
 from DCASegmentationLib.widgets.result_panel import askForFile
 from DCASegmentationLib.widgets.tables import ChangesTable, FindingsTable, changesAsText
@@ -83,7 +85,7 @@ class ReviewPanel:
         self._current = -1
         self._changes: tuple[OrganChange, ...] = ()
         self._watch = SegmentationWatch(self._onSegmentationChanged)
-        self._surfaces = Steps()
+        self._surfaces = SurfaceRenewal()
         self._writer = TrainingSetWriter(self._onAdded)
         self.widget = slicer.util.loadUI(str(uiFolder / "Review.ui"))
         layout.addWidget(self.widget)
@@ -113,7 +115,8 @@ class ReviewPanel:
         self._shortcuts = [
             self._shortcut("Ctrl+Down", self.goToNext),
             self._shortcut("Ctrl+Up", self.goToPrevious),
-            self._shortcut("Ctrl+Shift+A", self.ui.acceptButton.click),
+            # Slicer's toolbars own Ctrl+Shift with A, T, Space, and arrows; a key with two owners does nothing.
+            self._shortcut("Ctrl+Shift+Return", self.ui.acceptButton.click),
             self._shortcut("Ctrl+Shift+F", self.ui.flagButton.click),
         ]
         self._onChangesToggled(False)
@@ -122,12 +125,13 @@ class ReviewPanel:
     def setResult(self, nodes: CaseNodes | None) -> None:
         """Review this result; None if there is none."""
         self._leave()
-        self._surfaces.stop()
         self._segmentation = nodes.segmentation if nodes is not None else None
         review = read_review(nodes.segmentation) if nodes is not None else None
         self._findings = review.findings if review is not None else ()
         self._watch.watch(self._segmentation)
         self._showMessage("")
+        if nodes is not None and lacks_label_maps(nodes.segmentation):
+            self._showError(no_findings(nodes))
         self._table.fill(self._findings, self._state)
         hint = _("Segment a CT to see which findings to check first.")
         if nodes is not None:
@@ -143,9 +147,9 @@ class ReviewPanel:
                        self.ui.editButton, self.ui.fixButton, self.ui.limitSelector):  # fmt: skip
             widget.visible = bool(self._findings)
         hasAutomatic = nodes is not None and nodes.automatic is not None
-        for widget in (self.ui.changesFrame, self.ui.keepCorrectedCheckBox, self.ui.trainingSetButton,
-                       self.ui.trainingSetSelector):  # fmt: skip
+        for widget in (self.ui.changesFrame, self.ui.trainingSetButton, self.ui.trainingSetSelector):
             widget.visible = hasAutomatic
+        self.ui.keepCorrectedCheckBox.visible = nodes is not None
         self.update()
 
     def update(self) -> None:
@@ -158,6 +162,15 @@ class ReviewPanel:
         nodes = self._nodes
         if self._finding is not None and nodes is not None:
             finding_view.outline(nodes, self._finding)
+
+    def onMoved(self) -> None:
+        """The result was moved with a transform: outline the current finding where it is now."""
+        # The area in which the Segment Editor may paint did not move.
+        self._onLeaveFinding()
+        nodes = self._nodes
+        if self._finding is not None and nodes is not None and finding_view.is_outlined():
+            finding_view.outline(nodes, self._finding)
+        self.update()
 
     def exit(self) -> None:
         """The section or the module is closed: remove the outline from the views."""
@@ -194,10 +207,14 @@ class ReviewPanel:
         finding = self._findings[row]
         self._table.select(row)
         finding_view.jump_to(nodes, finding)
+        mark_visited(nodes, finding.rank)
         if finding_view.outline(nodes, finding) is None:
-            self._showMessage(
-                _("The volume with the findings was deleted. You can go to a finding, but not outline it.")
-            )
+            if lacks_label_maps(nodes.segmentation):
+                self._showError(no_findings(nodes))
+            else:
+                self._showMessage(
+                    _("The volume with the findings was deleted. You can go to a finding, but not outline it.")
+                )
         self._updateStatuses()
 
     def goToNext(self) -> None:
@@ -303,8 +320,14 @@ class ReviewPanel:
         if nodes is not None and self._finding is not None:
             set_status(nodes, self._finding.rank, status)
             # With its decision removed, a finding that was edited counts as corrected.
-            follow_edits(nodes)
+            self._followEdits(nodes)
         self.update()
+
+    def _followEdits(self, nodes: CaseNodes) -> None:
+        try:
+            follow_edits(nodes)
+        except UserError as error:
+            self._showError(error)
 
     def _onSuggestion(self, checked: bool) -> None:
         nodes = self._nodes
@@ -317,7 +340,7 @@ class ReviewPanel:
         except UserError as error:
             self._showError(error)
         else:
-            self._surfaces.run(renewing_surfaces(nodes.segmentation, changed))
+            self._surfaces.renew(nodes.segmentation, changed)
         self.update()
 
     def _onEditClicked(self) -> None:
@@ -352,7 +375,7 @@ class ReviewPanel:
     def _onSegmentationChanged(self) -> None:
         nodes = self._nodes
         if nodes is not None:
-            follow_edits(nodes)
+            self._followEdits(nodes)
         self.update()
 
     def _onChangesToggled(self, opened: bool) -> None:
@@ -376,7 +399,7 @@ class ReviewPanel:
     def _updateStatuses(self) -> None:
         state, finding = self._state, self._finding
         self._table.showStatuses(self._findings, state)
-        checked = sum(state.status(each.rank) != TO_CHECK for each in self._findings)
+        checked = sum(state.is_checked(each.rank) for each in self._findings)
         self.ui.checkedBar.maximum = max(len(self._findings), 1)
         self.ui.checkedBar.value = checked
         status = state.status(finding.rank) if finding is not None else TO_CHECK

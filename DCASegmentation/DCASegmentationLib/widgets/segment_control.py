@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from DCASegmentationLib.batch import BatchSettings
 from DCASegmentationLib.event_loop import drawNow
 from DCASegmentationLib.logic import ALL_MAPS, Outcome
 from DCASegmentationLib.parameters import DCASegmentationParameterNode, Device
-from DCASegmentationLib.scene.case_record import recall
-from DCASegmentationLib.scene.ct_export import require_ct
+from DCASegmentationLib.scene.ct_export import Region, region_of_interest, require_ct
 from DCASegmentationLib.scene.organ_changes import kept_organs
+from DCASegmentationLib.scene.partial_run import organs_within, requested_organs
 from DCASegmentationLib.scene.sample_data import load_sample_ct
-from DCASegmentationLib.scene.segmentation import own_organs, require_target
+from DCASegmentationLib.scene.segmentation import organs_by_segment, require_target
+from DCASegmentationLib.scene.volumes import index_to_world
 from DCASegmentationLib.widgets.model_selection import Model
 from DCASegmentationLib.widgets.result_panel import Show3D
 from DCASegmentationLib.widgets.segment_panel import SegmentPanel
@@ -33,7 +34,8 @@ class SegmentControl:
 
     ``layout`` is the Qt layout that the section's panel is added to. ``newLogic()`` returns the logic that runs
     segmentations (see ``SegmentationLogic``). Callbacks: ``onResult(segmentation)`` at the end of a run, with None if
-    it has no result; ``onInstalled()`` after Apply installed PyTorch; ``onShown3D()`` after organs appeared in 3D.
+    it has no result; ``onInstalled()`` after Apply installed PyTorch; ``onShown3D()`` after organs appeared in 3D;
+    ``onBeforeReplace(segmentation)`` before a run replaces organs of an existing segmentation.
     """
 
     def __init__(
@@ -44,8 +46,11 @@ class SegmentControl:
         onResult: Callable[[Any | None], None],
         onInstalled: Callable[[], None],
         onShown3D: Callable[[], None],
+        onBeforeReplace: Callable[[Any], None],
     ) -> None:
-        self._onResult, self._onInstalled = onResult, onInstalled
+        self._onResult, self._onInstalled, self._onBeforeReplace = onResult, onInstalled, onBeforeReplace
+        # The keys of the organs that the current run segments.
+        self._requested: frozenset[str] = frozenset()
         self._parameters: DCASegmentationParameterNode | None = None
         # The CT that the message below the Apply button is about.
         self._messageCT: Any = None
@@ -213,11 +218,17 @@ class SegmentControl:
     def _start(self) -> None:
         parameters, model = self._choices, self._requireModel()
         self._requireTorch()
-        target = parameters.outputSegmentation
+        target, options = parameters.outputSegmentation, self._options()
+        if model.metadata is not None:
+            self._requested = requested_organs(options["organs"], model.metadata.vocabulary)
         if target is not None:
-            require_ct(parameters.inputVolume)
-            require_target(target, parameters.inputVolume)
-            question = replacementQuestion(target, parameters.keepCorrected)
+            ct, roi = parameters.inputVolume, parameters.regionOfInterest
+            require_ct(ct)
+            require_target(target, ct)
+            region = None
+            if roi is not None:
+                region = region_of_interest(roi, index_to_world(ct), slicer.util.arrayFromVolume(ct).shape)
+            question = replacementQuestion(target, parameters.keepCorrected, self._requested, ct, region)
             if question and not slicer.util.confirmOkCancelDisplay(question, _("Segment again")):
                 return
         self._messageCT = parameters.inputVolume
@@ -228,9 +239,10 @@ class SegmentControl:
             parameters.device.value,
             target,
             parameters.regionOfInterest,
-            self._options(),
+            options,
             wait=False,
             keepCorrected=parameters.keepCorrected,
+            onBeforeReplace=self._onBeforeReplace,
             onProgress=self.panel.showProgress,
             onFinished=self._onFinished,
         )
@@ -245,7 +257,8 @@ class SegmentControl:
         """A run has ended: show its result, its error, or that it was canceled."""
         self.panel.showEnd()
         if outcome.nodes is not None:
-            organs = len(own_organs(outcome.nodes.segmentation))
+            keys = organs_by_segment(outcome.nodes.segmentation).values()
+            organs = sum(key in self._requested for key in keys)
             self.panel.showResult(organs, outcome.elapsed, outcome.device, outcome.warnings)
         elif outcome.cancelled:
             self.panel.showMessage(_("Canceled. Nothing was changed."))
@@ -259,19 +272,48 @@ def _asKeys(text: str) -> tuple[str, ...]:
     return tuple(key for key in text.split(",") if key)
 
 
-def replacementQuestion(segmentation: Any, keepCorrected: bool) -> str:
-    """The question to ask before a run replaces organs in ``segmentation``; empty if it replaces none."""
-    kept = kept_organs(recall(segmentation))
-    content = segmentation.GetSegmentation()
-    names = ", ".join(content.GetSegment(each).GetName() for each in kept.segments)
-    replaced = len(own_organs(segmentation)) - (len(kept.segments) if keepCorrected else 0)
+def replacementQuestion(
+    segmentation: Any,
+    keepCorrected: bool,
+    requested: Collection[str] | None = None,
+    ct: Any | None = None,
+    region: Region | None = None,
+) -> str:
+    """The question to ask before a run replaces organs in ``segmentation``; empty if it replaces none.
+
+    ``requested`` are the keys of the organs that it segments (None for all), ``region`` the part of the grid of ``ct``
+    that it is limited to (None for the whole CT).
+    """
+    organs = organs_by_segment(segmentation)
+    reached = set(organs.values()) if requested is None else set(requested) & set(organs.values())
+    if region is not None:
+        reached &= organs_within(segmentation, ct, region)
+    kept = [each for each in kept_organs(segmentation).segments if organs[each] in reached]
+    replaced = [each for each, key in organs.items() if key in reached and not (keepCorrected and each in kept)]
     if not replaced:
         return ""
-    question = _("Replace {count} organs that this module segmented in {name}?")
-    if replaced == 1:
+    if region is not None:
+        question = _(
+            "Replace what this module segmented inside the region: {replaced}? Outside the region, nothing changes."
+        )
+    elif len(reached) < len(set(organs.values())):
+        question = _("Replace these organs in {name}: {replaced}? All other organs stay as they are.")
+    elif len(replaced) == 1:
         question = _("Replace {count} organ that this module segmented in {name}?")
-    if names and keepCorrected:
-        question += " " + _("These organs were corrected or accepted and are kept: {organs}.")
-    elif names:
-        question += " " + _("Corrections of these organs will be lost: {organs}.")
-    return question.format(count=replaced, name=segmentation.GetName(), organs=names)
+    else:
+        question = _("Replace {count} organs that this module segmented in {name}?")
+    if kept and keepCorrected:
+        question += " " + _("These organs were corrected or accepted and are kept: {kept}.")
+    elif kept:
+        question += " " + _("Corrections of these organs will be lost: {kept}.")
+    return question.format(
+        count=len(replaced),
+        name=segmentation.GetName(),
+        replaced=_names(segmentation, replaced),
+        kept=_names(segmentation, kept),
+    )
+
+
+def _names(segmentation: Any, segmentIds: Collection[str]) -> str:
+    content = segmentation.GetSegmentation()
+    return ", ".join(content.GetSegment(each).GetName() for each in segmentIds)

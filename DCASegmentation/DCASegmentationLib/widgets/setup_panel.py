@@ -134,7 +134,7 @@ class SetupPanel:
             self._downloader.stop()
 
     def _onDownloadProgress(self, fraction: float, message: str) -> None:
-        self._showMessage(_("{message} ({percent} %)").format(message=message, percent=round(100 * fraction)))
+        self._showMessage(_("{message} ({percent}%)").format(message=message, percent=round(100 * fraction)))
 
     def _onDownloadAnswer(self, answer: Answer) -> None:
         message = _("The model was added. Its checksum is correct.")

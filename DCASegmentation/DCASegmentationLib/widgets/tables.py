@@ -182,15 +182,20 @@ class FindingsTable:
         words = statusInWords()
         for row, finding in enumerate(findings):
             item = self._table.item(row, _STATUS)
-            status = state.status(finding.rank)
-            item.setText(words.get(status, status))
+            status, isChecked = state.status(finding.rank), state.is_checked(finding.rank)
+            isUnseen = status == CORRECTED and not isChecked
+            item.setText(_("Changed") if isUnseen else words.get(status, status))
             font = item.font()
-            font.setBold(status == TO_CHECK)
+            font.setBold(not isChecked)
             item.setFont(font)
             if status == SUGGESTION:
                 item.setToolTip(_("The alternative was accepted."))
             elif status == ACCEPTED:
                 item.setToolTip(_("The segmentation was accepted as it is."))
+            elif isUnseen:
+                item.setToolTip(_("Changed, but not checked yet: click the finding to look at it."))
+            else:
+                item.setToolTip("\n".join(each.text for each in finding.reasons))
 
     def select(self, row: int) -> None:
         """Select a row, or none for -1, without emitting signals."""

@@ -149,8 +149,9 @@ class TrainingOptions:
     # "decoder": its own, from a strong view of the patch, as in FixMatch. The experts' pseudo-labels pull a decoder
     # that has become better than the experts back to them.
     pseudo_label_source: PseudoLabelSource = "decoder"
-    # Voxels whose pseudo-label has a lower softmax probability are left out of the losses on unlabeled patches.
-    # Otherwise organs that the teacher has not learned yet are taught as background. The paper uses all voxels (0).
+    # Voxels whose pseudo-label has a lower softmax probability are left out of the segmentation loss on unlabeled
+    # patches. Otherwise organs that the teacher has not learned yet are taught as background. The paper uses all voxels
+    # (0). The attention loss (see attention_weight) uses all of them, whatever their probability.
     pseudo_label_confidence: float = option(0.8, minimum=0, maximum=1)
     unsupervised_weight: float = option(1.0, minimum=0)
     # Below this fraction of its maximum, the unsupervised loss is left out to save its forward pass.

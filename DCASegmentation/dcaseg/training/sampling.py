@@ -274,7 +274,7 @@ class StepSampler:
 
     def _draw(self, stream: int, step: int) -> Patches | None:
         sampler = self._samplers[stream]
-        if sampler is None:
+        if sampler is None or not self._indices[stream]:
             return None
         drawn = []
         for index in self._indices[stream]:

@@ -259,14 +259,21 @@ class Trainer:
         for group in self.optimizer.param_groups:
             # Checkpoints of versions without parameter groups have no factor.
             group["lr"] = group.get("factor", 1.0) * learning_rate(
-                step_state.stage_step, step_state.stage_steps, self.options
+                step_state.stage_step,
+                step_state.stage_steps,
+                self.options,
+                self.strategy.warmup_steps(step_state),
             )
         self.strategy.train()
         self.optimizer.zero_grad(set_to_none=True)
-        values = self._backward_in_memory(batch, step_state, weights_unchanged=not stage_begins)
+        buffers = self._buffers()
+        values = self._backward_in_memory(batch, step_state, buffers, weights_unchanged=not stage_begins)
         if batch.unlabeled is not None:
             values["weight"] = self.strategy.weight(step_state)
         self._update(step_state, values)
+        if "skipped" in values:
+            # A value that is not finite would stay in a strategy's running statistics.
+            self._restore_buffers(buffers)
         self.step += 1
         self._can_save = True
         return values
@@ -276,12 +283,22 @@ class Trainer:
         draw = self._sampler.draw if self._prefetcher is None else self._prefetcher.take
         return self._to_device(draw(step_state.step, self.strategy.weight(step_state) > 0))
 
-    def _backward_in_memory(self, batch: Batch, step_state: StepState, weights_unchanged: bool) -> dict[str, float]:
+    def _buffers(self) -> list[torch.Tensor]:
+        """Copies of the strategy's buffers: norm statistics, and what the strategy counts or averages."""
+        return [buffer.clone() for buffer in self.strategy.buffers()]
+
+    def _restore_buffers(self, values: list[torch.Tensor]) -> None:
+        for buffer, value in zip(self.strategy.buffers(), values, strict=True):
+            buffer.copy_(value)
+
+    def _backward_in_memory(
+        self, batch: Batch, step_state: StepState, buffers: list[torch.Tensor], weights_unchanged: bool
+    ) -> dict[str, float]:
         """``_backward``, repeated with fewer stored activations if memory runs out, for the rest of the run too.
 
-        Raises UserError if memory is still insufficient. The last step can then be saved if ``weights_unchanged``.
+        ``buffers`` are those from before the step. Raises UserError if memory is still insufficient. The last step can
+        then be saved if ``weights_unchanged``.
         """
-        buffers_before = [buffer.clone() for buffer in self.strategy.buffers()]
         while True:
             failure = None
             try:
@@ -292,8 +309,7 @@ class Trainer:
                 failure = next(iter(str(error).splitlines()), type(error).__name__)
             # Outside of the handler, because the traceback keeps the tensors of the failed attempt alive.
             self.optimizer.zero_grad(set_to_none=True)
-            for buffer, value in zip(self.strategy.buffers(), buffers_before, strict=True):
-                buffer.copy_(value)
+            self._restore_buffers(buffers)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             if self._memory_level == LEVELS or self.processes.count > 1:
@@ -316,13 +332,20 @@ class Trainer:
         values: dict[str, torch.Tensor] = {}
         for name in names:
             with nullcontext() if name == names[-1] else without_averaging(self._model):
-                with torch.autocast(self.device.type, self._low_precision, enabled=self._low_precision is not None):
+                # Before version 2.11, PyTorch caches a weight that is first converted under no_grad without its graph,
+                # so a network that first makes pseudo-labels would get no gradient (PyTorch issue 112583).
+                with torch.autocast(
+                    self.device.type,
+                    self._low_precision,
+                    enabled=self._low_precision is not None,
+                    cache_enabled=False,
+                ):
                     loss = self._model(name, batch, step_state)
                 # Recomputed activations update the batch statistics a second time, which must be undone.
-                buffers = [buffer.clone() for buffer in self.strategy.buffers()] if self._memory_level else []
+                buffers = self._buffers() if self._memory_level else None
                 self._scaler.scale(loss.total).backward()
-                for buffer, value in zip(self.strategy.buffers(), buffers, strict=bool(buffers)):
-                    buffer.copy_(value)
+                if buffers is not None:
+                    self._restore_buffers(buffers)
             values |= loss.values
         return self.processes.mean(values)
 
@@ -502,6 +525,7 @@ class Trainer:
         self.best = state["best"]
         self.options = _continued(self.options, saved, self.step)
         self.strategy.options = self.options
+        self.strategy.resume(self.step, saved, state.get("strategy", {}))
         self._pending = None if state.get("pending") is None else json.loads(state["pending"])
         pseudo_cases = read_pseudo_cases(self.folder, self.step)
         if pseudo_cases:
@@ -520,9 +544,15 @@ class Trainer:
             self.averaged.updates = state["averaged_updates"]
 
 
-def learning_rate(stage_step: int, stage_steps: int, options: TrainingOptions) -> float:
-    """Polynomial decay (power 0.9) over the ``stage_steps`` steps of a stage, after a linear warm-up."""
-    warmup = min(1.0, (stage_step + 1) / options.warmup_steps) if options.warmup_steps else 1.0
+def learning_rate(
+    stage_step: int, stage_steps: int, options: TrainingOptions, warmup_steps: int | None = None
+) -> float:
+    """Polynomial decay (power 0.9) over the ``stage_steps`` steps of a stage, after a linear warm-up.
+
+    ``warmup_steps`` replaces those of the ``options``.
+    """
+    warmup_steps = options.warmup_steps if warmup_steps is None else warmup_steps
+    warmup = min(1.0, (stage_step + 1) / warmup_steps) if warmup_steps else 1.0
     return options.learning_rate * warmup * (1 - stage_step / stage_steps) ** 0.9
 
 

@@ -20,6 +20,7 @@ from ...errors import UserError
 from ...method.variants import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES
 from ...organs import AMOS, SYNAPSE, Vocabulary
 from ...training.options import GridOptions, TrainingOptions
+from ...training.strategies.copy_paste import CopyPasteOptions
 from ...training.strategies.registry import OWN_OPTIONS, fitted
 from .step_cost import StepCost
 
@@ -245,6 +246,9 @@ TABLES = {
 ALL_EXPERIMENTS: Mapping[str, Experiment] = {**TABLES, **EXPERIMENTS}
 """All tables of ``dca experiment``, by name."""
 
+COPY_PASTE = ("bcp", "abd", "beta_fft")
+"""The strategies with a first stage on labeled patches only (see ``training.strategies.copy_paste``)."""
+
 EQUAL = "-equal"
 """Suffix of the key of a run with as much computation as DCA."""
 
@@ -291,5 +295,8 @@ def equal_compute(experiment: Experiment, steps: int, costs: Mapping[str, StepCo
     for arm in experiment.arms:
         allowed = max(1, round(budget / costs[arm.key].macs))
         changes = {**arm.changes, "steps": allowed}
+        if arm.changes.get("strategy") in COPY_PASTE:
+            # Their share of cheap steps depends on the number of steps; the cost was counted with this one.
+            changes["strategy_options"] = {"pretraining": CopyPasteOptions().first_steps(steps)[1] / steps}
         arms.append(arm if arm.key == "dca" else replace(arm, key=arm.key + EQUAL, changes=changes))
     return replace(experiment, title=f"{experiment.title}, equal compute", arms=tuple(arms))

@@ -97,7 +97,10 @@ def step_seconds(
             for _ in range(1 + repeats):
                 start = _clock(device)
                 for name in strategy.loss_names(step_state, batch):
-                    with torch.autocast(torch.device(device).type, precision, enabled=precision is not None):
+                    # Without its cache, like the trainer.
+                    with torch.autocast(
+                        torch.device(device).type, precision, enabled=precision is not None, cache_enabled=False
+                    ):
                         loss = strategy(name, batch, step_state).total
                     loss.backward()
                 optimizer.step()

@@ -4,7 +4,8 @@ One encoder and three decoders. ξ denoises a diffused label map of a labeled pa
 patches, with class weights according to the difficulty of each class for ξ. θ, whose output is the result, learns from
 unlabeled patches the labels argmax[G * gumbel-softmax(ξ after ten DDIM steps) + softmax(ψ)], and its weights follow the
 mean of those of ξ and ψ (EMA .99). L = L(ξ(x_t, t, image_L), y) + L_w(ψ(image_L), y) + λ L(θ(image_U), label); each
-term is weighted cross-entropy + foreground Dice.
+term is weighted cross-entropy + foreground Dice. With ``class_balance``, twice the run's loss
+(``losses.supervised_loss``) replaces the first, which is unweighted; the weights of the second are the method's own.
 
 The diffusion follows Ho et al. 2020 and, for fewer steps without new noise (DDIM, eta 0), Song et al. 2021. A label map
 is x0 = 2 one-hot - 1, (batch, channel, depth, height, width). It is computed in single precision.
@@ -34,7 +35,7 @@ from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .class_statistics import Difficulty
-from .losses import agreement, weighted_loss
+from .losses import agreement, supervised_loss, unweighted_loss, weighted_loss
 from .perturbation import frozen_statistics, normal, smoothed
 
 TIMES = 1000
@@ -150,7 +151,7 @@ class AggregatingAndDecoupling(Strategy):
         assert batch.unlabeled is not None
         labels = self.pseudo_labels(batch.unlabeled, step_state)
         logits = self.network(batch.unlabeled).float()
-        loss = weighted_loss(logits, labels, self._equal(logits))
+        loss = unweighted_loss(logits, labels)
         values = {"unsupervised": loss.detach(), "agreement": agreement(logits.detach().argmax(dim=1), labels)}
         return Loss(self.weight(step_state) * loss, values)
 
@@ -204,8 +205,5 @@ class AggregatingAndDecoupling(Strategy):
         diffused = noised(clean, normal(clean.shape, generator, clean), times)
         logits = self.denoise(batch.volumes, diffused, times)
         self.difficulty.observe(logits.detach().argmax(dim=1), batch.labels)
-        loss = weighted_loss(logits, batch.labels, self._equal(logits))
+        loss = supervised_loss(logits, batch.labels, self.options, step_state, unweighted_loss, scale=2)
         return Loss(loss, {"denoising": loss.detach()})
-
-    def _equal(self, logits: Tensor) -> Tensor:
-        return torch.ones(self.channels, device=logits.device)

@@ -8,7 +8,8 @@ The networks teach each other on these new samples: Dice(p_m, argmax p_other).
 on the mixtures and on displaced mixtures, with weight 1 and no ramp. Cost: 1.5 times CPS. ``cross``: both networks
 learn from labels. In the first two thirds of the run, they also learn from labeled patches whose most confident block
 is replaced, with probability 1/2, by the other view's least confident block and its labels (ABD-I). They teach each
-other on unlabeled patches and their displacements, with weight .1 and a ramp. Cost: 3 times CPS.
+other on unlabeled patches and their displacements, with weight .1 and a ramp. Cost: 3 times CPS. With
+``class_balance``, the losses on labels are the run's (``losses.supervised_loss``) in both.
 
 Deviations: three dimensions (4³ blocks instead of 4²); two V-Nets instead of a U-Net and a Swin transformer; strong
 views change intensities and may contain a box of noise, without rotation; a cutout does not change the label. DCA's
@@ -27,7 +28,6 @@ from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Facts, Loss, StepState, Strategy
 from .copy_paste import CopyPasteOptions, TwoStudents
-from .losses import cross_entropy_and_square_dice
 from .mixing import assembled, cubes, displaced, displaced_with_labels
 from .perturbation import strong_view
 
@@ -68,6 +68,10 @@ class ABD(TwoStudents):
     def step_state(self, step: int) -> StepState:
         """See ``Strategy.step_state``."""
         return super().step_state(step) if self.own.base == "bcp" else Strategy.step_state(self, step)
+
+    def warmup_steps(self, step_state: StepState) -> int:
+        """See ``Strategy.warmup_steps``."""
+        return super().warmup_steps(step_state) if self.own.base == "bcp" else Strategy.warmup_steps(self, step_state)
 
     def weight(self, step_state: StepState) -> float:
         """See ``Strategy.weight``."""
@@ -120,7 +124,7 @@ class ABD(TwoStudents):
         count, labels = self.own.blocks, batch.labels
         views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 4)))
         logits = [student(view).float() for student, view in zip(self.students, views, strict=True)]
-        loss = torch.stack([cross_entropy_and_square_dice(output, labels) for output in logits]).sum()
+        loss = torch.stack([self.supervised(output, labels, step_state) for output in logits]).sum()
         values = {"supervised": loss.detach() / 2}
         if step_state.step < _WITH_LABELED * self.options.steps:
             one, other = (
@@ -131,6 +135,6 @@ class ABD(TwoStudents):
             new = displaced_with_labels(one, other, cubes(labels[:, None], count), chosen)
             samples = torch.cat([assembled(view) for view, _ in new])
             targets = torch.cat([assembled(blocks)[:, 0] for _, blocks in new])
-            extra = [cross_entropy_and_square_dice(student(samples), targets) for student in self.students]
+            extra = [self.supervised(student(samples), targets, step_state) for student in self.students]
             loss = loss + 2 * torch.stack(extra).sum()
         return Loss(loss, values)

@@ -6,9 +6,10 @@ q of its voxels reaches.
 
 ``row``: DHC's port, based on CPS. The cross loss of a network is the mean over all voxels of 1[p_other >= threshold of
 the other's class] x cross-entropy; τ = .9; the thresholds are updated every quarter of an epoch. The supervised loss is
-cross-entropy + foreground Dice. The port multiplies a network's logits by the mask, so a rejected voxel still costs
-log C, and an accepted one increases its class without decreasing the others; ours masks the loss. Cost: as CPS.
-``published``: based on FixMatch, τ = .95, updated every epoch. Cost: 0.6 times CPS.
+cross-entropy + foreground Dice or, with ``class_balance``, twice the run's (``losses.supervised_loss``). The port
+multiplies a network's logits by the mask, so a rejected voxel still costs log C, and an accepted one increases its
+class without decreasing the others; ours masks the loss. Cost: as CPS. ``published``: based on FixMatch, τ = .95,
+updated every epoch. Cost: 0.6 times CPS.
 
 Both use quantiles of a histogram with a thousand bins, not of stored volumes.
 """
@@ -27,7 +28,7 @@ from ..options import TrainingOptions
 from .base import Batch, StepState
 from .class_statistics import Quantiles
 from .fixmatch import CONFIDENT, FixMatch
-from .losses import voxel_loss, weighted_loss
+from .losses import supervised_loss, unweighted_loss, voxel_loss
 from .two_networks import TwoNetworks
 
 
@@ -97,7 +98,7 @@ class Adsh(TwoNetworks):
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         """See ``TwoNetworks.supervised``."""
-        return weighted_loss(logits, batch.labels, torch.ones(self.channels, device=logits.device))
+        return supervised_loss(logits, batch.labels, self.options, step_state, unweighted_loss, scale=2)
 
     def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
         """See ``TwoNetworks.crossed``."""

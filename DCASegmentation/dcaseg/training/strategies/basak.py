@@ -1,9 +1,9 @@
 """Basak et al.: class imbalance in semi-supervised segmentation (Basak, Ghosal and Sarkar, MICCAI 2022).
 
 A mean teacher. On labeled voxels, three indicators of each class (entropy, variance, confidence) are fused with the
-Gompertz function into a class-wise confidence CC. The unsupervised loss samples a voxel of class k with probability
-r_k = ((1 - CC_k) / max (1 - CC))^2.5 and weights it by (max p)^1.5: L = ce + Dice + λ mean_v mask x ce(z, argmax
-teacher).
+Gompertz function into a class-wise confidence CC. The unsupervised loss samples a voxel of class k with probability r_k
+= ((1 - CC_k) / max (1 - CC))^2.5 and weights it by (max p)^1.5: L = ce + Dice + λ mean_v mask x ce(z, argmax teacher).
+With ``class_balance``, twice the run's loss (``losses.supervised_loss``) replaces ce + Dice on labels.
 
 The authors have not published code. ``row``: DHC's port. Its indicators are E_k = mean p_k Σ p log p, S_k = mean p_k
 and V_k = mean(max p - p_k) over the voxels of class k, each followed by a softmax over classes. G = 1 - exp(-exp(-2R)),
@@ -33,7 +33,7 @@ from ..ema import update_teacher, warmup_decay
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .class_statistics import voxels_of
-from .losses import agreement, foreground_dice, sampled, voxel_cross_entropy, voxel_loss
+from .losses import agreement, sampled, supervised_loss, unweighted_loss, voxel_cross_entropy
 
 _DECAY = 0.99
 
@@ -96,7 +96,7 @@ class Basak(Strategy):
         if loss_name == "labelled":
             logits = self.network(batch.volumes).float()
             self._observe(logits.detach().softmax(dim=1), batch.labels)
-            loss = voxel_loss(logits, batch.labels) + foreground_dice(logits, batch.labels)
+            loss = supervised_loss(logits, batch.labels, self.options, step_state, unweighted_loss, scale=2)
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabeled is not None
         logits = self.network(batch.unlabeled).float()

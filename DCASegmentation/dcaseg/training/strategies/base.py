@@ -9,8 +9,9 @@ checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -175,6 +176,11 @@ class Strategy(nn.Module):
             raise UserError(
                 f"{name} needs unlabeled cases, but there are none.", "Add unlabeled cases, or choose --strategy vnet."
             )
+        if cls.needs_unlabeled and not options.unlabeled_per_step:
+            raise UserError(
+                f"{name} needs unlabeled patches, but unlabeled_per_step is 0.",
+                "Set it to 1 or more, or choose --strategy vnet.",
+            )
         if cls.needs_full_labels and facts.partial is not None:
             raise UserError(
                 f"{name} needs completely labeled cases, but {facts.partial} is only partially labeled.",
@@ -241,6 +247,13 @@ class Strategy(nn.Module):
         """Called once, before a run starts or resumes, with the facts about its cases."""
         self.facts = facts
 
+    def resume(self, step: int, saved: TrainingOptions, stored: Mapping[str, Tensor]) -> None:
+        """Called after the weights are loaded when a run continues at ``step``.
+
+        ``saved`` are the options that it was saved with, perhaps with another number of steps, and ``stored`` the
+        tensors of its checkpoint other than those of ``network``.
+        """
+
     def validated_network(self) -> ScoredNetwork:
         """The network that is validated, averaged and scored: ``network`` or an ensemble."""
         return self.network
@@ -262,6 +275,10 @@ class Strategy(nn.Module):
     def step_state(self, step: int) -> StepState:
         """The stage of ``step``. By default, there is only one stage."""
         return StepState(step, "joint", step, self.options.steps)
+
+    def warmup_steps(self, step_state: StepState) -> int:
+        """The number of steps at the beginning of the stage in which the learning rate increases."""
+        return self.options.warmup_steps
 
     def on_step_start(self, step_state: StepState, averaged: DCANet | None) -> bool:
         """Called before each step. Returns whether the optimizer and the average of the weights must be reset.
@@ -312,7 +329,10 @@ def own_options(strategy_class: type[Strategy], options: TrainingOptions) -> Any
     known = {item.name: item for item in fields(strategy_class.Options)}
     for name in options.strategy_options:
         if name not in known:
-            listed = "; ".join(f"{key} ({item.default}): {option_of(item).help}" for key, item in known.items())
+            listed = "; ".join(
+                f"{key} ({'automatic' if item.default is None else item.default}): {option_of(item).help}"
+                for key, item in known.items()
+            )
             raise UserError(
                 f"--strategy {options.strategy} has no option '{name}'.",
                 f"Its options are: {listed}" if known else "It has no options.",
@@ -331,6 +351,11 @@ def own_options(strategy_class: type[Strategy], options: TrainingOptions) -> Any
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
     """Convert the ``value`` of option ``name`` to the type ``hint``. Raises ValueError if that is not possible."""
+    if get_origin(hint) is UnionType:
+        # An automatic default is None.
+        if value is None:
+            return None
+        hint = next(each for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ValueError(f"{name} must be one of {', '.join(get_args(hint))}, not '{value}'")
@@ -364,18 +389,23 @@ def plain_vnet(options: TrainingOptions, groups: Partition, dropout: float = 0.0
     return network
 
 
+def short_warmup(step_state: StepState, options: TrainingOptions) -> int:
+    """The warm-up of methods whose stages may be short: that of the options, but at most a tenth of the stage."""
+    return min(options.warmup_steps, step_state.stage_steps // 10)
+
+
 def class_balance(step_state: StepState, options: TrainingOptions) -> float:
     """The ``class_balance`` of ``segmentation_loss`` at this step; it decreases to 0 over the stage."""
     return options.class_balance * (1 - step_state.stage_step / step_state.stage_steps)
 
 
 def whole_label_loss(logits: Tensor, batch: Batch, options: TrainingOptions, step_state: StepState) -> Tensor:
-    """L_seg of ``logits`` (batch, channel, depth, height, width) with all labels of the batch."""
+    """L_seg of ``logits`` (batch, channel, depth, height, width) with all labels of the batch that are not ignored."""
     n_channels = logits.shape[1]
     unannotated = channel_mask(batch.unannotated, n_channels, logits.device) if any(batch.unannotated) else None
     balance = class_balance(step_state, options)
     return segmentation_loss(
-        logits.float(), batch.labels, options.dice_channels, range(1, n_channels), balance, unannotated
+        logits.float(), batch.labels, options.dice_channels, range(1, n_channels), balance, unannotated, batch.ignored
     )
 
 

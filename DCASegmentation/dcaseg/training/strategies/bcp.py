@@ -5,10 +5,13 @@ mixture of true labels and the teacher's labels: L = Σ over both mixtures of L_
 the pseudo-labeled region, with a = 1/2 and no ramp. Before this stage, the network learns from labeled patches pasted
 into each other. The teacher is a running mean (.99) from the beginning of the second stage.
 
-Deviations: the second stage starts from the averaged or current weights, not from those with the best validation score;
-the box may touch every border; the largest components of pseudo-labels are not selected by default (``largest_part``),
-which is slow for a dozen organs and harms paired ones. Cost: 0.33 times CPS (0.12 in pretraining), because a step with
-2 + 2 patches trains on two mixtures, half of the patches of other methods.
+L_seg is (Dice + cross-entropy) / 2 of the region or, with ``class_balance``, the run's (``losses.supervised_loss``).
+
+Deviations: the first stage takes at most half of a short run (``copy_paste``); the second stage starts from the
+averaged or current weights, not from those with the best validation score; the box may touch every border; the largest
+components of pseudo-labels are not selected by default (``largest_part``), which is slow for a dozen organs and harms
+paired ones. Cost: 0.33 times CPS (0.12 in pretraining), because a step with 2 + 2 patches trains on two mixtures, half
+of the patches of other methods.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class BCP(CopyPaste):
         """See ``CopyPaste.self_training``."""
         pseudo = self.pseudo_labels(unlabeled)
         pair = self.both_ways((batch.volumes, batch.labels), (unlabeled, pseudo), self.box(unlabeled, step_state))
-        loss, logits = self.both_losses(self.network, pair)
+        loss, logits = self.both_losses(self.network, pair, step_state)
         half = len(logits) // 2
         inside = ~pair[0].mask.expand_as(pair[0].labels)
         agrees = agreement(logits[:half].detach().argmax(dim=1)[inside], pair[0].labels[inside])

@@ -4,7 +4,8 @@ Based on ABD with BCP: two networks learn BCP's mixtures of a weak and a strong 
 Dice(p_m, argmax p_other). Instead of displaced blocks, low frequencies are swapped: x1' = x1 - low(x1) + low(x2), and
 x2' accordingly, where x1 and x2 are the two views of the same mixture. To keep the two networks different, the first
 one has additional losses for each view: on labeled patches, and λ MSE(p(x_β), (1-β) p_a + β p_b) on x_β = (1-β) u_a + β
-u_b with β ~ Beta(.1, .1), where p_a and p_b are the teacher's probabilities.
+u_b with β ~ Beta(.1, .1), where p_a and p_b are the teacher's probabilities. With ``class_balance``, the losses on
+labels and mixtures are the run's (``losses.supervised_loss``).
 
 Deviations: in three dimensions, the band is a cube of |k| <= .117 x side on each axis (that of the code, but a smaller
 part of the spectrum in 3D), symmetric, real part. Images and targets of a pair are always mixed in the same way (one of
@@ -23,7 +24,6 @@ from torch import Tensor
 from ...option_fields import option
 from .base import Batch, Loss, StepState, Strategy
 from .copy_paste import CopyPasteOptions, TwoStudents
-from .losses import cross_entropy_and_square_dice
 from .mixing import frequencies_swapped
 from .perturbation import strong_view
 
@@ -83,7 +83,7 @@ class BetaFFT(TwoStudents):
         unlabeled_views = (unlabeled, strong_view(unlabeled, self.random(step_state, 2)))
         labeled_loss, distance = unlabeled.new_zeros(()), unlabeled.new_zeros(())
         for labeled, view in zip(labeled_views, unlabeled_views, strict=True):
-            labeled_loss = labeled_loss + cross_entropy_and_square_dice(self.network(labeled), batch.labels)
+            labeled_loss = labeled_loss + self.supervised(self.network(labeled), batch.labels, step_state)
             with torch.no_grad():
                 target = self.teacher(view).float().softmax(dim=1)
             predicted = self.network(interpolate(view[:half], view[half:], beta)).float().softmax(dim=1)

@@ -105,9 +105,11 @@ class Difficulty(nn.Module):
 class Confidence(nn.Module):
     """CLD's bank: the mean probability of each class on its labeled voxels, and sampling rates that decrease with it.
 
-    It is updated every ``period`` batches as a running mean with ``decay``; the first value is used as it is. A class
-    without voxels in the period keeps its value (in the published code, its confidence is then 0). ``rates`` are
-    ((1 - conf) / max (1 - conf)) ** ``exponent``, and 1 for a class that has not occurred yet.
+    It is updated every ``period`` batches; the first value is used as it is. After n updates the decay is 1 - 1 / (n +
+    1), so that the bank is the mean of all values, up to ``decay``. In the published code and in DHC's port, the decay
+    is constant: in a short run, the bank then hardly moves away from the first steps. A class without voxels in the
+    period keeps its value (in the published code, its confidence is then 0). ``rates`` are ((1 - conf) / max (1 -
+    conf)) ** ``exponent``, and 1 for a class that has not occurred yet.
     """
 
     def __init__(self, n_channels: int, period: int, decay: float = 0.999, exponent: float = 0.5) -> None:
@@ -134,7 +136,9 @@ class Confidence(nn.Module):
             return
         mean = self.sums / self.voxels.clamp(min=1)
         known = self.confidence >= 0
-        after = torch.where(known, self._decay * self.confidence + (1 - self._decay) * mean, mean)
+        updates = int(self.batches) // self._period - 1
+        decay = min(1 - 1 / (updates + 1), self._decay)
+        after = torch.where(known, decay * self.confidence + (1 - decay) * mean, mean)
         self.confidence.copy_(torch.where(self.voxels > 0, after, self.confidence))
         self.sums.zero_()
         self.voxels.zero_()

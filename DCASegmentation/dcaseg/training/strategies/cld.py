@@ -6,8 +6,8 @@ Class weights are (n_max / n_k)^(1/3), from the labeled voxels, and fixed. The s
 - conf))^(1/2), and the loss is the mean over all voxels of weight x mask x cross-entropy.
 
 Deviations from the code: a class that is absent from the labeled batches keeps its confidence instead of moving to 0;
-the bank is initially empty (all voxels are kept), not random; CLD's crop along the long axis of a knee is left out.
-Cost: as CPS.
+the bank is initially empty (all voxels are kept), not random; its decay grows to .999, which is constant in the code;
+CLD's crop along the long axis of a knee is left out. Cost: as CPS.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Two networks and two critics. A critic D learns, voxel by voxel, to distinguish a prediction from a true label map. A
 network learns from the other's probabilities, more where the other's critic considers them real, and to convince its
 own critic: L_1 = ce(z_1, y) + Dice + λ [mean ce(p_1, p_2) + mean 1[D_2(p_2) > T] ce(p_1, p_2) + μ BCE(D_1(p_1), 1)].
-The critic's loss is 1/2 [BCE(D_1(one-hot y), 1) + BCE(D_1(p_1), 0)].
+The critic's loss is 1/2 [BCE(D_1(one-hot y), 1) + BCE(D_1(p_1), 0)]. With ``class_balance``, twice the run's loss
+(``losses.supervised_loss``) replaces ce + Dice on labels.
 
 The published code does something else: no gradient reaches its critics (detached losses), the first cross term has no
 graph, and the mask multiplies a mean, so it selects nothing. Ours implements the equations above, with a softmax over
@@ -27,7 +28,7 @@ from ...method.log_gap import Partition
 from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Loss, MeanOfNetworks, ParameterGroup, ScoredNetwork, StepState, Strategy, plain_vnet
-from .losses import agreement, square_dice, voxel_loss
+from .losses import agreement, square_dice, supervised_loss, voxel_loss
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,11 @@ class CoBioNet(Strategy):
         logits = [self.network(volumes).float(), self.second(volumes).float()]
         probabilities = [each.softmax(dim=1) for each in logits]
         self._probabilities = [each.detach() for each in probabilities]
-        supervised = torch.stack(
-            [
-                voxel_loss(z[:labeled], batch.labels) + square_dice(p[:labeled], batch.labels)
-                for z, p in zip(logits, probabilities, strict=True)
-            ]
-        ).sum()
+        of_labeled = [
+            supervised_loss(each[:labeled], batch.labels, self.options, step_state, published_loss, scale=2)
+            for each in logits
+        ]
+        supervised = torch.stack(of_labeled).sum()
         values = {"supervised": supervised.detach() / 2}
         if batch.unlabeled is None:
             return Loss(supervised, values)
@@ -133,6 +133,11 @@ class CoBioNet(Strategy):
         ]
         total = torch.stack(losses).sum()
         return Loss(total, {"critics": total.detach() / 2})
+
+
+def published_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The published loss on labels: cross-entropy + ``square_dice``."""
+    return voxel_loss(logits, labels) + square_dice(logits.softmax(dim=1), labels)
 
 
 def selected_cross_entropy(logits: Tensor, target: Tensor, real: Tensor) -> Tensor:

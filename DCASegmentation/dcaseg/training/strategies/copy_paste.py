@@ -4,12 +4,16 @@ In the first stage ("pretraining"), the networks learn from labeled patches past
 ("self_training") starts with a teacher that is a copy of the first network, and pastes labeled and unlabeled patches
 into each other: in = l_a M + u_a (1 - M), out = u_b M + l_b (1 - M), where the mask M is false in a box, and l and u
 are labeled and unlabeled patches of the halves a and b of the batch.
+
+The losses on true labels and on mixtures are those of ``losses.supervised_loss``: with ``class_balance``, the run's
+segmentation loss, in each region of a mixture. The first stage takes 2000 steps, as BCP's on the left atrium, but at
+least 11.8 % and at most half of the run (``pretraining``). The warm-up takes at most a tenth of each stage.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -22,19 +26,28 @@ from ...method.network import DCANet
 from ...option_fields import option
 from ..ema import update_teacher
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, plain_vnet
-from .losses import agreement, region_loss, square_dice
+from .base import Batch, Loss, StepState, Strategy, plain_vnet, short_warmup
+from .losses import agreement, cross_entropy_and_square_dice, region_loss, square_dice, supervised_loss
 from .mixing import box_mask, pasted
 from .perturbation import strong_view
+from .stages import Stages
 
 _TEACHER_DECAY = 0.99
+# BCP's, of 17,000 steps in total. In a short run, the same share would end before the network finds any organ, and the
+# second stage would learn from such a teacher.
+_PRETRAINING_STEPS = 2000
+# Their share, which earlier versions used in runs of any length.
+_PRETRAINING_SHARE = 0.118
+_STAGES = ("pretraining", "self_training")
 
 
 @dataclass(frozen=True)
 class CopyPasteOptions:
     """Options of the two stages."""
 
-    pretraining: float = option(0.118, "fraction of the steps that use labeled patches only")
+    pretraining: float | None = option(
+        None, "fraction of the steps that use labeled patches only; automatic: that of 2000 steps, from 0.118 to 0.5"
+    )
     box: float = option(2 / 3, "side of the pasted box as a fraction of the patch's side")
     pseudo_weight: float = option(
         0.5, "weight of voxels with the teacher's labels, relative to labeled ones", minimum=0
@@ -43,8 +56,13 @@ class CopyPasteOptions:
         False, "keep only the largest component of each organ in pseudo-labels; harms paired organs"
     )
 
+    def first_steps(self, steps: int) -> list[int]:
+        """The first steps of the two stages in a run of ``steps``."""
+        share = min(max(_PRETRAINING_SHARE, _PRETRAINING_STEPS / steps), 0.5)
+        return [0, round((share if self.pretraining is None else self.pretraining) * steps)]
+
     def __post_init__(self) -> None:
-        if not (0 <= self.pretraining < 1 and 0 < self.box < 1):
+        if not (0 <= (self.pretraining or 0) < 1 and 0 < self.box < 1):
             raise ValueError("pretraining must be from 0 to below 1, and box above 0 and below 1")
 
 
@@ -58,12 +76,6 @@ class Mixed(NamedTuple):
     volumes: Tensor
     labels: Tensor
     mask: Tensor
-
-    def loss(self, logits: Tensor, outside: float, inside: float) -> Tensor:
-        """The weighted sum of the losses in the two regions."""
-        return outside * region_loss(logits, self.labels, self.mask) + inside * region_loss(
-            logits, self.labels, ~self.mask
-        )
 
 
 def mixed(outside: tuple[Tensor, Tensor], inside: tuple[Tensor, Tensor], mask: Tensor) -> Mixed:
@@ -85,6 +97,7 @@ class CopyPaste(Strategy):
         super().__init__(options)
         self.network = plain_vnet(options, groups)
         self.teacher: DCANet = copy.deepcopy(self.network).requires_grad_(False)
+        self.stages = Stages(self.own.first_steps, options.steps)
 
     @property
     def students(self) -> list[DCANet]:
@@ -93,10 +106,18 @@ class CopyPaste(Strategy):
 
     def step_state(self, step: int) -> StepState:
         """See ``Strategy.step_state``."""
-        pretraining_steps = round(self.own.pretraining * self.options.steps)
-        if step < pretraining_steps:
-            return StepState(step, "pretraining", step, pretraining_steps)
-        return StepState(step, "self_training", step - pretraining_steps, self.options.steps - pretraining_steps)
+        number, stage_step, stage_steps = self.stages.at(step, self.options.steps)
+        return StepState(step, _STAGES[number], stage_step, stage_steps)
+
+    def resume(self, step: int, saved: TrainingOptions, stored: Mapping[str, Tensor]) -> None:
+        """See ``Strategy.resume``."""
+        share = _PRETRAINING_SHARE if self.own.pretraining is None else self.own.pretraining
+        earlier = [0, round(share * saved.steps)]
+        self.stages.resume(step, saved.steps, self.options.steps, stored, earlier)
+
+    def warmup_steps(self, step_state: StepState) -> int:
+        """See ``Strategy.warmup_steps``."""
+        return short_warmup(step_state, self.options)
 
     def on_step_start(self, step_state: StepState, averaged: DCANet | None) -> bool:
         """At the first step of self-training, load the averaged weights, and copy the network to the teacher."""
@@ -155,13 +176,25 @@ class CopyPaste(Strategy):
         labels = self.teacher(volumes).argmax(dim=1)
         return largest_parts(labels) if self.own.largest_part else labels
 
-    def both_losses(self, network: Callable[[Tensor], Tensor], pair: tuple[Mixed, Mixed]) -> tuple[Tensor, Tensor]:
+    def both_losses(
+        self, network: Callable[[Tensor], Tensor], pair: tuple[Mixed, Mixed], step_state: StepState
+    ) -> tuple[Tensor, Tensor]:
         """BCP's loss of a network on both mixtures, and its logits on them, "in" first."""
         weight = self.own.pseudo_weight
         logits = network(torch.cat([mixture.volumes for mixture in pair])).float()
         half = len(pair[0].volumes)
-        loss = pair[0].loss(logits[:half], 1.0, weight) + pair[1].loss(logits[half:], weight, 1.0)
-        return loss, logits
+        inward = self.mixture_loss(logits[:half], pair[0], step_state, 1.0, weight)
+        return inward + self.mixture_loss(logits[half:], pair[1], step_state, weight, 1.0), logits
+
+    def mixture_loss(
+        self, logits: Tensor, mixture: Mixed, step_state: StepState, outside: float, inside: float
+    ) -> Tensor:
+        """The sum of the losses in the two regions of a mixture, with the weights ``outside`` and ``inside``."""
+        of_regions = [
+            supervised_loss(logits, mixture.labels, self.options, step_state, region_loss, region)
+            for region in (mixture.mask, ~mixture.mask)
+        ]
+        return outside * of_regions[0] + inside * of_regions[1]
 
     def _pretraining(self, batch: Batch, step_state: StepState) -> Loss:
         half = len(batch.volumes) // 2
@@ -171,7 +204,10 @@ class CopyPaste(Strategy):
             self.box(batch.volumes, step_state),
         )
         everywhere = torch.ones_like(mixture.mask)
-        losses = [region_loss(student(mixture.volumes), mixture.labels, everywhere) for student in self.students]
+        losses = [
+            supervised_loss(student(mixture.volumes), mixture.labels, self.options, step_state, region_loss, everywhere)
+            for student in self.students
+        ]
         loss = torch.stack(losses).sum()
         return Loss(loss, {"supervised": loss.detach() / len(losses)})
 
@@ -212,13 +248,17 @@ class TwoStudents(CopyPaste):
         total, logits, volumes = unlabeled.new_zeros(()), [], []
         for student, labeled, view in zip(self.students, labeled_views, unlabeled_views, strict=True):
             pair = self.both_ways((labeled, batch.labels), (view, self.pseudo_labels(view)), mask)
-            loss, student_logits = self.both_losses(student, pair)
+            loss, student_logits = self.both_losses(student, pair, step_state)
             total = total + loss
             logits.append(student_logits)
             volumes.append(torch.cat([mixture.volumes for mixture in pair]))
         self.keep(volumes, logits)
         crossed = self.taught_by_each_other(logits, 1.0)
         return Loss(total + crossed.total, {"supervised": total.detach() / 2, **crossed.values})
+
+    def supervised(self, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
+        """The loss of a network on patches without pseudo-labels."""
+        return supervised_loss(logits, labels, self.options, step_state, cross_entropy_and_square_dice)
 
     def keep(self, volumes: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
         """Store both views, and the networks' probabilities on them."""

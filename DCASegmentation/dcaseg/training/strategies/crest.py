@@ -16,11 +16,10 @@ generations. Cost: 0.6 times CPS, plus a prediction of all unlabeled cases per g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,9 +30,10 @@ from ..cases import Case
 from ..distributed import sum_over_processes
 from ..ema import update_average
 from ..options import TrainingOptions
-from .base import Facts, Pool, StepState
+from .base import Facts, Pool, StepState, short_warmup
 from .class_statistics import reversed_weights
 from .fixmatch import FixMatch, pseudo_labeled
+from .stages import Stages, equal_parts
 from .two_networks import WeightedNetworks
 
 
@@ -66,6 +66,7 @@ class PublishedCReST(FixMatch):
         self.predicted: Tensor
         self.register_buffer("shares", torch.full((self.channels,), 1 / self.channels))
         self.register_buffer("predicted", torch.full((self.channels,), 1 / self.channels))
+        self.stages = Stages(lambda steps: equal_parts(steps, self.own.generations), options.steps)
 
     @classmethod
     def require(cls, options: TrainingOptions, facts: Facts) -> None:
@@ -82,18 +83,20 @@ class PublishedCReST(FixMatch):
 
     def step_state(self, step: int) -> StepState:
         """See ``Strategy.step_state``."""
-        first, last, generation = self._generation(step)
-        return StepState(step, f"generation {generation}", step - first, last - first)
+        generation, stage_step, stage_steps = self.stages.at(step, self.options.steps)
+        return StepState(step, f"generation {generation}", stage_step, stage_steps)
 
-    def _generation(self, step: int) -> tuple[int, int, int]:
-        """The first step, the end and the number of the generation of ``step``."""
-        borders = np.linspace(0, self.options.steps, self.own.generations + 1).round().astype(int)
-        generation = int(np.searchsorted(borders[1:-1], step, side="right"))
-        return int(borders[generation]), int(borders[generation + 1]), generation
+    def resume(self, step: int, saved: TrainingOptions, stored: Mapping[str, Tensor]) -> None:
+        """See ``Strategy.resume``."""
+        self.stages.resume(step, saved.steps, self.options.steps, stored)
+
+    def warmup_steps(self, step_state: StepState) -> int:
+        """See ``Strategy.warmup_steps``."""
+        return short_warmup(step_state, self.options)
 
     def new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
         """See ``Strategy.new_cases``."""
-        if step_state.stage_step or not step_state.step:
+        if not self.stages.begins(step_state.step):
             return None
         assert self.facts is not None
         rates = reversed_weights(torch.tensor(self.facts.voxels, dtype=torch.double), self.own.exponent)
@@ -101,7 +104,7 @@ class PublishedCReST(FixMatch):
 
     def on_step_start(self, step_state: StepState, averaged: object) -> bool:
         """See ``Strategy.on_step_start``."""
-        if step_state.stage_step or not step_state.step:
+        if not self.stages.begins(step_state.step):
             return False
         if self.own.restart:
             # A different draw in each generation, but the same in a resumed run and in every process.
@@ -120,7 +123,8 @@ class PublishedCReST(FixMatch):
         if not self.own.align:
             return probabilities
         # From 1 in the first generation to 1/2 in the last.
-        power = 1 - 0.5 * self._generation(step_state.step)[2] / max(self.own.generations - 1, 1)
+        generation = self.stages.at(step_state.step, self.options.steps)[0]
+        power = 1 - 0.5 * generation / max(self.own.generations - 1, 1)
         totals = sum_over_processes(probabilities.sum(dim=(0, 2, 3, 4)))
         update_average(self.predicted, totals / totals.sum(), 0.99)
         ratio = (self.shares**power + 1e-6) / (self.predicted + 1e-6)

@@ -166,8 +166,9 @@ def unsupervised_loss(
 
     The pseudo-label of ``volumes`` (batch, 1, depth, height, width) is that of the stitched experts or, with the option
     ``pseudo_label_source`` "decoder", that of the aggregation decoder itself. The aggregation decoder and, in the
-    ``joint`` stage, the encoder learn it from ``view`` (same shape; None: from the volumes). Raises ValueError without
-    an aggregation decoder.
+    ``joint`` stage, the encoder learn it from ``view`` (same shape; None: from the volumes). Voxels below the option
+    ``pseudo_label_confidence`` are ignored in the segmentation loss, but not in ``attention_loss``. Raises ValueError
+    without an aggregation decoder.
     """
     if network.aggregation is None:
         raise ValueError("a network without an aggregation decoder has no unsupervised loss")

@@ -22,7 +22,7 @@ from ...method.log_gap import Partition
 from ..cases import Case
 from ..options import TrainingOptions
 from .base import Batch, Loss, Pool, StepState, Strategy, plain_vnet, whole_label_loss
-from .losses import agreement, region_loss, voxel_loss
+from .losses import agreement, voxel_loss
 from .perturbation import strong_view
 
 CONFIDENT = 0.95
@@ -47,11 +47,7 @@ class FixMatch(Strategy):
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
         if loss_name == "labelled":
-            logits = self.network(batch.volumes)
-            if batch.ignored is not None:
-                loss = region_loss(logits, batch.labels, ~batch.ignored)
-            else:
-                loss = whole_label_loss(logits, batch, self.options, step_state)
+            loss = whole_label_loss(self.network(batch.volumes), batch, self.options, step_state)
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabeled is not None
         with torch.no_grad():

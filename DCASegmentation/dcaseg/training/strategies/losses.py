@@ -6,13 +6,44 @@ Logits and probabilities are (batch, channel, depth, height, width), labels int6
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...method.losses import segmentation_loss
+from ..options import TrainingOptions
+from .base import StepState, class_balance
+
 _SMALL = 1e-10
+
+
+def supervised_loss(
+    logits: Tensor,
+    labels: Tensor,
+    options: TrainingOptions,
+    step_state: StepState,
+    published: Callable[..., Tensor],
+    region: Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    """The loss of a comparison method on true labels, or on mixtures of true labels and pseudo-labels.
+
+    With the option ``class_balance``, as in our presets, it is the run's segmentation loss, that of V-Net and DCA, so
+    that tables compare methods and not their supervised losses. Without it, as in the paper's preset, it is the
+    method's own, ``published(logits, labels)``.
+
+    ``region`` (boolean, broadcast to the labels) restricts both losses to a part of the voxels; it is the third
+    argument of ``published``. ``scale`` multiplies the run's loss, so that it keeps its published proportion to the
+    unsupervised loss: 2 if the method adds cross-entropy and Dice loss, of which the run's loss is the mean.
+    """
+    if options.class_balance <= 0:
+        return published(logits, labels) if region is None else published(logits, labels, region)
+    organs, balance = range(1, logits.shape[1]), class_balance(step_state, options)
+    ignored = None if region is None else ~region.expand_as(labels)
+    return scale * segmentation_loss(logits.float(), labels, options.dice_channels, organs, balance, ignored=ignored)
 
 
 def voxel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -64,6 +95,11 @@ def foreground_dice(
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """``weighted_cross_entropy`` + ``foreground_dice``, both with the same ``weights`` (channel,)."""
     return weighted_cross_entropy(logits, labels, weights) + foreground_dice(logits, labels, weights)
+
+
+def unweighted_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """``weighted_loss`` with weights of 1: mean cross-entropy + ``foreground_dice``."""
+    return voxel_loss(logits, labels) + foreground_dice(logits, labels)
 
 
 def square_dice(probabilities: Tensor, labels: Tensor) -> Tensor:

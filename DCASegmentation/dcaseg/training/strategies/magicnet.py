@@ -5,10 +5,12 @@ unlabeled patches; the features of the mixtures are moved back to their patches,
 "cubes": each cube passes through the network alone; its position is classified from its deepest features, and its
 features are also assembled to patches (z_c).
 
-L = 1/4 [ce(z_L) + Dice(z_L) + Dice(z_x_L) + Dice(z_c_L)] + .1 position + λ Dice(z_x_U, pseudo-label). The pseudo-label
-is that of a teacher (EMA .99) on noisy patches. Once the class distribution is known, it is blended with z_c voxel by
-voxel: argmax[(1 - ω) z_T + ω z_c], where ω is the number of voxels of the teacher's class in the blended labels of the
-last 20 steps, divided by that of the largest class.
+L = 1/4 [ce(z_L) + Dice(z_L) + Dice(z_x_L) + Dice(z_c_L)] + .1 position + λ Dice(z_x_U, pseudo-label). With
+``class_balance``, the run's loss (``losses.supervised_loss``) replaces the terms of the first bracket, with the same
+weights; ``losses`` gradient_aware keeps its own. The pseudo-label is that of a teacher (EMA .99) on noisy patches. Once
+the class distribution is known, it is blended with z_c voxel by voxel: argmax[(1 - ω) z_T + ω z_c], where ω is the
+number of voxels of the teacher's class in the blended labels of the last 20 steps, divided by that of the largest
+class.
 
 Deviations: cubes are returned to their own position (the published code mirrors 18 of 27); ``blend`` "frequent" is the
 code's weight, which lets the cubes decide the large classes, and "rare" is 1 - ω; the teacher has no position
@@ -19,6 +21,7 @@ training only.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -35,7 +38,7 @@ from ..options import TrainingOptions
 from .base import Batch, Facts, Loss, StepState, Strategy, plain_vnet
 from .class_statistics import voxels_of
 from .ga import gradient_aware_cross_entropy, gradient_aware_dice
-from .losses import agreement, square_dice, voxel_loss
+from .losses import agreement, square_dice, supervised_loss, voxel_loss
 from .mixing import assembled, cubes, exchanged, partners, returned
 from .perturbation import clipped_noise
 
@@ -125,7 +128,7 @@ class MagicNet(Strategy):
         """See ``Strategy.forward``."""
         if loss_name == "whole":
             logits = self.network(batch.volumes).float()
-            loss = (self._cross_entropy(logits, batch.labels) + self._dice(logits, batch.labels)) / 4
+            loss = self._supervised(logits, batch.labels, step_state, self._cross_entropy_and_dice, scale=2)
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabeled is not None
         labeled = len(batch.volumes)
@@ -136,7 +139,7 @@ class MagicNet(Strategy):
         mixture = assembled(exchanged(cubes(volumes, self.own.cubes), order))
         features = self._decoder(self.network.encoder(mixture)).features[-1]
         logits = self._head(assembled(returned(cubes(features, self.own.cubes), order)))
-        supervised = self._dice(logits[:labeled], batch.labels) / 4
+        supervised = self._supervised(logits[:labeled], batch.labels, step_state, self._dice)
         assert self._pseudo is not None
         loss = self._dice(logits[labeled:], self._pseudo)
         same = agreement(logits[labeled:].argmax(dim=1), self._pseudo)
@@ -166,7 +169,7 @@ class MagicNet(Strategy):
         features = self._decoder(encoded).features[-1][order.argsort()]
         logits = self._head(assembled(features.unflatten(0, parts.shape[:2])))
         self._pseudo = self._pseudo_label(volumes[labeled:], logits[labeled:].detach(), step_state)
-        supervised = self._dice(logits[:labeled], labels) / 4
+        supervised = self._supervised(logits[:labeled], labels, step_state, self._dice)
         values = {"cubes": supervised.detach(), "place": place.detach()}
         return Loss(supervised + _PLACE_WEIGHT * place, values)
 
@@ -181,6 +184,22 @@ class MagicNet(Strategy):
             labels = teacher.argmax(dim=1)
         self.counts[step_state.step % self._WINDOW] = voxels_of(labels, self.network.out_channels)
         return labels
+
+    def _supervised(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        step_state: StepState,
+        published: Callable[[Tensor, Tensor], Tensor],
+        scale: float = 1.0,
+    ) -> Tensor:
+        """One of the supervised losses, with its published weight of a quarter for each of their four terms."""
+        if self.own.losses == "gradient_aware":
+            return published(logits, labels) / 4
+        return supervised_loss(logits, labels, self.options, step_state, published, scale=scale) / 4
+
+    def _cross_entropy_and_dice(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self._cross_entropy(logits, labels) + self._dice(logits, labels)
 
     def _dice(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.own.losses == "gradient_aware":

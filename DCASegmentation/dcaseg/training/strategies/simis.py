@@ -14,7 +14,7 @@ unlabeled cases. Cost: 0.6 times CPS, plus these predictions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -29,6 +29,7 @@ from ..options import TrainingOptions
 from .base import Facts, Pool, StepState
 from .class_statistics import lagging_weights
 from .fixmatch import FixMatch, pseudo_labeled
+from .stages import Stages, equal_parts
 from .two_networks import WeightedNetworks
 
 
@@ -60,6 +61,7 @@ class PublishedSimiS(FixMatch):
         super().__init__(options, groups)
         self.voxels: Tensor
         self.register_buffer("voxels", torch.ones(self.channels - 1))
+        self.stages = Stages(lambda steps: equal_parts(steps, self.own.rounds), options.steps)
 
     @classmethod
     def require(cls, options: TrainingOptions, facts: Facts) -> None:
@@ -72,10 +74,13 @@ class PublishedSimiS(FixMatch):
         super().prepare(facts)
         self.voxels.copy_(torch.tensor(facts.voxels[1:]))
 
+    def resume(self, step: int, saved: TrainingOptions, stored: Mapping[str, Tensor]) -> None:
+        """See ``Strategy.resume``."""
+        self.stages.resume(step, saved.steps, self.options.steps, stored)
+
     def new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
         """See ``Strategy.new_cases``."""
-        borders = np.linspace(0, self.options.steps, self.own.rounds + 1).round().astype(int)[1:-1]
-        if step_state.step not in borders:
+        if not self.stages.begins(step_state.step):
             return None
         assert self.facts is not None
         labeled = torch.tensor(self.facts.voxels[1:])

@@ -6,8 +6,9 @@ without a gradient to the attended patches); when unlabeled patches train u, and
 themselves. Each decoder has a second, balanced head, which learns from a sample of the voxels. L_sup = L(l(L), y) +
 L(balanced l(L), y on M), M ~ Bernoulli(n_min / n_y). Pseudo-labels are the argmax of both heads of l on unlabeled
 patches. L_un = L(u(U), label) + L(balanced u(U), label on M_u), M_u ~ Bernoulli(1 - t/T (1 - n_min / n_label)). L =
-cross-entropy + 1 - foreground Dice. After each step, l's head follows its balanced head, u follows l, and u's head
-follows its balanced head (EMA .99 of weights that also learn).
+cross-entropy + 1 - foreground Dice; with ``class_balance``, twice the run's loss (``losses.supervised_loss``) replaces
+L(l(L), y), which is the only one on labels that no sample balances. After each step, l's head follows its balanced
+head, u follows l, and u's head follows its balanced head (EMA .99 of weights that also learn).
 
 Deviations: M excludes voxels from the loss (the published code multiplies logits and labels by it, so these voxels
 become false foreground in Dice); counts are from all labeled cases, not from four; unlabeled patches pass the first
@@ -32,7 +33,7 @@ from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Facts, Loss, StepState, Strategy
 from .class_statistics import balance_ratio
-from .losses import agreement, foreground_dice, sampled, voxel_loss
+from .losses import agreement, foreground_dice, sampled, supervised_loss, voxel_loss
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ class SKCDF(Strategy):
             if batch.unlabeled is not None:
                 others = self._pseudo_label(batch.unlabeled, features[-1])
             outputs = self._head_logits(self.labelled, "labelled", self.network.attended(features, others))
-            masks = (None, sampled(batch.labels, self.ratio, generator))
-            losses = [self._loss(logits, batch.labels, mask) for logits, mask in zip(outputs, masks, strict=True)]
-            return Loss(losses[0] + losses[1], {"supervised": losses[0].detach(), "balanced": losses[1].detach()})
+            plain = supervised_loss(outputs[0], batch.labels, self.options, step_state, self._loss, scale=2)
+            # The sample balances the classes, so this head keeps the published loss.
+            balanced = self._loss(outputs[1], batch.labels, sampled(batch.labels, self.ratio, generator))
+            return Loss(plain + balanced, {"supervised": plain.detach(), "balanced": balanced.detach()})
         assert batch.unlabeled is not None
         decoder: ExpertDecoder = self.network.experts[0]  # type: ignore[assignment]
         features = self.network.attended(self.network.encoder(batch.unlabeled))
@@ -142,5 +144,5 @@ class SKCDF(Strategy):
         decoded = decoder(features)
         return [decoded.logits.float(), self.balanced[which](decoded.features[-1]).float()]
 
-    def _loss(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
         return voxel_loss(logits, labels, mask=mask, over="kept") + 1 + foreground_dice(logits, labels, mask=mask)

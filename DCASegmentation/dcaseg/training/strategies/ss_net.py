@@ -4,7 +4,8 @@ Smoothness: the prediction should not change under the worst small perturbation 
 sg p(x)), where d is the direction of the steepest change (``perturbation.adversarial_direction``). Separation: voxel
 features of a class are pulled toward a bank of good labeled features of that class: mean (1 - cos(F_m, R_n)) a_m b_n,
 where a and b are learned and normalized to a mean of 1. L = Dice(z_L, y) + λ [L_adv + .1 (contrast_L + contrast_U)].
-Unlabeled voxels belong to the class of their own argmax.
+Unlabeled voxels belong to the class of their own argmax. With ``class_balance``, the run's loss
+(``losses.supervised_loss``) replaces Dice(z_L, y).
 
 Deviations: the bank keeps the features with the highest scores of their selector (the published code sorts in the
 opposite order); the mean is over the classes that are present; at most 4096 voxels of a class are used, because the
@@ -27,7 +28,7 @@ from ...method.log_gap import Partition
 from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, plain_vnet
-from .losses import agreement, soft_dice, square_dice
+from .losses import agreement, soft_dice, square_dice, supervised_loss
 from .perturbation import adversarial_direction, frozen_statistics
 
 _DROPOUT = 0.5
@@ -97,7 +98,7 @@ class SSNet(Strategy):
         weight = self.weight(step_state)
         if loss_name == "labelled":
             logits, features = self.with_features(batch.volumes)
-            supervised = square_dice(logits.softmax(dim=1), batch.labels)
+            supervised = supervised_loss(logits, batch.labels, self.options, step_state, _dice)
             generator = self.random(step_state)
             self.fill_bank(features.detach(), batch.labels, logits.detach().argmax(dim=1), generator)
             contrast_loss = self.contrast_loss(features, batch.labels, generator)
@@ -162,6 +163,10 @@ class SSNet(Strategy):
 
     def _probabilities(self, volumes: Tensor) -> Tensor:
         return self.network(volumes).float().softmax(dim=1)
+
+
+def _dice(logits: Tensor, labels: Tensor) -> Tensor:
+    return square_dice(logits.softmax(dim=1), labels)
 
 
 def _of_label(features: Tensor, labels: Tensor, label: int, generator: torch.Generator) -> Tensor:

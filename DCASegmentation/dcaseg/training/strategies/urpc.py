@@ -1,8 +1,9 @@
 """URPC: uncertainty rectified pyramid consistency (Luo et al., MICCAI 2021).
 
 One network predicts at each of four decoder scales. All four learn from labels: L_sup = 1/(2S) Σ_s [ce(z_s, y) +
-Dice(p_s, y)]. On unlabeled patches, each scale is pulled toward the mean p̄ of all scales, less where the KL divergence
-U_s = Σ_c p̄ log(p̄ / p_s) is large: mean_s { mean[(p̄ - p_s)² e^-U_s] / mean[e^-U_s] + mean[U_s] }.
+Dice(p_s, y)], or with ``class_balance`` the run's loss (``losses.supervised_loss``) of each scale. On unlabeled
+patches, each scale is pulled toward the mean p̄ of all scales, less where the KL divergence U_s = Σ_c p̄ log(p̄ / p_s)
+is large: mean_s { mean[(p̄ - p_s)² e^-U_s] / mean[e^-U_s] + mean[U_s] }.
 
 Deviations: the backbone is the V-Net of the other methods, with dropout (1/2) at the bottleneck and the last block,
 instead of a U-Net with dropout at each decoder level. The direction of the divergence is that of the code. Three 1x1x1
@@ -20,7 +21,7 @@ from torch.nn import functional
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, plain_vnet
-from .losses import agreement, cross_entropy_and_square_dice
+from .losses import agreement, cross_entropy_and_square_dice, supervised_loss
 
 _DROPOUT = 0.5
 
@@ -61,7 +62,10 @@ class URPC(Strategy):
         """See ``Strategy.forward``."""
         if loss_name == "labelled":
             scales = self.pyramid(batch.volumes)
-            losses = [cross_entropy_and_square_dice(logits, batch.labels) for logits in scales]
+            losses = [
+                supervised_loss(logits, batch.labels, self.options, step_state, cross_entropy_and_square_dice)
+                for logits in scales
+            ]
             loss = torch.stack(losses).mean()
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabeled is not None
