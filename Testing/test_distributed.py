@@ -85,8 +85,8 @@ def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path):
         start, alone, together = (
             weights(tmp_path / path) for path in (f"one/{name}/start.pt", f"one/{name}/last.pt", f"two/{name}/last.pt")
         )
-        # Without averaged gradients, these are 0.73 and 0.39; with them, 0.14 (flipped pseudo-labels) and 0.01.
-        assert (together - alone).norm() < {"joint": 0.25, "staged": 0.05}[name] * (alone - start).norm()
+        # Without averaged gradients, these are 0.73 and 0.39; with them, 0.14 and 0.08 (flipped pseudo-labels).
+        assert (together - alone).norm() < {"joint": 0.25, "staged": 0.15}[name] * (alone - start).norm()
     assert "unsupervised" in one["joint"][-1] and "aggregation" in two["staged"][-1]
     assert (tmp_path / "two" / "joint" / "last.pt").exists()
 
