@@ -355,7 +355,7 @@ def test_edits_by_other_tools_are_followed(tool, case):
     paint(case, "liver", (slice(8, 9), slice(6, 8), slice(4, 6)), 0)
     before = labels_of(case)
     tool.press("Return")
-    assert "changed by other means" in tool.message and preview() == ()
+    assert "edited meanwhile" in tool.message and preview() == ()
     np.testing.assert_array_equal(labels_of(case), before)
     tool.click(IN_GONE)
     tool.press("Return")

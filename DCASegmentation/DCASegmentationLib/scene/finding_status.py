@@ -30,8 +30,8 @@ from DCASegmentationLib.scene.review_record import (
 )
 from DCASegmentationLib.scene.segmentation import add_empty_organ, organs_by_segment, tag_organs
 
-# A finding counts as corrected if at least this share of its voxels differs from the automatic result. A stroke in a
-# neighboring organ, or smoothing, also changes single voxels of findings that nobody has looked at.
+# A finding that nobody has gone to counts as corrected if at least this share of its voxels differs from the automatic
+# result. A stroke in a neighboring organ, or smoothing, also changes single voxels of such findings.
 LEAST_CHANGE = 0.1
 
 
@@ -91,7 +91,8 @@ def _status_after_edits(nodes: CaseNodes, state: ReviewState, rank: int, share: 
         return SUGGESTION
     # A decision stays a correction as long as anything of it is left, unless the Segment Editor's undo took it back.
     was_decided = before == CORRECTED or (before == SUGGESTION and not _is_as_before(nodes, state, rank))
-    if share >= LEAST_CHANGE or (was_decided and share > 0):
+    # A user who went to the finding may correct few of its voxels.
+    if share >= LEAST_CHANGE or (share > 0 and (was_decided or rank in state.visited)):
         return CORRECTED
     return ACCEPTED if before == ACCEPTED else TO_CHECK
 
