@@ -372,7 +372,7 @@ def _concerns(temporary: Path, error: OSError) -> bool:
 
 def _exists_already(path: Path) -> OutputError:
     return OutputError(
-        f"The folder {path} already exists.", "Choose another one, or, if the command has this option, add --overwrite."
+        f"The folder {path} already exists.", "Choose another one, or add --overwrite if the command has it."
     )
 
 
