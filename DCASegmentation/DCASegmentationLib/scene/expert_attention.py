@@ -10,9 +10,8 @@ import slicer.util
 import vtk
 
 from dcaseg.organs import VOCABULARIES
-from dcaseg.rendering.layout import EXPERTS
+from dcaseg.rendering.layout import EXPERT_TITLES, EXPERTS
 from DCASegmentationLib.scene.case_record import CaseNodes, mark_as_part
-from DCASegmentationLib.scene.expert_names import TITLES
 from DCASegmentationLib.scene.nodes import new_node
 from DCASegmentationLib.scene.segmentation import segment_layers
 
@@ -100,12 +99,12 @@ def _numbered(names: list[str]) -> str:
 
 
 def _series(nodes: CaseNodes, table: Any, expert: str, color: tuple[int, int, int]) -> Any:
-    series = _own_node(nodes, _SERIES + expert, "vtkMRMLPlotSeriesNode", TITLES[expert])
-    series.SetName(TITLES[expert])
+    series = _own_node(nodes, _SERIES + expert, "vtkMRMLPlotSeriesNode", EXPERT_TITLES[expert])
+    series.SetName(EXPERT_TITLES[expert])
     series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatterBar)
     series.SetAndObserveTableNodeID(table.GetID())
     series.SetXColumnName(_NUMBER)
-    series.SetYColumnName(TITLES[expert])
+    series.SetYColumnName(EXPERT_TITLES[expert])
     series.SetLabelColumnName(_ORGAN)
     series.SetColor(*(channel / 255.0 for channel in color))
     return series
@@ -120,7 +119,7 @@ def _fill(table: Any, rows: list[SegmentAttention]) -> None:
     columns = []
     for _, expert, _ in EXPERTS:
         column = vtk.vtkDoubleArray()
-        column.SetName(TITLES[expert])
+        column.SetName(EXPERT_TITLES[expert])
         columns.append((expert, column))
     for number, row in enumerate(rows, start=1):
         names.InsertNextValue(row.name)

@@ -19,10 +19,9 @@ import slicer
 import slicer.util
 
 from dcaseg.rendering.body import AIR_HU, COARSE_MM, body_steps
-from dcaseg.rendering.layout import EXPERTS, color_table
+from dcaseg.rendering.layout import EXPERTS, SHORT_EXPERT_TITLES, color_table
 from dcaseg.temp_paths import is_left_over, own_prefix
 from DCASegmentationLib.scene.case_record import LEVELS, MAP_NAMES, CaseNodes, attention_name, recall, remember
-from DCASegmentationLib.scene.expert_names import SHORT_TITLES
 from DCASegmentationLib.scene.placement import note_grids
 from DCASegmentationLib.scene.subject_hierarchy import place_in_folder
 from DCASegmentationLib.scene.volumes import add_volume, index_to_ras, parent_to_world, place_under
@@ -41,7 +40,7 @@ def scale_colors(name: str) -> Any:
 
 def expert_colors() -> Any:
     """The vtkMRMLColorTableNode with the names and colors of the experts; 0, the background, is transparent."""
-    names = [f"{SHORT_TITLES[expert].lower()} organs" for _, expert, _ in EXPERTS]
+    names = [f"{SHORT_EXPERT_TITLES[expert].lower()} organs" for _, expert, _ in EXPERTS]
     colors = [color for _, _, color in EXPERTS]
     entries = [("background", 0, 0, 0, 0), *((name, *rgb, 255) for name, rgb in zip(names, colors, strict=True))]
     return _color_node("DCA experts", entries)
@@ -170,7 +169,7 @@ def show_named_map(image: sitk.Image, name: str) -> Any:
     _, expert, level = name.split("_")
     number = level.removeprefix("level")
     # Short, because a long title would cover the anatomy.
-    title = f"Attention: {SHORT_TITLES[expert].lower()}"
+    title = f"Attention: {SHORT_EXPERT_TITLES[expert].lower()}"
     return show_map(image, f"{expert.capitalize()} expert attention (level {number})", title, "Viridis")
 
 

@@ -9,10 +9,9 @@ import numpy as np
 import slicer
 import slicer.util
 
-from dcaseg.rendering.layout import EXPERTS
+from dcaseg.rendering.layout import EXPERTS, SHORT_EXPERT_TITLES
 from dcaseg.rendering.planes import SCREEN_AXES, Plane
 from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of
-from DCASegmentationLib.scene.expert_names import SHORT_TITLES
 from DCASegmentationLib.scene.expert_views import COMPARISON_VIEWS, has_ct, in_layout
 from DCASegmentationLib.scene.headless import application_logic
 from DCASegmentationLib.scene.nodes import to_world
@@ -174,7 +173,9 @@ def comparison_composites() -> dict[str, Any]:
 
 def _description() -> str:
     views = (
-        _VIEW.format(tag=COMPARISON_VIEWS[name], label=SHORT_TITLES[name], color="#{:02x}{:02x}{:02x}".format(*color))
+        _VIEW.format(
+            tag=COMPARISON_VIEWS[name], label=SHORT_EXPERT_TITLES[name], color="#{:02x}{:02x}{:02x}".format(*color)
+        )
         for _, name, color in EXPERTS
     )
     return f'<layout type="horizontal" split="true">{"".join(views)}</layout>'

@@ -14,13 +14,12 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from dcaseg.rendering.layout import COLOR_MAPS, EXPERTS
+from dcaseg.rendering.layout import COLOR_MAPS, EXPERTS, SHORT_EXPERT_TITLES
 from DCASegmentationLib.event_loop import ModifiedObserver, SegmentationWatch, Steps, newTimer
 from DCASegmentationLib.parameters import DCASegmentationParameterNode
 from DCASegmentationLib.scene import expert_views
 from DCASegmentationLib.scene.case_record import CaseNodes, attention_name
 from DCASegmentationLib.scene.expert_attention import SegmentAttention, attention_by_segment, update_chart
-from DCASegmentationLib.scene.expert_names import SHORT_TITLES
 from DCASegmentationLib.scene.expert_views import MapStyle
 from DCASegmentationLib.scene.maps import available_maps, levels_of, map_volume, save_colors
 from DCASegmentationLib.scene.probe import ReadOut, read_at
@@ -77,7 +76,7 @@ class CursorReadOut(VTKObservationMixin):
         organ = ", ".join(values.organs) or _("no organ")
         hu = "" if values.hu is None else _("{organ}, {hu:.0f} HU").format(organ=organ, hu=values.hu)
         self._ui.cursorOrganLabel.text = hu or _NOTHING
-        attention = (f"{SHORT_TITLES[expert].lower()} {value:.2f}" for expert, value in values.attention.items())
+        attention = (f"{SHORT_EXPERT_TITLES[expert].lower()} {value:.2f}" for expert, value in values.attention.items())
         self._ui.cursorAttentionLabel.text = " · ".join(attention) or _NOTHING
         self._ui.cursorUncertaintyLabel.text = _number(values.uncertainty)
         self._ui.cursorDisagreementLabel.text = _number(values.disagreement)

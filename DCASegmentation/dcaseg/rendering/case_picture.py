@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from ..organs import Vocabulary
 from .body import body_mask
 from .layout import (
+    EXPERT_TITLES,
     EXPERTS,
     CaseResult,
     Panel,
@@ -182,7 +183,7 @@ def map_titles(result: CaseResult) -> dict[str, str]:
     titles = {}
     level = finest_level(result.attention)
     if level is not None:
-        titles = {name: f"Attention: {name} expert" for _, name, _ in EXPERTS}
+        titles = {name: f"Attention: {EXPERT_TITLES[name].lower()}" for _, name, _ in EXPERTS}
     if result.dominant_expert is not None:
         titles["expert"] = "Dominant expert"
     return titles

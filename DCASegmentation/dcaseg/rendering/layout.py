@@ -47,6 +47,11 @@ EXPERTS = (
     (3, "tail", (213, 94, 0)),
 )
 
+# What the experts are called where radiologists see them: next to an organ, the method's own names (head, medium, and
+# tail) read as anatomy. Files, saved scenes, and the library keep the method's names.
+EXPERT_TITLES = {"head": "Large organs (head)", "medium": "Medium organs", "tail": "Small organs (tail)"}
+SHORT_EXPERT_TITLES = {"head": "Large", "medium": "Medium", "tail": "Small"}
+
 
 def color_table(name: str, size: int = 256) -> np.ndarray:
     """The color map ``name`` (a key of ``COLOR_MAPS``) as (size, 3) float values, 0 to 255."""
@@ -310,7 +315,7 @@ def _add_map_legends(figure: Figure, panels: Sequence[Panel], top: float, total:
     bar.ax.get_xticklabels()[-1].set_horizontalalignment("right")
     figure.text(left + width + 0.008, (top - 0.175) / total, "attention to an expert (the three sum to 1)",
                 fontsize=11, va="center")  # fmt: skip
-    experts = [Patch(color=_unit(color), label=f"{name} expert") for _, name, color in EXPERTS]
+    experts = [Patch(color=_unit(color), label=EXPERT_TITLES[name]) for _, name, color in EXPERTS]
     figure.legend(
         handles=experts, loc="upper right", bbox_to_anchor=(1.0, (top - 0.04) / total), ncols=3, frameon=False,
         fontsize=11, handlelength=1.1, handleheight=1.0, columnspacing=1.4, borderaxespad=0.25,
