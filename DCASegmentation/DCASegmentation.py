@@ -32,11 +32,11 @@ class DCASegmentation(ScriptedLoadableModule):
         parent.title = _("DCA Segmentation")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         parent.dependencies = ["Segmentations", "Volumes", "Colors"]
-        parent.contributors = ["The SlicerDCASegmentation authors", "Yajun Liu (method; Shanghai Jiao Tong University)"]
+        parent.contributors = ["The SlicerDCASegmentation authors"]
         parent.helpText = _(
             "Segments the organs of an abdominal CT with DCA (Divide, Conquer, and Aggregate) and shows where each of "
             "its experts is dominant. Select a CT and press Apply. For research only; not a medical device. "
-            '<a href="{link}">Manual and source</a>'
+            '<a href="{link}">Documentation and source code</a>'
         ).format(link=_HOMEPAGE)
         parent.acknowledgementText = _(
             'Method: Yajun Liu et al., <a href="{link}">Divide, Conquer, and Aggregate: Asymmetric Experts for '

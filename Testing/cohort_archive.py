@@ -26,7 +26,7 @@ EXPECTED = {
     "bert/mpr": ("skipped", "derived"),
     f"bert/{LONG}/rle": ("ok", ""),
     "bert/tilted": ("failed", "tilted by 10.0 degrees"),
-    "bert/gap": ("failed", "lacks 1 slice"),
+    "bert/gap": ("failed", "is missing 1 slice"),
     "bert/doubled": ("failed", "slices at the same positions"),
     "bert/uneven": ("failed", "unevenly spaced slices"),
     "bert/one-uid": ("failed", "are different images with the same UID"),

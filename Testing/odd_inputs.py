@@ -624,7 +624,7 @@ TABLE = (
     Odd("DICOM", "a different series UID in each slice", NOTED, "different series UIDs", series(change=own_series)),
     Odd("DICOM", "two patients with the same series UID", REFUSED, "contains 2 series", two_patients),
     Odd("DICOM", "axes that differ by rounding", ACCEPTED, "", series(change=jittered), **_NOT_TRUE),
-    Odd("DICOM", "a slice missing", REFUSED, "lacks 1 slice", series(change=moved(2, lambda index: 8.0 * (index > 9)))),
+    Odd("DICOM", "a slice missing", REFUSED, "is missing 1 slice", series(change=moved(2, lambda index: 8.0 * (index > 9)))),
     Odd("DICOM", "a file cut off within its voxels", REFUSED, "incomplete or damaged", cut_file),
     Odd("DICOM", "gantry tilted by 12 degrees", REFUSED, "tilted by 12.0 degrees", tilted(12)),
     Odd("DICOM", "gantry tilted by 12 degrees, `--resample`", NOTED, "tilted by 12.0 degrees", tilted(12), right=False, resample=True),

@@ -155,7 +155,7 @@ def test_a_download_from_a_silent_server_is_stopped(archive, tmp_path, monkeypat
 def test_a_redirect_to_a_less_safe_address_is_not_followed(archive, tmp_path, target):
     with serving(archive) as server:
         server.leads_to = target
-        with pytest.raises(UserError, match=r"redirects to|answered: 302"):
+        with pytest.raises(UserError, match=r"redirects to|returned an error: 302"):
             download_bundle(Source.parse(server.address), tmp_path, silent)
 
 
@@ -199,7 +199,7 @@ def test_a_server_whose_headers_never_end_is_given_up(tmp_path, monkeypatch):
         thread.start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/model.zip#sha256={'0' * 64}"
         try:
-            with pytest.raises(UserError, match="was interrupted: the server answers too slowly"):
+            with pytest.raises(UserError, match="was interrupted: the server responds too slowly"):
                 download_bundle(Source.parse(address), tmp_path, silent)
         finally:
             closing.set()

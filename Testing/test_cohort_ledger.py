@@ -111,14 +111,14 @@ def test_volumes_outside_the_usual_range_rank_first(file):
     ledger.finish(Outcome("c", "ok", volumes_ml={**USUAL, "liver": 100.0, "spleen": 0.0}))
     found = concerns(list(ledger.entries()), AMOS)
     assert [one.entry.key for one in found] == ["c", "b"]
-    assert found[0].reasons == ("Spleen not found", "Liver 100 ml, below the usual 800 to 2600")
+    assert found[0].reasons == ("Spleen not found", "Liver 100 ml, below the usual range of 800 to 2600 ml")
 
 
 def test_large_volumes_are_shown_without_exponents(file):
     ledger = begun(file, case("a"))
     ledger.finish(Outcome("a", "ok", volumes_ml={**USUAL, "liver": 33723.4}))
     (found,) = concerns(list(ledger.entries()), AMOS)
-    assert found.reasons == ("Liver 33700 ml, above the usual 800 to 2600",)
+    assert found.reasons == ("Liver 33700 ml, above the usual range of 800 to 2600 ml",)
 
 
 def test_a_review_ranks_before_volumes(file):

@@ -27,7 +27,7 @@ def clock(monkeypatch):
 def state(clock) -> State:
     """Ten cases, of which four have finished, one every 30 s."""
     found = State(12, {"pending": 10, "skipped": 2}, dashboard="http://127.0.0.1:8787/status", started=clock[0])
-    for number, (status, reason) in enumerate([("ok", ""), ("ok", ""), ("failed", "lacks 1 slice"), ("ok", "")]):
+    for number, (status, reason) in enumerate([("ok", ""), ("ok", ""), ("failed", "is missing 1 slice"), ("ok", "")]):
         clock[0] += 30
         found.note(f"P{number}/ct", status, reason)
     found.running = 2
@@ -64,7 +64,7 @@ def test_the_table_shows_counts_rate_time_left_and_the_last_cases(state):
         "OK": "3", "Skipped": "2", "Failed": "1", "Left": "6", "Running": "2",
         "Rate": "120 cases per hour", "Elapsed": "0:02:00", "Time left": "0:03:00",
     }  # fmt: skip
-    assert "failed  P2/ct  lacks 1 slice" in text
+    assert "failed  P2/ct  is missing 1 slice" in text
     assert "http://127.0.0.1:8787/status" in text
 
 

@@ -50,14 +50,14 @@ def test_the_style_sheet_is_not_escaped(report):
 
 def test_failures_that_differ_only_in_names_and_numbers_are_grouped(ledger, report):
     lacking = [
-        Rejected(f"r{number}", f"in/{number}", "failed", f"The DICOM series in A{number} lacks {number} slices.",
+        Rejected(f"r{number}", f"in/{number}", "failed", f"The DICOM series in A{number} is missing {number} slices.",
                  description=f"A{number}")
         for number in range(2, 16)
     ]  # fmt: skip
     ledger.enter([], [*lacking, Rejected("x", "in/x.dcm", "failed", "empty")])
     section = report().partition("<h2>Failures</h2>")[2].partition("<h2>")[0]
     assert re.findall(r'<td class="number" data-label="Cases">(\d+)</td>', section) == ["14", "1"]
-    assert "The DICOM series in A10 lacks 10 slices." in section
+    assert "The DICOM series in A10 is missing 10 slices." in section
     assert "the others differ in names or numbers" in section
     assert "and 4 more" in section
 

@@ -190,7 +190,7 @@ def test_a_single_slice_is_refused(tmp_path: Path) -> None:
 
 def test_missing_slices_are_counted(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", position=lambda index: [0.0, 0.0, 3.0 * (index + 2 * (index > 4))])
-    refused(tmp_path / "ct", r"lacks 2 slices \(first gap after slice 5\)")
+    refused(tmp_path / "ct", r"is missing 2 slices \(first gap after slice 5\)")
 
 
 def test_uneven_slices_are_refused_and_rounded_positions_are_not(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_acquisitions_in_one_series_become_separate_volumes(ct, tmp_path):
 @pytest.mark.parametrize(
     ("problem", "change"),
     [
-        ("lacks 1 slice", moved(2, lambda index: 3.0 * (index > 9))),
+        ("is missing 1 slice", moved(2, lambda index: 3.0 * (index > 9))),
         ("same positions", moved(2, lambda index: -3.0 * (index % 2))),
         ("unevenly spaced", moved(2, lambda index: 1.2 * (index > 9))),
         ("tilted by 15.0 degrees", moved(1, lambda index: 3.0 * index * float(np.tan(np.radians(15))))),

@@ -116,6 +116,8 @@ def test_the_metadata_meet_the_requirements_of_the_index():
     assert metadata("DEPENDS") == "PyTorch"
     assert metadata("CONTRIBUTORS")
     assert 40 < len(metadata("DESCRIPTION")) < 400
+    # Slicer passes the description on without quotes: CMake would end it at a semicolon.
+    assert ";" not in metadata("DESCRIPTION")
     for name in ("HOMEPAGE", "ICONURL", "SCREENSHOTURLS"):
         assert metadata(name).startswith("https://"), name
 

@@ -93,7 +93,9 @@ def test_organs_are_measured_in_ml_and_hu():
     assert (kidney.voxels, kidney.ml, kidney.mean_hu, kidney.note) == (0, 0.0, None, "not found")
 
 
-@pytest.mark.parametrize(("ml_per_voxel", "note"), [(0.5, "below the usual 80 to 450 ml"), (5.0, "above the usual")])
+@pytest.mark.parametrize(
+    ("ml_per_voxel", "note"), [(0.5, "below the usual range of 80 to 450 ml"), (5.0, "above the usual range")]
+)
 def test_an_unusual_volume_is_noted(ml_per_voxel, note):
     labels = np.zeros((3, 12, 12), np.uint8)
     labels[1, 1:11, 1:11] = SPLEEN.label

@@ -11,7 +11,7 @@ from dcaseg.errors import UserError
 from dcaseg.method.log_gap import Partition, partition
 from dcaseg.organs import AMOS
 
-# Typical organ volumes in ml, not taken from a data set.
+# Typical organ volumes in ml, not taken from a dataset.
 TEXTBOOK_ML = {
     "Sp": 220, "RK": 165, "LK": 170, "Ga": 35, "Es": 20, "Li": 1500, "St": 385, "Ao": 100, "IVC": 75,
     "Pa": 85, "RAG": 5, "LAG": 6, "Du": 60, "Bl": 95, "P/U": 40,

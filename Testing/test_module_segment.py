@@ -201,7 +201,7 @@ def test_a_run_in_a_region_asks_for_the_organs_in_it_and_changes_nothing_outside
     wait_for_end(panel, fake_slicer)
     question = fake_slicer.dialogs.texts[-1]
     assert question.startswith("Replace what this module segmented inside the region: ")
-    assert "Outside the region, nothing changes." in question
+    assert "Nothing changes outside the region." in question
     content = segmentation.GetSegmentation()
     for segment_id, array in before.items():
         assert (content.GetSegment(segment_id).GetName() in question) == bool(array[region.slices].any())

@@ -190,7 +190,7 @@ def test_a_trilinear_network_can_start_from_transposed_convolutions(volume):
     load_initial_weights(network, initial)
     kernels, reduced = initial.experts[0].ups[0][0].weight, network.experts[0].ups[0][0].reduce.weight
     torch.testing.assert_close(reduced[:, :, 0, 0, 0], kernels.mean(dim=(2, 3, 4)).T)
-    # With eight equal kernels and constant features, both kinds of up-sampling give the same result.
+    # With eight equal kernels and constant features, both kinds of upsampling give the same result.
     with torch.no_grad():
         initial.experts[0].ups[0][0].weight.copy_(kernels.mean(dim=(2, 3, 4), keepdim=True).expand_as(kernels))
     constant = torch.rand(1, 32, 1, 1, 1).expand(1, 32, 4, 4, 4)

@@ -20,7 +20,7 @@ from scene_case import small_ct, small_labels
 def report():
     from dcaseg.rendering.report import CaseReport, ReportedFinding
 
-    finding = ReportedFinding("Liver", ("Liver", "Stomach"), ("80 % <differs>.",), 34.6, "accepted as it is")
+    finding = ReportedFinding("Liver", ("Liver", "Stomach"), ("80 % <differs>.",), 34.6, "accepted as is")
     about = [("Model", "made-up & tested")]
     return CaseReport("Report: <CT>", about, small_ct(), small_labels(), AMOS, [finding])
 
@@ -32,7 +32,7 @@ def test_the_report_contains_pictures_volumes_ranges_findings_and_a_warning(repo
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert len(pictures) == 4 and all(base64.b64decode(each).startswith(b"\x89PNG") for each in pictures)
     assert "Report: &lt;CT&gt;" in text and "made-up &amp; tested" in text and "80 % &lt;differs&gt;." in text
-    assert "or Stomach" in text and "accepted as it is" in text
+    assert "or Stomach" in text and "accepted as is" in text
     assert text.count("Not for clinical use") == 2
     low, high = AMOS.by_key["liver"].volume_ml
     assert f"{low:g}\N{EN DASH}{high:g}" in text and "645.1" in text
@@ -76,7 +76,7 @@ def test_the_slice_and_the_outcome_of_every_decision_are_listed_and_long_lists_e
     (one,) = report.findings
     findings = [replace(one, outcome=NOT_CHECKED, reasons=("Liver: it is cut.",), position_mm=place)] * 30 + [one]
     text = page(replace(report, findings=findings))
-    assert "31 findings, the most urgent first: 30 not checked, 1 accepted as it is." in text
+    assert "31 findings, the most urgent first: 30 not checked, 1 accepted as is." in text
     assert "The 10 least urgent of those that were not checked are left out." in text
     assert text.count("<td class=number>12</td>") == 21, "20 times slice 12, and once rank 12"
     assert text.count("It is cut.") == 20 and "Liver: it is cut." not in text

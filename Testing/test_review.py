@@ -133,7 +133,7 @@ def test_an_organ_missing_from_both_predictions_is_a_note_without_a_finding():
     result = review_of(body(), body())
     assert about(result, "gallbladder") == []
     note = next(note for note in result.review.organs if note.organ == "gallbladder")
-    assert note.notes == ("Not found anywhere; 5 to 120 ml are usual. It may have been removed by surgery.",)
+    assert note.notes == ("Not found anywhere; the usual volume is 5 to 120 ml. It may have been removed by surgery.",)
 
 
 def test_an_organ_that_a_short_scan_does_not_reach_was_not_removed_by_surgery():

@@ -93,7 +93,7 @@ def test_the_experts_result_is_reviewed_against_the_decoder(segmenter, ct):
     sources = {finding.alternative.source for finding in result.review.review.findings if finding.alternative}
     texts = [reason.text for finding in result.review.review.findings for reason in finding.reasons]
     assert "experts" not in sources
-    assert any(": the decoder's probabilities give another label to" in text for text in texts)
+    assert any(": the decoder's probabilities assign a different label to" in text for text in texts)
     assert not any(": the experts" in text for text in texts)
 
 

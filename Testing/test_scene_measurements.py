@@ -113,7 +113,7 @@ def test_a_segmentation_moved_alone_is_measured_at_its_new_position(case, ct):
 
 
 def test_an_unusual_volume_is_noted(case):
-    assert measured(case)["liver"].note == "below the usual 800 to 2600 ml"
+    assert measured(case)["liver"].note == "below the usual range of 800 to 2600 ml"
     assert measured(case)["spleen"].note == ""
 
 

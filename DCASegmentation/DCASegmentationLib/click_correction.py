@@ -200,7 +200,7 @@ class ClickCorrection:
         self._sessionState = segmentation_state(nodes)
         hide_preview()
         self._surfaces.renew(nodes.segmentation, changed)
-        self._say(_("Kept. Undo in the Segment Editor takes back one click at a time."))
+        self._say(_("Kept. Undo in the Segment Editor reverts one click at a time."))
 
     def drop(self) -> None:
         """Drop the preview and all clicks that have not been answered yet."""
@@ -462,7 +462,7 @@ class ClickCorrection:
             )
             for label, counts in amounts.items() if any(counts)
         ]  # fmt: skip
-        return _("{changes}. Enter keeps it, Escape discards it.").format(changes="; ".join(parts))
+        return _("{changes}. Press Enter to keep the change, Escape to discard it.").format(changes="; ".join(parts))
 
     def _say(self, message: str) -> None:
         self.message, self.error = message, None
@@ -479,7 +479,7 @@ def _errorOf(failure: Failure) -> UserError:
         return UserError(failure.problem, failure.remedy)
     # Unexpected: the worker's advice is about segmenting.
     _log.error("%s\n%s", failure.problem, failure.details)
-    return UserError(failure.problem, _("Click again. If the error returns, report it together with the log."))
+    return UserError(failure.problem, _("Click again. If the error persists, report it together with the log."))
 
 
 def _busy() -> UserError:

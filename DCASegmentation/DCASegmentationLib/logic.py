@@ -301,7 +301,7 @@ class SegmentationLogic:
         # Catch everything else too: the run must end, or no other run could start.
         except Exception as error:
             problem = _("The result could not be shown ({reason}).").format(reason=f"{type(error).__name__}: {error}")
-            remedy = _("Press Apply again. If the error returns, report it together with the log.")
+            remedy = _("Press Apply again. If the error persists, report it together with the log.")
             outcome = Outcome(error=UserError(problem, remedy), details=traceback.format_exc())
         if outcome is not None:
             self._finish(outcome)

@@ -37,7 +37,7 @@ def platformProblem() -> UserError | None:
     if sys.platform == "darwin" and platform.machine() == "x86_64":
         return UserError(
             _(
-                "This Slicer is built for Intel Macs. The last PyTorch for Intel Macs is 2.2.2, but models need "
+                "This Slicer is built for Intel Macs. The last PyTorch version for Intel Macs is 2.2.2; models need "
                 "{version} or newer."
             ).format(version=TORCH_REQUIREMENT.removeprefix(">=")),
             _("Segment on Linux, on Windows, or with a Slicer built for Apple silicon. You can open the results here."),
@@ -95,7 +95,7 @@ def installExtension() -> None:
     if manager is None or not manager.installExtensionFromServer("PyTorch", True):
         raise UserError(
             _("The PyTorch extension was not installed."),
-            _("Check the network, or install it yourself: open View / Extensions Manager and search for PyTorch."),
+            _("Check the network connection, or install PyTorch yourself under View / Extensions Manager."),
         )
     if not extensionInstalled():
         raise UserError(
@@ -131,7 +131,7 @@ def installTorch(announce: Callable[[str], None]) -> None:
             _("PyTorch could not be installed: {reason}").format(
                 reason=str(error).splitlines()[0] if str(error) else ""
             ),
-            _("Check the network, the free disk space, and the application log, then try again."),
+            _("Check the network connection, the free disk space, and the application log, then try again."),
         ) from error
     if torchVersion() is None:
         raise UserError(_("PyTorch was not installed."), _("Models need PyTorch: press Install PyTorch under Setup."))
@@ -182,7 +182,7 @@ def installOpenVINO() -> None:
     except (subprocess.CalledProcessError, OSError, RuntimeError) as error:
         raise UserError(
             _("OpenVINO could not be installed: {reason}").format(reason=error),
-            _("Check the network and the free disk space. Segmentation works without OpenVINO."),
+            _("Check the network connection and the free disk space. Segmentation works without OpenVINO."),
         ) from error
     if openVINOVersion() is None:
         raise UserError(_("OpenVINO was not installed."), _("Segmentation works without it."))

@@ -50,7 +50,7 @@ _log = logging.getLogger(LOGGER)
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 
 _LOG_LINES = 50
-_CLICK_AGAIN = "Click again. If the error returns, report it together with the log."
+_CLICK_AGAIN = "Click again. If the error persists, report it together with the log."
 
 
 @dataclass(frozen=True)
@@ -226,13 +226,13 @@ def workerEnvironment(variables: Mapping[str, str] | None, libraryFolder: Path) 
 
 
 def _report(purpose: Purpose) -> str:
-    return f"{purpose.again} If the error returns, report it together with the log."
+    return f"{purpose.again} If the error persists, report it together with the log."
 
 
 def _endingOf(purpose: Purpose, exitCode: int, crashed: bool) -> Ending:
     if not crashed:
         return Ending(f"{purpose.process} ended without an answer (exit code {exitCode}).", _report(purpose))
-    remedy = f"{purpose.again} If the error returns, the computer may be low on memory: close other programs"
+    remedy = f"{purpose.again} If the error persists, the computer may be low on memory: close other programs"
     remedy += ", or segment only a part of the CT." if purpose is SEGMENTATION else "."
     if sys.platform != "win32" and exitCode == signal.SIGKILL:
         return Ending(f"{purpose.process} was killed by the system or another program.", remedy)

@@ -31,8 +31,8 @@ def locked(file: Path) -> Iterator[None]:
             if "locked" in str(error):
                 if not _can_lock(file.parent):
                     raise OutputError(
-                        f"The disk of {file.parent} does not support locks, which keep a second run out.",
-                        "Choose a folder on another disk with -o, or mount this one with locks (such as nfslock).",
+                        f"The disk of {file.parent} does not support file locking.",
+                        "Choose a folder on another disk with -o, or mount this one with file locking.",
                     ) from None
                 raise OutputError(
                     f"Another run is using {file.parent}.",

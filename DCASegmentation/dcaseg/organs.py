@@ -72,17 +72,17 @@ class Organ:
             return "only a few stray voxels"
         notes = []
         if ml > high:
-            notes.append(f"above the usual {low:g} to {high:g} ml")
+            notes.append(f"above the usual range of {low:g} to {high:g} ml")
         if cut_off:
             notes.append(CUT_OFF)
         elif ml < low:
-            notes.append(f"below the usual {low:g} to {high:g} ml")
+            notes.append(f"below the usual range of {low:g} to {high:g} ml")
         return "; ".join(notes)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The organs of one data set, in the order of their labels 1 to K.
+    """The organs of one dataset, in the order of their labels 1 to K.
 
     Raises ValueError if the labels do not run from 1 to K.
     """

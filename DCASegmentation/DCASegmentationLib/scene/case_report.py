@@ -29,7 +29,7 @@ from DCASegmentationLib.scene.volumes import image_of
 
 _OUTCOMES = {
     TO_CHECK: NOT_CHECKED,
-    ACCEPTED: "accepted as it is",
+    ACCEPTED: "accepted as is",
     CORRECTED: "corrected by hand",
     SUGGESTION: "alternative accepted",
     FLAGGED: "flagged for a second opinion",

@@ -59,7 +59,7 @@ def region_of_interest(roi_node: Any, index_to_world: np.ndarray, size: tuple[in
     """
     half = np.array(roi_node.GetSize()) / 2
     if roi_node.GetNumberOfControlPoints() == 0 or half.min() <= 0:
-        raise UserError(f"The region {roi_node.GetName()} is empty.", "Place the region on the CT, or select none.")
+        raise UserError(f"The region {roi_node.GetName()} is empty.", "Place the region on the CT, or select Whole CT.")
     to_world = slicer.util.arrayFromVTKMatrix(roi_node.GetObjectToWorldMatrix())
     corners = np.array([[*(half * signs), 1.0] for signs in product((-1.0, 1.0), repeat=3)])
     indices = (np.linalg.inv(index_to_world) @ to_world @ corners.T)[:3]

@@ -73,7 +73,7 @@ def update_chart(nodes: CaseNodes, level: int, rows: list[SegmentAttention]) -> 
     chart = _own_node(nodes, _CHART, "vtkMRMLPlotChartNode", "Mean attention by organ")
     shown = [row.short_name for row in rows if row.means]
     before = chart.StartModify()
-    chart.SetTitle(f"Mean attention of each expert by organ (level {level})")
+    chart.SetTitle(f"Mean attention to each expert by organ (level {level})")
     chart.SetXAxisTitle(_numbered(shown))
     chart.SetYAxisTitle("Mean attention")
     chart.SetYAxisRangeAuto(False)

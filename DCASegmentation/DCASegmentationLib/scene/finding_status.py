@@ -295,7 +295,7 @@ def segment_for(nodes: CaseNodes, label: int) -> str:
             return segment_id
     vocabulary = vocabulary_of(nodes.segmentation)
     if vocabulary is None or label not in vocabulary.by_label:
-        raise UserError("This version does not know the organ.", _REMEDY)
+        raise UserError("This version does not support the organ.", _REMEDY)
     organ = vocabulary.by_label[label]
     segment_id = add_empty_organ(nodes.segmentation, organ)
     tag_organs(nodes.segmentation, {segment_id: organ.key})

@@ -40,8 +40,8 @@ def load_sample_ct() -> Any:
     # The download can raise anything; the user needs one sentence.
     except Exception as error:
         raise UserError(
-            f"The sample CT could not be downloaded ({error}).", "Check the network, then try again."
+            f"The sample CT could not be downloaded ({error}).", "Check the network connection, then try again."
         ) from error
     if node is None:
-        raise UserError("The sample CT could not be downloaded.", "Check the network, then try again.")
+        raise UserError("The sample CT could not be downloaded.", "Check the network connection, then try again.")
     return node

@@ -142,7 +142,7 @@ def _require_ct(nodes: CaseNodes) -> None:
 def _vocabulary(origin: Origin) -> Vocabulary:
     vocabulary = origin.organs()
     if vocabulary is None:
-        raise UserError(f"This version does not know the organ set {origin.vocabulary}.", "Update the extension.")
+        raise UserError(f"This version does not support the vocabulary {origin.vocabulary}.", "Update the extension.")
     return vocabulary
 
 
@@ -211,7 +211,7 @@ def _require_same_volume(nodes: CaseNodes, organ: Organ, segment_id: str, count:
     on_ct_ml = count * float(np.prod(nodes.ct.GetSpacing())) / 1000
     if abs(segment_ml - on_ct_ml) > max(_SAME_SHARE * segment_ml, _SAME_ML):
         raise UserError(
-            f"The segment {name} has {segment_ml:.1f} ml, of which {on_ct_ml:.1f} ml lie on the voxels of the CT.",
+            f"The segment {name} has {segment_ml:.1f} ml, but {on_ct_ml:.1f} ml on the voxel grid of the CT.",
             "Set the segmentation's geometry to that of the CT (Segment Editor), or put both under the same transform.",
         )
 

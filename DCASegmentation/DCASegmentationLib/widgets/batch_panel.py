@@ -1,4 +1,4 @@
-"""The Batch section: segments many CTs, of the scene or of a folder, one after another."""
+"""The Batch section: segments many CTs, from the scene or from a folder, one after another."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class BatchPanel:
         return self.batch.isRunning
 
     def onAddScene(self) -> None:
-        """Add the CTs of the scene that have no result yet."""
+        """Add the CTs in the scene that have no result yet."""
         self._steps.run(self._searchingScene(), self._updateButtons)
         self._updateButtons()
 
@@ -149,7 +149,7 @@ class BatchPanel:
         if not cases:
             self._showMessage(_("No CT in the scene is waiting to be segmented."))
         else:
-            self._showMessage("" if added else _("All CTs of the scene are already in the list."))
+            self._showMessage("" if added else _("All CTs in the scene are already in the list."))
 
     def _searching(self, folder: Path) -> Iterator[None]:
         """Search a folder for CTs, a few files in each turn of the event loop."""

@@ -290,7 +290,7 @@ class ReviewPanel:
     def _onAdded(self, case: CorrectedCase | None, cases: int, error: UserError | None) -> None:
         self._setTrainingSetEnabled(True)
         if error is not None or case is None:
-            self._showError(error or UserError(_("The case could not be written."), ""))
+            self._showError(error or UserError(_("The case could not be written."), _("Try again.")))
             return
         text = _("Added as {name}, with {organs}. Cases in the folder: {count}.")
         if not case.organs:

@@ -293,9 +293,7 @@ def replacementQuestion(
     if not replaced:
         return ""
     if region is not None:
-        question = _(
-            "Replace what this module segmented inside the region: {replaced}? Outside the region, nothing changes."
-        )
+        question = _("Replace these organs inside the region: {replaced}? Nothing changes outside the region.")
     elif len(reached) < len(set(organs.values())):
         question = _("Replace these organs in {name}: {replaced}? All other organs stay as they are.")
     elif len(replaced) == 1:

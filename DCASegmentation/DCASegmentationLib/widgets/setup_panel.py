@@ -69,7 +69,7 @@ class SetupPanel:
         self.ui.extensionLabel.text = (
             _("The PyTorch extension is installed.")
             if extension
-            else _("The PyTorch extension is missing. PyTorch is installed through it.")
+            else _("The PyTorch extension, which installs PyTorch, is missing.")
         )
         # If PyTorch is installed already, the extension is not needed.
         self.ui.extensionLabel.visible = (extension or torch is None) and problem is None
@@ -111,7 +111,7 @@ class SetupPanel:
             self._downloader.cancel(_REQUEST)
             return
         address = qt.QInputDialog.getText(
-            self.widget, _("Download a model"), _("Address of the zip file, ending with #sha256= and its checksum:")
+            self.widget, _("Download a model"), _("URL of the zip file, ending in #sha256= and its checksum:")
         )
         if not address:
             return

@@ -191,7 +191,7 @@ class FindingsTable:
             if status == SUGGESTION:
                 item.setToolTip(_("The alternative was accepted."))
             elif status == ACCEPTED:
-                item.setToolTip(_("The segmentation was accepted as it is."))
+                item.setToolTip(_("The segmentation was accepted as is."))
             elif isUnseen:
                 item.setToolTip(_("Changed, but not checked yet: click the finding to look at it."))
             else:

@@ -22,7 +22,7 @@ def run(
     backends: Annotated[
         str, typer.Option(help="Backends to compare (see dca segment); the first one is the reference.")
     ] = "openvino,openvino-bf16",
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each backend on each CT, taken in turn.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each backend on each CT, interleaved.")] = 1,
     maps: Annotated[bool, typer.Option("--maps", help="Also make maps, and compare entropy and attention.")] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="CSV file to write, with a row for each run and organ.")

@@ -30,16 +30,14 @@ _LABELS = "labels"
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the table, the plot and all runs.")],
     *,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="Runs of each program, taken in turn. The median is reported.")
-    ] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each program, interleaved. The median is reported.")] = 3,
     peer_rounds: Annotated[
         int | None, typer.Option(min=1, help="Runs of the other programs.", show_default="same as --rounds")
     ] = None,
     windows: Annotated[
         str,
         typer.Option(
-            help="Windows that the other programs compute; their results are reused for the rest. Or all. The shipped "
+            help="Number of windows that other programs compute (the rest reuse their results), or all. The shipped "
             "model always computes all."
         ),
     ] = "all",

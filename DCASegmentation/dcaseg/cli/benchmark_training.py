@@ -33,7 +33,7 @@ def run(
     ] = "instance",
     steps: Annotated[int, typer.Option(min=2, help="Steps per variant. The first is not counted.")] = 4,
     rounds: Annotated[
-        int, typer.Option(min=1, help="Measurements of each variant and loop, taken in turn. The median is reported.")
+        int, typer.Option(min=1, help="Measurements of each variant and loop, interleaved. The median is reported.")
     ] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
     device: DeviceOption = "auto",

@@ -202,7 +202,7 @@ def average(
 ) -> None:
     """Make a model whose weights are the mean of those of other models.
 
-    If the models are stages of one training or were fine-tuned from the same model, the mean is often better than each
+    If the models are checkpoints of one run or were fine-tuned from the same model, the mean is often better than each
     of them. Compare them with **dca evaluate**.
     """
     from ..models.averaging import average_bundles

@@ -36,7 +36,7 @@ def run(
         list[str] | None,
         typer.Option(
             "--bundle",
-            help="Folder or name of a model whose errors are clicked. Can be repeated: a model makes other errors in "
+            help="Model (folder or name) whose errors are corrected. Can be repeated: a model makes other errors in "
             "anatomies that it was trained on. Default: the default model (see dca bundle info).",
         ),
     ] = None,
@@ -53,7 +53,7 @@ def run(
         int,
         typer.Option(
             min=0,
-            help="Number of short pieces with thick slices to cut from each CT, and to fit to as well.",
+            help="Number of short slabs with thick slices to cut from each CT and also fit to.",
             rich_help_panel=CASES_PANEL,
         ),
     ] = 0,
@@ -72,7 +72,7 @@ def run(
 
     It learns from simulated clicks on the errors of models in synthetic CTs, and on large errors made at random, and
     is class-agnostic. Cross-validation over the anatomies chooses its thresholds so that few clicks make an organ
-    worse; the table shows its figures. The classifier in use is the file dcaseg/interaction/classifier.json.
+    worse; the table shows the results. The classifier in use is the file dcaseg/interaction/classifier.json.
     """
     import numpy as np
 

@@ -27,7 +27,7 @@ def run(
         Path | None, typer.Option(help="Folder for prepared label maps, so that each is read only once.")
     ] = None,
 ) -> None:
-    """Register label maps with each other, for synthetic bodies that lie between two of them.
+    """Register label maps with each other, to interpolate synthetic bodies between two of them.
 
     Each label map is registered with all others. Writes one file of about 0.5 MB for each pair, in about 10 s. **dca
     synthesize --warps** and **dca train --warps** use these files. Pairs that are already in the folder are skipped, so

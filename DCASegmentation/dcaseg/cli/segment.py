@@ -140,7 +140,7 @@ def run(
     """Segment the organs in an abdominal CT.
 
     The new folder contains the labels, a segmentation and a scene for 3D Slicer, a DICOM SEG if the CT is DICOM, maps
-    (attention of the three experts, dominant expert, uncertainty, disagreement, as far as the model has them),
+    (attention to each expert, dominant expert, uncertainty, disagreement, if the model provides them),
     volumes.csv (volume in ml and mean HU of each organ), and a log. It appears once the labels and
     maps are complete; a file that cannot be written after them is left out, with a note.
     """

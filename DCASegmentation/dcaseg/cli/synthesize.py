@@ -46,7 +46,7 @@ def run(
     ] = None,
     warps: Annotated[
         Path | None,
-        typer.Option(help="Folder made by dca register-label-maps: also make bodies that lie between two label maps."),
+        typer.Option(help="Folder made by dca register-label-maps: also make bodies interpolated between label maps."),
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for prepared label maps, so that each is read only once.")

@@ -105,7 +105,7 @@ class SynthesisGroup:
     warps: Annotated[
         Path | None,
         typer.Option(
-            help="Folder made by dca register-label-maps: also make bodies that lie between two label maps.",
+            help="Folder made by dca register-label-maps: also make bodies interpolated between label maps.",
             rich_help_panel=SYNTHESIS_PANEL,
         ),
     ] = None

@@ -202,7 +202,7 @@ def process(case: Case, settings: Settings) -> Outcome:
 def overdue_reason(settings: Settings) -> str:
     """The reason of the failure of a case that took too long."""
     return (
-        f"It took longer than {settings.case_minutes:g} minutes and was stopped. To allow more, set --case-timeout and "
+        f"It was stopped after {settings.case_minutes:g} minutes. To allow more time, raise --case-timeout and "
         "add --retry-failed."
     )
 

@@ -83,7 +83,7 @@ def _describe(organ: Organ, ml: float) -> str:
         return f"{organ.name} not found"
     low, high = organ.volume_ml
     side = "below" if ml < low else "above"
-    return f"{organ.name} {_rounded(ml)} ml, {side} the usual {low:g} to {high:g}"
+    return f"{organ.name} {_rounded(ml)} ml, {side} the usual range of {low:g} to {high:g} ml"
 
 
 _ABOUT = ("case", "patient", "study_date", "description", "source", "status")

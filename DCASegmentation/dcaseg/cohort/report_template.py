@@ -94,7 +94,7 @@ PAGE = """<!doctype html>
 <p class="about">{{ source }}</p>
 <p class="about">Model {{ model }}. Written {{ written }}.
 {% if ignored_files %} {{ ignored_files }} other file{{ 's' if ignored_files > 1 }} ignored.{% endif %}</p>
-<div class="warning">For research, not for clinical use. A program made all segmentations in this report.</div>
+<div class="warning">For research, not for clinical use. All segmentations in this report were made automatically.</div>
 {% if ended_early %}<div class="warning">The last run ended early. {{ ended_early }} Pending cases have no result yet.
 Run the same command again to resume.</div>{% endif %}
 <div class="tiles">
@@ -138,7 +138,7 @@ all cases gives the rank.</p>
 <h2>Organ volumes</h2>
 {% if chart %}
 <p class="about">{{ chart_caption }}</p>
-<p class="about swipe">Swipe the chart sideways to see all of it.</p>
+<p class="about swipe">Swipe left or right to see the whole chart.</p>
 <div class="panel">{{ chart|safe }}</div>
 {% else %}<p class="about">No case has results yet.</p>{% endif %}
 
@@ -161,7 +161,7 @@ src="{{ row.picture }}" alt="Larger picture of {{ row.name }}"></a>{% endif %}</
 <td class="cut" data-label="Cut off">{{ row.cut_off }}</td>
 <td class="notes" data-label="Notes">{{ row.notes }}</td></tr>
 {% endfor %}</tbody></table></div>
-<footer>The folder cases contains the volumes, labels and log of each case. The file cohort.sqlite contains the status
+<footer>The cases folder contains the volumes, labels and log of each case. The file cohort.sqlite contains the status
 of every case and its reason.</footer>
 </main>
 <script>{{ script|safe }}</script>

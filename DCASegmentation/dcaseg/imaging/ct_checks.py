@@ -115,7 +115,7 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
     if too_high >= _FEWEST_TOO_HIGH:
         raise ImageError(
             f"The image is not a CT in HU: {100 * too_high:.2g} % of its voxels are above {_HIGHEST_HU:.0f} HU, as if "
-            "negative values had been read without their sign.",
+            "signed values had been read as unsigned.",
             _GIVE_HU,
         )
     soft = _share((sample >= _SOFT_TISSUE_HU[0]) & (sample <= _SOFT_TISSUE_HU[1]))

@@ -272,7 +272,7 @@ def _planes(elements: _Elements, get: _Getter) -> tuple[Frame, ...]:
     count = get.count("NumberOfFrames", 1)
     groups: list[_Elements] = each if isinstance(each, list) else []
     if groups and len(groups) != count:
-        raise ValueError(f"it announces {count} frames but describes {len(groups)}")
+        raise ValueError(f"it states {count} frames but describes {len(groups)}")
 
     def frame(own: _Elements) -> Frame:
         def numbers(group: str, name: str, wanted: int) -> tuple[float, ...]:

@@ -152,7 +152,7 @@ def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sit
         )
     elif (moved := off_even_spacing(heights)) > ROUNDING:
         notes.append(
-            f"The slices of {name} are not quite evenly spaced; they moved by up to {moved:.2g} of their distance."
+            f"The slices of {name} are not quite evenly spaced; they were moved by up to {moved:.2g} slice spacings."
         )
     volume = sitk.GetImageFromArray(array)
     step = (positions[-1] - positions[0]) / (len(array) - 1)

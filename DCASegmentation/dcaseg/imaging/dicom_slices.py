@@ -527,7 +527,7 @@ def _is_even(heights: np.ndarray, name: str, resample: bool) -> bool:
     count = int(np.rint(steps - 1).sum())
     if count and np.all(np.abs(gaps - np.rint(steps) * typical) <= tolerance) and steps.min() > 0.5:
         where = f"first gap after slice {int(np.argmax(steps > 1.5)) + 1}"
-        raise _problem(name, f"lacks {count} slice{'s' if count > 1 else ''} ({where})", _EXPORT_AGAIN)
+        raise _problem(name, f"is missing {count} slice{'s' if count > 1 else ''} ({where})", _EXPORT_AGAIN)
     if not resample:
         raise _problem(name, f"has unevenly spaced slices ({gaps.min():g} to {gaps.max():g} mm)", _RESAMPLE)
     return False

@@ -25,7 +25,7 @@ def damaged(path: Path, file_format: str) -> ImageError:
 
 def too_long(path: Path) -> ImageError:
     """The file is much longer than its header says."""
-    return ImageError(f"{path.name} is much longer than its header says.", "Copy, download or export it again.")
+    return ImageError(f"{path.name} is much larger than its header says.", "Copy, download or export it again.")
 
 
 def other_length(path: Path, data_file: Path, expected: int, found: int) -> ImageError:

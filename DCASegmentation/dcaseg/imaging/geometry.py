@@ -109,7 +109,7 @@ def copy_geometry_if_close(
         reason = f"they are up to {voxels:.3g} voxels apart"
     raise ImageError(
         f"{name} does not lie on the grid of {ct_name}: {reason}.",
-        "Resample the label map to the CT with nearest neighbor, for instance in 3D Slicer (Resample Scalar Volume).",
+        "Resample the label map to the CT (nearest neighbor), for instance in 3D Slicer (Resample Scalar Volume).",
     )
 
 

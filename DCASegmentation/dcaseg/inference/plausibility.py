@@ -121,8 +121,8 @@ def implausible(
     if len(long) >= _MIN_LONG:
         listed = ", ".join(f"{name} {mm:.0f} mm" for name, mm in long)
         notes.append(
-            f"Organs are longer than usual in adults ({listed}): check the spacing of the CT, above all the distance "
-            "of its slices."
+            f"Organs are longer than usual in adults ({listed}): check the spacing of the CT, especially the "
+            "slice spacing."
         )
     if len(organs) >= _MIN_ORGANS and not any(counts[organ.label] for organ in organs):
         notes.append("No organ was found: check that the image is a CT of the abdomen, and check its spacing.")

@@ -18,7 +18,7 @@ from ..imaging.intensity import voxel_checksum
 from ..imaging.readers import read_ct
 
 _SAME_MM = 1e-3
-_REMEDY = "Specify the CT that the result was made from with --ct, or segment this one."
+_REMEDY = "Use --ct to specify the CT that was segmented, or segment this one."
 
 
 def read_result_ct(record: Mapping[str, Any], result: Path, new_path: Path | None = None) -> sitk.Image:

@@ -236,8 +236,8 @@ class Segmenter:
             trim_freed_memory()
         if any(length < side for length, side in zip(grid.shape, metadata.patch, strict=True)):
             warnings.append(
-                f"At the model's spacing the CT has {_sides(grid.shape)} voxels, fewer than one window of "
-                f"{_sides(metadata.patch)}: it was padded, and organs at its border are less certain."
+                f"At the model's spacing, the CT has {_sides(grid.shape)} voxels, less than one window ("
+                f"{_sides(metadata.patch)}). It was padded, and organs near its border are less reliable."
             )
 
         labels = LabelConsumer(ct_grid, grid, metadata.orientation, kept)

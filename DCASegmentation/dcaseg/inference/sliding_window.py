@@ -386,7 +386,7 @@ class WindowPrediction:
                 fallback = self._fallback(error)
                 if fallback is None and is_out_of_memory(error):
                     raise UserError(
-                        "The memory is too small to run the model on a single window.",
+                        "There is not enough memory to run the model on a single window.",
                         "Close other programs, or use a model with a smaller patch or fewer filters.",
                     ) from error
                 if fallback is None:
@@ -430,7 +430,7 @@ class WindowPrediction:
             self._change_plan(Plan(Device(device.torch_device, device.description), self.plan.batch))
             return self._predict(windows)
         raise BundleError(
-            "The network's outputs are not finite.", "Its weights are damaged: get the model bundle again."
+            "The network's outputs are not finite.", "The weights are damaged: download or export the model again."
         )
 
     def _forward(self, windows: Tensor) -> dict[str, Tensor]:

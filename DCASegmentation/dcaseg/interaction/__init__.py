@@ -2,6 +2,6 @@
 
 ``session.CorrectionSession`` is the entry point: it holds a CT and its labels, applies strokes, and undoes them
 exactly. ``click_classifier`` (with ``evidence`` and ``random_walker``) and ``click_network`` are its two engines.
-``session.handle`` serves sessions to other processes, with requests and answers as plain data. ``result_correction``
-corrects a result folder.
+``session_requests.handle`` serves sessions to other processes, with requests and answers as plain data.
+``result_correction`` corrects a result folder.
 """

@@ -245,7 +245,10 @@ class CorrectionSession:
         if not 1 <= label <= highest:
             raise UserError(f"Segment {label} does not exist.", f"Labels range from 1 to {highest}.")
         if label in self._locked:
-            raise UserError(f"The {name} is locked or accepted, so nothing was changed.", "Unlock it first.")
+            raise UserError(
+                f"The {name} is locked or accepted, so nothing was changed.",
+                "Undo its acceptance, or omit it from --lock.",
+            )
         if not inside(voxels, box).all():
             raise UserError("A point lies outside the box.", "Draw the box around all of the points.")
         at = tuple(voxels.T)
@@ -256,7 +259,7 @@ class CorrectionSession:
             if locked:
                 raise UserError(
                     f"The point lies in the {self.name_of(min(locked))}, which is locked or accepted.",
-                    "Unlock it first, or click elsewhere.",
+                    "Undo its acceptance or omit it from --lock, or click elsewhere.",
                 )
             self._require_tissue(label, voxels)
         self._require_no_contradiction(label, voxels, adds)

@@ -1,6 +1,6 @@
 """Fusion modules: they add the experts' features of one level to the aggregation decoder (Fig. 4 and Fig. 8).
 
-Every module's ``forward`` takes the features of each expert and the decoder's own up-sampled features, all of shape
+Every module's ``forward`` takes the features of each expert and the decoder's own upsampled features, all of shape
 (batch, channel, depth, height, width), and returns a ``FusionOutput``.
 """
 
@@ -33,7 +33,7 @@ class DFAM(nn.Module):
     Each expert's features pass through a 1x1x1 convolution ("unify"). The results are concatenated and pass through a
     3x3x3 convolution, ReLU and a 1x1x1 convolution, which gives one value per expert and voxel. The softmax of these
     values weights the experts' original features (not the unified ones: the paper's equation multiplies F_H, F_M and
-    F_T), and the weighted sum is added to the up-sampled features.
+    F_T), and the weighted sum is added to the upsampled features.
     """
 
     def __init__(self, channels: int, n_experts: int) -> None:

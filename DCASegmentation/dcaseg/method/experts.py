@@ -24,7 +24,7 @@ class DecoderOutput(NamedTuple):
 
 
 class ExpertDecoder(nn.Module):
-    """One expert: at each of four levels up-sampling, an added skip and a convolution block; then a 1x1x1 head.
+    """One expert: at each of four levels upsampling, an added skip and a convolution block; then a 1x1x1 head.
 
     ``n_stages`` (convolutions per block) and ``dilation`` hold one number for each of DeB-6 to DeB-9. The head has a
     channel for every label of the network, although the label split trains only those of the expert's own group.

@@ -1,7 +1,7 @@
 """Log-gap analysis: the partition of the organs into head, medium and tail (slide "DCA: Divide", Fig. 2).
 
 Classes are ranked by their share of the labeled foreground voxels. The largest gaps between the logarithms of
-neighboring shares separate the groups. The code is pure Python because it runs once per data set.
+neighboring shares separate the groups. The code is pure Python because it runs once per dataset.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _integers(values: Any) -> tuple[int, ...]:
 NoSecondGap = Literal["error", "empty_tail", "guarded"]
 GROUPS = ("head", "medium", "tail")
 
-# A group with more than this share of the classes is nearly as imbalanced as the whole data set, and gets a warning.
+# A group with more than this share of the classes is nearly as imbalanced as the whole dataset, and gets a warning.
 LARGEST_SHARE_OF_CLASSES = 0.7
 
 

@@ -40,7 +40,7 @@ class DCAOutput(NamedTuple):
 
 
 class AggregationDecoder(nn.Module):
-    """The decoder D_A: at each level up-sampling, an added skip, fusion with the experts, a convolution block."""
+    """The decoder D_A: at each level upsampling, an added skip, fusion with the experts, a convolution block."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class AggregationDecoder(nn.Module):
         return self.head(stream), attention
 
     def copy_blocks(self, expert: ExpertDecoder) -> None:
-        """Copy the weights of the up-sampling and convolution blocks of ``expert``.
+        """Copy the weights of the upsampling and convolution blocks of ``expert``.
 
         The fusions and the head keep their weights: the head's input includes the features of all experts, which no
         expert's head was trained on. Raises ValueError if the expert's blocks have a different structure.
@@ -239,7 +239,7 @@ def load_initial_weights(network: DCANet, initial: DCANet) -> None:
 
     If an expert gets an organ that it did not own in ``initial``, the weights of that logit stay as initialized: an
     expert sees the other experts' organs as background, and a logit trained never to be the largest recovers slowly.
-    If ``initial`` has transposed convolutions and ``network`` trilinear up-sampling, the eight kernels of a convolution
+    If ``initial`` has transposed convolutions and ``network`` trilinear upsampling, the eight kernels of a convolution
     are replaced by their mean, which is what they have in common below the Nyquist frequency. If only ``network`` is
     ``residual``, the head of its aggregation decoder starts at zero.
 
@@ -266,7 +266,7 @@ def load_initial_weights(network: DCANet, initial: DCANet) -> None:
 
 
 def _fit_upsampling(state: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with the kernels of each transposed convolution averaged where ``target`` has trilinear up-sampling."""
+    """``state`` with the kernels of each transposed convolution averaged where ``target`` has trilinear upsampling."""
     fitted = {}
     for key, value in state.items():
         stem, _, kind = key.rpartition(".")

@@ -79,7 +79,7 @@ def _forward_one(network: DCANet, volume: Tensor, requested: RequestedOutputs) -
     for index, level in enumerate(LEVELS):
         skip = skips.pop()
         for position, expert in enumerate(experts):
-            # No variable for the up-sampled features: it would keep them alive while the block runs.
+            # No variable for the upsampled features: it would keep them alive while the block runs.
             features[position] = _run_layers(expert.blocks[index], expert.ups[index](features[position]).add_(skip))
         stream = decoder.ups[index](stream).add_(skip) if aggregates and decoder is not None else features[0]
         del skip

@@ -1,7 +1,7 @@
 """The V-Net blocks that all parts of DCA consist of, and the shared encoder.
 
 They follow the V-Net of the semi-supervised methods that the paper builds on: 3x3x3 convolutions, strided 2x2x2
-convolutions for down-sampling, transposed 2x2x2 convolutions or trilinear interpolation for up-sampling, added skips.
+convolutions for downsampling, transposed 2x2x2 convolutions or trilinear interpolation for upsampling, added skips.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class TrilinearUpsampling(nn.Module):
 
 
 class Upsampling(nn.Sequential):
-    """Doubles each side: up-sampling, normalization, ReLU.
+    """Doubles each side: upsampling, normalization, ReLU.
 
     - ``transposed``: V-Net's transposed 2x2x2 convolution with stride 2. It has a separate kernel for each of the eight
       voxels that replace a coarse voxel, so its output contains a checkerboard pattern. A convolution with dilation 2

@@ -54,10 +54,10 @@ class Source:
         is_plain = all(33 <= ord(letter) < 127 for letter in url) and len(url) <= _MOST_ADDRESS
         if not allowed or not is_plain:
             shown = "".join(letter if letter.isprintable() else "?" for letter in url[:200]) or "Nothing"
-            raise UserError(f"{shown} is not an address that starts with https://.", "Copy it again.")
+            raise UserError(f"{shown} is not a URL that starts with https://.", "Copy the URL again.")
         if found is None:
             raise UserError(
-                "The address does not include the file's SHA-256.",
+                "The URL does not include the file's SHA-256.",
                 "Add #sha256= and the checksum published by the model's author (64 digits and letters).",
             )
         return cls(url, found[1].lower())
@@ -80,7 +80,7 @@ def download_bundle(source: Source, models: Path, progress: Callable[[float, str
             part.unlink()
             raise BundleError(
                 f"The file from {source.url} is not the expected one: its SHA-256 differs.",
-                "It was deleted. Check the address, or tell the model's author.",
+                "It was deleted. Check the URL, or contact the model's author.",
             )
         folder = add_bundle(part, models)
         part.unlink()
@@ -88,16 +88,16 @@ def download_bundle(source: Source, models: Path, progress: Callable[[float, str
         if refused_redirects:
             raise UserError(
                 f"{source.url} redirects to {refused_redirects[0][:200]}, which does not start with https://.",
-                "The file was not downloaded. Tell the person who gave you the address.",
+                "The file was not downloaded. Ask the person who gave you the URL for another one.",
             ) from None
-        raise UserError(f"{source.url} answered: {error.code} {error.reason}.", "Check the address.") from None
+        raise UserError(f"{source.url} returned an error: {error.code} {error.reason}.", "Check the URL.") from None
     except InvalidURL as error:
-        raise UserError(f"{source.url} is not an address: {error}.", "Copy it again.") from None
+        raise UserError(f"{source.url} is not a URL: {error}.", "Copy the URL again.") from None
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"The download was interrupted: {reason}.",
-            "Check the network and start the download again; it resumes where it stopped.",
+            "Check the network connection and start the download again; it resumes where it stopped.",
         ) from None
     except OSError as error:
         raise OutputError(f"{part.parent} cannot be written to: {reason_of(error)}.", "Free some space.") from None
@@ -169,7 +169,7 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
                     raise _too_large(url)
                 if (seconds := time.monotonic() - since) > _SECONDS_OF_SLOWNESS:
                     if done - before < _SLOWEST * seconds:
-                        raise ConnectionError("the server sends too slowly")
+                        raise ConnectionError("the server is too slow")
                     since, before = time.monotonic(), done
                 progress(_ADDED * done / max(have + left, done), f"Downloading: {done / 1e6:.1f} MB")
     if left and done < have + left:
@@ -191,7 +191,7 @@ def _answer(ask: Callable[[], Any]) -> Any:
     try:
         answer = answers.get(timeout=_SECONDS_OF_SLOWNESS)
     except queue.Empty:
-        raise TimeoutError("the server answers too slowly") from None
+        raise TimeoutError("the server responds too slowly") from None
     if isinstance(answer, BaseException):
         raise answer
     return answer
@@ -202,7 +202,7 @@ def _length(stated: str | None) -> int:
     if stated is None:
         return 0
     if not stated.strip().isdecimal() or len(stated) > 20:
-        raise ConnectionError("the server does not state the length of the file")
+        raise ConnectionError("the server does not report the size of the file")
     return int(stated)
 
 
@@ -212,7 +212,7 @@ def _begins_at(stated: str | None, byte: int) -> bool:
 
 
 def _too_large(url: str) -> UserError:
-    return UserError(f"The file from {url} is larger than any model.", "Check the address.")
+    return UserError(f"The file from {url} is larger than any model.", "Check the URL.")
 
 
 def _certificates(url: str) -> ssl.SSLContext | None:

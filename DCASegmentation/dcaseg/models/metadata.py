@@ -36,8 +36,8 @@ def is_bundle_file(name: str) -> bool:
 
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 _PAPER = (
-    "Yajun Liu: Divide, Conquer, and Aggregate: Asymmetric Experts for Class-Imbalanced Semi-Supervised Medical Image "
-    "Segmentation. CVPR 2026."
+    "Yajun Liu et al.: Divide, Conquer, and Aggregate: Asymmetric Experts for Class-Imbalanced Semi-Supervised Medical "
+    "Image Segmentation. CVPR 2026."
 )
 # The oldest versions with which the inference configuration runs, used if a package is not installed.
 _OLDEST = {"monai": "1.5.1", "torch": "2.4.1", "numpy": "1.26.0"}

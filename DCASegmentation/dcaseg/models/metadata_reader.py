@@ -119,7 +119,7 @@ def read_metadata(folder: Path) -> Metadata:
 def parse_metadata(raw: bytes, folder: Path) -> Metadata:
     """The metadata in ``raw``, the content of the metadata file of ``folder``. Raises BundleError."""
     if len(raw) > MOST_METADATA_BYTES:
-        raise BundleError(f"The metadata of {folder} are larger than those of any model.", GET_AGAIN)
+        raise BundleError(f"The metadata of {folder} is larger than that of any model.", GET_AGAIN)
     try:
         content = parse_json(raw)
     except ValueError:

@@ -56,7 +56,7 @@ def default_bundle() -> Path:
     if not bundles:
         raise BundleError(
             "No model bundle was found.",
-            f"Select one, put one into {Path('~') / '.dca' / 'models'}, or set {VARIABLE} to a folder of bundles.",
+            f"Add one (dca bundle add, or Setup in Slicer), or set {VARIABLE} to a folder of bundles.",
         )
     return bundles[0]
 

@@ -69,7 +69,7 @@ def remove_bundle(folder: Path, models: Path | None = None) -> None:
     try:
         shutil.rmtree(folder)
     except OSError as error:
-        raise OutputError(f"{folder} could not be deleted: {reason_of(error)}.", "Delete it yourself.") from None
+        raise OutputError(f"{folder} could not be deleted: {reason_of(error)}.", "Delete the folder by hand.") from None
 
 
 def _copy_bundle(source: Path, temporary: Path) -> tuple[Path, Metadata]:
@@ -162,7 +162,7 @@ def _find_bundle(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], 
     for inside in sorted(candidates, key=len):
         if inside.count("/") <= 1 and (not inside or inside.endswith("/")):
             if entries[inside + METADATA].file_size > MOST_METADATA_BYTES:
-                raise BundleError(f"The metadata in {source} are larger than those of any model.", GET_AGAIN)
+                raise BundleError(f"The metadata in {source} is larger than that of any model.", GET_AGAIN)
             return inside, parse_metadata(archive.read(entries[inside + METADATA]), source)
     raise BundleError(f"{source} does not contain a model bundle: it has no {METADATA}.", "Choose another file.")
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from ..errors import BundleError, reason_of
 from .metadata import Weights
 
-GET_AGAIN = "Get the model bundle again."
+GET_AGAIN = "Download or export the model bundle again."
 """The remedy for a damaged bundle."""
 _CHUNK = 1 << 20
 

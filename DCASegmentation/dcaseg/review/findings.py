@@ -216,10 +216,10 @@ def _missing(
         found.findings.append(
             AnatomicalFinding(organ, "missing", text.format(ml=ml), box, mask, error_probability, everywhere=everywhere)
         )
-        found.note(organ, f"Not found; {low:g} to {high:g} ml are usual.")
+        found.note(organ, f"Not found; the usual volume is {low:g} to {high:g} ml.")
         return
     why = "The scan probably does not reach it." if is_beyond_scan else "It may have been removed by surgery."
-    found.note(organ, f"Not found anywhere; {low:g} to {high:g} ml are usual. {why}")
+    found.note(organ, f"Not found anywhere; the usual volume is {low:g} to {high:g} ml. {why}")
 
 
 def _is_beyond_scan(organ: Organ, centers: Mapping[str, np.ndarray], grid: Grid) -> bool:
@@ -257,12 +257,12 @@ def _volume(
         return
     found.unusual.add(organ.key)
     side = "below" if measured.ml < low else "above"
-    found.note(organ, f"{measured.ml:.1f} ml is {side} the usual {low:g} to {high:g} ml.")
+    found.note(organ, f"{measured.ml:.1f} ml is {side} the usual range of {low:g} to {high:g} ml.")
     own = evidence.labels[box] == organ.label
     if measured.ml < low:
         mask = own if evidence.other is None else own | (evidence.other[box] == organ.label)
         size = f"{measured.ml:.1f} ml, smaller than usual ({low:g} to {high:g} ml)"
-        text = f"{size}: only a part of it was found, or this is another organ."
+        text = f"{size}: either only part of it was found, or this is another organ."
     elif evidence.other is None:
         return
     else:

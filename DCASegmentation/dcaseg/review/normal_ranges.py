@@ -4,7 +4,7 @@ Volume ranges (``organs.Organ.volume_ml``) span the adult values of Geraghty et 
 (149 CTs: liver, spleen, kidneys, pancreas, adrenal glands), ICRP Publication 89 (reference masses) and openly
 licensed label maps (TotalSegmentator, AMOS: duodenum, bladder, vessels), widened for filling and body size.
 
-Positions are centers of gravity in a common frame: the mean of two TotalSegmentator label maps of real people (data set
+Positions are centers of gravity in a common frame: the mean of two TotalSegmentator label maps of real people (dataset
 v2, subject s0011, and the example of its repository; CC BY 4.0) and of 12 synthetic people. The real and the synthetic
 positions agree within 21 mm, except along the vessels and the esophagus, whose visible part depends on the field of
 view. Two people are not a population, so the tolerances are wide: only impossible positions are reported.

@@ -70,7 +70,7 @@ def network_reasons(
         differ = _counts(ranks, evidence.other != evidence.labels, count) / size
         for number in range(1, count + 1):
             if differ[number] >= _DISAGREES:
-                text = f"the {other_name} give another label to {differ[number]:.0%} of the uncertain voxels."
+                text = f"the {other_name} assign a different label to {differ[number]:.0%} of the uncertain voxels."
                 reasons[number].append(_reason("disagreement", text, organs[number]))
     if evidence.dominant is not None and evidence.attention is not None:
         organ_voxels = whole.at(np.flatnonzero(whole.labels))
@@ -146,14 +146,14 @@ def _attention_reasons(
             reasons[number].append(_reason("foreign_expert", text, organs[number]))
         if undecided_share[number] >= max(_ATTENTION, usual_undecided[label] + _MORE_THAN_USUAL):
             text = (
-                f"no expert has half of the attention in {undecided_share[number]:.0%} of the uncertain voxels "
+                f"no expert reaches half of the attention in {undecided_share[number]:.0%} of the uncertain voxels "
                 f"({usual_undecided[label]:.0%} in the whole organ)."
             )
             reasons[number].append(_reason("undecided", text, organs[number]))
 
 
 def _foreign_and_undecided(evidence: Evidence, owner_of: Bytes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return two masks: another expert than the organ's is dominant; no expert has half of the attention."""
+    """Return two masks: another expert than the organ's is dominant; no expert reaches half of the attention."""
     assert evidence.dominant is not None and evidence.attention is not None
     return evidence.dominant != owner_of[_concern(evidence)], evidence.attention < _UNDECIDED * 255
 

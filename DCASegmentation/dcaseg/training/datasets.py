@@ -1,4 +1,4 @@
-"""Creates data lists for public data sets and for folders of CTs, and checks the files of a data list."""
+"""Creates data lists for public datasets and for folders of CTs, and checks the files of a data list."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def folder_of_cts(
     if orphans:
         raise UserError(
             f"The label map {labels[orphans[0]].name} has no CT with the same name ({len(orphans)} in total).",
-            "Specify each CT and its label map the same file name.",
+            "Give each CT and its label map the same file name.",
         )
     pairs = [Entry(images[stem], labels[stem]) for stem in sorted(labels)]
     without_labels = tuple(Entry(images[stem]) for stem in sorted(set(images) - set(labels)))

@@ -20,8 +20,8 @@ from .strategies.base import MeanOfNetworks
 from .strategies.registry import make_strategy
 from .trainer import same_groups
 
-SYNTHETIC_ONLY = "Trained on synthetic CT only: in CTs of patients, organs are often wrong or missing."
-NO_LABELED_PATIENT = "Not trained on labeled CTs of patients: organs may be wrong or missing."
+SYNTHETIC_ONLY = "Trained on synthetic CTs only: in patient CTs, organs are often wrong or missing."
+NO_LABELED_PATIENT = "Not trained on labeled patient CTs: organs may be wrong or missing."
 NOT_CLINICAL = "Not for clinical use."
 NOT_DCA = "Trained with a method that DCA is compared with: no attention maps, and review findings use less evidence."
 

@@ -4,7 +4,7 @@ Each option is defined once, by its field: type, default, limits, and its name a
 
 The published presets follow the repositories and papers they name. All presets resample with SimpleITK
 (``imaging.resampling``), as inference does, because a network should see the same interpolation in training and
-inference. Our presets filter a CT before it is down-sampled; the published ones do not. Prepared cases are cached in HU
+inference. Our presets filter a CT before it is downsampled; the published ones do not. Prepared cases are cached in HU
 (``cases.save_case``), so presets with the same grid share them.
 """
 
@@ -46,7 +46,7 @@ class GridOptions:
     """The model grid and the scaling of intensities.
 
     - ``spacing`` (x, y, z) in mm, ``orientation``, and ``hu_window``, which is mapped to 0 to 1.
-    - ``anti_aliasing``: filter a CT along each axis that is down-sampled, in training and inference (see
+    - ``anti_aliasing``: filter a CT along each axis that is downsampled, in training and inference (see
       ``imaging.resampling``).
 
     Two options exist only for comparison with published protocols; models in bundles cannot use them:
@@ -163,7 +163,7 @@ class TrainingOptions:
     ema_decay: float | None = option(0.998, minimum=0, maximum=1, earlier=("averaging",))
     augment: bool = True
     # See training.spatial_augmentation. Synthetic patches already vary in shape.
-    spatial_augmentation: bool = option(True, off="Do not scale, rotate and bend the patches of stored cases.")
+    spatial_augmentation: bool = option(True, off="Do not scale, rotate and deform the patches of stored cases.")
     # Half precision with gradient scaling on CUDA, bfloat16 on processors with AMX (training.mixed_precision); other
     # devices use single precision.
     mixed_precision: bool = option(True, off="Train in single precision.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 SYNAPSE_IDS = (*range(1, 11), *range(21, 41))
 """The 30 labeled cases of "Beyond the Cranial Vault" (BTCV, Synapse)."""
 
-# AMOS ids above 500 are MRI, according to the data set's description.
+# AMOS ids above 500 are MRI, according to the dataset's description.
 LAST_CT_OF_AMOS = 500
 
 

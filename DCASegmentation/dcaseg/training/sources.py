@@ -266,7 +266,7 @@ class SynthesizedCTs:
         """See ``Source``. Label maps are read only if cases are missing. Raises UserError for a grid of fixed shape."""
         if grid.shape is not None:
             raise UserError(
-                "CTs can be synthesized only with a spacing in mm, which a preprocessing of fixed shape does not have.",
+                "Synthetic CTs need a voxel spacing in mm, but this preprocessing resizes every CT to a fixed shape.",
                 "Choose another --preprocessing, or omit --synthesize.",
             )
         folder = cache_folder(cache, grid) / f"painted_{self._digest()}"

@@ -1,4 +1,4 @@
-"""Spatial augmentation: a patch is drawn as if the patient were larger or smaller, turned and bent a little.
+"""Spatial augmentation: patches are scaled, rotated and elastically deformed a little.
 
 Nothing is mirrored, because left and right organs are different classes. Distances are in mm, so the variation is the
 same on any grid, and a rotation remains one if voxels are not cubes.

@@ -597,7 +597,7 @@ def _continued(options: TrainingOptions, saved: TrainingOptions, step: int) -> T
 
 
 def _start_from(network: DCANet, initial: DCANet) -> None:
-    """Copy the weights of ``initial``. Raises UserError if it differs in more than its groups and up-sampling."""
+    """Copy the weights of ``initial``. Raises UserError if it differs in more than its groups and upsampling."""
     try:
         load_initial_weights(network, initial)
     except ValueError as error:

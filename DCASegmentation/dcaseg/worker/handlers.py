@@ -39,7 +39,7 @@ class DownloadHandler:
             raise
         # Servers and files fail in unforeseen ways. The user needs one sentence.
         except Exception as error:
-            raise UserError(f"The download failed: {root_cause(error)}.") from error
+            raise UserError(f"The download failed: {root_cause(error)}.", "Try again.") from error
         return Downloaded(request.id, str(folder))
 
 
@@ -88,7 +88,7 @@ def _add(request: AddCorrectedCase | AddUnlabeledCT) -> CaseAdded:
         name = add_unlabeled_ct(training, ct).parent.name
         return CaseAdded(request.id, name, len(unlabeled_folders(training)))
     if request.vocabulary not in VOCABULARIES:
-        raise UserError(f"This version does not know the organ set {request.vocabulary}.", "Update the extension.")
+        raise UserError(f"This version does not support the vocabulary {request.vocabulary}.", "Update the extension.")
     case = add_corrected_case(
         training,
         request.name,

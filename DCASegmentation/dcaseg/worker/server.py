@@ -219,7 +219,7 @@ def failure_of(run_id: str, error: BaseException) -> Failure:
     return Failure(
         run_id,
         f"An unexpected error occurred ({type(error).__name__}: {_first_line(error)}).",
-        "Press Apply again; if the error persists, report it with the log.",
+        "Press Apply again. If the error persists, report it together with the log.",
         _traceback(error),
     )
 
@@ -302,7 +302,7 @@ class Service:
             try:
                 request = decode_request(line)
             except ProtocolError as error:
-                self._channel.send(Failure(error.id, str(error), "Update the extension, and start Slicer again."))
+                self._channel.send(Failure(error.id, str(error), "Update the extension, then restart Slicer."))
                 continue
             self._answer(request)
         self._end()
@@ -326,7 +326,7 @@ class Service:
                 self._run = run
                 self._work.put(run)
                 return
-        problem = "Another request is still being carried out."
+        problem = "Another request is still running."
         if isinstance(current.request, Segment):
             problem = "A segmentation is already running."
         self._channel.send(Failure(request.id, problem, "Wait until it is done, or cancel it."))

@@ -101,7 +101,7 @@ def _architecture(features: tuple[int, ...]) -> dict[str, Any]:
 
 
 def dataset_json() -> dict[str, Any]:
-    """nnU-Net's description of a data set of CTs with ``N_CLASSES`` labels, including the background."""
+    """nnU-Net's description of a dataset of CTs with ``N_CLASSES`` labels, including the background."""
     labels = {"background": 0, **{f"organ {label}": label for label in range(1, N_CLASSES)}}
     return {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
 

@@ -240,8 +240,8 @@ SYSTEMS = (
 """The twenty rows of Tables 1 and 2."""
 
 TABLES = {
-    "table1": Experiment("table1", "All systems, in the layout of Table 1", SYSTEMS),
-    "table2": Experiment("table2", "All systems, in the layout of Table 2", SYSTEMS),
+    "table1": Experiment("table1", "All methods, in the layout of Table 1", SYSTEMS),
+    "table2": Experiment("table2", "All methods, in the layout of Table 2", SYSTEMS),
 }
 ALL_EXPERIMENTS: Mapping[str, Experiment] = {**TABLES, **EXPERIMENTS}
 """All tables of ``dca experiment``, by name."""
@@ -274,11 +274,11 @@ def n_labeled(arm: Arm, labeled: int) -> int:
 
 
 def require_data(name: str, vocabulary: Vocabulary, listed: bool) -> None:
-    """Raise UserError if the list is of one published data set and the table of the other."""
+    """Raise UserError if the list is of one published dataset and the table of the other."""
     other = _TABLE_OF_OTHER_DATA.get(name)
     if listed and other is not None and vocabulary == other[0]:
         raise UserError(
-            f"The list has the organs of {vocabulary.name}, but {name} is the paper's table of the other data set.",
+            f"The list has the organs of {vocabulary.name}, but {name} is the paper's table of the other dataset.",
             f"Use {other[1]}.",
         )
 
