@@ -32,14 +32,12 @@ def test_skcdf_balances_classes_and_anneals():
     assert seen[2].all() and not seen[5].all()
 
 
-def test_skcdf_weights_follow_their_leaders():
+def test_skcdf_decoder_u_follows_decoder_l():
     strategy = strategy_for("skcdf")
     decoder = strategy.network.experts[0]
     kept, leader = decoder.blocks[0][0].weight.clone(), strategy.labelled.blocks[0][0].weight.clone()
-    head, balanced = strategy.labelled.head.weight.clone(), strategy.balanced["labelled"].weight.clone()
     strategy.on_step_end(strategy.step_state(0))
     torch.testing.assert_close(decoder.blocks[0][0].weight, 0.99 * kept + 0.01 * leader)
-    torch.testing.assert_close(strategy.labelled.head.weight, 0.99 * head + 0.01 * balanced)
 
 
 def test_skcdf_labeled_patches_attend_to_unlabeled_ones_without_a_gradient():
@@ -108,20 +106,21 @@ def test_a_and_d_result_decoder_follows_and_learns_from_unlabeled_patches():
     assert not torch.equal(strategy.difficulty.weights(), torch.full((4,), 4.0))
 
 
-def test_skcdf_heads_and_decoders_follow_in_order():
-    strategy = strategy_for("skcdf")
+@pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 0.99), ("adamw", 0.999)])
+def test_skcdf_heads_and_decoders_follow_in_order(optimizer, decay):
+    strategy = strategy_for("skcdf", optimizer=optimizer)
     decoder, balanced = strategy.network.experts[0], strategy.balanced
     weights = (strategy.labelled.head, decoder.head, balanced["labelled"], balanced["unlabelled"])
     labelled, unlabelled, balanced_l, balanced_u = (head.weight.clone() for head in weights)
     strategy.on_step_end(strategy.step_state(0))
 
-    def follow(one: Tensor, other: Tensor) -> Tensor:
-        return 0.99 * one + 0.01 * other
+    def follow(one: Tensor, other: Tensor, decay: float = decay) -> Tensor:
+        return decay * one + (1 - decay) * other
 
     labelled = follow(labelled, balanced_l)
     balanced_u = follow(balanced_u, balanced_l)
     torch.testing.assert_close(balanced["unlabelled"].weight, balanced_u)
-    torch.testing.assert_close(decoder.head.weight, follow(follow(unlabelled, labelled), balanced_u))
+    torch.testing.assert_close(decoder.head.weight, follow(follow(unlabelled, labelled, 0.99), balanced_u))
 
 
 def test_skcdf_balanced_heads_learn_from_labels_of_their_own():
@@ -229,3 +228,17 @@ def test_all_decoders_have_the_initialization_of_the_run(name):
         deviations = [float(strategy.get_parameter(part).std()) for strategy in (plain, kaiming)]
         # PyTorch's default has a variance of 1 / (3 fan-in), Kaiming's 2 / fan-in.
         assert deviations[1] / deviations[0] == pytest.approx(6**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 0.99), ("adamw", 0.999)])
+def test_a_and_d_follows_the_mean_of_decoders_with_the_same_start(optimizer, decay):
+    strategy = strategy_for("a_and_d", optimizer=optimizer)
+    decoders = [strategy.network.experts[0], strategy.denoising, strategy.labelled]
+    for weights in zip(*(decoder.parameters() for decoder in decoders), strict=True):
+        assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+    start = strategy.denoising.head.weight.clone()
+    with torch.no_grad():
+        strategy.denoising.head.weight.add_(1)
+        strategy.labelled.head.weight.add_(3)
+    strategy.on_step_end(strategy.step_state(0))
+    torch.testing.assert_close(decoders[0].head.weight, start + 2 * (1 - decay))

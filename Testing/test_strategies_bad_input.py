@@ -48,8 +48,6 @@ def test_an_odd_number_of_patches_is_rejected(name):
 def test_patches_that_cannot_be_divided_are_rejected():
     with pytest.raises(UserError, match="--patch that is a multiple of 48"):
         strategy_for("magicnet", strategy_options={"cubes": 3})
-    with pytest.raises(UserError, match="multiple of 32 voxels"):
-        strategy_for("magicnet", norm="instance")
     with pytest.raises(UserError, match="or --strategy-option blocks=4"):
         strategy_for("abd", strategy_options={"blocks": 5})
     with pytest.raises(UserError, match=r"into 3 parts.*multiple of 48"):
@@ -68,13 +66,11 @@ def test_an_unknown_strategy_option_is_rejected():
 
 def test_magicnet_adapts_to_small_patches():
     options = replace(options_for("magicnet"), strategy_options={}, norm="instance")
-    assert fitted(replace(options, patch=(96, 96, 96))).strategy_options == {"cubes": 3}
-    small = fitted(replace(options, patch=(32, 32, 32)))
-    assert small.strategy_options == {"cubes": 2} and small.norm == "batch"
-    # The default preset.
-    assert fitted(replace(options, patch=(48, 48, 48))).norm == "batch"
+    for side, cubes in ((96, 3), (48, 3), (32, 2)):
+        small = fitted(replace(options, patch=(side, side, side)))
+        assert small.strategy_options == {"cubes": cubes} and small.norm == "instance"
     chosen = fitted(replace(options, patch=(96, 96, 96), strategy_options={"cubes": 6}))
-    assert chosen.strategy_options == {"cubes": 6} and chosen.norm == "batch"
+    assert chosen.strategy_options == {"cubes": 6}
 
 
 @pytest.mark.parametrize(

@@ -81,24 +81,41 @@ def test_dhc_has_different_weights_per_network_and_allows_empty_pseudo_labels():
     assert torch.isfinite(strategy.crossed(1, logits, torch.zeros(4, *SIDES, dtype=torch.long), step_state))
 
 
-def test_crest_row_weights_by_reversed_frequency_with_a_running_mean():
-    strategy = strategy_for("crest")
-    start = counted.reversed_weights(torch.tensor(FACTS.voxels).float())
+@pytest.mark.parametrize("average", ["counts", "weights"])
+def test_crest_row_weights_by_reversed_frequency_with_a_running_mean(average):
+    strategy = strategy_for("crest", strategy_options={"average": average})
+    voxels = torch.tensor(FACTS.voxels).float()
+    start = counted.reversed_weights(voxels)
     torch.testing.assert_close(strategy.weights, start.expand(2, -1))
     answers = [torch.randn(4, 4, *SIDES) for _ in range(2)]
     strategy.observe(answers, batch_of(), strategy.step_state(0))
     for kept, answer in zip(strategy.weights, answers, strict=True):
         of_unlabeled = counted.voxels_of(answer[2:].argmax(1), 4)
-        torch.testing.assert_close(kept, 0.99 * start + 0.01 * counted.reversed_weights(of_unlabeled))
+        mean = 0.99 * voxels / voxels.sum() + 0.01 * of_unlabeled / of_unlabeled.sum()
+        of_steps = 0.99 * start + 0.01 * counted.reversed_weights(of_unlabeled)
+        torch.testing.assert_close(kept, counted.reversed_weights(mean) if average == "counts" else of_steps)
     batch = batch_of()
     rare, often = (strategy.crossed(0, answers[0], torch.full((4, *SIDES), k), strategy.step_state(0)) for k in (3, 0))
     torch.testing.assert_close(rare, functional.cross_entropy(answers[0], torch.full((4, *SIDES), 3)))
     assert torch.isfinite(often) and strategy.supervised(0, answers[0][:2], batch, strategy.step_state(0)) != 0
 
 
+def test_crest_row_does_not_take_an_organ_that_is_absent_from_some_patches_for_the_rarest():
+    strategy = strategy_for("crest")
+    for step in range(300):
+        # In each step, one of the three organs is absent.
+        answers = torch.zeros(4, 4, *SIDES)
+        answers[:, 0] = 1
+        for label in (1, 2, 3):
+            answers[:, label, 0, 0, : 0 if label == 1 + step % 3 else 8 - 2 * label] = 2
+        strategy.observe([answers, answers], batch_of(), strategy.step_state(0))
+    background, *organs = strategy.weights[0].tolist()
+    assert organs[2] == 1 and organs == sorted(organs) and organs[0] > background > 0.01
+
+
 def test_simis_row_gives_organs_equal_weight_and_the_background_none():
     strategy = strategy_for("simis")
-    assert strategy.weights[0, 0] == 0 and strategy.weights[0, 3] > strategy.weights[0, 1]
+    assert strategy.weights.max() == pytest.approx(4, abs=0.05) and strategy.weights[0, 0] == pytest.approx(0.99 * 4)
     strategy.weights.fill_(4)
     answers = torch.zeros(4, 4, *SIDES)
     answers[:, 0] = 1

@@ -280,3 +280,18 @@ def test_co_bionet_asks_the_others_critic_and_convinces_its_own():
     unsupervised = loss.values["unsupervised"] + 0.01 * loss.values["adversarial"]
     expected = 2 * loss.values["supervised"] + strategy.weight(step_state) * unsupervised
     torch.testing.assert_close(loss.total, expected)
+
+
+@pytest.mark.parametrize(("name", "narrow"), [("ua_mt", 0.1), ("urpc", 0.0), ("ss_net", 0.0), ("a_and_d", 0.0)])
+def test_dropout_suits_the_width_of_the_network(name, narrow):
+    for n_filters, expected in ((8, narrow), (16, 0.5)):
+        network = strategy_for(name, n_filters=n_filters).network
+        assert network.encoder.dropout.p == network.experts[0].dropout.p == expected
+
+
+def test_the_adversarial_change_of_ss_net_is_without_dropout():
+    strategy = strategy_for("ss_net", n_filters=16, strategy_options={"radius": 1e-6})
+    strategy.train()
+    # The same prediction twice; with one mask for each, the distance would be about 0.3.
+    assert strategy.forward("smooth", batch_of(), strategy.step_state(50)).values["unsupervised"] < 0.01
+    assert strategy.network.experts[0].dropout.training

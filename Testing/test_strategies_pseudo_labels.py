@@ -149,3 +149,15 @@ def test_crest_restarts_with_the_initialization_of_the_run():
         strategy.on_step_start(strategy.step_state(step), None)
         deviations.append(float(strategy.network.encoder.blocks[2][0].weight.std()))
     assert deviations[1] == pytest.approx(deviations[0], rel=0.1)
+
+
+def test_adsh_keeps_the_threshold_of_a_class_without_pseudo_labels():
+    strategy = strategy_for("adsh")
+    strategy.thresholds.fill_(0.4)
+    answers = torch.zeros(4, 4, *SIDES)
+    answers[:, 0] = 3
+    answers[:, 2, 0] = 5
+    strategy.observe([answers, answers], batch_of(), strategy.step_state(0))
+    strategy.on_step_end(strategy.step_state(strategy.epoch_steps - 1))
+    assert strategy.thresholds[:, [1, 3]].unique().tolist() == pytest.approx([0.4])
+    assert (strategy.thresholds[:, [0, 2]] > 0.8).all()

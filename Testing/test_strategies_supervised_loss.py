@@ -84,8 +84,9 @@ def test_pretraining_learns_with_the_loss_of_the_run(name):
         step_state = strategy.step_state(10)
         found = strategy.forward("pretraining", batch, step_state).values["supervised"]
         halves = [(batch.volumes[index : index + 1], batch.labels[index : index + 1]) for index in (0, 1)]
-        labels = mixed(*halves, strategy.box(batch.volumes, step_state)).labels
+        box = strategy.box(batch.volumes, step_state)
+        labels = torch.cat([mixed(*halves, box).labels, mixed(*halves[::-1], box).labels])
         balance = class_balance * (1 - step_state.stage_step / step_state.stage_steps)
         # The published loss is that of the paper, with all channels.
         channels = "present" if class_balance else "all"
-        torch.testing.assert_close(found, segmentation_loss(logits[:1], labels, channels, (), balance))
+        torch.testing.assert_close(found, segmentation_loss(logits, labels, channels, (), balance))

@@ -77,9 +77,9 @@ def test_the_cost_of_a_step_is_the_sum_of_its_passes():
         assert found.passes == passes, name
         assert found.macs / vnet.macs == pytest.approx(macs, rel=0.06), name
     bcp = cost("bcp")
-    # One mixture in pretraining, half of such a short run; then two, and two passes of the teacher.
-    assert bcp.passes == pytest.approx(0.5 * 1 + 0.5 * 4)
-    assert bcp.macs / vnet.macs == pytest.approx((0.5 * 3 + 0.5 * 8) / 6, rel=0.06)
+    # Two mixtures; in the second stage, half of such a short run, also two passes of the teacher.
+    assert bcp.passes == pytest.approx(0.5 * 2 + 0.5 * 4)
+    assert bcp.macs / vnet.macs == pytest.approx((0.5 * 6 + 0.5 * 8) / 6, rel=0.06)
 
 
 def test_the_cost_of_a_large_patch_is_scaled_from_a_smaller_one():

@@ -3,8 +3,8 @@
 One encoder and three decoders. ξ denoises a diffused label map of a labeled patch, given the image. ψ segments labeled
 patches, with class weights according to the difficulty of each class for ξ. θ, whose output is the result, learns from
 unlabeled patches the labels argmax[G * gumbel-softmax(ξ after ten DDIM steps) + softmax(ψ)], and its weights follow the
-mean of those of ξ and ψ (EMA .99). L = L(ξ(x_t, t, image_L), y) + L_w(ψ(image_L), y) + λ L(θ(image_U), label); each
-term is weighted cross-entropy + foreground Dice. With ``class_balance``, twice the run's loss
+mean of those of ξ and ψ (EMA, ``decay``). L = L(ξ(x_t, t, image_L), y) + L_w(ψ(image_L), y) + λ L(θ(image_U), label);
+each term is weighted cross-entropy + foreground Dice. With ``class_balance``, twice the run's loss
 (``losses.supervised_loss``) replaces the first, which is unweighted; the weights of the second are the method's own.
 
 The diffusion follows Ho et al. 2020 and, for fewer steps without new noise (DDIM, eta 0), Song et al. 2021. A label map
@@ -13,11 +13,14 @@ is x0 = 2 one-hot - 1, (batch, channel, depth, height, width). It is computed in
 Deviations: the time enters once per block of the encoder, not per convolution; the clean map that is passed back to the
 diffusion is 2 softmax - 1, where the published code clips logits; the difficulty weights, which reach hundreds in the
 published code, are divided by their maximum unless ``bounded`` is off; the augmentation has no rotation or scaling;
-norm statistics are frozen during DDIM. Cost: 1.8 times CPS; in addition, x_t has a channel for each organ.
+norm statistics are frozen during DDIM; the three decoders start from the same weights, and θ follows the mean more
+slowly with AdamW (``base.following_decay``); networks with fewer than 16 filters have no dropout, others 1/2. Cost: 1.8
+times CPS; in addition, x_t has a channel for each organ.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.vnet import ConvBlock, initialize_kaiming
 from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, following_decay, plain_vnet, published_dropout
 from .class_statistics import Difficulty
 from .losses import agreement, supervised_loss, unweighted_loss, weighted_loss
 from .perturbation import frozen_statistics, normal, smoothed
@@ -89,8 +92,6 @@ class TimeEmbedding(nn.Module):
         return embedded
 
 
-_DROPOUT = 0.5
-_DECAY = 0.99
 # A Gaussian with a standard deviation of one voxel, on three voxels.
 _GAUSSIAN = 0.548
 
@@ -101,6 +102,9 @@ class ADOptions:
 
     denoising_steps: int = option(10, "passes of the denoising decoder for a pseudo-label")
     bounded: bool = option(True, "divide difficulty weights by the largest")
+    decay: float | None = option(
+        None, "decay of the mean that θ follows; automatic: 0.99 with SGD, 0.999 with AdamW", minimum=0, below=1
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.denoising_steps <= TIMES:
@@ -118,7 +122,8 @@ class AggregatingAndDecoupling(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = plain_vnet(options, groups, dropout=_DROPOUT)
+        dropout = published_dropout(options)
+        self.network = plain_vnet(options, groups, dropout=dropout)
         self.channels = self.network.out_channels
         filters = options.n_filters
         self.noised_input = ConvBlock(1 + self.channels, filters, 1, options.norm)
@@ -127,13 +132,17 @@ class AggregatingAndDecoupling(Strategy):
 
         def decoder() -> ExpertDecoder:
             return ExpertDecoder(
-                filters, self.channels, options.norm, VNET_N_STAGES, PAPER_DILATIONS[1], _DROPOUT, options.upsampling
+                filters, self.channels, options.norm, VNET_N_STAGES, PAPER_DILATIONS[1], dropout, options.upsampling
             )
 
-        self.denoising, self.labelled = decoder(), decoder()
+        self.denoising = decoder()
         if options.initialization == "kaiming":
-            for part in (self.noised_input, self.denoising, self.labelled):
+            for part in (self.noised_input, self.denoising):
                 initialize_kaiming(part)
+        # The mean of decoders with unrelated weights is no decoder.
+        self.labelled = copy.deepcopy(self.denoising)
+        self.network.experts[0].load_state_dict(self.denoising.state_dict())
+        self._decay = following_decay(self.own.decay, options)
         self.difficulty = Difficulty(self.channels, self.own.bounded)
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
@@ -162,7 +171,7 @@ class AggregatingAndDecoupling(Strategy):
             self.network.experts[0].parameters(), self.denoising.parameters(), self.labelled.parameters(), strict=True
         )
         for average, one, other in triples:
-            average.lerp_((one + other) / 2, 1 - _DECAY)
+            average.lerp_((one + other) / 2, 1 - self._decay)
 
     def denoise(self, volumes: Tensor, diffused: Tensor, times: Tensor) -> Tensor:
         """ξ's logits of the clean map, given the images ``volumes`` and x_t (``diffused``) at ``times`` (batch,)."""

@@ -69,10 +69,6 @@ class ABD(TwoStudents):
         """See ``Strategy.step_state``."""
         return super().step_state(step) if self.own.base == "bcp" else Strategy.step_state(self, step)
 
-    def warmup_steps(self, step_state: StepState) -> int:
-        """See ``Strategy.warmup_steps``."""
-        return super().warmup_steps(step_state) if self.own.base == "bcp" else Strategy.warmup_steps(self, step_state)
-
     def weight(self, step_state: StepState) -> float:
         """See ``Strategy.weight``."""
         return (

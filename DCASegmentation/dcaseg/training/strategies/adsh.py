@@ -11,7 +11,8 @@ multiplies a network's logits by the mask, so a rejected voxel still costs log C
 class without decreasing the others; ours masks the loss. Cost: as CPS. ``published``: based on FixMatch, τ = .95,
 updated every epoch. Cost: 0.6 times CPS.
 
-Both use quantiles of a histogram with a thousand bins, not of stored volumes.
+Both use quantiles of a histogram with a thousand bins, not of stored volumes. A class that no network predicts in a
+period keeps its threshold.
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ class AdshOptions:
     variant: Literal["row", "published"] = option("row", "row: DHC's port on CPS; published: on FixMatch")
 
 
-def new_thresholds(quantiles: Quantiles, threshold: float) -> Tensor:
-    """Compute the thresholds (channel,) from the observed voxels, and clear ``quantiles``."""
-    majority = int(quantiles.histogram.sum(dim=1).argmax())
-    thresholds = quantiles.thresholds(quantiles.share_above(majority, threshold))
+def update_thresholds(thresholds: Tensor, quantiles: Quantiles, threshold: float) -> None:
+    """Set ``thresholds`` (channel,) from the observed voxels, and clear ``quantiles``.
+
+    A class without a voxel keeps its threshold; with a threshold of 1, its next voxels would all be rejected.
+    """
+    voxels = quantiles.histogram.sum(dim=1)
+    new = quantiles.thresholds(quantiles.share_above(int(voxels.argmax()), threshold))
+    thresholds.copy_(torch.where(voxels > 0, new, thresholds))
     quantiles.clear()
-    return thresholds
 
 
 class PublishedAdsh(FixMatch):
@@ -67,7 +71,7 @@ class PublishedAdsh(FixMatch):
     def on_step_end(self, step_state: StepState) -> None:
         """See ``Strategy.on_step_end``."""
         if (step_state.step + 1) % self.epoch_steps == 0 and self.quantiles.histogram.any():
-            self.thresholds.copy_(new_thresholds(self.quantiles, CONFIDENT))
+            update_thresholds(self.thresholds, self.quantiles, CONFIDENT)
 
 
 class Adsh(TwoNetworks):
@@ -110,4 +114,4 @@ class Adsh(TwoNetworks):
             for thresholds, quantiles in zip(self.thresholds, self.quantiles, strict=True):
                 assert isinstance(quantiles, Quantiles)
                 if quantiles.histogram.any():
-                    thresholds.copy_(new_thresholds(quantiles, self._MAJORITY))
+                    update_thresholds(thresholds, quantiles, self._MAJORITY)

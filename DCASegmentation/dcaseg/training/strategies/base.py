@@ -389,6 +389,30 @@ def plain_vnet(options: TrainingOptions, groups: Partition, dropout: float = 0.0
     return network
 
 
+def published_dropout(options: TrainingOptions, *, needed: bool = False) -> float:
+    """The dropout of methods whose authors use 1/2 in front of the head, in networks with 16 filters or more.
+
+    With 8 filters, a V-Net has no organ left after 700 steps with it (mean Dice 0.146 without dropout, 0.115 with 0.1,
+    0.077 with 0.25, and 0 with 0.5, on synthetic CTs). So narrower networks have none, or 0.1 if the method ``needed``
+    it as its source of uncertainty.
+    """
+    if options.n_filters >= 16:
+        return 0.5
+    return 0.1 if needed else 0.0
+
+
+def following_decay(decay: float | None, options: TrainingOptions) -> float:
+    """The decay with which weights that also learn follow others: ``decay``, or .99 with SGD, and .999 with AdamW.
+
+    With SGD, weights move away from those they follow until the gradient is as large as the pull. Each step of AdamW
+    is about as large as the learning rate, whatever the gradient. With .99, weights are at most 100 learning rates
+    away, and at the end of a run equal to those they follow.
+    """
+    if decay is not None:
+        return decay
+    return 0.99 if options.optimizer == "sgd" else 0.999
+
+
 def short_warmup(step_state: StepState, options: TrainingOptions) -> int:
     """The warm-up of methods whose stages may be short: that of the options, but at most a tenth of the stage."""
     return min(options.warmup_steps, step_state.stage_steps // 10)

@@ -57,7 +57,9 @@ class BetaFFT(TwoStudents):
 
     def weight(self, step_state: StepState) -> float:
         """The weight λ of the interpolation's consistency, with a ramp over the second stage."""
-        return Strategy.weight(self, step_state) if step_state.stage == "self_training" else 0.0
+        number, stage_step, stage_steps = self.stages.at(step_state.step, self.options.steps)
+        ramp = step_state._replace(stage_step=stage_step, stage_steps=stage_steps)
+        return Strategy.weight(self, ramp) if number else 0.0
 
     def self_training_parts(self) -> tuple[str, ...]:
         """See ``CopyPaste.self_training_parts``."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import sum_over_processes
-from ..ema import update_average
 
 _SMALL = 1e-8
 
@@ -188,9 +187,3 @@ class Quantiles(nn.Module):
         edges = torch.arange(self._BINS, device=share.device) / self._BINS
         thresholds = torch.where(enough, edges, torch.zeros_like(edges)).amax(dim=1)
         return torch.where(total[:, 0] > 0, thresholds, torch.ones_like(thresholds))
-
-
-def update_weight_average(average: Tensor, new: Tensor, decay: float) -> Tensor:
-    """Update the running mean of class weights in the buffer ``average`` in place, and return a copy."""
-    update_average(average, new, decay)
-    return average.clone()

@@ -7,7 +7,8 @@ are labeled and unlabeled patches of the halves a and b of the batch.
 
 The losses on true labels and on mixtures are those of ``losses.supervised_loss``: with ``class_balance``, the run's
 segmentation loss, in each region of a mixture. The first stage takes 2000 steps, as BCP's on the left atrium, but at
-least 11.8 % and at most half of the run (``pretraining``). The warm-up takes at most a tenth of each stage.
+least 11.8 % and at most half of the run (``pretraining``). Learning rate, class balance, optimizer and averaged weights
+have one schedule over both stages: with one each, the first stage would end at a learning rate of 0.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ...method.network import DCANet
 from ...option_fields import option
 from ..ema import update_teacher
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, plain_vnet, short_warmup
+from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .losses import agreement, cross_entropy_and_square_dice, region_loss, square_dice, supervised_loss
 from .mixing import box_mask, pasted
 from .perturbation import strong_view
@@ -106,8 +107,9 @@ class CopyPaste(Strategy):
 
     def step_state(self, step: int) -> StepState:
         """See ``Strategy.step_state``."""
-        number, stage_step, stage_steps = self.stages.at(step, self.options.steps)
-        return StepState(step, _STAGES[number], stage_step, stage_steps)
+        # Only the losses have stages. Learning rate and class balance decrease once, over the whole run.
+        number = self.stages.at(step, self.options.steps)[0]
+        return StepState(step, _STAGES[number], step, self.options.steps)
 
     def resume(self, step: int, saved: TrainingOptions, stored: Mapping[str, Tensor]) -> None:
         """See ``Strategy.resume``."""
@@ -115,18 +117,13 @@ class CopyPaste(Strategy):
         earlier = [0, round(share * saved.steps)]
         self.stages.resume(step, saved.steps, self.options.steps, stored, earlier)
 
-    def warmup_steps(self, step_state: StepState) -> int:
-        """See ``Strategy.warmup_steps``."""
-        return short_warmup(step_state, self.options)
-
     def on_step_start(self, step_state: StepState, averaged: DCANet | None) -> bool:
         """At the first step of self-training, load the averaged weights, and copy the network to the teacher."""
-        if step_state.stage != "self_training" or step_state.stage_step:
-            return False
-        if averaged is not None and step_state.step:
-            self.network.load_state_dict(averaged.state_dict())
-        self.teacher.load_state_dict(self.network.state_dict())
-        return step_state.step > 0
+        if step_state.step == int(self.stages.first_steps[1]):
+            if averaged is not None and step_state.step:
+                self.network.load_state_dict(averaged.state_dict())
+            self.teacher.load_state_dict(self.network.state_dict())
+        return False
 
     def weight(self, step_state: StepState) -> float:
         """Constant in self-training, since the papers have no ramp; 0 in pretraining."""
@@ -198,14 +195,13 @@ class CopyPaste(Strategy):
 
     def _pretraining(self, batch: Batch, step_state: StepState) -> Loss:
         half = len(batch.volumes) // 2
-        mixture = mixed(
-            (batch.volumes[:half], batch.labels[:half]),
-            (batch.volumes[half:], batch.labels[half:]),
-            self.box(batch.volumes, step_state),
-        )
-        everywhere = torch.ones_like(mixture.mask)
+        one, other = (batch.volumes[:half], batch.labels[:half]), (batch.volumes[half:], batch.labels[half:])
+        box = self.box(batch.volumes, step_state)
+        pair = mixed(one, other, box), mixed(other, one, box)
+        volumes, labels = torch.cat([pair[0].volumes, pair[1].volumes]), torch.cat([pair[0].labels, pair[1].labels])
+        everywhere = torch.ones_like(pair[0].mask)
         losses = [
-            supervised_loss(student(mixture.volumes), mixture.labels, self.options, step_state, region_loss, everywhere)
+            supervised_loss(student(volumes), labels, self.options, step_state, region_loss, everywhere)
             for student in self.students
         ]
         loss = torch.stack(losses).sum()

@@ -5,8 +5,9 @@ the class of rank l has the rate (N_{C+1-l} / N_1)^(1/3), which is 1 for the rar
 
 ``row``: DHC's port, based on CPS. These rates, computed from each network's own pseudo-labels in the step (running mean
 .99, starting from the labeled counts), are class weights for weighted cross-entropy + weighted foreground Dice on
-labels, and for weighted cross-entropy in the cross loss. There are no generations. If a class has no pseudo-label in a
-step, the most frequent class gets almost no weight, as in the port. Cost: as CPS. ``published``: self-training in
+labels, and for weighted cross-entropy in the cross loss. There are no generations. The running mean is of the counts;
+that of the port is of the weights of single steps (``average``), in which any class that is absent from the patches
+counts as the rarest, and the most frequent class gets almost no weight. Cost: as CPS. ``published``: self-training in
 generations, based on FixMatch. At the start of each generation except the first, all unlabeled cases are predicted. For
 each class, the most confident voxels, according to its rate, become labels, and all others are ignored; they replace
 those of the previous generation. The network then restarts from new weights (``restart``). The unit is a voxel, not an
@@ -43,6 +44,9 @@ class CReSTOptions:
 
     variant: Literal["row", "published"] = option("row", "row: DHC's port on CPS; published: generations on FixMatch")
     exponent: float = option(1 / 3, "how steeply the rates decrease with a class's count")
+    average: Literal["counts", "weights"] = option(
+        "counts", "row: the running mean is of the counts, or, as in the port, of the weights of single steps"
+    )
     generations: int = option(3, "published: number of generations, each with new pseudo-labels")
     restart: bool = option(True, "published: new weights for each generation")
     align: bool = option(True, "published: distribution alignment (CReST+)")
@@ -141,6 +145,17 @@ class CReST(WeightedNetworks):
     own: CReSTOptions
     needs_every_organ: ClassVar[bool] = True
 
+    def __init__(self, options: TrainingOptions, groups: Partition) -> None:
+        super().__init__(options, groups)
+        self.shares: Tensor
+        self.register_buffer("shares", torch.zeros(2, self.channels))
+
+    def prepare(self, facts: Facts) -> None:
+        """See ``Strategy.prepare``."""
+        super().prepare(facts)
+        voxels = torch.tensor(facts.voxels, dtype=torch.float)
+        self.shares.copy_(voxels / voxels.sum())
+
     def weights_of(self, voxels: Tensor) -> Tensor:
         """See ``WeightedNetworks.weights_of``."""
         return reversed_weights(voxels, self.own.exponent)
@@ -148,3 +163,11 @@ class CReST(WeightedNetworks):
     def counted(self, logits: Tensor, labeled: int) -> Tensor:
         """The unlabeled patches."""
         return logits[labeled:]
+
+    def update_weights(self, which: int, voxels: Tensor) -> None:
+        """See ``WeightedNetworks.update_weights``."""
+        if self.own.average == "weights":
+            super().update_weights(which, voxels)
+            return
+        update_average(self.shares[which], voxels / voxels.sum(), self._DECAY)
+        self.weights[which].copy_(self.weights_of(self.shares[which]))

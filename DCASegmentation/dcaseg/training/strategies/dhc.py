@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...option_fields import option
+from ..ema import update_average
 from ..options import TrainingOptions
 from .base import Batch, Facts, StepState
-from .class_statistics import Difficulty, distribution_weights, update_weight_average, voxels_of
+from .class_statistics import Difficulty, distribution_weights, voxels_of
 from .losses import weighted_cross_entropy, weighted_loss
 from .two_networks import TwoNetworks
 
@@ -59,7 +60,7 @@ class DHC(TwoNetworks):
         difficulty = self.difficulty.observe(outputs[0][:labeled].argmax(dim=1), batch.labels)
         if batch.unlabeled is not None:
             voxels = voxels_of(outputs[1][labeled:].argmax(dim=1), self.channels)
-            update_weight_average(self.distribution, distribution_weights(voxels), self.own.decay)
+            update_average(self.distribution, distribution_weights(voxels), self.own.decay)
         self._weights = [difficulty, self.distribution.clone()]
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:

@@ -14,13 +14,15 @@ class.
 
 Deviations: cubes are returned to their own position (the published code mirrors 18 of 27); ``blend`` "frequent" is the
 code's weight, which lets the cubes decide the large classes, and "rare" is 1 - ω; the teacher has no position
-classifier. Cost: 1.3 times CPS. The position classifier has 8.5 million weights with 16 filters; it is used for
-training only.
+classifier; "whole" passes labeled patches only, since unlabeled ones have no loss there; deepest features that are a
+single voxel are normalized over their channels. Cost: 1.3 times CPS. The position classifier has 8.5 million weights
+with 16 filters; it is used for training only.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -63,6 +65,15 @@ class MagicNetOptions:
             raise ValueError("cubes must be 2 or more")
 
 
+class _VoxelNorm(nn.InstanceNorm3d):
+    """Instance norm; of a single voxel, norm over its channels. It has the weights of instance norm."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        if math.prod(features.shape[2:]) > 1:
+            return super().forward(features)
+        return functional.group_norm(features, 1, self.weight, self.bias, self.eps)
+
+
 def blended(teacher: Tensor, from_cubes: Tensor, share: Tensor) -> Tensor:
     """Labels (batch, depth, height, width) of two blended maps of logits (batch, channel, depth, height, width).
 
@@ -85,6 +96,13 @@ class MagicNet(Strategy):
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
         self.network = plain_vnet(options, groups)
+        # The deepest features of a cube may be a single voxel.
+        encoder = self.network.encoder
+        for part in (encoder.downs[-1], encoder.blocks[-1]):
+            assert isinstance(part, nn.Sequential)
+            for index, layer in enumerate(part):
+                if isinstance(layer, nn.InstanceNorm3d):
+                    part[index] = _VoxelNorm(layer.num_features, affine=True)
         self.teacher: DCANet = copy.deepcopy(self.network).requires_grad_(False)
         count = self.own.cubes
         deepest = 16 * options.n_filters
@@ -101,23 +119,15 @@ class MagicNet(Strategy):
     def require(cls, options: TrainingOptions, facts: Facts) -> None:
         """See ``Strategy.require``."""
         super().require(options, facts)
-        count = cls.read(options).cubes
-        cls.require_grid(options, count, "cubes", _DIVISOR)
-        if options.norm == "instance" and all(side == count * _DIVISOR for side in options.patch):
-            cls.require_grid(options, count, "cubes", 2 * _DIVISOR)
+        cls.require_grid(options, cls.read(options).cubes, "cubes", _DIVISOR)
 
     @classmethod
     def fitted(cls, options: TrainingOptions) -> TrainingOptions:
-        """Three or two cubes along each side, whichever divides the patch.
-
-        If the deepest features of a cube are a single voxel, batch norm is used, because instance norm is undefined.
-        """
+        """Three or two cubes along each side, whichever divides the patch."""
         given = "cubes" in options.strategy_options
         for count in (cls.read(options).cubes,) if given else (3, 2):
             if all(side % (count * _DIVISOR) == 0 for side in options.patch):
-                single_voxel = all(side == count * _DIVISOR for side in options.patch)
-                own = {"cubes": count, **options.strategy_options}
-                return replace(options, strategy_options=own, norm="batch" if single_voxel else options.norm)
+                return replace(options, strategy_options={"cubes": count, **options.strategy_options})
         return options
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:

@@ -86,6 +86,21 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             layer.momentum = momentum
 
 
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """A context without dropout, to compare two passes whose difference must come from their input."""
+    layers = [
+        layer for layer in module.modules() if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training
+    ]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
+
+
 def unit(direction: Tensor) -> Tensor:
     """Normalize ``direction`` (batch, ...) to L2 norm 1 for each patch."""
     flat = direction.flatten(1)

@@ -3,13 +3,13 @@
 The rarer a class is, compared with the most frequent one, the more pseudo-labels it gets.
 
 ``row``: DHC's port, based on CPS. Class weights are C (max P - P_k), where P are the shares of the classes, including
-the background, in each network's own labels on all patches of a step (running mean .99, starting from the labeled
-counts). As a result, all organs have a weight of about C, and the background has none: this favors the foreground, not
-rare organs. Cost: as CPS. ``published``: based on FixMatch. In round t of T, the n_k = (max π - π_k) N / K (1 - (t / T
-- 1)²) most confident voxels of class k in all unlabeled cases become labels; the others are ignored. N is the number of
-foreground voxels in the labeled cases, and π are the classes' shares, including the pseudo-labels of the previous
-round. The paper has one round per epoch, and images instead of voxels. Ours has ``rounds``, because each predicts all
-unlabeled cases. Cost: 0.6 times CPS, plus these predictions.
+the background, in each network's own labels on all patches of a step (running mean .99, starting from equal weights and
+once the labeled counts). As a result, all organs have a weight of about C, and the background has almost none after
+some hundred steps: this favors the foreground, not rare organs. Cost: as CPS. ``published``: based on FixMatch. In
+round t of T, the n_k = (max π - π_k) N / K (1 - (t / T - 1)²) most confident voxels of class k in all unlabeled cases
+become labels; the others are ignored. N is the number of foreground voxels in the labeled cases, and π are the classes'
+shares, including the pseudo-labels of the previous round. The paper has one round per epoch, and images instead of
+voxels. Ours has ``rounds``, because each predicts all unlabeled cases. Cost: 0.6 times CPS, plus these predictions.
 """
 
 from __future__ import annotations
@@ -98,6 +98,11 @@ class SimiS(WeightedNetworks):
     name: ClassVar[str] = "simis"
     published = PublishedSimiS
     Options: ClassVar[type[SimiSOptions]] = SimiSOptions
+
+    def prepare(self, facts: Facts) -> None:
+        """See ``Strategy.prepare``. The running mean starts from equal weights."""
+        super().prepare(facts)
+        self.weights.mul_(1 - self._DECAY).add_(self._DECAY * self.channels)
 
     def weights_of(self, voxels: Tensor) -> Tensor:
         """See ``WeightedNetworks.weights_of``."""

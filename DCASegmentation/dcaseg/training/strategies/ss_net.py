@@ -10,8 +10,10 @@ Unlabeled voxels belong to the class of their own argmax. With ``class_balance``
 Deviations: the bank keeps the features with the highest scores of their selector (the published code sorts in the
 opposite order); the mean is over the classes that are present; at most 4096 voxels of a class are used, because the
 product of 96³ voxels and the bank does not fit into memory; ε is relative to the patch's standard deviation, so that it
-has the same meaning for other patches, and for intensities from 0 to 1 as for z-scores. The heads are used for training
-only. Cost: 1.5 times CPS.
+has the same meaning for other patches, and for intensities from 0 to 1 as for z-scores; the two predictions of L_adv
+are without dropout (the published code draws a mask for each, and their difference is then mostly that of the masks);
+networks with fewer than 16 filters have no dropout, others 1/2. The heads are used for training only. Cost: 1.5 times
+CPS.
 """
 
 from __future__ import annotations
@@ -27,11 +29,10 @@ from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet, published_dropout
 from .losses import agreement, soft_dice, square_dice, supervised_loss
-from .perturbation import adversarial_direction, frozen_statistics
+from .perturbation import adversarial_direction, frozen_statistics, without_dropout
 
-_DROPOUT = 0.5
 _BANK = 32
 _VOXELS = 4096
 _CONTRAST = 0.1
@@ -75,7 +76,7 @@ class SSNet(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = plain_vnet(options, groups, dropout=_DROPOUT)
+        self.network = plain_vnet(options, groups, dropout=published_dropout(options))
         width, channels = 2 * options.n_filters, self.network.out_channels
         self.projection = _head(options.n_filters, width)
         self.prediction = _head(width, width, inside=width)
@@ -110,7 +111,7 @@ class SSNet(Strategy):
             contrast_loss = self.contrast_loss(features, logits.detach().argmax(dim=1), self.random(step_state, 1))
             return Loss(weight * _CONTRAST * contrast_loss, {"contrast_unlabelled": contrast_loss.detach()})
         volumes = torch.cat([batch.volumes, batch.unlabeled])
-        with frozen_statistics(self.network):
+        with frozen_statistics(self.network), without_dropout(self.network):
             with torch.no_grad():
                 clean = self._probabilities(volumes)
             radius = self.own.radius * float(volumes.std()) * volumes[0].numel() ** 0.5

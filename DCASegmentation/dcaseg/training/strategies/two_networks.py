@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ...method.log_gap import Partition
+from ..ema import update_average
 from ..options import TrainingOptions
 from .base import Batch, Facts, Loss, MeanOfNetworks, ScoredNetwork, StepState, Strategy, plain_vnet
-from .class_statistics import update_weight_average, voxels_of
+from .class_statistics import voxels_of
 from .losses import agreement, weighted_cross_entropy, weighted_loss
 
 
@@ -104,10 +105,14 @@ class WeightedNetworks(TwoNetworks):
     def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
         """See ``TwoNetworks.observe``."""
         if batch.unlabeled is not None:
-            for weights, logits in zip(self.weights, outputs, strict=True):
-                voxels = voxels_of(self.counted(logits, len(batch.volumes)).argmax(dim=1), self.channels)
-                update_weight_average(weights, self.weights_of(voxels), self._DECAY)
+            for which, logits in enumerate(outputs):
+                labels = self.counted(logits, len(batch.volumes)).argmax(dim=1)
+                self.update_weights(which, voxels_of(labels, self.channels))
         self._current = self.weights.clone()
+
+    def update_weights(self, which: int, voxels: Tensor) -> None:
+        """Update the class weights of network ``which`` with the ``voxels`` (channel,) of each class in its labels."""
+        update_average(self.weights[which], self.weights_of(voxels), self._DECAY)
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         """See ``TwoNetworks.supervised``."""

@@ -5,9 +5,9 @@ Dice(p_s, y)], or with ``class_balance`` the run's loss (``losses.supervised_los
 patches, each scale is pulled toward the mean p̄ of all scales, less where the KL divergence U_s = Σ_c p̄ log(p̄ / p_s)
 is large: mean_s { mean[(p̄ - p_s)² e^-U_s] / mean[e^-U_s] + mean[U_s] }.
 
-Deviations: the backbone is the V-Net of the other methods, with dropout (1/2) at the bottleneck and the last block,
-instead of a U-Net with dropout at each decoder level. The direction of the divergence is that of the code. Three 1x1x1
-heads are added, which are used for training only. Cost: 0.5 times CPS.
+Deviations: the backbone is the V-Net of the other methods, with dropout (1/2; none in networks with fewer than 16
+filters) at the bottleneck and the last block, instead of a U-Net with dropout at each decoder level. The direction of
+the divergence is that of the code. Three 1x1x1 heads are added, which are used for training only. Cost: 0.5 times CPS.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from torch.nn import functional
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet, published_dropout
 from .losses import agreement, cross_entropy_and_square_dice, supervised_loss
-
-_DROPOUT = 0.5
 
 
 def rectified_consistency(log_probabilities: list[Tensor]) -> Tensor:
@@ -48,7 +46,7 @@ class URPC(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = plain_vnet(options, groups, dropout=_DROPOUT)
+        self.network = plain_vnet(options, groups, dropout=published_dropout(options))
         # For 1/8, 1/4 and 1/2 resolution; the head for full resolution is the network's.
         self.heads = nn.ModuleList(
             nn.Conv3d(options.n_filters * factor, self.network.out_channels, kernel_size=1) for factor in (8, 4, 2)
