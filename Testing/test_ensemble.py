@@ -101,7 +101,7 @@ def test_every_strategy_exports_the_network_that_it_validates(tmp_path, name):
     rebuilt = network_of(exported.options).eval()
     rebuilt.load_state_dict(exported.state_dict())
     volume = torch.rand(1, 1, *trainer.options.patch)
-    expected = trainer.best_network.eval()(volume)
+    expected = trainer.evaluated_network.eval()(volume)
     torch.testing.assert_close(rebuilt(volume).softmax(dim=1), expected.softmax(dim=1))
 
 
@@ -140,7 +140,7 @@ def test_a_run_of_another_method_becomes_a_bundle_that_segments(dca, tmp_path, n
     again = dca("train", "-o", tmp_path / "other", "--strategy", name, "--init", model, "--labelled", 1, "--unlabelled",
                 1, "--validation", 0, "--steps", 1, "--device", "cpu", "--filters", 1, "--patch", 32, "--spacing",
                 "14,14,14")  # fmt: skip
-    assert again.code in (0, 2) and "Traceback" not in again.err
+    assert again.code == 0, again.err
 
 
 def test_export_refuses_a_folder_without_a_run(tmp_path):

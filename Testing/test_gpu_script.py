@@ -46,8 +46,9 @@ def test_a_prepared_run_is_continued_and_leaves_a_state(dca, script, tmp_path, m
 @pytest.mark.slow
 def test_cases_that_do_not_fit_are_left_out(dca, script, tmp_path, monkeypatch, capsys):
     run, folder = tmp_path / "run", tmp_path / "folder"
-    dca("train", "-o", run, "--labeled", 3, "--unlabeled", 0, "--validation", 1, "--steps", 1, "--filters", 1,
-        "--patch", 32, "--spacing", "14,14,14", "--device", "cpu")  # fmt: skip
+    trained = dca("train", "-o", run, "--labeled", 3, "--unlabeled", 0, "--validation", 1, "--steps", 1, "--filters", 1,
+                  "--patch", 32, "--spacing", "14,14,14", "--device", "cpu")  # fmt: skip
+    assert trained.code == 0, trained.err
     assert script.prepare(run, folder, None) == 0
     state, cases = (script._bytes_of(folder, (name,)) for name in (script.STATE, script.CASES))
     monkeypatch.setattr(script, "MAX_BYTES", state + round(0.8 * cases))

@@ -94,7 +94,7 @@ def test_tensorboard_holds_losses_groups_and_an_example(tmp_path):
     trainer = Trainer(tmp_path, OPTIONS, THREE_BALLS, [case_of_balls(1)], [])
     log = TensorBoardLog(tmp_path, THREE_BALLS, trainer.partition, OPTIONS)
     log.add({"step": 3, "head": 0.5, "weight": 0.1, "dice": {"mean": 0.4, "large": 0.7, "small": 0.1}})
-    log.add_example(trainer.best_network, case_of_balls(2), 3)
+    log.add_example(trainer.evaluated_network, case_of_balls(2), 3)
     log.close()
     read = EventAccumulator(str(tmp_path / FOLDER)).Reload()
     assert {"loss/head", "weight", "dice/large", "dice of groups/head", "dice of groups/tail"} <= set(

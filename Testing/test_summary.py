@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dcaseg.method.channel_attention import AttendingNet
+from dcaseg.method.ensemble import EnsembleNet
 from dcaseg.method.network import DCANet
 from dcaseg.method.network_summary import PartSummary, summarize
 
@@ -100,3 +102,16 @@ def test_a_patch_with_the_wrong_size_is_rejected(patch):
 
     with pytest.raises(ValueError, match="divisible by 16"):
         summarize(network, patch)
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "attending"])
+def test_networks_of_comparison_methods_are_summarized_as_a_whole(kind):
+    options = {"owners": [[1, 2, 3]], "n_filters": 2, "n_stages": [(3, 3, 2, 1)], "dilations": [(1, 1, 1, 1)],
+               "aggregation": False}  # fmt: skip
+    network = EnsembleNet(2, **options) if kind == "ensemble" else AttendingNet((32, 32, 32), **options)
+    *_, last, total = summarize(network, (32, 32, 32))
+    assert total.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert total.output_shape == (4, 32, 32, 32) and last.macs > 0 and last.output_shape
+    if kind == "ensemble":
+        single = summarize(DCANet(**options), (32, 32, 32))[-1]
+        assert total.macs == 2 * single.macs

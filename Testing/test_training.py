@@ -103,7 +103,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_trainer):
     second.run()
 
     assert second.step == 6
-    for one, other in zip(whole.best_network.parameters(), second.best_network.parameters(), strict=True):
+    for one, other in zip(whole.evaluated_network.parameters(), second.evaluated_network.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
@@ -143,7 +143,7 @@ def test_the_paper_trains_all_decoders_together():
 def test_a_run_starts_from_a_trained_network(make_trainer, tmp_path):
     trained = make_trainer().network
     trainer = Trainer(tmp_path, OPTIONS, THREE_BALLS, [case_of_balls(5)], [], initial=trained)
-    for one, other in zip(trained.parameters(), trainer.best_network.parameters(), strict=True):
+    for one, other in zip(trained.parameters(), trainer.evaluated_network.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
@@ -183,7 +183,7 @@ def test_an_organ_is_learned_from_the_cases_in_which_it_is_annotated(tmp_path):
 
 
 def test_validation_ignores_unannotated_organs(make_trainer):
-    scores = validate(make_trainer().best_network, [case_without_the_middle_ball(4)], OPTIONS)
+    scores = validate(make_trainer().evaluated_network, [case_without_the_middle_ball(4)], OPTIONS)
     assert np.isnan(scores[1]) and not np.isnan(scores[[0, 2]]).any()
 
 
@@ -243,7 +243,7 @@ def test_a_run_resumes_from_the_previous_checkpoint_if_the_last_is_truncated(mak
     again.resume()
     assert again.step == 2
     again.run()
-    for one, other in zip(whole.best_network.parameters(), again.best_network.parameters(), strict=True):
+    for one, other in zip(whole.evaluated_network.parameters(), again.evaluated_network.parameters(), strict=True):
         assert torch.equal(one, other)
 
 

@@ -97,7 +97,7 @@ def test_a_killed_worker_process_is_replaced_with_one_message(tmp_path):
 
     trainer.run(report=kill, notify=said.append, workers=1)
     assert len(said) == 1 and "A process that draws patches has ended" in said[0]
-    pairs = zip(whole.best_network.parameters(), trainer.best_network.parameters(), strict=True)
+    pairs = zip(whole.evaluated_network.parameters(), trainer.evaluated_network.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
@@ -244,7 +244,7 @@ def test_a_run_trains_on_any_sampler_and_resumes_bit_for_bit(tmp_path):
     second = trainer("parts")
     second.resume()
     second.run()
-    pairs = zip(whole.best_network.parameters(), second.best_network.parameters(), strict=True)
+    pairs = zip(whole.evaluated_network.parameters(), second.evaluated_network.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
@@ -329,7 +329,7 @@ def test_a_run_continues_from_a_compact_state(after_three_steps, tmp_path, monke
     assert again.step == 3 and again.averaged.updates == trainer.averaged.updates
     # A 16-bit floating-point number has 11 significant bits.
     digits = min(detail.weights, 11)
-    for one, other in zip(trainer.best_network.parameters(), again.best_network.parameters(), strict=True):
+    for one, other in zip(trainer.evaluated_network.parameters(), again.evaluated_network.parameters(), strict=True):
         assert (one - other).abs().max() <= one.abs().max() * 2.0 ** (1 - digits) + 1e-7
     if detail.second_moments == "whole":
         before, now = trainer.optimizer.state_dict()["state"], again.optimizer.state_dict()["state"]

@@ -169,7 +169,7 @@ def _train(trainer: Trainer, minutes: float | None, record: RunRecord, tensorboa
             if board is not None:
                 board.add(line)
                 if "dice" in line:
-                    board.add_example(trainer.best_network, trainer.validation[0], line["step"])
+                    board.add_example(trainer.evaluated_network, trainer.validation[0], line["step"])
             fraction = (line["step"] - first_step) / max(trainer.options.steps - first_step, 1)
             if minutes:
                 fraction = max(fraction, (time.monotonic() - started) / (60 * minutes))

@@ -64,7 +64,7 @@ def translated(labels: sitk.Image, table: dict[int, int]) -> sitk.Image:
     array = sitk.GetArrayViewFromImage(labels)
     new = np.zeros(int(array.max()) + 1, np.uint8)
     for old, label in table.items():
-        if old < len(new):
+        if 0 <= old < len(new):
             new[old] = label
     return Grid.of(labels).image_of(new[array])
 

@@ -9,8 +9,6 @@ import torch
 
 from ..errors import UserError, is_out_of_memory
 
-__all__ = ["Device", "Plan", "choose_device", "cpu", "is_out_of_memory"]
-
 
 @dataclass(frozen=True)
 class Device:
@@ -24,10 +22,10 @@ class Device:
 def choose_device(name: str = "auto", half: bool | None = None) -> Device:
     """Return the device called ``name``.
 
-    ``auto`` takes CUDA if available, then MPS (Apple), then the CPU. Other names are torch's: ``cpu``, ``mps``,
-    ``cuda``, ``cuda:1``. ``half`` requests half precision (float16 autocast); None means half precision on CUDA. Other
-    devices always run in single precision: CPUs are slower in half precision. Raises UserError for a device that this
-    computer does not have.
+    ``auto`` takes CUDA if available, then MPS (Apple), then the CPU; ``gpu`` takes one of the first two. Other names
+    are torch's: ``cpu``, ``mps``, ``cuda``, ``cuda:1``. ``half`` requests half precision (float16 autocast); None means
+    half precision on CUDA. Other devices always run in single precision: CPUs are slower in half precision. Raises
+    UserError for a device that this computer does not have.
     """
     if name == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise UserError("PyTorch finds no GPU on this computer.", "Choose auto or cpu.")

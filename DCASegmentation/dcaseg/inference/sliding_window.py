@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, from_numpy
 from torch.nn import functional
 
-from ..errors import BundleError, UserError
+from ..errors import BundleError, UserError, is_out_of_memory
 from ..method.network import DCANet
 from ..method.streaming import RequestedOutputs
 from .backends.base import Backend, Task
 from .backends.eager import EagerBackend
-from .device import Device, Plan, is_out_of_memory
+from .device import Device, Plan
 from .options import SegmentOptions, Weighting, require_available
 
 Triple = tuple[int, int, int]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .channel_attention import AttendingNet
+from .ensemble import EnsembleNet
 from .network import DCANet
 
 _EXPERTS = ("Head expert", "Medium expert", "Tail expert")
@@ -43,8 +45,8 @@ def summarize(network: DCANet, patch: Sequence[int] = (96, 96, 96)) -> list[Part
     if any(side < network.divisor or side % network.divisor for side in patch):
         raise ValueError(f"the sides of a patch must be divisible by {network.divisor}, got {tuple(patch)}")
     # Tensors on the meta device have a shape but no data, so this takes neither memory nor time.
+    meta_network = network.without_weights()
     with torch.device("meta"):
-        meta_network = DCANet(**network.options).eval()
         volume = torch.empty(1, network.options["in_channels"], depth, height, width)
     probes = _probes(meta_network)
     handles = [handle for probe in probes for handle in probe.attach()]
@@ -117,4 +119,11 @@ def _probes(network: DCANet) -> list[_Probe]:
         fusions = list(network.aggregation.fusions)
         probes += [_Probe(f"{title} {level}", module) for level, module in zip(_LEVELS, fusions, strict=True)]
         probes.append(_Probe("Aggregation decoder", network.aggregation, excluded=fusions))
+    if isinstance(network, AttendingNet):
+        blocks = enumerate(network.attention, start=1)
+        probes += [_Probe(f"Channel attention {index}", block) for index, block in blocks]
+    if isinstance(network, EnsembleNet):
+        for index, other in enumerate(network.others, start=2):
+            assert isinstance(other, DCANet)
+            probes += [_Probe(f"{probe.name} {index}", probe.module) for probe in _probes(other)]
     return probes

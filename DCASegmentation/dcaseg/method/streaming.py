@@ -81,7 +81,8 @@ def _forward_one(network: DCANet, volume: Tensor, requested: RequestedOutputs) -
         for position, expert in enumerate(experts):
             # No variable for the upsampled features: it would keep them alive while the block runs.
             features[position] = _run_layers(expert.blocks[index], expert.ups[index](features[position]).add_(skip))
-        stream = decoder.ups[index](stream).add_(skip) if aggregates and decoder is not None else features[0]
+        if aggregates and decoder is not None:
+            stream = decoder.ups[index](stream).add_(skip)
         del skip
         if decoder is not None and (aggregates or level in requested.attention_levels):
             fuse = decoder.fusions[index]

@@ -26,9 +26,9 @@ FORMAT = 1
 LIMIT_BYTES = 16 * 2**20
 
 _ABOUT = "about"
-# Entries of a checkpoint that are stored unchanged. The states of the random generators are left out.
 # How the keys of averaged weights begin if a strategy validates two networks together.
 _MEMBERS = ("networks.0.", "networks.1.")
+# Entries of a checkpoint that are stored unchanged. The states of the random generators are left out.
 _PLAIN = ("options", "owners", "step", "best", "pending", "scaler", "averaged_updates")
 
 

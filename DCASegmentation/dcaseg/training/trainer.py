@@ -126,7 +126,7 @@ class Trainer:
         self._n_labeled_volumes = len(volumes)
         self._sampler = self._step_sampler(sampler or PatchSampler(labeled, options))
         self._pool = Pool(
-            list(labeled), list(unlabeled), lambda case: predict_with_confidence(self.best_network, case, options)
+            list(labeled), list(unlabeled), lambda case: predict_with_confidence(self.evaluated_network, case, options)
         )
         self._validation = list(validation)
 
@@ -141,7 +141,7 @@ class Trainer:
         self._can_save = True
 
     @property
-    def best_network(self) -> ScoredNetwork:
+    def evaluated_network(self) -> ScoredNetwork:
         """What is validated and scored: one network or several together, averaged (EMA) if the options say so."""
         return self.averaged.network if self.averaged is not None else self._validated_network  # type: ignore[return-value]
 
@@ -432,7 +432,7 @@ class Trainer:
 
     def _validate(self, interruption: Interruption) -> dict[str, float]:
         """Mean Dice and Dice of each organ; saves the best checkpoint."""
-        scores = validate(self.best_network, self._validation, self.options, stop=lambda: interruption.requested)
+        scores = validate(self.evaluated_network, self._validation, self.options, stop=lambda: interruption.requested)
         dice = {
             organ.key: round(float(score), 4)
             for organ, score in zip(self.vocabulary, scores, strict=True)
@@ -480,7 +480,7 @@ class Trainer:
         """
         if has_checkpoint(self.folder / BEST):
             self._load_weights(load_checkpoint(self.folder / BEST))
-            self._validated_network.load_state_dict(self.best_network.state_dict())
+            self._validated_network.load_state_dict(self.evaluated_network.state_dict())
 
     def _state(self) -> dict[str, Any]:
         strategy_state = {
@@ -554,11 +554,6 @@ def learning_rate(
     warmup_steps = options.warmup_steps if warmup_steps is None else warmup_steps
     warmup = min(1.0, (stage_step + 1) / warmup_steps) if warmup_steps else 1.0
     return options.learning_rate * warmup * (1 - stage_step / stage_steps) ** 0.9
-
-
-def build_network(options: TrainingOptions, groups: Partition) -> DCANet:
-    """Create the network of these options and groups of organs, with initial weights."""
-    return make_strategy(options, groups).network
 
 
 def same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:

@@ -70,8 +70,6 @@ def predict_with_confidence(
 @torch.inference_mode()
 def _logits(network: nn.Module, case: Case, options: TrainingOptions, overlap: float) -> torch.Tensor:
     """Logits (1, channel, depth, height, width) of the whole case."""
-    training = network.training
-    network.eval()
     device = next(network.parameters()).device
     volume = torch.from_numpy(case.scaled(case.hu, options.grid))[None, None].to(device)
     depth = volume.shape[2]
@@ -79,7 +77,13 @@ def _logits(network: nn.Module, case: Case, options: TrainingOptions, overlap: f
     if missing:
         # As inference pads (inference.sliding_window.Padding).
         volume = functional.pad(volume, (0, 0, 0, 0, missing // 2, missing - missing // 2), mode="replicate")
-    logits = sliding_window_inference(volume, options.patch, WINDOWS_AT_ONCE, network, overlap=overlap, mode="gaussian")
+    training = network.training
+    network.eval()
+    try:
+        logits = sliding_window_inference(
+            volume, options.patch, WINDOWS_AT_ONCE, network, overlap=overlap, mode="gaussian"
+        )
+    finally:
+        network.train(training)
     assert isinstance(logits, torch.Tensor)
-    network.train(training)
     return logits[:, :, missing // 2 : missing // 2 + depth]

@@ -12,7 +12,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..dicom.archive import gathered
-from ..errors import UserError, is_out_of_memory
+from ..errors import UserError
 from ..imaging.writers import write_image
 from ..inference.device import found_devices, missing_devices
 from ..inference.options import SegmentOptions
@@ -64,15 +64,9 @@ class SegmentHandler:
             skip_missing_maps=True,
             compress_maps=False,
         )
-        try:
-            with _with_files(job, request.files) as job:
-                copy = _copy_of_ct(request.ct_copy)
-                result = segment_to_folder(job, progress, cancelled, copy, segmenter)
-        except RuntimeError as error:
-            # Running out of memory has no exception class in torch on the CPU and in ITK.
-            if is_out_of_memory(error):
-                raise MemoryError from error
-            raise
+        with _with_files(job, request.files) as job:
+            copy = _copy_of_ct(request.ct_copy)
+            result = segment_to_folder(job, progress, cancelled, copy, segmenter)
         return Done(request.id, str(out), result.device, result.seconds, tuple(result.warnings))
 
     def _segmenter_for(self, bundle: Bundle, device: str, backend: str) -> Segmenter:

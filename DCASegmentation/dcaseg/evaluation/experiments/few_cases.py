@@ -177,7 +177,7 @@ def _fine_tune(
     if (run / CHECKPOINT).exists():
         trainer.resume()
     trainer.run(report=lambda line: report(line["step"] / options.steps))
-    trained = trainer.best_network
+    trained = trainer.evaluated_network
     assert isinstance(trained, DCANet)
     return trained
 

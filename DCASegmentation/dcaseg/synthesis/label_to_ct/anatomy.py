@@ -310,7 +310,7 @@ def _surroundings(
     coarse_spacing = (spacing[0] * factors[0], spacing[1] * factors[1], spacing[2] * factors[2])
     filling, hull = body.fill({name: coarse == n for name, n in number.items()}, coarse_spacing, random)
     # Voxels of structures have no filling. They get that of their neighbors, for the fine voxels next to structures.
-    filling = _spread(filling, hull < 0, coarse_spacing)
+    filling = _spread(filling, hull < 0)
     shape = voxels.shape
     fine = filling
     for axis, factor in enumerate(factors[::-1]):
@@ -328,12 +328,14 @@ def _surroundings(
     return fine
 
 
-def _spread(filling: np.ndarray, inside: Mask, spacing: Spacing) -> np.ndarray:
-    """Give voxels inside without a filling that of a nearby voxel."""
+def _spread(filling: np.ndarray, inside: Mask) -> np.ndarray:
+    """Give voxels inside without a filling that of a nearby voxel, at most two voxels away along each axis."""
     for _ in range(2):
         for axis in range(3):
             for shift in (1, -1):
                 moved = np.roll(filling, shift, axis)
+                # What leaves the scan at one face must not enter it at the other.
+                moved[(slice(None),) * axis + (0 if shift == 1 else -1,)] = 0
                 filling = np.where((filling == 0) & inside, moved, filling)
     return np.where((filling == 0) & inside, INDEX["visceral_fat"], filling).astype(np.uint8)
 

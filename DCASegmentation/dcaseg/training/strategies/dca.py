@@ -12,7 +12,7 @@ from ...method.network import DCANet
 from ...method.variants import VNET_N_STAGES
 from ...method.vnet import initialize_kaiming
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy
+from .base import Batch, Loss, StepState, Strategy, class_balance
 from .dca_losses import Stage, plain_losses, pseudo_supervised_loss, supervised_losses, unsupervised_loss
 from .perturbation import strong_view
 
@@ -97,7 +97,7 @@ class DCA(Strategy):
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward`` and ``dca_losses``."""
         stage: Stage = step_state.stage  # type: ignore[assignment]  # from stage_of
-        balance = self.options.class_balance * (1 - step_state.stage_step / step_state.stage_steps)
+        balance = class_balance(step_state, self.options)
         if loss_name == "all":
             return self._all(batch, step_state, balance)
         if loss_name == "labelled":
@@ -125,10 +125,10 @@ class DCA(Strategy):
         joint = self.options.joint_statistics and step_state.stage == "joint"
         return joint and batch.unlabeled is not None and self.network.aggregation is not None
 
-    def _all(self, batch: Batch, step_state: StepState, class_balance: float) -> Loss:
+    def _all(self, batch: Batch, step_state: StepState, balance: float) -> Loss:
         assert batch.unlabeled is not None
         losses, agreement = plain_losses(
-            self.network, batch.volumes, batch.labels, batch.unlabeled, self.options, class_balance, batch.unannotated,
+            self.network, batch.volumes, batch.labels, batch.unlabeled, self.options, balance, batch.unannotated,
             aggregate_all=False,
         )  # fmt: skip
         weights = {"unsupervised": self.weight(step_state)}

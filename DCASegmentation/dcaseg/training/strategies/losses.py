@@ -129,18 +129,7 @@ def region_loss(logits: Tensor, labels: Tensor, region: Tensor) -> Tensor:
     Dice is per case, without squares and with the background, as in ``method.losses.segmentation_loss``. The loss of an
     empty region is 0.
     """
-    region = region.expand_as(labels)
-    log_probabilities = functional.log_softmax(logits.float(), dim=1)
-    inside = region.flatten(1).to(log_probabilities.dtype)
-    truth = labels.flatten(1)
-    of_truth = log_probabilities.gather(1, labels[:, None])[:, 0].flatten(1)
-    zeros = inside.new_zeros(len(labels), logits.shape[1])
-    overlap = zeros.scatter_add(1, truth, of_truth.exp() * inside)
-    sizes = zeros.scatter_add(1, truth, inside)
-    total = (log_probabilities.exp().flatten(2) * inside[:, None]).sum(dim=2) + sizes
-    dice = 1 - (2 * overlap + 1e-5) / (total + 1e-5)
-    cross_entropy = -(of_truth * inside).sum() / inside.sum().clamp(min=1)
-    return (dice.mean() + cross_entropy) / 2
+    return segmentation_loss(logits.float(), labels, "all", ignored=~region.expand_as(labels))
 
 
 def sampled(labels: Tensor, rates: Tensor, generator: torch.Generator) -> Tensor:

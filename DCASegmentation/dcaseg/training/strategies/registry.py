@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ...method.log_gap import Partition
@@ -30,7 +29,7 @@ from .ua_mt import UncertaintyAwareMeanTeacher
 from .urpc import URPC
 from .vnet import VNet
 
-_STRATEGIES: dict[StrategyName, Callable[[TrainingOptions, Partition], Strategy]] = {
+_STRATEGIES: dict[StrategyName, type[Strategy]] = {
     "dca": DCA,
     "vnet": VNet,
     "plain_experts": PlainExperts,
@@ -79,7 +78,7 @@ OWN_OPTIONS: dict[StrategyName, dict[str, Any]] = {
 """For each strategy, options that differ from the preset. Options given by the user take precedence."""
 
 
-def strategy_class(options: TrainingOptions) -> Callable[[TrainingOptions, Partition], Strategy]:
+def strategy_class(options: TrainingOptions) -> type[Strategy]:
     """The class of a run's strategy; if there are two for a paper, the option ``variant`` selects one."""
     cls = _STRATEGIES[options.strategy]
     published: type[Strategy] | None = getattr(cls, "published", None)
@@ -88,9 +87,7 @@ def strategy_class(options: TrainingOptions) -> Callable[[TrainingOptions, Parti
 
 def require(options: TrainingOptions, facts: Facts) -> None:
     """Raise UserError if the strategy does not support these options or cases. Nothing is built yet."""
-    cls = strategy_class(options)
-    if isinstance(cls, type) and issubclass(cls, Strategy):
-        cls.require(options, facts)
+    strategy_class(options).require(options, facts)
 
 
 def make_strategy(options: TrainingOptions, groups: Partition, facts: Facts | None = None) -> Strategy:
@@ -101,7 +98,7 @@ def make_strategy(options: TrainingOptions, groups: Partition, facts: Facts | No
     """
     if facts is not None:
         require(options, facts)
-    strategy = strategy_class(options)(options, groups)
+    strategy = strategy_class(options)(options, groups)  # type: ignore[call-arg]  # strategies take the groups, too
     if facts is not None:
         strategy.prepare(facts)
     return strategy
@@ -109,5 +106,4 @@ def make_strategy(options: TrainingOptions, groups: Partition, facts: Facts | No
 
 def fitted(options: TrainingOptions) -> TrainingOptions:
     """The options, with the changes that the strategy needs to support their patch size (for tables of all methods)."""
-    cls = strategy_class(options)
-    return cls.fitted(options) if isinstance(cls, type) and issubclass(cls, Strategy) else options
+    return strategy_class(options).fitted(options)
