@@ -24,7 +24,7 @@ from dcaseg.interaction.session import CorrectionSession
 from dcaseg.interaction.strokes import Stroke, to_point
 from dcaseg.organs import AMOS
 
-_ENGINES = ("random_walker", "random_walker_alone")
+_ENGINES = ("classifier", "random_walker")
 
 
 def read(chosen: argparse.Namespace) -> tuple[sitk.Image, sitk.Image]:

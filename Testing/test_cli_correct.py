@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import SimpleITK as sitk
 from dcaseg.errors import UserError
 from dcaseg.evaluation.click_simulation import BallBrush, ClickMeasurement, Course, measure_case, next_click
 from dcaseg.imaging.grid import Grid
-from dcaseg.imaging.writers import write_image
+from dcaseg.imaging.writers import make_private, write_image
 from dcaseg.interaction.random_walker import RandomWalkerEngine
 from dcaseg.interaction.result_correction import CORRECTIONS, OrganStroke, correct_result, open_session, read_result
 from dcaseg.interaction.strokes import Stroke, to_point
@@ -86,6 +87,22 @@ def test_one_click_restores_a_missing_organ_in_a_new_folder(dca, result, truth, 
     with (out / "volumes.csv").open(newline="") as file:
         rows = {row["organ"]: row for row in csv.DictReader(file)}
     assert int(rows["bladder"]["voxels"]) == found.sum()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("private", [True, False])
+def test_a_corrected_result_is_as_private_as_the_result(dca, result, truth, tmp_path, private):
+    if private:
+        make_private(result)
+    else:
+        result.chmod(0o755)
+    out = tmp_path / "corrected"
+    correct_result(result, [OrganStroke("bladder", Stroke((center_of(truth, BLADDER),)))], out)
+    run = dca("report", out, "-o", tmp_path / "report.html")
+    assert run.code == 0, run.err
+    assert [not path.stat().st_mode & 0o077 for path in (out, out / "labels.nrrd", tmp_path / "report.html")] == [
+        private
+    ] * 3
 
 
 def test_the_dominant_expert_is_0_where_a_click_changed_the_labels(result, truth, tmp_path):
@@ -331,10 +348,10 @@ def test_simulated_clicks_repair_a_phantom_and_beat_the_brush(coarse_phantom, tr
 def test_evaluate_clicks_writes_table_json_and_plot(dca, coarse_phantom, small_bundle, tmp_path):
     out = tmp_path / "clicks"
     run = dca("evaluate-clicks", "-o", out, "--bundle", small_bundle, "--ct", coarse_phantom / "ct.nii.gz", "--labels",
-              coarse_phantom / "labels.nii.gz", "--clicks", 1, "--engines", "random_walker,brush")  # fmt: skip
+              coarse_phantom / "labels.nii.gz", "--clicks", 1, "--engines", "classifier,brush")  # fmt: skip
     assert run.code == 0, run.err
     content = json.loads((out / "clicks.json").read_text())
-    assert set(content["engines"]) == {"random_walker", "brush"}
+    assert set(content["engines"]) == {"classifier", "brush"}
     assert content["engines"]["brush"]["all"]["organs"] == 15
     assert (out / "clicks.png").read_bytes().startswith(b"\x89PNG")
     # The table fits into 80 columns.

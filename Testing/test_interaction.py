@@ -339,23 +339,6 @@ def test_points_are_in_ras_millimeters_on_any_grid():
         assert to_indices([point], grid).tolist() == [list(index)]
 
 
-def test_a_probability_moves_the_border_where_intensities_are_equal():
-    shape = (40, 40, 40)
-    hu = np.full(shape, 60.0) + np.random.default_rng(2).normal(0, 5, shape)
-    grid = Grid(shape[::-1], (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-    truth = ball(shape, (20, 20, 20), 18.0)
-    start = truth.copy()
-    start[:, :16] = False
-    ct, labels = grid.image_of(hu.astype(np.int16)), grid.image_of(start.astype(np.uint8))
-    known = grid.image_of(np.where(truth, 0.95, 0.02).astype(np.float32))
-    found = []
-    for probabilities in (None, {1: known}):
-        session = CorrectionSession(ct, labels, NAMES, probabilities=probabilities, engine=RandomWalkerEngine())
-        session.apply(1, Stroke((to_point((20, 13, 20), grid),)))
-        found.append(dice(session.labels == 1, truth))
-    assert found[1] > found[0]
-
-
 def test_the_solver_solves_its_documented_system():
     random = np.random.default_rng(3)
     shape = (5, 6, 7)

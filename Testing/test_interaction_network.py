@@ -269,17 +269,17 @@ def computer(tmp_path, monkeypatch):
 
 def test_a_shipped_click_network_becomes_the_default_engine(bundle, computer, monkeypatch):
     network, _ = bundle
-    assert default_engine().name == "random_walker"
+    assert default_engine().name == "classifier"
     with pytest.raises(UserError, match="engine 'dca-clicks' does not exist"):
         engine_of("dca-clicks")
     save_click_bundle(computer / "dca-clicks", network, "dca-clicks", [], 5)
     assert default_engine().name == engine_of("auto").name == engine_of("dca-clicks").name == "dca-clicks"
-    assert engine_of("random_walker").name == "random_walker"
+    assert engine_of("classifier").name == "classifier"
     # It is not a model that segments.
     assert store.find_bundles() == [] and store.shipped_bundles() == []
     assert store.find_click_bundles() == [computer / "dca-clicks"]
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert default_engine().name == "random_walker"
+    assert default_engine().name == "classifier"
     with pytest.raises(UserError, match="needs PyTorch"):
         engine_of("dca-clicks")
 
@@ -289,7 +289,7 @@ def test_a_damaged_shipped_network_is_reported_and_clicks_still_work(bundle, com
     saved = save_click_bundle(computer / "dca-clicks", network, "dca-clicks", [], 5)
     weights = saved.folder / saved.weights.file
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert default_engine().name == "random_walker"
+    assert default_engine().name == "classifier"
     assert "dca-clicks" in caplog.text
     with pytest.raises(BundleError):
         engine_of("dca-clicks")

@@ -49,8 +49,8 @@ def run(
     engine: Annotated[
         str,
         typer.Option(
-            help="Engine: random_walker, or the name or folder of a click network. auto: the installed click network, "
-            "or random_walker without one."
+            help="Engine: classifier, or the name or folder of a click network. auto: the installed click network, "
+            "or classifier without one."
         ),
     ] = "auto",
     no_scene: Annotated[

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..training.datalist import Entry
 
 NAME = "evaluate-clicks"
-EXAMPLES = "Example: dca evaluate-clicks --phantoms 4 --engines random_walker,brush -o clicks/"
+EXAMPLES = "Example: dca evaluate-clicks --phantoms 4 --engines classifier,brush -o clicks/"
 
 # --overwrite replaces only folders that contain this file.
 _SUMMARY = "clicks.json"
@@ -38,10 +38,10 @@ def run(
     engines: Annotated[
         str,
         typer.Option(
-            help="Engines, separated by commas: random_walker, random_walker_alone (without the classifier), "
+            help="Engines, separated by commas: classifier, random_walker (without the classifier), "
             "seeded_random_walker, brush, auto (the default of dca correct), or names or folders of click networks."
         ),
-    ] = "random_walker,random_walker_alone,brush",
+    ] = "classifier,random_walker,brush",
     clicks: Annotated[int, typer.Option(min=1, max=10, help="Maximum number of clicks per organ.")] = 10,
     missing: Annotated[
         bool, typer.Option("--missing", help="Remove each organ from the result before its first click.")
@@ -84,7 +84,7 @@ def run(
 
     chosen = [BallBrush() if name == BallBrush.name else engine_of(name) for name in parse_list(engines)]
     if not chosen:
-        raise UserError("No engine was given.", "Example: --engines random_walker.")
+        raise UserError("No engine was given.", "Example: --engines classifier.")
     entries = labeled_entries([], [], own.data, own.group)
     if not (entries or synthetic or own.ct is not None or phantoms):
         phantoms = _DEFAULT_PHANTOMS

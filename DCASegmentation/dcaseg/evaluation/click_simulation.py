@@ -8,7 +8,7 @@ network, Dice measures agreement with it.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,16 +108,14 @@ def simulate(
     label: int,
     engine: Engine,
     clicks: int = MOST_CLICKS,
-    probabilities: Mapping[int, sitk.Image] | None = None,
 ) -> Course:
     """Correct the organ ``label`` in the label map ``start`` with simulated clicks, at most ``clicks``.
 
-    All images must be on the same grid. ``probabilities`` are the network's, by label. Stops early when no error is
-    left or the engine rejects a click.
+    All images must be on the same grid. Stops early when no error is left or the engine rejects a click.
     """
     grid = Grid.of(ct)
     names = {organ.label: organ.key for organ in vocabulary}
-    session = CorrectionSession(ct, start, names, probabilities=probabilities, engine=engine)
+    session = CorrectionSession(ct, start, names, engine=engine)
     target = sitk.GetArrayViewFromImage(truth) == label
     mask = session.labels == label
     was_missing = not mask.any()

@@ -266,7 +266,7 @@ def confident_piece(wrong: FloatArray, seeds: Mask, thresholds: Thresholds) -> t
 class ClassifierEngine:
     """The engine that classifies the evidence of ``evidence`` and the random walker; see the module."""
 
-    name = "random_walker"
+    name = "classifier"
 
     def __init__(self, classifier: ClickClassifier | None = None) -> None:
         self._classifier = classifier or shipped_classifier()

@@ -35,9 +35,9 @@ def default_engine() -> Engine:
 
 
 def engine_of(name: str) -> Engine:
-    """Return the engine called ``name``: auto, random_walker, a baseline, or a click network.
+    """Return the engine called ``name``: auto, classifier, a baseline, or a click network.
 
-    The baselines for measurements are random_walker_alone and seeded_random_walker. A click network is the name of an
+    The baselines for measurements are random_walker and seeded_random_walker. A click network is the name of an
     installed bundle, or a folder. Raises UserError if there is no such engine, if the network is damaged, or if
     PyTorch, which it needs, is not installed.
     """
@@ -59,7 +59,7 @@ def engine_of(name: str) -> Engine:
             f"Choose {', '.join([AUTO, *engines, *installed])}, or the folder of a click network.",
         ) from None
     if not has_torch():
-        raise UserError("A click network needs PyTorch, which is not installed.", "Use the engine random_walker.")
+        raise UserError("A click network needs PyTorch, which is not installed.", "Use the engine classifier.")
     return _network_engine(folder)
 
 

@@ -4,9 +4,8 @@ Leo Grady, Multilabel random walker image segmentation using prior models, CVPR 
 that a random walker starting there ends in the organ rather than outside of it. The walker rarely crosses intensity
 edges, and in each voxel it may also end according to the voxel's prior. The prior combines the evidence that does not
 depend on neighbors: the distance to the border of the current mask, trusted less near a stroke; the intensities inside
-the mask, around it, and around the stroke; the distance to the stroke; other segments; and the probability from the
-segmentation network, if available. The minimization is one symmetric, positive definite system, solved by conjugate
-gradients starting from the current mask.
+the mask, around it, and around the stroke; the distance to the stroke; and other segments. The minimization is one
+symmetric, positive definite system, solved by conjugate gradients starting from the current mask.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class RandomWalkerOptions:
     ``stroke``: weight at the stroke. ``stroke_radii``: radii over which it decreases.
     ``others``: weight against voxels of other segments.
     ``farthest_mm``: beyond this distance from the mask, growth has a cost, unless the mask is empty.
-    ``probability``: factor of the segmentation network's log-odds. ``bias``: weight of all voxels.
+    ``bias``: weight of all voxels.
     ``smoothing_mm``: sigma of the smoothing of the CT. ``contrast``: an edge has the weight exp(-contrast * HU^2).
     ``prior``: weight of the prior relative to the edges.
     ``radius_mm``: smallest and largest radius of the error. For a missing organ the radius is the geometric mean of
@@ -64,7 +63,6 @@ class RandomWalkerOptions:
     stroke_radii: float = 2.1
     others: float = 1.0
     farthest_mm: float = 3.0
-    probability: float = 0.5
     bias: float = -0.5
     smoothing_mm: float = 0.61
     contrast: float = 0.0014
@@ -82,7 +80,7 @@ class RandomWalkerOptions:
 class RandomWalkerEngine:
     """The random walker with priors; see the module. The default ``options`` gave the best results in measurements."""
 
-    name = "random_walker_alone"
+    name = "random_walker"
 
     def __init__(self, options: RandomWalkerOptions = RandomWalkerOptions()) -> None:
         self._options = options
@@ -152,9 +150,6 @@ class RandomWalkerEngine:
         if known.any():
             # Growth far from the known mask has a cost, unless it is close to a stroke that adds.
             odds -= 0.5 * np.clip(np.minimum(depth, nearest) - options.farthest_mm, 0.0, 10.0)
-        if view.probability is not None:
-            share = 0.01 + 0.98 * np.clip(view.probability, 0.0, 1.0)
-            odds += options.probability * np.clip(np.log(share / (1 - share)), -4.0, 4.0)
         return (1 / (1 + np.exp(-odds))).astype(np.float32)
 
     def _intensity(

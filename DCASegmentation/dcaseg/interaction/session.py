@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..imaging.grid import Grid
 from ..imaging.intensity import voxel_checksum
-from ..imaging.resampling import resample
 from ..organs import usual_volume
 from ..types import Box
 from .click_classifier import LARGE_ADDING_MM, ClassifierEngine
@@ -106,8 +105,7 @@ class CorrectionSession:
     ``ct`` (HU) and ``labels`` (0 is background) are 3D images on the same grid. Neither is changed: ``labels`` is
     copied. ``names`` are organ keys by label, for messages and to know which organs may contain gas. ``titles`` are the
     names of segments by label, for messages, and may be any text. ``locked`` are labels whose voxels never change.
-    ``probabilities`` are those of the segmentation network by label, images (0 to 1) on any grid. ``checksum`` is the
-    ``imaging.intensity.voxel_checksum`` of the CT that was segmented.
+    ``checksum`` is the ``imaging.intensity.voxel_checksum`` of the CT that was segmented.
 
     Raises UserError if the images lie on different grids, or if ``ct`` is not the CT that was segmented.
     """
@@ -118,7 +116,6 @@ class CorrectionSession:
         labels: sitk.Image,
         names: Mapping[int, str] | None = None,
         locked: Collection[int] = (),
-        probabilities: Mapping[int, sitk.Image] | None = None,
         engine: Engine | None = None,
         checksum: str | None = None,
         titles: Mapping[int, str] | None = None,
@@ -143,7 +140,6 @@ class CorrectionSession:
         self._names = dict(names or {})
         self._titles = dict(titles or {})
         self._locked = frozenset(locked)
-        self._probabilities = dict(probabilities or {})
         self._engine: Engine = engine or ClassifierEngine()
         self._placed: list[_Placed] = []
         self._changes: list[Change] = []
@@ -358,9 +354,7 @@ class CorrectionSession:
             inner.append(slice(start * step + step // 2 - side.start, side.stop - side.start, step))
         target = labels[tuple(outer)]
         target[...] = after[tuple(inner)][tuple(slice(0, size) for size in target.shape)]
-        coarse = CorrectionSession(
-            *(ct, grid.image_of(labels), self._names, self._locked, self._probabilities, self._engine)
-        )
+        coarse = CorrectionSession(ct, grid.image_of(labels), self._names, self._locked, self._engine)
         last = np.array(grid.shape) - 1
         coarse._placed = [
             replace(each, voxels=np.unique(np.minimum(each.voxels // strides, last), axis=0))
@@ -435,7 +429,6 @@ class CorrectionSession:
             others=reduced((before != 0) & ~mask, strides) > 0.5,
             strokes=(*(SeenStroke(seen(each), each.adds, each.radius_mm) for each in earlier),
                      SeenStroke(newest, latest.adds, latest.radius_mm)),
-            probability=self._probability(label, view_grid),
             expected_ml=expected_ml,
         )  # fmt: skip
         found = mask_on_ct(self._engine.foreground(view), coarse, view_grid, mask, grid, strides)
@@ -471,10 +464,6 @@ class CorrectionSession:
         if self._locked:
             found = np.where(np.isin(before, list(self._locked)), mask, found)
         return np.where(found, strokes[-1].label, np.where(mask, 0, before)).astype(before.dtype)
-
-    def _probability(self, label: int, grid: Grid) -> NDArray[np.float32] | None:
-        image = self._probabilities.get(label)
-        return None if image is None else sitk.GetArrayFromImage(resample(image, grid, "linear", 0.0))
 
 
 def _box(sides: Iterable[slice]) -> Box:

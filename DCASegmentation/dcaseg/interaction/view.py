@@ -35,8 +35,8 @@ class View:
     """A block of a CT, all arrays (z, y, x) on ``grid``.
 
     ``hu``: float32. ``mask``: the organ's current mask; ``first_mask``: its mask before all strokes. ``others``: voxels
-    of other segments. ``strokes``: the strokes in the block, the latest last. ``probability``: that of the organ by the
-    segmentation network, 0 to 1, None if not available. ``expected_ml``: the organ's usual volume, None if unknown.
+    of other segments. ``strokes``: the strokes in the block, the latest last. ``expected_ml``: the organ's usual
+    volume, None if unknown.
     """
 
     grid: Grid
@@ -45,7 +45,6 @@ class View:
     first_mask: Mask
     others: Mask
     strokes: tuple[SeenStroke, ...]
-    probability: FloatArray | None = None
     expected_ml: float | None = None
 
     def distance(self, stroke: SeenStroke) -> FloatArray:
