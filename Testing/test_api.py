@@ -10,6 +10,7 @@ import sys
 import textwrap
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,15 @@ def test_file_image_and_array_give_the_same_labels(segmenter, result, ct):
     assert np.array_equal(of_array.labels_array.transpose(2, 1, 0), expected)
     assert of_array.labels.GetOrigin() == pytest.approx(image.GetOrigin())
     assert of_array.labels.GetDirection() == pytest.approx(image.GetDirection())
+
+
+def test_a_tilde_in_a_path_is_the_home_folder(result, ct, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(ct.parent)
+    shutil.copy(ct, tmp_path / "ct.nii.gz")
+    assert dcaseg.read_ct("~/ct.nii.gz").GetSize() == result.labels.GetSize()
+    assert result.save("~/result") == tmp_path / "result"
+    assert (tmp_path / "result" / "request.json").exists()
 
 
 def test_organ_names_can_be_spelled_freely(segmenter, ct, small_bundle):
@@ -141,6 +151,55 @@ def test_arrays_that_do_not_fit_a_ct_are_rejected(segmenter, ct, ct_of, affine_o
     array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
     with pytest.raises(ImageError, match=message):
         segmenter.segment(ct_of(array), affine_of(ras_affine(image)))
+
+
+def corner_is_nan(array):
+    array[:, :, :2] = np.nan
+
+
+@pytest.mark.parametrize("given", ["image", "array"])
+@pytest.mark.parametrize(
+    ("change", "message"), [(corner_is_nan, "without a finite value"), (lambda a: a.fill(1e39), "finite value")]
+)
+def test_values_in_memory_get_the_checks_of_a_file(segmenter, ct, given, change, message):
+    image = sitk.Cast(dcaseg.read_ct(ct), sitk.sitkFloat64)
+    array = sitk.GetArrayFromImage(image)
+    change(array.transpose(2, 1, 0))
+    arguments = (array.transpose(2, 1, 0), ras_affine(image))
+    if given == "image":
+        changed = sitk.GetImageFromArray(array)
+        changed.CopyInformation(image)
+        arguments = (changed,)
+    with pytest.raises(ImageError, match=message):
+        segmenter.segment(*arguments)
+
+
+def test_geometry_in_memory_gets_the_checks_of_a_file(segmenter, ct, monkeypatch):
+    image = dcaseg.read_ct(ct)
+    sheared = sitk.Image(image)
+    sheared.SetDirection((1, 0, 0, 0, 1, 0.3, 0, 0, 0.954))
+    with pytest.raises(ImageError, match="not at right angles"):
+        segmenter.segment(sheared)
+    tiny = sitk.Image(image)
+    tiny.SetSpacing((0.006, 0.006, 0.008))
+    with pytest.raises(ImageError, match="impossible voxel spacing"):
+        segmenter.segment(tiny)
+    monkeypatch.setenv("DCA_MAX_VOXELS", "1000")
+    for arguments in ((image,), (sitk.GetArrayFromImage(image).transpose(2, 1, 0), ras_affine(image))):
+        with pytest.raises(ImageError, match="more than the limit"):
+            segmenter.segment(*arguments)
+
+
+def test_what_fills_the_outside_of_an_image_in_memory_is_read_as_air(segmenter, ct):
+    image = dcaseg.read_ct(ct)
+    array = sitk.GetArrayFromImage(image)
+    array[:, :3] = 0
+    filled = sitk.GetImageFromArray(array)
+    filled.CopyInformation(image)
+    of_image = segmenter.segment(filled, maps=False)
+    assert any("filled with the value 0" in note for note in of_image.warnings)
+    # The image of the caller stays as it was.
+    assert np.array_equal(sitk.GetArrayViewFromImage(filled), array)
 
 
 def test_unknown_models_and_attributes_raise(tmp_path):
@@ -243,3 +302,13 @@ def test_an_image_without_a_number_per_voxel_is_refused(segmenter, kind):
     """ITK ends the process when a label map in its run-length code is used as an image."""
     with pytest.raises(ImageError, match="one value per voxel"):
         segmenter.segment(sitk.Image([40, 40, 40], kind))
+
+
+def test_the_method_is_public_and_its_examples_run():
+    exec(examples(dcaseg.DCANet.__doc__), {})
+    page = (Path(__file__).parents[1] / "Resources/Docs/reference/python.md").read_text(encoding="utf-8")
+    blocks = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
+    (loop,) = (block for block in blocks if "DCANet" in block)
+    names: dict[str, Any] = {}
+    exec(loop, names)
+    assert all(parameter.grad is not None for parameter in names["network"].experts.parameters())

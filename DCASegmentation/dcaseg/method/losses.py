@@ -23,7 +23,7 @@ def segmentation_loss(
     unannotated: Tensor | None = None,
     ignored: Tensor | None = None,
 ) -> Tensor:
-    """L_seg = (Dice loss + cross-entropy) / 2, as a scalar tensor.
+    """The paper's L_seg = (Dice loss + cross-entropy) / 2, as a scalar tensor.
 
     ``logits`` are (batch, channel, depth, height, width), ``labels`` integers (batch, depth, height, width).
 

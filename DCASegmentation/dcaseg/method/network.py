@@ -112,6 +112,18 @@ class DCANet(nn.Module):
 
     The sides of an input volume must be divisible by 16 (``divisor``). Raises ValueError if the options contradict
     each other.
+
+    Example, one step with labels 1 (large), 2 and 3 (small)::
+
+        import torch
+        from dcaseg import DCANet, partition, segmentation_loss
+
+        groups = partition({1: 900_000, 2: 60_000, 3: 900})  # voxels of each label in the labeled CTs
+        network = DCANet(groups.owners, n_filters=8, norm="instance")
+        volume = torch.rand(2, 1, 32, 32, 32)  # HU from -125 to 275, scaled to 0 to 1
+        labels = torch.randint(0, 4, (2, 32, 32, 32))
+        loss = segmentation_loss(network(volume), labels)
+        loss.backward()
     """
 
     divisor = 16
