@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
+from ..method.variants import FusionKind, Norm
 from .console import print_table, table
 from .option_values import load_bundle, parse_patch
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
 NAME = "model"
 EXAMPLES = "Example: dca model --filters 16 --classes 14 --patch 96"
-
-Fusion = Literal["dfam", "average", "concat", "none"]
-Norm = Literal["batch", "instance"]
 
 
 def run(
@@ -31,7 +29,7 @@ def run(
     single_decoder: Annotated[
         bool, typer.Option("--single-decoder", help="Show the plain V-Net with one decoder instead, for comparison.")
     ] = False,
-    fusion: Annotated[Fusion, typer.Option(help="How the features of the experts are fused.")] = "dfam",
+    fusion: Annotated[FusionKind, typer.Option(help="How the features of the experts are fused.")] = "dfam",
     norm: Annotated[Norm, typer.Option(help="Normalization.")] = "batch",
     patch: Annotated[
         str | None,
@@ -69,7 +67,7 @@ def run(
     print_table(part_rows)
 
 
-def _network(n_filters: int, classes: int, single_decoder: bool, fusion: Fusion, norm: Norm) -> DCANet:
+def _network(n_filters: int, classes: int, single_decoder: bool, fusion: FusionKind, norm: Norm) -> DCANet:
     """Build a network. How the labels are divided among the experts does not change shapes and cost."""
     import torch
 

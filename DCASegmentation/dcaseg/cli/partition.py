@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import UserError
-from ..method.log_gap import PartitionMode, partition
+from ..method.log_gap import NoSecondGap, PartitionMode, partition
 from ..organs import VOCABULARIES, Vocabulary
 from ..types import ProgressCallback
 from .console import print_line, print_table, progress_bar, table, warn
@@ -22,7 +22,6 @@ NAME = "partition"
 EXAMPLES = "Example: dca partition labels/*.nii.gz --plot log_gap.png"
 
 VocabularyName = Literal["AMOS", "Synapse"]
-NoSecondGap = Literal["error", "empty_tail", "guarded"]
 
 
 def run(
