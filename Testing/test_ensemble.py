@@ -22,7 +22,7 @@ from dcaseg.training.export import export_bundle, trained_network
 from dcaseg.training.run_folder import CHECKPOINT
 from dcaseg.types import StrategyName
 from strategy_samples import randomize
-from test_strategies import options_for, trainer_for
+from test_strategies import mostly_slow, options_for, trainer_for
 
 PLAIN = {"owners": [[1, 2, 3]], "n_filters": 2, "norm": "instance", "n_stages": [[3, 3, 2, 1]],
          "dilations": [[1, 1, 1, 1]], "aggregation": False}  # fmt: skip
@@ -93,7 +93,7 @@ def test_the_exported_state_of_two_networks_has_both_averages(tmp_path):
     resumed._advance()
 
 
-@pytest.mark.parametrize("name", get_args(StrategyName))
+@pytest.mark.parametrize("name", mostly_slow(*get_args(StrategyName)))
 @torch.inference_mode()
 def test_every_strategy_exports_the_network_that_it_validates(tmp_path, name):
     trainer = trainer_for(tmp_path, options_for(name, steps=4))

@@ -10,7 +10,7 @@ import torch
 
 from dcaseg.training import mixed_precision
 from dcaseg.training.trainer import Trainer
-from test_strategies import BASELINES, VARIANTS, options_for, trainer_for
+from test_strategies import BASELINES, VARIANTS, mostly_slow, options_for, trainer_for
 from test_training import OPTIONS, THREE_BALLS, case_of_balls, log_of
 
 
@@ -37,7 +37,7 @@ def test_losses_agree_with_those_in_single_precision(tmp_path, fraction):
     np.testing.assert_allclose(*means, rtol=0.08)
 
 
-@pytest.mark.parametrize("name", ["dca", "dca joint", *BASELINES, *VARIANTS])
+@pytest.mark.parametrize("name", mostly_slow("dca", "dca joint", *BASELINES, *VARIANTS))
 def test_the_same_weights_have_gradients_in_mixed_precision(tmp_path, name):
     """Versions of PyTorch before 2.11 lose gradients of weights that are first used under no_grad, if they cache."""
     trainer = trainer_for(tmp_path, options_for(name, steps=100, expert_stage_fraction=0.0 if "joint" in name else 0.5))

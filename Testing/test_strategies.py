@@ -39,7 +39,7 @@ VARIANTS = {
 }
 SMALL = {
     "a_and_d": {"strategy_options": {"denoising_steps": 2}},
-    "magicnet": {"patch": (32, 32, 32), "norm": "batch", "strategy_options": {"cubes": 2}},
+    "magicnet": {"patch": (32, 32, 32), "strategy_options": {"cubes": 2}},
     # With seed 0, the first four patches become more difficult, and the loss increases.
     "skcdf": {"seed": 1},
 }
@@ -65,13 +65,15 @@ def trainer_for(folder: Path, options: TrainingOptions) -> Trainer:
 
 
 # These take different paths through the trainer: one network, two networks, class statistics, mixed patches.
-_ALWAYS = ("ua_mt", "cps", "dhc", "magicnet")
+_ALWAYS = ("dca", "dca joint", "ua_mt", "cps", "dhc", "magicnet")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in _ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in (*BASELINES, *VARIANTS)],
-)
+def mostly_slow(*names: str) -> list:
+    """Parameters of a test for all ``names``: slow, except for one of each kind."""
+    return [name if name in _ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", mostly_slow(*BASELINES, *VARIANTS))
 def test_every_strategy_learns_and_resumes_bit_for_bit(tmp_path, name):
     options = options_for(name, steps=4, ramp_fraction=0.1, warmup_steps=0)
     whole = trainer_for(tmp_path / "whole", options)
