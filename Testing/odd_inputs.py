@@ -12,6 +12,7 @@ import math
 import os
 import struct
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -176,6 +177,18 @@ def bad_quaternion(folder: Path) -> Path:
     return patched(("<2h", 252, [1, 0]), ("<3f", 256, [1.0, 1.0, 0.0]))(folder)
 
 
+def more_slices_than_stated(name: str) -> Write:
+    """A compressed file with 55 slices whose header states 40."""
+
+    def write(folder: Path) -> Path:
+        sitk.WriteImage(ct(), str(folder / name), True)
+        raw = (folder / name).read_bytes()
+        (folder / name).write_bytes(raw.replace(b"68 54 55", b"68 54 40", 1))
+        return folder / name
+
+    return write
+
+
 def half_of_a_pair(folder: Path) -> Path:
     sitk.WriteImage(ct(), str(folder / "ct.hdr"))
     return (folder / "ct.hdr").rename(folder / "ct.nii")
@@ -220,6 +233,11 @@ def with_data_in(header: str, name: str, data: str) -> Write:
     return write
 
 
+def header_in_upper_case(folder: Path) -> Path:
+    sitk.WriteImage(ct(), str(folder / "ct.mhd"), False)
+    return (folder / "ct.mhd").rename(folder / "CT.MHD")
+
+
 def longer_data_file(name: str) -> Write:
     """A header with its voxels in another file, which begins with something that the header does not mention."""
 
@@ -242,6 +260,22 @@ def single_volume_sequence(folder: Path) -> Path:
         ("space directions", "space directions: none (6,0,0) (0,6,0) (0,0,8)"),
         ("kinds", "kinds: list domain domain domain"),
     )(folder)
+
+
+def time_axis(name: str, points: int) -> Write:
+    """A NRRD whose last axis is time; other programs than 3D Slicer write it there."""
+
+    def write(folder: Path) -> Path:
+        x, y, z = ct().GetSize()
+        return edited(
+            name,
+            ("dimension", "dimension: 4"),
+            ("sizes", f"sizes: {x} {y} {z // points} {points}"),
+            ("space directions", "space directions: (6,0,0) (0,6,0) (0,0,8) none"),
+            ("kinds", "kinds: domain domain domain time"),
+        )(folder)
+
+    return write
 
 
 def huge_voxel(folder: Path) -> Path:
@@ -298,6 +332,24 @@ def padded(
         return np.where(radius > 1.1, value, change(array))
 
     return with_padding
+
+
+def with_slices(change: Callable[[np.ndarray], object]) -> Write:
+    """The CT with ``change`` of its slices 21 to 30, given with the slice before them."""
+
+    def changed(array: np.ndarray) -> np.ndarray:
+        array[20:30] = change(array[19])
+        return array
+
+    return values(changed)
+
+
+def one_voxel(value: float) -> Write:
+    def changed(array: np.ndarray) -> np.ndarray:
+        array[20, 20, 20] = value
+        return array
+
+    return values(changed)
 
 
 def filled(value: float) -> Write:
@@ -401,6 +453,45 @@ def enhanced(folder: Path) -> Path:
 
 def enhanced_file(folder: Path) -> Path:
     return next(enhanced(folder).iterdir())
+
+
+def enhanced_with(change: Callable[[pydicom.Dataset], None]) -> Write:
+    """An enhanced CT that ``change`` has changed, with the conversion to HU stated for each frame."""
+
+    def write(folder: Path) -> Path:
+        file = enhanced_file(folder)
+        dataset = pydicom.dcmread(file)
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        conversion = shared.PixelValueTransformationSequence
+        del shared.PixelValueTransformationSequence
+        for group in dataset.PerFrameFunctionalGroupsSequence:
+            group.PixelValueTransformationSequence = deepcopy(conversion)
+        change(dataset)
+        dataset.save_as(file)
+        return file
+
+    return write
+
+
+def atomic_numbers(dataset: pydicom.Dataset) -> None:
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        group.PixelValueTransformationSequence[0].RescaleType = "Z_EFF"
+
+
+def another_shared_conversion(dataset: pydicom.Dataset) -> None:
+    frame = dataset.PerFrameFunctionalGroupsSequence[0]
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    shared.PixelValueTransformationSequence = deepcopy(frame.PixelValueTransformationSequence)
+    shared.PixelValueTransformationSequence[0].RescaleIntercept = 100
+
+
+def no_acquisition_in_some(dataset: pydicom.Dataset, index: int) -> None:
+    if index % 2:
+        del dataset.AcquisitionNumber
+
+
+def phases_in_pairs(dataset: pydicom.Dataset, index: int) -> None:
+    dataset.AcquisitionTime = "101112" if index % 4 < 2 else "101512"
 
 
 def alternating(**attributes: tuple[str, str]) -> Write:
@@ -539,11 +630,18 @@ TABLE = (
     Odd("NIfTI", "an infinite vox_offset", REFUSED, "damaged", patched(("<f", 108, [float("inf")]))),
     Odd("NIfTI", "a vox_offset inside the header", REFUSED, "damaged", patched(("<f", 108, [0.0]))),
     Odd("NIfTI", "a header that states 1700 x 1700 x 1700 voxels", REFUSED, "more than the limit", bomb),
-    Odd("NIfTI", "gzip data that continue after the voxels", REFUSED, "much longer than its header", endless_gzip),
+    Odd("NIfTI", "gzip data that continue after the voxels", REFUSED, "much larger than its header", endless_gzip),
+    Odd("NIfTI", "a header that states 40 of 55 slices", REFUSED, "slices would be lost", patched(("<h", 46, [40]))),
+    Odd("NIfTI", "a header that states 40 of 55 slices, compressed", REFUSED, "slices would be lost", patched(("<h", 46, [40]), name="ct.nii.gz")),
+    Odd("NIfTI", "two volumes of which the header hides one", REFUSED, "slices would be lost", patched(("<h", 46, [27]), ("<h", 48, [2]))),
+    Odd("NIfTI", "a voxel type and a `bitpix` that contradict each other", REFUSED, "but its bitpix is 32", patched(("<h", 72, [32]))),
     Odd("NIfTI", "a named pipe", REFUSED, "not a regular file", pipe),
     Odd("NRRD", "no `space origin`", NOTED, "origin was set to 0", edited("ct.nrrd", ("space origin", "")), **_NOT_TRUE),
     Odd("NRRD", "`space units` of cm", REFUSED, "'space units' are cm", edited("ct.nrrd", ("space:", 'space: left-posterior-superior\nspace units: "cm" "cm" "cm"'))),
     Odd("NRRD", "a fourth axis of length one (a sequence with a single volume)", ACCEPTED, "", single_volume_sequence),
+    Odd("NRRD", "a time axis of length one", ACCEPTED, "", time_axis("ct.nrrd", 1)),
+    Odd("NRRD", "a time axis of length one, with a data file", ACCEPTED, "", time_axis("ct.nhdr", 1)),
+    Odd("NRRD", "a time axis of length five", REFUSED, "4D series of 5 volumes", time_axis("ct.nrrd", 5)),
     Odd("NRRD", "voxels in a data file with letters such as ü in its name", ACCEPTED, "", lambda folder: nifti(folder, "Bauch_ü.nhdr")),
     Odd("NRRD", "a voxel of 1e39 in 64-bit floats", REFUSED, "without a finite value", huge_voxel),
     Odd("NRRD", "no `space directions`", REFUSED, "the size of its voxels", edited("ct.nrrd", ("space directions", ""))),
@@ -553,6 +651,13 @@ TABLE = (
     Odd("NRRD", "voxels in several files", REFUSED, "several files", with_data_in("data file", "ct.nhdr", "LIST")),
     Odd("NRRD", "compressed with bzip2", REFUSED, "encoding 'bzip2'", edited("ct.nrrd", ("encoding", "encoding: bzip2"))),
     Odd("NRRD", "a data file that is longer than stated", REFUSED, "bytes of voxels", longer_data_file("ct.nhdr")),
+    Odd("NRRD", "a header that states 40 of 55 slices, compressed", REFUSED, "slices would be lost", more_slices_than_stated("ct.nrrd")),
+    Odd("MetaImage", "an extension in upper case", ACCEPTED, "", renamed("ct.mha", "CT.MHA")),
+    Odd("MetaImage", "an extension in upper case, with a data file", ACCEPTED, "", header_in_upper_case),
+    Odd("MetaImage", "`ElementSpacing` twice, with different values", REFUSED, "'ElementSpacing' twice", added("ct.mha", "ElementDataFile", "ElementSpacing = 1 1 1")),
+    Odd("MetaImage", "`Offset` and `Position` that differ", REFUSED, "'Offset' and 'Position'", added("ct.mha", "ElementDataFile", "Position = 1 2 3")),
+    Odd("MetaImage", "`ElementSize` and `ElementSpacing` that differ (slices with gaps)", ACCEPTED, "", added("ct.mha", "ElementDataFile", "ElementSize = 6 6 5")),
+    Odd("MetaImage", "a header that states 40 of 55 slices, compressed", REFUSED, "slices would be lost", more_slices_than_stated("ct.mha")),
     Odd("MetaImage", "`NDims` of 100", REFUSED, "damaged", edited("ct.mha", ("NDims", "NDims = 100"))),
     Odd("MetaImage", "no `ElementSpacing`", REFUSED, "the size of its voxels", edited("ct.mha", ("ElementSpacing", ""))),
     Odd("MetaImage", "no `Offset`", NOTED, "origin was set to 0", edited("ct.mha", ("Offset", "")), **_NOT_TRUE),
@@ -575,6 +680,12 @@ TABLE = (
     Odd("Values", "HU, 0 outside the field of view", NOTED, "filled with the value 0", filled(0), **_NOT_TRUE),
     Odd("Values", "HU, 3071 outside the field of view", NOTED, "filled with the value 3071", filled(3071), **_NOT_TRUE),
     Odd("Values", "HU, 64511 outside the field of view", NOTED, "filled with the value 64511", filled(64511), **_NOT_TRUE),
+    Odd("Values", "HU, -3.4e38 outside the field of view", NOTED, "far below air", values(padded(float(np.finfo(np.float32).min))), **_NOT_TRUE),
+    Odd("Values", "HU, with a voxel of 1e6", REFUSED, "values up to 1e+06", one_voxel(1e6)),
+    Odd("Values", "HU, ten slices within the scan are blank", NOTED, "Slices 21 to 30 are blank", with_slices(lambda before: -1024), **_NOT_TRUE),
+    Odd("Values", "HU, ten slices within the scan are copies", NOTED, "Slices 21 to 30 are copies of slice 20", with_slices(lambda before: before), **_NOT_TRUE),
+    Odd("Values", "HU x 0.9 (not calibrated)", NOTED, "instead of about -1000", values(lambda a: np.rint(a * 0.9)), **_NOT_TRUE),
+    Odd("Values", "HU, saved as signed 8-bit values", NOTED, "as after an export with 8 bits", values(lambda a: np.clip(a, -128, 127)), **_NOT_TRUE),
     Odd("Values", "stored values (HU + 1024), padded with -2000", REFUSED, "HU + 1024", values(padded(-2000, lambda a: np.maximum(a, -1024) + 1024))),
     Odd("Values", "HU x 2", REFUSED, "HU x 2", values(lambda a: a * 2)),
     Odd("Values", "HU x 2, padded with -2000", REFUSED, "HU x 2", values(padded(-2000, lambda a: a * 2))),
@@ -605,8 +716,12 @@ TABLE = (
     Odd("DICOM", "the last slice is an empty file", NOTED, "named like the slices but not DICOM", last_slice(lambda raw: b""), **_NOT_TRUE),
     Odd("DICOM", "the last slice is compressed with gzip", NOTED, "named like the slices but not DICOM", last_slice(gzip.compress), **_NOT_TRUE),
     Odd("DICOM", "floating-point voxels", ACCEPTED, "", series(change=floating)),
-    Odd("DICOM", "signed voxels declared unsigned in one slice", REFUSED, "without their sign", one_slice(PixelRepresentation=0)),
+    Odd("DICOM", "signed voxels declared unsigned in one slice", REFUSED, "been read as unsigned", one_slice(PixelRepresentation=0)),
     Odd("DICOM", "an effective atomic number map", REFUSED, "not in HU", series(RescaleType="Z_EFF")),
+    Odd("DICOM", "an effective atomic number map as an enhanced CT", REFUSED, "not in HU", enhanced_with(atomic_numbers)),
+    Odd("DICOM", "an iodine map", NOTED, "computed from dual-energy data (IODINE)", series(ImageType=["DERIVED", "SECONDARY", "AXIAL", "IODINE"])),
+    Odd("DICOM", "an enhanced CT with two different rescale intercepts for a frame", REFUSED, "two different rescale", enhanced_with(another_shared_conversion)),
+    Odd("DICOM", "a RescaleIntercept of 1e10", REFUSED, "values up to 1e+10", series(RescaleIntercept="1e10")),
     Odd("DICOM", "MONOCHROME1, unsigned", ACCEPTED, "", monochrome1(False)),
     Odd("DICOM", "MONOCHROME1, signed", ACCEPTED, "", monochrome1(True)),
     Odd("DICOM", "MONOCHROME1, unsigned, compressed (RLE)", ACCEPTED, "", monochrome1(False, RLELossless)),
@@ -619,6 +734,8 @@ TABLE = (
     Odd("DICOM", "two different slices at one position", REFUSED, "same positions", with_page(RescaleIntercept=5)),
     Odd("DICOM", "two acquisitions whose slices alternate", REFUSED, "acquisition", alternating(AcquisitionNumber=("1", "2"))),
     Odd("DICOM", "two contrast phases whose slices alternate", REFUSED, "acquired alternately", alternating(AcquisitionTime=("101112", "101512"))),
+    Odd("DICOM", "two contrast phases that alternate in pairs of slices", REFUSED, "acquired alternately", series(change=phases_in_pairs)),
+    Odd("DICOM", "no AcquisitionNumber in every other slice", ACCEPTED, "", series(change=no_acquisition_in_some)),
     Odd("DICOM", "a different frame of reference in each slice", NOTED, "different frames of reference", series(change=own_frame)),
     Odd("DICOM", "slices that drift to the side by 0.8 pixels", NOTED, "drift to the side", series(change=moved(0, lambda index: 4.8 * index / (ct().GetDepth() - 1))), **_NOT_TRUE),
     Odd("DICOM", "a different series UID in each slice", NOTED, "different series UIDs", series(change=own_series)),
@@ -658,7 +775,7 @@ def page() -> str:
         "axes (left and right, head and feet) and a wrong distance between slices.",
         "",
         "Where the value 0, or one that no tissue has, fills the outside of the field of view, it is read as air",
-        "(-1024 HU), with a note. Low values, such as -2000, stay as they are.",
+        "(-1024 HU), with a note, and so are values below -32768. Other low values, such as -2000, stay as they are.",
         "",
     ]
     for group in dict.fromkeys(odd.group for odd in TABLE):

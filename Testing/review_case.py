@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -98,6 +100,24 @@ def reviewed_case(result: SyntheticResult | None = None) -> Any:
     )
     remember(nodes)
     return nodes
+
+
+@contextmanager
+def case_alone_in_scene() -> Iterator[Any]:
+    """Slicer's libraries without the panel, with :func:`reviewed_case` in an otherwise empty scene."""
+    from DCASegmentationLib.scene.headless import boot
+
+    boot()
+    slicer.mrmlScene.Clear(0)
+    yield reviewed_case()
+    slicer.mrmlScene.Clear(0)
+
+
+def segment_status(nodes: Any, segment_id: str) -> str:
+    """The status of a segment, in Slicer's words."""
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    segment = nodes.segmentation.GetSegmentation().GetSegment(segment_id)
+    return str(logic.GetSegmentStatusAsHumanReadableString(logic.GetSegmentStatus(segment)))
 
 
 def labels_of(nodes: Any) -> np.ndarray:

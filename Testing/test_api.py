@@ -87,7 +87,7 @@ def test_organ_names_can_be_spelled_freely(segmenter, ct, small_bundle):
     mask = sitk.GetArrayFromImage(chosen.mask("LIVER"))
     assert np.array_equal(mask, sitk.GetArrayFromImage(chosen.labels) == liver)
     with pytest.raises(UserError, match=r"no organ 'livr'.*Did you mean 'liver'"):
-        segmenter.segment(ct, organs=["livr"])
+        segmenter.segment(ct, organs="livr")
 
 
 def test_save_writes_the_same_files_as_the_command(result, ct, small_bundle, tmp_path, dca):

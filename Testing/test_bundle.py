@@ -20,7 +20,8 @@ import torch
 from dcaseg.errors import BundleError, OutputError, UserError
 from dcaseg.method.log_gap import partition
 from dcaseg.method.network import DCANet
-from dcaseg.models.bundle import Bundle, information, save_bundle, save_scores, verify
+from dcaseg.models import bundle as bundles
+from dcaseg.models.bundle import Bundle, information, replacing, save_bundle, save_scores, verify
 from dcaseg.models.metadata import MeasuredScores, Metadata, TrainingData
 from dcaseg.models.metadata_reader import most_weight_bytes
 from dcaseg.models.store import shipped_bundles
@@ -557,3 +558,25 @@ def test_the_facts_as_json_have_every_source_of_the_training_data(dca):
     assert shown == len(facts["Training data"]) > 1
     verified = json.loads(dca("--json", "bundle", "verify", "dca-abdomen").out)
     assert verified["checks"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, PermissionError])
+def test_the_old_bundle_stays_if_its_replacement_is_interrupted(error, tmp_path, monkeypatch):
+    folder = save_bundle(tmp_path / "model", small_network(), metadata()).folder
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        renamed = rename(self, target)
+        if "before" in target.name:
+            raise error
+        return renamed
+
+    monkeypatch.setattr(bundles, "exchange", lambda one, other: False)
+    with (
+        pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else OutputError),
+        replacing(folder) as (new, _),
+    ):
+        save_bundle(new, small_network(), replace(metadata(), name="new"), overwrite=True)
+        monkeypatch.setattr(Path, "rename", interrupted)
+    assert Bundle.load(folder).metadata.name == metadata().name
+    assert [Bundle.load(each).metadata.name for each in tmp_path.glob("model-new-*")] == ["new"]

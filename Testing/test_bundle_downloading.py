@@ -133,7 +133,7 @@ def test_a_download_from_a_very_slow_server_is_stopped(archive, tmp_path, monkey
     monkeypatch.setattr(downloading, "_SECONDS_OF_SLOWNESS", 0.5)
     with serving(archive) as server:
         server.trickles = 0.05
-        with pytest.raises(UserError, match="sends too slowly"):
+        with pytest.raises(UserError, match="is too slow"):
             download_bundle(Source.parse(server.address), tmp_path, silent)
         (part,) = (tmp_path / ".downloads").iterdir()
         # The downloaded part is kept, and the next call resumes from there.

@@ -110,6 +110,19 @@ def test_phantom_writes_ct_labels_and_person(dca, tmp_path):
     assert json.loads((out / "person.json").read_text())["seed"] == 7
 
 
+def test_a_tilde_in_a_path_is_the_home_folder(dca, tmp_path, monkeypatch):
+    """Shells replace it in ``-o ~/folder``, but not in ``--out=~/folder``; subcommands and lists have it, too."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = dca("phantom", "--out=~/person", "--spacing", "12,12,12")
+    assert run.code == 0, run.err
+    assert (tmp_path / "person" / "ct.nii.gz").exists() and not list((tmp_path / "elsewhere").iterdir())
+    (tmp_path / "person" / "labels.nii.gz").rename(tmp_path / "labels.nii.gz")
+    run = dca("partition", "~/labels.nii.gz", "--out=~/partition.json")
+    assert run.code == 0 and (tmp_path / "partition.json").exists(), run.err
+    assert f"{tmp_path}/missing.json" in dca("dataset", "check", "~/missing.json").err
+
+
 def test_phantom_offers_every_contrast_phase():
     from dcaseg.cli.phantom import Phase
     from dcaseg.synthesis.phantom.person import Contrast, Person
@@ -242,7 +255,7 @@ def test_a_ct_smaller_than_a_patch_is_segmented_with_a_note(dca, coarse_phantom,
     sitk.WriteImage(ct[20:50, 10:40, 20:36], str(path))
     run = dca("segment", path, "-o", tmp_path / "result", "--bundle", small_bundle, "--no-scene", "--overlap", 0)
     assert run.code == 0
-    assert "Note: At the model's spacing the CT has" in run.err
+    assert "Note: At the model's spacing, the CT has" in run.err
 
 
 def test_ctrl_c_leaves_no_incomplete_files(coarse_phantom, small_bundle, tmp_path):

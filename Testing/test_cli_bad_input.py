@@ -357,9 +357,9 @@ def test_a_bundle_that_does_not_exist(refused):
     assert "no model bundle 'nothing'" in refused("bundle", "info", "nothing")
 
 
-def test_without_any_model_the_error_names_the_model_folder(refused, monkeypatch):
+def test_without_any_model_the_error_says_how_to_add_one(refused, monkeypatch):
     monkeypatch.setattr("dcaseg.models.store._shipped", lambda: [])
-    assert ".dca/models" in refused("bundle", "info").replace("\\", "/")
+    assert "dca bundle add" in refused("bundle", "info")
 
 
 # --- the other commands ------------------------------------------------------------------------------------------

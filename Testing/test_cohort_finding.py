@@ -12,17 +12,19 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import pydicom
 import pytest
 import SimpleITK as sitk
 
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from cohort_archive import EXPECTED, ONLY_BY_VOXELS, write_archive
+from dcaseg.cohort import discovery
 from dcaseg.cohort.case import folder_name
 from dcaseg.cohort.discovery import Findings, find
 from dcaseg.dicom.archive import Rules
 from dcaseg.errors import UserError
-from dicom_archive import write_ct_series
+from dicom_archive import write_ct_series, write_enhanced_ct
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,45 @@ def test_a_changed_case_keeps_its_key_but_not_its_fingerprint(archive, tmp_path)
     (after,) = (case for case in found_in(tmp_path).cases if case.source.endswith("ct.nii.gz"))
     assert before.key == after.key
     assert before.fingerprint != after.fingerprint
+
+
+def test_dicom_files_corrected_in_place_change_the_case(coarse_phantom, tmp_path):
+    """Their UIDs and positions stay."""
+    write_ct_series(tmp_path / "ct", sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")))
+    fingerprints = [found_in(tmp_path).cases[0].fingerprint]
+    files = sorted((tmp_path / "ct").iterdir())
+    times = {file: file.stat().st_mtime_ns for file in files}
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        dataset.RescaleIntercept = -1024
+        dataset.save_as(file)
+        os.utime(file, ns=(times[file], times[file]))
+    fingerprints.append(found_in(tmp_path).cases[0].fingerprint)
+    os.utime(files[3])
+    fingerprints.append(found_in(tmp_path).cases[0].fingerprint)
+    assert len(set(fingerprints)) == 3
+
+
+def test_volumes_in_files_of_the_same_name_are_separate_cases(coarse_phantom, tmp_path):
+    ct = sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
+    for number, name in enumerate("AB"):
+        write_ct_series(tmp_path / "slices" / name, ct + number, uid="1.2.3.4", study="1.2.5")
+        write_enhanced_ct(tmp_path / "in" / name, tmp_path / "slices" / name)
+        file = tmp_path / "in" / name / "IM00001"
+        dataset = pydicom.dcmread(file)
+        dataset.SeriesInstanceUID, dataset.StudyInstanceUID = "1.2.3.4", "1.2.5"
+        dataset.save_as(file)
+    found = found_in(tmp_path / "in")
+    assert len({case.key for case in found.cases}) == len({case.name for case in found.cases}) == 2
+    assert found.rejected == []
+
+
+def test_a_case_that_cannot_be_distinguished_from_another_is_rejected(coarse_phantom, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        shutil.copytree(coarse_phantom, tmp_path / name)
+    monkeypatch.setattr(discovery, "digest", lambda parts: "same" if next(iter(parts)) == "file" else "other")
+    found = found_in(tmp_path)
+    assert len(found.cases) == 1 and "cannot be distinguished" in [each.reason for each in found.rejected][-1]
 
 
 def test_series_uids_shared_by_two_patients_are_noted(archive):

@@ -36,6 +36,7 @@ from dcaseg.inference.segmenter import Segmenter
 from dcaseg.models.bundle import Bundle
 from dcaseg.organs import AMOS
 from dicom_archive import claim_unknown_compression, write_ct_series
+from small_model import save_small_bundle, vivid_network
 
 
 @pytest.fixture
@@ -176,6 +177,53 @@ def test_a_case_is_segmented_again_when_it_or_the_options_have_changed(dicom_cas
         assert work.process(case, changed).status == "ok"
         assert record.stat().st_ino != before
         assert left_in(settings) == [dicom_case.name]
+
+
+def test_a_model_that_was_replaced_between_two_cohorts_is_loaded_again(settings, small_bundle, tmp_path):
+    """A Dask worker may outlive a cohort, and ``dca bundle export --replace`` puts another model into its folder."""
+    folder = save_small_bundle(tmp_path / "model", vivid_network(len(AMOS)))
+    first = replace(settings, bundle=str(folder), weights=Bundle.load(folder).weights.sha256)
+    old = PROCESS.segmenter(first)
+    shutil.rmtree(folder)
+    network = vivid_network(len(AMOS))
+    torch.nn.init.zeros_(network.experts[0].head.bias)
+    second = replace(first, weights=Bundle.load(save_small_bundle(folder, network)).weights.sha256)
+    assert second.weights != first.weights
+    assert PROCESS.segmenter(second).model.weights.sha256 == second.weights
+    assert not any(each is old for each in PROCESS._segmenters.values()), "it would only fill the memory"
+
+
+@pytest.mark.parametrize("change", ["labels.nrrd", "segmentation.seg.nrrd", "nothing"])
+def test_corrections_in_a_case_folder_are_kept_when_the_case_is_segmented_again(dicom_case, settings, change):
+    work.process(dicom_case, settings)
+    folder = settings.folder_of(dicom_case.name)
+    before = (folder / "labels.nrrd").read_bytes()
+    if change != "nothing":
+        (folder / change).write_bytes(before + b"corrected by hand")
+    outcome = work.process(replace(dicom_case, fingerprint="other"), settings)
+    assert outcome.status == "ok" and (folder / "labels.nrrd").read_bytes() == before
+    kept = [name for name in left_in(settings) if name != dicom_case.name]
+    if change == "nothing":
+        assert kept == []
+        return
+    assert len(kept) == 1 and kept[0].startswith(f"{dicom_case.name}-before-")
+    assert (folder.parent / kept[0] / change).read_bytes() == before + b"corrected by hand"
+    assert any(kept[0] in note for note in outcome.notes)
+    assert any(kept[0] in note for note in json.loads((folder / "case.json").read_text())["outcome"]["notes"])
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_corrections_of_cases_of_earlier_versions_are_kept_too(dicom_case, settings, corrected):
+    """Their records have no checksums, but are the last file that was written."""
+    work.process(dicom_case, settings)
+    folder = settings.folder_of(dicom_case.name)
+    record = json.loads((folder / "case.json").read_text())
+    del record["files"]
+    (folder / "case.json").write_text(json.dumps(record))
+    later = (folder / "case.json").stat().st_mtime + (60 if corrected else 0)
+    os.utime(folder / "labels.nrrd", (later, later))
+    work.process(replace(dicom_case, fingerprint="other"), settings)
+    assert len(left_in(settings)) == 1 + corrected
 
 
 def test_files_of_the_user_in_a_case_folder_are_not_lost(dicom_case, settings):

@@ -122,6 +122,19 @@ def test_values_with_a_fractional_slope_become_float32(tmp_path: Path) -> None:
     assert ct[1, 0, 0] == pytest.approx(0.5 * 25 - 1024)
 
 
+def test_values_beyond_32_bits_do_not_wrap(tmp_path: Path) -> None:
+    def as_unsigned_32_bits(dataset: Any, index: int) -> None:
+        stored = np.frombuffer(dataset.PixelData, "<u2").astype("<u4")
+        stored[0] = 2**32 - 1
+        dataset.BitsAllocated = dataset.BitsStored = 32
+        dataset.HighBit, dataset.PixelData = 31, stored.tobytes()
+
+    write_series(tmp_path, change=as_unsigned_32_bits)
+    voxels = sitk.GetArrayFromImage(read_ct(tmp_path))
+    assert (voxels[:, 0, 0] == np.float32(2**32 - 1025)).all()
+    np.testing.assert_array_equal(voxels[:, 1:], np.stack([hu_of(index) for index in range(8)])[:, 1:])
+
+
 def test_other_files_in_the_folder_are_skipped(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     (tmp_path / "ct" / "README.txt").write_text("Exported by the PACS.")

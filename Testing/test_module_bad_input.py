@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ pytestmark = [
 ]
 slicer = pytest.importorskip("slicer")
 
+from dcaseg.worker.protocol import VERSION
 from module_driving import (
     add_ct,
     apply,
@@ -35,6 +37,7 @@ from module_driving import (
     worker_processes,
 )
 from scene_case import small_labels
+from worker_client import is_gone
 
 
 @pytest.fixture
@@ -297,6 +300,95 @@ def test_a_worker_killed_while_starting_is_reported(cold_panel, fake_slicer):
     wait_for_end(cold_panel, fake_slicer)
     assert "was killed by" in message(cold_panel)
     assert node_ids() == before and temporary_files() == []
+
+
+# Slicer's launcher: it runs Python, and ends when Python has.
+LAUNCHER = """#!/bin/sh
+"{python}" "$@"
+[ $? -gt 1 ] && echo "error: [{python}] exit abnormally - Report the problem." >&2
+exit 1
+"""
+
+
+@pytest.fixture
+def launched_worker_from(worker_from, monkeypatch, tmp_path) -> Callable[[str], None]:
+    """As ``worker_from``, but the worker is started by a launcher as in the official Slicer."""
+    from DCASegmentationLib.worker_client import WorkerProcess
+
+    launcher = tmp_path / "PythonSlicer"
+    launcher.write_text(LAUNCHER.format(python=sys.executable))
+    launcher.chmod(0o755)
+    monkeypatch.setattr(
+        "DCASegmentationLib.logic.newWorker", lambda: WorkerProcess(str(launcher), tmp_path / "library")
+    )
+    return worker_from
+
+
+@pytest.mark.parametrize("exit_code", [1, 9])
+def test_any_end_that_is_an_error_may_be_a_lack_of_memory(launched_worker_from, cold_panel, fake_slicer, exit_code):
+    end = "os.kill(os.getpid(), signal.SIGKILL)" if exit_code == 9 else "os._exit(1)"
+    launched_worker_from(f"import os, signal, sys\nsys.stdin.readline()\n{end}\n")
+    apply(cold_panel)
+    wait_for_end(cold_panel, fake_slicer)
+    assert "low on memory" in message(cold_panel)
+    assert ("crashed, or was killed by" in message(cold_panel)) == (exit_code == 9)
+
+
+# A worker that does not end by itself when a run is canceled.
+DEAF = f"""
+import json, os, sys, time
+os.setsid()
+print(json.dumps({{"type": "hello", "version": {VERSION}, "pid": os.getpid(), "library": ""}}), flush=True)
+request = json.loads(sys.stdin.readline())
+print(json.dumps({{"type": "progress", "id": request["id"], "fraction": 0.5, "message": "Deaf"}}), flush=True)
+time.sleep(60)
+"""
+
+
+def test_on_windows_a_canceled_run_ends_after_its_worker_has(
+    launched_worker_from, cold_panel, fake_slicer, monkeypatch
+):
+    from DCASegmentationLib import worker_client
+
+    killed, was_gone = [], []
+
+    def end_tree_later(pid: int) -> None:
+        """As Windows' taskkill."""
+        killed.append(pid)
+        threading.Timer(0.5, os.killpg, [pid, signal.SIGKILL]).start()
+
+    launched_worker_from(DEAF)
+    shown = cold_panel.segmentPanel.showEnd
+    monkeypatch.setattr(
+        cold_panel.segmentPanel, "showEnd", lambda: (was_gone.append(is_gone(killed[0], 0.01)), shown())
+    )
+    apply(cold_panel)
+    fake_slicer.wait_for(lambda: cold_panel.logic.workerPid is not None)
+    fake_slicer.process_events(0.2)
+    monkeypatch.setattr(worker_client, "_IS_WINDOWS", True)
+    monkeypatch.setattr(worker_client, "_endTree", end_tree_later)
+    cold_panel.segmentPanel.ui.applyButton.click()
+    wait_for_end(cold_panel, fake_slicer)
+    assert len(killed) == 1 and was_gone == [True] and temporary_files() == []
+
+
+def test_a_temporary_folder_with_an_open_file_is_deleted_later(panel, fake_slicer, monkeypatch):
+    """As Windows refuses to delete a file that another program has open."""
+    from DCASegmentationLib import logic
+
+    delete, attempts = shutil.rmtree, []
+
+    def refuse_twice(folder, **options):
+        attempts.append(folder)
+        if len(attempts) > 2:
+            delete(folder, **options)
+
+    apply(panel)
+    monkeypatch.setattr(logic.shutil, "rmtree", refuse_twice)
+    panel.segmentPanel.ui.applyButton.click()
+    wait_for_end(panel, fake_slicer)
+    fake_slicer.wait_for(lambda: temporary_files() == [], 10)
+    assert len(attempts) == 3
 
 
 def test_an_answer_that_is_not_json_is_reported_and_the_next_run_works(worker_from, cold_panel, fake_slicer, tmp_path):

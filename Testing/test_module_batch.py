@@ -169,6 +169,26 @@ def test_a_failure_does_not_stop_the_others(batch, panel, fake_slicer):
     assert states(batch) == ["Done", "Done", "Failed"]
 
 
+def test_an_unexpected_error_fails_only_its_own_case(batch, panel, fake_slicer, monkeypatch):
+    for name in ("Bad", "Good"):
+        add_ct(name)
+    add_scene(batch, fake_slicer)
+    start = panel.logic.start
+
+    def start_good(job, *callbacks):
+        if job.ct.GetName() == "Bad":
+            raise KeyError("made up")
+        start(job, *callbacks)
+
+    monkeypatch.setattr(panel.logic, "start", start_good)
+    run_to_end(batch, fake_slicer)
+    assert states(batch) == ["Failed", "Done"]
+    select(batch, 0)
+    assert "could not be segmented (KeyError: 'made up')" in batch.ui.caseLabel.text
+    assert fake_slicer.log.lines == ["Python: Bad could not be segmented."]
+    fake_slicer.log.clear()
+
+
 @pytest.mark.slow
 def test_one_case_can_be_canceled_while_it_waits_or_runs(batch, panel, fake_slicer):
     for number in (1, 2, 3):

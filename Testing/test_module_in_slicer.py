@@ -145,6 +145,33 @@ def test_every_finding_lists_its_organs_and_how_far_each_is_checked(panel, case,
     assert "Liver: 1 of 1 checked" in review.ui.findingLabel.text
 
 
+def test_the_dominant_experts_are_shown_over_each_result_that_the_user_switches_to(panel, case, fake_slicer):
+    from DCASegmentationLib.scene.view_setup import show_in_views
+
+    other = reviewed_case()
+    panel.parameters.expertMap = "deciding"
+    for nodes in (other, case):
+        show_in_views(nodes.ct)
+        panel.parameters.resultSegmentation = nodes.segmentation
+        fake_slicer.process_events(0.1)
+        assert composite("Red").GetLabelVolumeID() == nodes.dominant_expert.GetID()
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_every_section_notices_that_the_ct_was_deleted(panel, case, fake_slicer, is_running):
+    if is_running:
+        panel.parameters.inputVolume = add_ct("Another CT")
+        apply(panel)
+    slicer.mrmlScene.RemoveNode(case.ct)
+    fake_slicer.process_events(0.1)
+    assert panel.resultPanel.ui.resultMessageLabel.text.startswith("The CT is no longer in the scene")
+    assert panel.resultPanel.ui.segmentsTable.rowCount == 0
+    assert panel.expertsPanel._nodes.ct is None
+    assert panel.correctPanel.ui.segmentEditor.sourceVolumeNode() is None
+    assert panel.reviewPanel.ui.findingsTable.rowCount == 3, "what does not need the CT can still be used"
+    wait_for_end(panel, fake_slicer)
+
+
 def test_the_message_about_a_ct_is_removed_with_the_ct(panel, fake_slicer):
     panel.parameters.inputVolume = add_ct("CT")
     segmented(panel, fake_slicer)
@@ -348,5 +375,15 @@ def test_a_failed_download_of_the_sample_ct_is_reported(panel, fake_slicer):
     assert not panel.ui.guideFrame.visible and panel.segmentPanel.ui.sampleButton.visible
     panel.segmentPanel.clearMessage()
     panel.segmentPanel.ui.sampleButton.click()
-    assert "could not be downloaded" in message(panel)
+    problem = "The sample CT could not be downloaded (Download failed: &lt;urlopen error Host not found&gt;)."
+    assert problem in message(panel)
     assert segmentations() == []
+
+
+def test_the_download_of_the_sample_ct_shows_its_progress(panel, fake_slicer, monkeypatch):
+    from DCASegmentationLib.scene.sample_data import load_sample_ct
+
+    shown = []
+    fake_slicer.sample_data.download = lambda: add_ct("CTLiver")
+    assert load_sample_ct(shown.append).GetName() == "CTLiver"
+    assert shown[-1] == "Downloaded 1.0 MB (50% of 2.0 MB)..."

@@ -230,6 +230,18 @@ def test_a_map_loaded_by_another_part_of_the_panel_is_not_loaded_twice(fake_slic
     assert len(other.maps()) == 1
 
 
+def test_the_maps_stay_when_a_clone_gets_another_result(fake_slicer, tmp_path):
+    from DCASegmentationLib.scene.maps import available_maps, remove_map_files
+
+    nodes = case_with_map_files(tmp_path / "result")
+    clone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Clone")
+    clone.CopyContent(nodes.segmentation)
+    remove_map_files(clone)
+    assert len(available_maps(nodes)) == 5
+    remove_map_files(nodes.segmentation)
+    assert available_maps(nodes) == set()
+
+
 @pytest.mark.parametrize("is_hardened", [False, True])
 def test_a_map_loaded_after_the_ct_was_moved_lies_over_the_ct(fake_slicer, case, tmp_path, is_hardened):
     from DCASegmentationLib.scene.maps import map_volume
@@ -377,6 +389,26 @@ def test_the_segments_table_shows_measurements_and_follows_a_correction(fake_sli
     fake_slicer.wait_for(lambda: texts(result.ui.segmentsTable)[3] == cut_off)
 
 
+def test_a_segmentation_stored_as_surfaces_says_so_and_is_measured_again_when_it_is_not(
+    fake_slicer, result, experts, case, tmp_path
+):
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    content = case.segmentation.GetSegmentation()
+    result.setResult(case)
+    experts.setResult(case)
+    case.segmentation.CreateClosedSurfaceRepresentation()
+    content.SetSourceRepresentationName("Closed surface")
+    fake_slicer.wait_for(lambda: texts(result.ui.segmentsTable) == [])
+    assert "stored as closed surface, not as voxels" in result.ui.resultMessageLabel.text
+    crosshair.SetCursorPositionRAS([0.0, 0.0, 0.0])
+    fake_slicer.dialogs.answer(str(tmp_path / "organs.seg.nrrd"))
+    result.ui.saveSegmentationButton.click()
+    assert "binary labelmap" in result.ui.resultMessageLabel.text and list(tmp_path.iterdir()) == []
+    content.SetSourceRepresentationName("Binary labelmap")
+    fake_slicer.wait_for(lambda: len(texts(result.ui.segmentsTable)) == 4)
+    assert result.ui.resultMessageLabel.text == ""
+
+
 def test_check_boxes_and_visibility_follow_each_other(result, case):
     import qt
 
@@ -389,9 +421,19 @@ def test_check_boxes_and_visibility_follow_each_other(result, case):
     assert result.ui.segmentsTable.item(0, 0).checkState() == qt.Qt.Unchecked
 
 
-def test_a_double_click_goes_to_the_organ(result, case):
+def press(widget, key):
+    from PySide6.QtTest import QTest
+
+    QTest.keyClick(widget, key)
+
+
+def test_a_double_click_or_enter_goes_to_the_organ(result, case):
+    import qt
+
     result.setResult(case)
-    result.ui.segmentsTable.cellDoubleClicked.emit(0, 1)
+    result.ui.segmentsTable.setCurrentCell(0, 1)
+    # An item view emits the same signal for Enter and for a double click.
+    press(result.ui.segmentsTable, qt.Qt.Key_Return)
     index = [(part.start + part.stop - 1) / 2 for part in reversed(BOXES["spleen"])]
     left, posterior, superior = small_ct().TransformContinuousIndexToPhysicalPoint(index)
     node = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
@@ -435,7 +477,20 @@ def test_the_suggested_file_name_is_allowed_on_every_system(fake_slicer, result,
     result.setResult(case)
     fake_slicer.dialogs.answer("")
     result.ui.saveTableButton.click()
-    assert fake_slicer.dialogs.shown[-1].detail == "6_ CHEST_ABD organs.csv"
+    assert Path(fake_slicer.dialogs.shown[-1].detail).name == "6_ CHEST_ABD organs.csv"
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_dialogs_open_in_the_folder_of_the_scene_or_in_slicers_own(fake_slicer, result, case, tmp_path, is_saved):
+    slicer.mrmlScene.SetRootDirectory(str(tmp_path) if is_saved else ".")
+    result.setResult(case)
+    fake_slicer.dialogs.answer("", "")
+    result.ui.saveTableButton.click()
+    result.ui.saveSurfacesButton.click()
+    folder = tmp_path if is_saved else Path(fake_slicer.app.defaultScenePath)
+    table, surfaces = (Path(each.detail) for each in fake_slicer.dialogs.shown)
+    slicer.mrmlScene.SetRootDirectory("")
+    assert table.parent == surfaces == folder
 
 
 def test_cancelling_a_file_dialog_writes_nothing(fake_slicer, result, case, tmp_path):
@@ -485,6 +540,17 @@ def test_the_editor_edits_the_segmentation_on_the_ct_with_undo(correct, case):
     assert editor.sourceVolumeNode() is case.ct
     assert editor.maximumNumberOfUndoStates == 10
     assert editor.undoEnabled
+
+
+def test_an_effect_that_an_extension_adds_later_is_listed(correct):
+    factory = slicer.qSlicerSegmentEditorEffectFactory.instance()
+    factory._state.names.append("Local Threshold")
+    factory.effectRegistered.emit("Local Threshold")
+    assert correct.ui.segmentEditor._state.effects == ["Local Threshold"]
+    correct.cleanup()
+    factory._state.names.clear()
+    factory.effectRegistered.emit("")
+    assert correct.ui.segmentEditor._state.effects == ["Local Threshold"], "nothing is connected any more"
 
 
 def test_leaving_the_section_deactivates_the_effect(correct, case):

@@ -125,6 +125,17 @@ def test_a_click_on_a_row_goes_to_the_finding(review, case):
     assert not review.ui.suggestionButton.enabled, "this finding has no alternative"
 
 
+def test_an_arrow_key_in_the_table_goes_to_the_finding_that_it_highlights(review, case):
+    import qt
+    from PySide6.QtTest import QTest
+
+    review.ui.findingsTable.cellClicked.emit(0, 0)
+    QTest.keyClick(review.ui.findingsTable, qt.Qt.Key_Down)
+    assert outline().GetName() == "2: Spleen"
+    review.ui.acceptButton.click()
+    assert statuses(review) == ["To check", "Accepted", "To check"]
+
+
 def test_one_click_accepts_the_alternative_and_another_undoes_it(review, case):
     review.goToNext()
     review.ui.suggestionButton.click()
@@ -266,6 +277,28 @@ def test_without_the_automatic_result_where_it_should_be_the_review_says_so(revi
     review.goTo(0)
     review.ui.suggestionButton.click()
     assert "segment the CT again" in message(review) and statuses(review) == ["To check"] * 3
+
+
+def test_a_segmentation_stored_as_surfaces_keeps_its_statuses_and_says_why(panel, review, case, fake_slicer):
+    content = case.segmentation.GetSegmentation()
+    case.segmentation.CreateClosedSurfaceRepresentation()
+    content.SetSourceRepresentationName("Closed surface")
+    fake_slicer.process_events(0.7)
+    assert "stored as closed surface, not as voxels" in message(review)
+    review.goTo(0)
+    review.ui.suggestionButton.click()
+    panel.clickPanel.fix("liver")
+    fake_slicer.process_events(0.1)
+    assert "not as voxels" in panel.clickPanel.ui.clicksMessageLabel.text
+    review.ui.trainingSetSelector.currentIndex = 0
+    assert statuses(review) == ["To check"] * 3 and fake_slicer.dialogs.shown == []
+    panel.parameters.resultSegmentation = None
+    panel.parameters.resultSegmentation = case.segmentation
+    let_steps_run()
+    assert "not as voxels" in message(review)
+    content.SetSourceRepresentationName("Binary labelmap")
+    fake_slicer.process_events(0.7)
+    assert message(review) == ""
 
 
 def test_a_scene_saved_without_the_review_by_slicer_5_10_says_so(panel, review, fake_slicer):
@@ -474,7 +507,7 @@ def moved_ct(review, case):
         (empty, "The segment Liver is empty"),
         (doubled, "Two segments represent Liver"),
         (overlapping, "overlap in"),
-        (other_geometry, "lie on the voxels of the CT"),
+        (other_geometry, "on the voxel grid of the CT"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -11,7 +11,17 @@ pytestmark = [pytest.mark.scene, pytest.mark.usefixtures("one_model", "warm_work
 slicer = pytest.importorskip("slicer")
 
 from dcaseg.errors import UserError
-from module_driving import add_ct, apply, message, read_scene, segmentations, temporary_files, wait_for_end
+from module_driving import (
+    add_ct,
+    apply,
+    message,
+    node_ids,
+    read_scene,
+    segmentations,
+    temporary_files,
+    wait_for_end,
+)
+from review_case import reviewed_case
 
 
 @pytest.fixture
@@ -96,6 +106,40 @@ def test_a_scene_closed_during_the_run_gives_no_result(panel, fake_slicer):
     assert "The scene was closed" in message(panel)
     assert segmentations() == [] and temporary_files() == []
     assert not panel.segmentPanel.ui.applyButton.enabled
+
+
+def test_a_scene_opened_during_the_run_is_shown(panel, fake_slicer, tmp_path):
+    case = reviewed_case()
+    panel.parameters.resultSegmentation = case.segmentation
+    slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(0)
+    panel.parameters.inputVolume = add_ct("CT")
+    apply(panel)
+    slicer.mrmlScene.Clear(0)
+    read_scene(tmp_path / "scene.mrb", fake_slicer)
+    wait_for_end(panel, fake_slicer)
+    fake_slicer.process_events(0.1)
+    assert "The scene was closed" in message(panel)
+    assert panel.reviewPanel.ui.findingsTable.rowCount == 3 and panel.resultPanel.ui.segmentsTable.rowCount == 4
+
+
+@pytest.mark.parametrize("is_switched", [False, True])
+def test_what_is_deleted_during_a_canceled_run_is_shown_no_longer(panel, fake_slicer, is_switched):
+    case, other = reviewed_case(), reviewed_case()
+    panel.parameters.resultSegmentation = case.segmentation
+    fake_slicer.process_events()
+    apply(panel)
+    if is_switched:
+        panel.parameters.resultSegmentation = other.segmentation
+        assert panel.reviewPanel._segmentation is case.segmentation, "a run does not switch between results"
+    else:
+        slicer.mrmlScene.RemoveNode(case.segmentation)
+        assert panel.reviewPanel._segmentation is panel.resultPanel._segmentation is None
+    panel.segmentPanel.ui.applyButton.click()
+    wait_for_end(panel, fake_slicer)
+    fake_slicer.process_events(0.1)
+    shown = other.segmentation if is_switched else None
+    assert panel.reviewPanel._segmentation is panel.resultPanel._segmentation is shown
 
 
 @pytest.mark.slow
@@ -200,7 +244,7 @@ def test_a_run_in_a_region_asks_for_the_organs_in_it_and_changes_nothing_outside
     apply(panel)
     wait_for_end(panel, fake_slicer)
     question = fake_slicer.dialogs.texts[-1]
-    assert question.startswith("Replace what this module segmented inside the region: ")
+    assert question.startswith("Replace these organs inside the region: ")
     assert "Nothing changes outside the region." in question
     content = segmentation.GetSegmentation()
     for segment_id, array in before.items():
@@ -295,6 +339,86 @@ def test_the_segmentation_follows_a_ct_under_a_linear_transform(panel, ct, fake_
     wait_for_end(panel, fake_slicer)
     (segmentation,) = segmentations()
     assert segmentation.GetParentTransformNode() is transform
+
+
+@pytest.mark.parametrize("is_hardened", [False, True])
+def test_maps_and_findings_follow_a_ct_that_is_moved_during_the_run(panel, ct, fake_slicer, is_hardened):
+    import vtk
+
+    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.maps import map_volume
+    from DCASegmentationLib.scene.review_record import read_review
+    from DCASegmentationLib.scene.volumes import index_to_ras
+
+    def outcome():
+        """Where the uncertainty map and the findings (RAS) are in the CT's own space."""
+        wait_for_end(panel, fake_slicer)
+        nodes = recall(panel.parameters.resultSegmentation)
+        assert nodes.segmentation.GetTransformNodeID() == ct.GetTransformNodeID()
+        grid = np.array(slicer.util.arrayFromVTKMatrix(index_to_ras(map_volume(nodes, "entropy"))))
+        findings = [[*each.position_mm, 1.0] for each in read_review(nodes.segmentation).findings]
+        return grid, np.array(findings) * [-1.0, -1.0, 1.0, 1.0]
+
+    apply(panel)
+    grid, findings = outcome()
+    assert len(findings) > 0
+    apply(panel)
+    matrix = vtk.vtkTransform()
+    matrix.RotateZ(20.0)
+    matrix.Translate(20.0, -3.0, 8.0)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Registration")
+    transform.SetMatrixTransformToParent(matrix.GetMatrix())
+    ct.SetAndObserveTransformNodeID(transform.GetID())
+    moved = np.eye(4)
+    if is_hardened:
+        ct.HardenTransform()
+        moved = slicer.util.arrayFromVTKMatrix(matrix.GetMatrix())
+    new_grid, new_findings = outcome()
+    np.testing.assert_allclose(new_grid, moved @ grid, atol=1e-9)
+    np.testing.assert_allclose(new_findings, findings @ moved.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["keep_for_review", "take_maps"])
+def test_an_error_after_the_organs_were_added_leaves_no_half_result(panel, fake_slicer, monkeypatch, part):
+    from dcaseg.errors import OutputError
+    from DCASegmentationLib import logic
+    from DCASegmentationLib.scene import result_import
+
+    def fail(*arguments, **keywords):
+        if part == "take_maps":
+            raise OutputError("The maps of the result could not be saved.", "Free some space.")
+        raise ValueError("made up")
+
+    # The review itself, of which the last step fails.
+    monkeypatch.setattr(*((result_import, "place_in_folder") if part == "keep_for_review" else (logic, part)), fail)
+    nodes = node_ids()
+    apply(panel)
+    wait_for_end(panel, fake_slicer)
+    fake_slicer.process_events(0.1)
+    if part == "take_maps":
+        assert "organs were segmented" in message(panel) and "maps of the result could not be saved" in message(panel)
+        assert panel.parameters.resultSegmentation is segmentations()[0]
+    else:
+        assert "could not be shown (ValueError: made up)" in message(panel)
+        assert segmentations() == []
+        assert [each for each in node_ids() - nodes if "SubjectHierarchy" not in each] == []
+
+
+def test_a_target_that_cannot_take_the_organs_any_more_is_left_alone(panel, ct, fake_slicer):
+    apply(panel)
+    wait_for_end(panel, fake_slicer)
+    (first,) = segmentations()
+    before = voxels(first, ct)
+    panel.parameters.outputSegmentation = first
+    fake_slicer.dialogs.answer(True)
+    apply(panel)
+    first.CreateClosedSurfaceRepresentation()
+    first.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    wait_for_end(panel, fake_slicer)
+    first, second = segmentations()
+    assert panel.parameters.resultSegmentation is second
+    assert "The organs are in a new segmentation: CT organs is stored as closed surface" in message(panel)
+    assert_same(voxels(second, ct), before)
 
 
 def test_a_ct_whose_axes_are_left_handed_is_segmented(panel, ct, fake_slicer):

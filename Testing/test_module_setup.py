@@ -121,7 +121,7 @@ def test_without_the_extension_its_button_reports_why_it_cannot_be_installed(set
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "PyTorchUtils", None)
         setup.update()
-        assert "extension is missing" in setup.ui.extensionLabel.text
+        assert "which installs PyTorch, is missing" in setup.ui.extensionLabel.text
         assert setup.ui.installTorchButton.isHidden()
         setup.ui.installExtensionButton.click()
         assert "Extensions Manager" in setup.ui.setupMessageLabel.text
@@ -184,6 +184,39 @@ def test_a_pytorch_that_is_too_old_is_reported(setup, monkeypatch, version, old)
     monkeypatch.setattr(requirements, "torchVersion", lambda: version)
     setup.update()
     assert ("but models need 2.4.1+" in setup.ui.torchLabel.text) == old
+    assert setup.ui.installTorchButton.isHidden() != old
+
+
+def test_a_pytorch_that_is_too_old_is_updated_by_one_button_or_by_apply(
+    module_panel, setup, fake_slicer, small_bundle, monkeypatch
+):
+    from DCASegmentationLib import requirements
+
+    version = "2.2.2"
+    monkeypatch.setattr(requirements, "torchVersion", lambda: version)
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    module_panel.parameters.inputVolume = add_ct("CT")
+    setup.update()
+    module_panel.segmentControl.updateModels()
+    with pytest.raises(UserError, match=r"PyTorch 2\.2\.2 is installed in Slicer, but models need 2\.4\.1\+"):
+        module_panel.logic.segment(module_panel.parameters.inputVolume)
+    apply(module_panel)
+    assert "PyTorch was not updated: version 2.2.2" in message(module_panel) and not module_panel.logic.isRunning
+    assert setup.ui.installTorchButton.text == "Update PyTorch"
+    version = "2.4.1"
+    setup.ui.installTorchButton.click()
+    assert setup.ui.installTorchButton.isHidden() and fake_slicer.torch.requirements == [">=2.4.1"] * 2
+
+
+def test_the_layout_of_saved_comparisons_is_known_once_slicer_has_started(module, fake_slicer, monkeypatch):
+    from DCASegmentationLib.scene import view_setup
+
+    # Another number, because other tests of this process have registered the real one.
+    monkeypatch.setattr(view_setup, "COMPARISON", 7302)
+    layouts = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    assert not layouts.IsLayoutDescription(7302)
+    fake_slicer.finish_startup()
+    assert layouts.IsLayoutDescription(7302)
 
 
 def test_sample_data_are_offered_once_slicer_has_started(module, fake_slicer):

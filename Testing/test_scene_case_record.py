@@ -72,6 +72,35 @@ def test_deleted_nodes_are_left_out(case):
     assert case.dominant_expert in left.all()
 
 
+def clone_of(segmentation):
+    """A clone as Slicer's Data module makes it: with the content and the attributes, but without the references."""
+    clone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Clone")
+    clone.CreateDefaultDisplayNodes()
+    clone.CopyContent(segmentation)
+    return clone
+
+
+@pytest.mark.parametrize("has_references", [False, True])
+def test_a_clone_is_a_case_only_once_it_has_a_result_of_its_own(case, has_references):
+    from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, recall, recorded_parts, remember
+
+    clone = clone_of(case.segmentation)
+    if has_references:
+        clone.CopyReferences(case.segmentation)
+    assert clone.GetAttribute("DCASegmentation.case") is not None
+    assert recall(clone) is None and cases_in_scene() == [case] and recorded_parts(clone) == []
+    remember(CaseNodes(case.ct, clone))
+    assert recall(clone) == CaseNodes(case.ct, clone) and recall(case.segmentation) == case
+
+
+def test_a_case_of_an_earlier_version_has_no_reference_to_itself(case):
+    from DCASegmentationLib.scene.case_record import recall
+
+    case.segmentation.SetAttribute("DCASegmentation.case", "1")
+    case.segmentation.SetNodeReferenceID("DCASegmentation.self", None)
+    assert recall(case.segmentation) == case
+
+
 def test_a_second_run_replaces_the_record(case):
     from DCASegmentationLib.scene.case_record import CaseNodes, recall, remember
 

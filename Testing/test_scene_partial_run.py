@@ -21,7 +21,6 @@ from DCASegmentationLib.scene.finding_status import (
     set_status,
     take_back,
 )
-from DCASegmentationLib.scene.headless import boot
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, kept_organs, organ_changes
 from DCASegmentationLib.scene.partial_run import earlier_review, organs_within
 from DCASegmentationLib.scene.result_import import ResultFiles, keep_for_review, show_result
@@ -32,25 +31,23 @@ from review_case import (
     LIVER,
     STOMACH,
     alternative_array,
+    case_alone_in_scene,
     label_array,
     labels_of,
     paint,
     rank_array,
     review,
-    reviewed_case,
+    segment_status,
 )
 
-SIZE = (26, 34, 40)
 # The lower half of the CT: the kidneys, and the lower part of the liver, but not the spleen.
 LOWER = Region((0, 0, 0), (12, 34, 40))
 
 
 @pytest.fixture
 def case():
-    boot()
-    slicer.mrmlScene.Clear(0)
-    yield reviewed_case()
-    slicer.mrmlScene.Clear(0)
+    with case_alone_in_scene() as nodes:
+        yield nodes
 
 
 def labels_of_run(organs=None, region=None):
@@ -80,13 +77,6 @@ def run(case, organs=None, region=None, kept=None, findings=()):
     nodes = show_result(files, case.ct, AMOS, region, case.segmentation, kept, organs)
     keep_for_review(files, nodes, AMOS, region, kept, "", organs, earlier)
     return nodes
-
-
-def status_of(nodes, key):
-    logic = slicer.vtkSlicerSegmentationsModuleLogic
-    return logic.GetSegmentStatusAsHumanReadableString(
-        logic.GetSegmentStatus(nodes.segmentation.GetSegmentation().GetSegment(key))
-    )
 
 
 def changed_organs(nodes):
@@ -138,7 +128,7 @@ def test_decisions_on_organs_that_were_not_requested_stay(case):
     assert [state.status(rank) for rank in (1, 2, 3)] == ["corrected", "flagged", "to_check"], (
         "the liver was replaced, and with it the voxels that the alternative gave to it"
     )
-    assert organ_is_reviewed(nodes, "bladder") and status_of(nodes, "right_kidney") == "Flagged"
+    assert organ_is_reviewed(nodes, "bladder") and segment_status(nodes, "right_kidney") == "Flagged"
     np.testing.assert_array_equal(read_suggestion(nodes.segmentation, 1), alternative_array()[FINDINGS[2]].ravel())
     ranks = slicer.util.arrayFromVolume(nodes.finding_ranks)
     assert np.unique(ranks, return_counts=True)[1].tolist()[1:] == [
@@ -180,7 +170,7 @@ def test_findings_outside_the_region_stay_with_their_decisions(case):
     assert set(findings) == {"liver", "spleen"}, "the finding in the kidney lies in the region"
     state = read_state(nodes.segmentation)
     assert state.status(findings["liver"]) == "accepted" and state.status(findings["spleen"]) == "flagged"
-    assert status_of(nodes, "liver") == "Completed" and status_of(nodes, "spleen") == "Flagged"
+    assert segment_status(nodes, "liver") == "Completed" and segment_status(nodes, "spleen") == "Flagged"
     assert not follow_edits(nodes)
     accept_suggestion(nodes, findings["spleen"])
 

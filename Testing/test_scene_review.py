@@ -29,7 +29,6 @@ from DCASegmentationLib.scene.finding_status import (
     set_status,
     take_back,
 )
-from DCASegmentationLib.scene.headless import boot
 from DCASegmentationLib.scene.nodes import to_world
 from DCASegmentationLib.scene.organ_changes import changed_findings, kept_organs, labels_now, organ_changes
 from DCASegmentationLib.scene.placement import follow_transforms
@@ -40,30 +39,23 @@ from review_case import (
     LIVER,
     STOMACH,
     alternative_array,
+    case_alone_in_scene,
     label_array,
     labels_of,
     paint,
     review,
-    reviewed_case,
+    segment_status,
 )
 
 
 @pytest.fixture
 def case():
-    boot()
-    slicer.mrmlScene.Clear(0)
-    yield reviewed_case()
-    slicer.mrmlScene.Clear(0)
+    with case_alone_in_scene() as nodes:
+        yield nodes
 
 
 def statuses(case):
     return {rank: read_state(case.segmentation).status(rank) for rank in FINDINGS}
-
-
-def segment_status(case, key):
-    segment = case.segmentation.GetSegmentation().GetSegment(key)
-    logic = slicer.vtkSlicerSegmentationsModuleLogic
-    return logic.GetSegmentStatusAsHumanReadableString(logic.GetSegmentStatus(segment))
 
 
 def with_suggestions(*ranks):

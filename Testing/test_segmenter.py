@@ -251,10 +251,18 @@ def test_the_limit_on_voxels_applies_at_the_spacing_of_the_model(segmenter, monk
     assert f"{MAX_VOXELS} to at least {58 * 58 * 77}" in caught.value.remedy
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_no_number_is_an_error_and_not_an_empty_result(segmenter, value):
+    ct = sitk.Cast(noise_ct(size=(40, 40, 40)), sitk.sitkFloat32)
+    ct[20, 20, 20] = value
+    with pytest.raises(ImageError, match="no numbers"):
+        segmenter.segment(ct)
+
+
 def test_a_scan_smaller_than_a_window_is_padded_with_a_warning(segmenter):
     result = segmenter.segment(noise_ct(size=(12, 40, 9)))
     assert result.labels.GetSize() == (12, 40, 9)
-    assert any("it was padded" in warning for warning in result.warnings)
+    assert any("It was padded" in warning for warning in result.warnings)
 
 
 def test_chosen_organs_are_the_only_labels(segmenter, ct):

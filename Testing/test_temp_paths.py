@@ -174,6 +174,18 @@ def test_killed_while_replacing_a_result_in_two_steps(moment: str, tmp_path: Pat
     assert [expected in line for line in caplog.messages] == [True] * moment.startswith("between")
 
 
+def test_a_result_that_was_moved_aside_is_restored_if_nothing_replaced_it(tmp_path: Path, monkeypatch) -> None:
+    long = "ö" * 120
+    with monkeypatch.context() as earlier:
+        earlier.setattr(temp_paths, "_owner", lambda pid: f"{temp_paths._machine()}-{os.getpid()}-1")
+        for name in ("lost", "replaced", long):
+            replaced_name(tmp_path / name).mkdir()
+    (tmp_path / "replaced").mkdir()
+    (tmp_path / long).mkdir()
+    clean(tmp_path)
+    assert names(tmp_path) == ["lost", "replaced", long]
+
+
 def test_a_restored_result_never_replaces_a_later_one(tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as earlier:
         earlier.setattr(temp_paths, "_owner", lambda pid: f"{temp_paths._machine()}-{os.getpid()}-1")
@@ -224,6 +236,18 @@ def test_a_finished_result_is_removed_only_by_its_process(maker: str, tmp_path: 
     partial_name(out).mkdir()
     remove_traces(out, os.getpid())
     assert names(tmp_path) == ([] if maker == "this process" else ["out"])
+
+
+def test_a_result_of_a_process_with_the_same_number_stays(tmp_path: Path) -> None:
+    """On another computer, in another container (where each worker has the number 7), or before a restart."""
+    machine, pid, start = temp_paths.process_id().split("-")
+    out = tmp_path / "out"
+    others = [f"0badcafe-{pid}-{start}", *([] if start == "0" else [f"{machine}-{pid}-1"])]
+    for process in (*others, temp_paths.process_id()):
+        out.mkdir(exist_ok=True)
+        (out / "request.json").write_text(json.dumps({"process": process}))
+        remove_traces(out, os.getpid())
+        assert out.exists() == (process in others)
 
 
 def test_other_hidden_files_are_not_touched(tmp_path: Path) -> None:

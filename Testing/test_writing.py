@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dcaseg import temp_paths
 from dcaseg.errors import OutputError
+from dcaseg.imaging import writers
 from dcaseg.imaging.writers import new_folder, temporary_folder, write_image, write_json, write_text
 
 FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
@@ -243,10 +245,44 @@ def test_the_working_and_home_directories_are_never_replaced(tmp_path: Path, mon
         (folder / "mine.txt").write_text("mine")
     monkeypatch.chdir(working)
     monkeypatch.setenv("HOME", str(home))
-    for folder in (working, working.parent, home, Path()):
+    (tmp_path / "link").symlink_to(working.parent)
+    spelled_otherwise = (Path("../working"), tmp_path / "link", tmp_path / "link" / "working")
+    for folder in (working, working.parent, home, Path(), *spelled_otherwise):
         with pytest.raises(OutputError, match="is not replaced"), new_folder(folder, overwrite=True):
             pytest.fail("the work must not even begin")
     assert (working / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("moment", [0, 1], ids=["after the first rename", "after the second rename"])
+def test_ctrl_c_while_a_result_is_replaced_in_two_steps_loses_nothing(moment: int, tmp_path: Path, monkeypatch) -> None:
+    """As on a network file system. Python raises KeyboardInterrupt right after the call in which the signal came."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "labels.txt").write_text("earlier")
+    rename, count = Path.rename, [moment]
+
+    def interrupted(self: Path, target: Path) -> Path:
+        renamed = rename(self, target)
+        count[0] -= 1
+        if count[0] == -1:
+            raise KeyboardInterrupt
+        return renamed
+
+    monkeypatch.setattr(writers, "exchange", lambda one, other: False)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        monkeypatch.context() as renaming,
+        new_folder(out, overwrite=True, is_own=lambda name: True) as folder,
+    ):
+        (folder / "labels.txt").write_text("new")
+        renaming.setattr(Path, "rename", interrupted)
+    assert (out / "labels.txt").read_text() == ("new" if moment else "earlier")
+    monkeypatch.setattr(temp_paths, "_cleaned", {})
+    with monkeypatch.context() as ended:
+        # The next process finds what this one left.
+        ended.setattr(temp_paths, "_has_ended", lambda *_: True)
+        temp_paths.clean(tmp_path)
+    assert names(tmp_path) == ["out"] and (out / "labels.txt").read_text() == ("new" if moment else "earlier")
 
 
 def test_a_file_in_the_way_is_named_and_missing_parents_are_made(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import ImageError
 from .imaging.ct_checks import check_ct
+from .imaging.readers import ct_from_memory
 from .imaging.readers import read_ct as _read_ct
+from .imaging.size_limits import require_allowed_size
 from .imaging.writers import new_folder
 from .inference.maps import EXPERTS
 from .inference.options import SegmentOptions, without_unavailable
@@ -29,6 +31,7 @@ from .models.store import find_bundle
 from .organs import Vocabulary
 from .review.builder import ReviewResult
 from .types import ProgressCallback
+from .user_folders import expanded
 
 CT = str | PathLike[str] | sitk.Image | ArrayLike
 """A CT: a path, a SimpleITK image in HU, or an array (x, y, z) in HU, for which an affine must be given, too."""
@@ -47,7 +50,7 @@ def read_ct(path: str | PathLike[str], series: str | None = None) -> sitk.Image:
 
     Raises ImageError if the CT cannot be read, or if the file does not state its spacing or orientation.
     """
-    return _read_ct(Path(fspath(path)), series)
+    return _read_ct(expanded(fspath(path)), series)
 
 
 def load_model(model: str | PathLike[str] | None = None) -> Bundle:
@@ -120,7 +123,7 @@ class Segmentation:
         result, but no folder with other files in it. Unless ``shared``, only the owner can read the folder. The folder
         appears only when it is complete. Raises OutputError if it exists or cannot be written.
         """
-        job = replace(self._job, out=Path(fspath(folder)), extension=extension, overwrite=overwrite, shared=shared)
+        job = replace(self._job, out=expanded(fspath(folder)), extension=extension, overwrite=overwrite, shared=shared)
         if not job.called:
             require_ct_elsewhere([job.ct], job.out)
         with new_folder(
@@ -160,7 +163,7 @@ class Segmenter:
         ct: CT,
         affine: ArrayLike | None = None,
         *,
-        organs: Iterable[str] | None = None,
+        organs: str | Iterable[str] | None = None,
         maps: bool = True,
         review: bool = False,
         series: str | None = None,
@@ -173,7 +176,7 @@ class Segmenter:
 
         - ``affine``: only for an array, and required there: the 4 x 4 matrix from voxel indices to RAS coordinates in
           mm, as in nibabel.
-        - ``organs``: keys or names of the organs to segment; None segments all.
+        - ``organs``: keys or names of the organs to segment, or one of them; None segments all.
         - ``maps``: also compute the attention, the dominant expert, the uncertainty and the disagreement, as far as
           the model has them.
         - ``review``: also list findings, the regions that are most likely wrong.
@@ -191,7 +194,7 @@ class Segmenter:
         """
         chosen: dict[str, Any] = {"entropy": maps, "dominant_expert": maps, "disagreement": maps, "review": review}
         chosen["attention_levels"] = (FINEST_LEVEL,) if maps else ()
-        chosen["organs"] = None if organs is None else tuple(organs)
+        chosen["organs"] = None if organs is None else (organs,) if isinstance(organs, str) else tuple(organs)
         available, note = without_unavailable(SegmentOptions(**chosen), self.model.metadata.network)
         settings = replace(available, **options)
         settings.kept_labels(self.model.metadata.vocabulary)
@@ -263,7 +266,7 @@ def _load_image(ct: CT, affine: ArrayLike | None, series: str | None, notes: lis
     if isinstance(ct, str | PathLike):
         if affine is not None:
             raise ImageError("A CT in a file has its own affine.", "Omit the affine.")
-        path = Path(fspath(ct))
+        path = expanded(fspath(ct))
         # The working directory may be another one when the result is saved.
         return _read_ct(path, series, notes), path.absolute(), ""
     if isinstance(ct, sitk.Image):
@@ -271,8 +274,9 @@ def _load_image(ct: CT, affine: ArrayLike | None, series: str | None, notes: lis
             raise ImageError("A SimpleITK image has its own affine.", "Omit the affine.")
         if ct.GetDimension() != 3 or ct.GetPixelID() not in _SCALARS:
             raise ImageError("The image is not a volume with one value per voxel.", "Use a CT volume in HU.")
-        return ct, Path(), "an image in memory"
-    return _array_to_image(np.asarray(ct), affine), Path(), "an array in memory"
+        return ct_from_memory(ct, "The image", notes), Path(), "an image in memory"
+    image = _array_to_image(np.asarray(ct), affine)
+    return ct_from_memory(image, "The array", notes), Path(), "an array in memory"
 
 
 def _array_to_image(array: NDArray[Any], affine: ArrayLike | None) -> sitk.Image:
@@ -282,6 +286,7 @@ def _array_to_image(array: NDArray[Any], affine: ArrayLike | None) -> sitk.Image
             "The CT is an array without an affine, so its spacing and orientation are unknown.",
             "Pass the 4 x 4 affine from voxel indices to RAS coordinates in mm (nibabel: image.affine).",
         )
+    require_allowed_size(array.shape, "The array")
     matrix = np.asarray(affine, np.float64)
     if array.ndim != 3 or matrix.shape != (4, 4):
         raise ImageError(

@@ -73,6 +73,11 @@ def replaced_name(path: Path) -> Path:
     return _hidden_name(path, _REPLACED, "")
 
 
+def process_id() -> str:
+    """This process among those of all machines and times, as a record in its results states it."""
+    return _owner(os.getpid())
+
+
 def own_prefix(stem: str) -> str:
     """The start of the names of visible temporary folders of this process: ``stem``, then what identifies it."""
     return f"{stem}{_owner(os.getpid())}-"
@@ -105,8 +110,21 @@ def remove_traces(out: Path, pid: int | None) -> None:
         writer = json.loads((out / _RECORD).read_text(encoding="utf-8"))["process"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return
-    if pid is not None and writer == pid and not out.is_symlink():
+    if pid is not None and _is_process(writer, pid) and not out.is_symlink():
         remove_folder(out)
+
+
+def _is_process(stated: object, pid: int) -> bool:
+    """Whether ``stated``, a ``process_id`` in a record, means the process ``pid`` of this machine, even if it ended."""
+    if not isinstance(stated, str):
+        # Some records state the bare number, which processes of other machines may have, too.
+        return stated == pid
+    match = re.fullmatch(_OWNER, stated)
+    if match is None or match["machine"] != _machine() or int(match["pid"]) != pid:
+        return False
+    # "0" if unknown, None if it ended: the caller, who started it, then vouches for the number.
+    start = _start_time(pid) if _exists(pid) else None
+    return start in (None, "0", match["start"]) or match["start"] == "0"
 
 
 def remove_unfinished(folder: Path, pid: int | None) -> None:
@@ -137,17 +155,29 @@ def clean(folder: Path, only_writer: bool = False) -> None:
     _cleaned[folder] = now
     entries = _hidden_entries(folder)
     leftovers = [(entry, name) for entry, name in entries if only_writer or _has_ended(entry, name)]
-    # A process has both kinds only if it was killed between its two renames.
+    # A process has both kinds only if it was killed between its two renames. If it was interrupted there, it may have
+    # removed the unfinished one, but then the target is missing.
     interrupted = {(name["name"], name["owner"]) for _, name in leftovers if name["kind"] == _PARTIAL}
     for entry, name in leftovers:
-        if name["kind"] == _REPLACED and (name["name"], name["owner"]) in interrupted:
+        if name["kind"] == _PARTIAL:
+            continue
+        if (name["name"], name["owner"]) in interrupted or not _has(folder, name["name"]):
             _restore(entry, folder / name["name"])
-        elif name["kind"] == _REPLACED:
+        else:
             _remove(entry)
     # Last, because they show which results must be restored.
     for entry, name in leftovers:
         if name["kind"] == _PARTIAL:
             _remove(entry)
+
+
+def _has(folder: Path, stem: str) -> bool:
+    """Whether ``folder`` has an entry with the name that ``stem`` stands for (see ``_stem``)."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - only the names are needed
+    except OSError:
+        return True
+    return stem in names or any(stem == _stem(folder / name) for name in names if len(name) > len(stem))
 
 
 def _restore(hidden: Path, target: Path) -> None:

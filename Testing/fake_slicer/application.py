@@ -34,6 +34,7 @@ class qSlicerApplication:
         self._is_testing = False
         self.temporaryPath = str(folder / "temporary")
         self.slicerHome = str(folder / "home")
+        self.defaultScenePath = str(folder / "scenes")
         Path(self.temporaryPath).mkdir()
 
     def applicationLogic(self) -> Any:

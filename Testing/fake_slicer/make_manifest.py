@@ -32,6 +32,7 @@ USED = (
     "qSlicerLayoutManager",
     "qSlicerScriptedLoadableModule",
     "qSlicerScriptedLoadableModuleWidget",
+    "qSlicerSegmentEditorEffectFactory",
 )
 # Code in the headers that was mistaken for methods, such as "qWarning(...)" and "f(node)", does not match this.
 _SIGNATURE = re.compile(r"\w+\((?:[\w:]+[*&]?(?:<[\w,*]+>)?(?:,[\w:]+[*&]?)*)?\)")

@@ -71,6 +71,8 @@ class Torch:
         self.has_extension = True
         self.install_fails = False
         self.is_installed = True
+        # The versions that were asked for.
+        self.requirements: list[str | None] = []
 
     @property
     def is_installed(self) -> bool:
@@ -94,7 +96,14 @@ class Torch:
             def torchInstalled(self) -> bool:
                 return state.is_installed
 
-            def installTorch(self, askConfirmation: bool = False, **keywords: Any) -> Any:
+            def installTorch(
+                self,
+                askConfirmation: bool = False,
+                forceComputationBackend: str | None = None,
+                torchVersionRequirement: str | None = None,
+                torchvisionVersionRequirement: str | None = None,
+            ) -> Any:
+                state.requirements.append(torchVersionRequirement)
                 if state.install_fails:
                     return None
                 state.is_installed = True

@@ -213,7 +213,13 @@ def _connect(self: Any, signature: str, receiver: Any, slot: str | None = None) 
             receiver(*arguments_for(receiver, arguments))
 
     # PySide6 inspects the number of parameters of the slot.
-    deliver = (lambda: call(), lambda a: call(a), lambda a, b: call(a, b), lambda a, b, c: call(a, b, c))[count]
+    deliver = (
+        lambda: call(),
+        lambda a: call(a),
+        lambda a, b: call(a, b),
+        lambda a, b, c: call(a, b, c),
+        lambda a, b, c, d: call(a, b, c, d),
+    )[count]
     _signal(self, signature).connect(deliver)
     self.__dict__.setdefault("_deliveries", []).append((_normalized(signature), receiver, deliver))
     return True

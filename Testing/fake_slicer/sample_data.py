@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,13 @@ class SampleData:
         sample_data = self
 
         class SampleDataLogic:
+            def __init__(self, logMessage: Callable[..., None] | None = None) -> None:
+                if logMessage is not None:
+                    self.logMessage = logMessage
+
+            def logMessage(self, message: str, logLevel: int = logging.DEBUG) -> None:
+                """Slicer writes it to its log."""
+
             @staticmethod
             def registerCustomSampleDataSource(
                 category: str = "Custom",
@@ -55,10 +63,21 @@ class SampleData:
             def sourceForSampleName(self, sampleName: str) -> Any:
                 return next((each for each in sample_data.sources if each["sampleName"] == sampleName), None)
 
+            def downloadSamples(self, sampleName: str) -> list[Any]:
+                """As in Slicer, no error is raised for what cannot be downloaded or is not registered."""
+                if self.sourceForSampleName(sampleName) is None:
+                    return []
+                self.logMessage("<b>Requesting download CTLiver.nrrd from https://example.org ...</b>")
+                if sample_data.download is not None:
+                    self.logMessage("<i>Downloaded 1.0 MB (50% of 2.0 MB)...</i>")
+                    return [sample_data.download()]
+                for attempt in (1, 2, 3):
+                    self.logMessage("\tDownload failed: <urlopen error Host not found>", logging.ERROR)
+                    self.logMessage(f"Download failed (attempt {attempt} of 3)...", logging.ERROR)
+                return []
+
             def downloadSample(self, sampleName: str) -> Any:
-                if self.sourceForSampleName(sampleName) is None or sample_data.download is None:
-                    raise ValueError("Host not found")
-                return sample_data.download()
+                return self.downloadSamples(sampleName)[0]
 
         module = ModuleType("SampleData")
         module.SampleDataLogic = SampleDataLogic

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import slicer
-from PySide6 import QtWidgets
+from PySide6 import QtCore, QtWidgets
 
-from fake_slicer.base import Plain, Signal
+from fake_slicer.base import Plain, Signal, StandIn
 from fake_slicer.ctk_widgets import ctkMenuButton
 from fake_slicer.mrml_widgets import qMRMLWidget
 
@@ -44,6 +44,21 @@ class qMRMLSegmentationShow3DButton(ctkMenuButton):
             self._state.node.CreateClosedSurfaceRepresentation()
         else:
             self._state.node.RemoveClosedSurfaceRepresentation()
+
+
+class qSlicerSegmentEditorEffectFactory(StandIn, QtCore.QObject):
+    """Announces the effects that extensions register; the stand-in has only their names."""
+
+    effectRegistered = Signal("effectRegistered(QString)")
+    _instance: ClassVar[Any] = None
+
+    @staticmethod
+    def instance() -> Any:
+        cls = qSlicerSegmentEditorEffectFactory
+        if cls._instance is None:
+            cls._instance = cls()
+            cls._instance._state.names = []
+        return cls._instance
 
 
 class qMRMLSegmentEditorWidget(qMRMLWidget):
@@ -86,6 +101,10 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
     def setSegmentationNode(self, node: Any) -> None:
         if self._state.editor and node is not self.segmentationNode():
             self._state.editor.SetAndObserveSegmentationNode(node)
+            if node is not None:
+                # As Slicer's widget does in all views that can show the segmentation.
+                for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+                    composite.SetLabelVolumeID(None)
             self.segmentationNodeChanged.emit(node)
 
     def sourceVolumeNode(self) -> Any:
@@ -115,6 +134,10 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
     def setActiveEffectByName(self, name: str) -> None:
         if self._state.editor:
             self._state.editor.SetActiveEffectName(name)
+
+    def updateEffectList(self) -> None:
+        """Show the effects that are registered now; the stand-in has only their names."""
+        self._state.effects = list(qSlicerSegmentEditorEffectFactory.instance()._state.names)
 
     def saveStateForUndo(self) -> None:
         """Save a copy of the segmentation with Slicer's segment editor logic."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
+from ..user_folders import expanded
 from . import (
     benchmark,
     bundle,
@@ -57,7 +61,26 @@ def build_app() -> typer.Typer:
     app.add_typer(benchmark.build_group(), name="benchmark")
     app.add_typer(dataset.build_group(), name="dataset")
     app.add_typer(bundle.build_group(), name="bundle")
+    for group in (app, *(each.typer_instance for each in app.registered_groups)):
+        for info in group.registered_commands if group is not None else ():
+            info.callback = None if info.callback is None else _with_home(info.callback)
     return app
+
+
+def _with_home(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``command`` with a leading ~ of all paths replaced: shells leave it in ``--out=~/result``."""
+
+    @functools.wraps(command)
+    def called(*positional: Any, **values: Any) -> Any:
+        return command(*map(_at_home, positional), **{name: _at_home(value) for name, value in values.items()})
+
+    return called
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, Path):
+        return expanded(value)
+    return type(value)(map(_at_home, value)) if type(value) in (list, tuple) else value
 
 
 def _print_version(requested: bool) -> None:

@@ -40,6 +40,7 @@ def run(
     """
     from ..imaging.grid import Grid
     from ..imaging.readers import read_labels
+    from ..imaging.writers import is_private, make_private
     from ..inference.result_ct import path_of, read_result_ct
     from ..rendering.report import NOT_CHECKED, CaseReport, ReportedFinding, write_report
 
@@ -72,6 +73,8 @@ def run(
         path,
         overwrite,
     )
+    if is_private(result):
+        make_private(path)
     print_line(f"The report is in {path}.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import hashlib
 import io
 import json
 import os
@@ -29,9 +30,8 @@ from PIL import Image
 
 from ..dicom.archive import gathered
 from ..dicom.segmentation import DICOM_SEG, Algorithm, write_checked
-from ..errors import BundleError, ImageError, UserError
+from ..errors import BundleError, ImageError, UserError, is_out_of_memory
 from ..imaging.writers import new_folder, write_json
-from ..inference.device import is_out_of_memory
 from ..inference.options import SegmentOptions
 from ..inference.pipeline import Job, is_result_file, optional, require_ct_elsewhere, segment_to_folder
 from ..inference.process_settings import keep_freed_memory
@@ -132,7 +132,7 @@ class WorkerModel:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._segmenters: dict[tuple[str, str, str], SharedSegmenter] = {}
+        self._segmenters: dict[tuple[str, str, str, str], SharedSegmenter] = {}
         self._slots: dict[int, threading.BoundedSemaphore] = {}
         self.loads = 0
 
@@ -141,9 +141,12 @@ class WorkerModel:
 
         Raises BundleError if the model is unusable or not the expected one, and UserError if the device is unusable.
         """
-        key = (settings.bundle, settings.device, settings.backend)
+        key = (settings.bundle, settings.weights, settings.device, settings.backend)
         with self._lock:
             if key not in self._segmenters:
+                # Between two cohorts, the model in the folder may have been replaced by another.
+                for old in [each for each in self._segmenters if each[0] == key[0] and each[1] != key[1]]:
+                    del self._segmenters[old]
                 self._segmenters[key] = self._load(settings)
             return self._segmenters[key]
 
@@ -362,10 +365,55 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
             concerns=() if score is None else score[1],
             cut_off=tuple(each.organ.key for each in result.measurements if each.cut_off),
         )
+        kept = _name_to_keep(target)
+        if kept is not None:
+            note = f"the earlier result was changed after its run, perhaps corrected; it is kept in {kept.name}"
+            outcome = replace(outcome, notes=(*outcome.notes, note))
         if settings.pseudonyms:
             outcome = without_names(outcome, case)
-        write_json(_record(case, settings, outcome), folder / RECORD)
+        write_json({**_record(case, settings, outcome), _FILES: _digests(folder)}, folder / RECORD)
+        if kept is not None:
+            target.rename(kept)
     return outcome
+
+
+_FILES = "files"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file in the folder of a case except its record, by path in the folder."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != RECORD and _is_case_file(name):
+            with path.open("rb") as stream:
+                digest = hashlib.sha256()
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+            digests[name] = digest.hexdigest()
+    return digests
+
+
+def _name_to_keep(folder: Path) -> Path | None:
+    """A free name for ``folder`` if a result in it has changed since it was written, as after a correction by hand."""
+    record = folder / RECORD
+    if not record.is_file():
+        return None
+    try:
+        written = read_json(record).get(_FILES)
+    except (OSError, ValueError, AttributeError):
+        written = None
+    if isinstance(written, dict):
+        is_changed = _digests(folder) != written
+    else:
+        # The record, which earlier versions wrote without digests, is the last file of a case.
+        finished = record.stat().st_mtime
+        is_changed = any(path.stat().st_mtime > finished + 1 for path in folder.rglob("*") if path.is_file())
+    if not is_changed:
+        return None
+    today = f"{folder.name}-before-{datetime.now(timezone.utc):%Y-%m-%d}"
+    names = (today, *(f"{today}-{number}" for number in range(2, 1000)))
+    return next(folder.with_name(name) for name in names if not folder.with_name(name).exists())
 
 
 def _is_case_file(name: str) -> bool:

@@ -110,6 +110,7 @@ class Search:
             yield
         for (folder, reason), names in self._bad.items():
             self._reject_files(folder, reason, names)
+        self._reject_same_keys()
 
     def _add_file(self, file: Path) -> None:
         name = file.name.lower()
@@ -172,9 +173,11 @@ class Search:
             return
         notes = [*chosen.notes, *self._notes(series, copies, shared)]
         for number, stack in stacks.items():
-            # For an enhanced CT with several volumes, ``number`` is a file path.
+            # For an enhanced CT with several volumes, ``number`` is a file path. Its folder counts: in archives, the
+            # files of different folders often have the same names.
+            is_path = number in {image.file for image in stack.images}
             acquisition = Path(number).name
-            case_key = digest((key, acquisition)) if number else key
+            case_key = digest((key, self._relative(Path(number)) if is_path else number)) if number else key
             text = "_".join(filter(None, (series.patient, series.description, number and f"acquisition_{acquisition}")))
             volume_notes = (f"acquisition {acquisition} of {len(stacks)} in one series",) if number else ()
             self.found.cases.append(
@@ -217,6 +220,19 @@ class Search:
         key = digest(("bad", self._relative(folder), reason))
         self.found.rejected.append(Rejected(key, source, FAILED, f"{reason}{count}"))
 
+    def _reject_same_keys(self) -> None:
+        """Replace each case whose key an earlier case has by an entry: results, too, are found by their key."""
+        cases, self.found.cases = self.found.cases, []
+        seen: dict[str, Case] = {}
+        for case in cases:
+            if case.key not in seen:
+                self.found.cases.append(seen.setdefault(case.key, case))
+                continue
+            key = digest((case.key, *case.files))
+            reason = f"cannot be distinguished from another CT, in {seen[case.key].source}"
+            about = {"patient": case.patient, "study_date": case.study_date, "description": case.description}
+            self.found.rejected.append(Rejected(key, case.source, FAILED, reason, **about))
+
     def _relative(self, path: Path) -> str:
         """``path`` relative to the input."""
         return str(path.relative_to(self._root) if path != self._root else Path(path.name))
@@ -227,7 +243,16 @@ class Search:
 
 
 def _fingerprint(images: Sequence[Header]) -> str:
-    return digest(part for image in images for part in (image.instance or image.file, repr(image.position)))
+    """It changes with the identity, place and conversion to HU of a slice, and if its file is written again."""
+    return digest(part for image in images for part in _state_of_slice(image))
+
+
+def _state_of_slice(image: Header) -> tuple[str, ...]:
+    state: tuple[int, ...] = ()
+    with suppress(OSError):
+        state = _state_of(Path(image.file).stat())
+    rescaling = {(plane.slope, plane.intercept) for plane in image.planes}
+    return image.instance or image.file, repr(image.position), repr(sorted(map(repr, rescaling))), repr(state)
 
 
 def _reason(error: OSError) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +16,10 @@ from ..imaging.dicom_header import CT_IMAGE, ENHANCED_CT, DicomHeader, is_dicom
 from ..imaging.dicom_header import DicomHeader as Header
 from ..imaging.dicom_header import read_dicom_header as read_header
 from ..imaging.dicom_slices import (
-    HU_TYPES,
     by_orientation,
+    energy_types,
     is_localizer,
+    other_units,
     same_voxels,
     stacked,
     together,
@@ -97,6 +97,9 @@ def volumes(images: Sequence[DicomHeader], name: str, min_slices: int, resample:
             parts: dict[str, list[DicomHeader]] = {}
             for image in images:
                 parts.setdefault(part_of(image), []).append(image)
+            if part_of is _acquisition and "" in parts:
+                # An image without a number may belong to any acquisition.
+                continue
             if len(parts) < 2 or min(sum(one.frames for one in part) for part in parts.values()) < min_slices:
                 continue
             try:
@@ -194,11 +197,6 @@ def without_copies(images: Iterable[Header]) -> tuple[list[Header], int]:
     return [*kept.values(), *without_uid], copies
 
 
-# Value 4 of the image type of a multi-energy CT image (DICOM PS3.3 C.8.15.3.7), and the terms vendors use for it.
-_ENERGY = re.compile(
-    r"^(VMI|MAT_.*|EFF_ATOMIC_NUM|ELECTRON_DENSITY|VNC|VUE|.*IODINE.*|.*MONOENERG.*|.*VIRTUAL.*MONO.*|.*MATERIAL.*"
-    r"|.*EFFECTIVE.?Z.*|DE.?MAP.*|RHO.?Z|GSI.*)$"
-)
 NOT_AXIAL = "not axial"
 # The largest angle between slice normal and the patient's long axis; scans of the spine are often tilted.
 _AXIAL_COSINE = np.cos(np.radians(30.0))
@@ -260,10 +258,10 @@ def _reason_to_skip(scan: tuple[Header, ...], rules: Rules) -> str:
         return "localizer"
     if any(image.sop_class not in (CT_IMAGE, *ENHANCED_CT, "") for image in scan):
         return "secondary capture or another object, not CT images"
-    energy = sorted({value for image in scan for value in image.image_type if _ENERGY.match(value)})
+    energy = energy_types(scan)
     if energy:
         return f"dual-energy map ({', '.join(energy)})"
-    units = sorted({image.rescale_type for image in scan} - set(HU_TYPES))
+    units = other_units(scan)
     if units:
         return f"dual-energy or other map: voxels in {', '.join(units)}, not in HU"
     derived = next((image for image in scan if _is_derived(image)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NoReturn
 
 import numpy as np
@@ -38,6 +39,8 @@ _FEW_VALUES = 24
 # The largest value of metal on an extended scale is 31 743 HU; signed 16-bit values read as unsigned ones are higher.
 _HIGHEST_HU = 40_000.0
 _FEWEST_TOO_HIGH = 1e-4
+# No unsigned 16-bit value, of any conversion to HU, is higher.
+_IMPOSSIBLE_HU = 65_535.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
     """Check that ``image`` (3D, scalar, finite) can be a CT of abdominal organs in HU.
 
     Returns notes on what is possible but unlikely: a body that is too large or too small, or that does not lie as the
-    header states. Raises ImageError if the image cannot be such a CT:
+    header states; slices that are blank or copies of others; air that is not at -1000 HU, and values with 8 bits.
+    Raises ImageError if the image cannot be such a CT:
 
     Size, always checked: at least 8 voxels and 30 mm along every axis. A volume may be smaller than the model's patch.
 
@@ -89,7 +93,7 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
        or another modality.
     3. Fat, muscle and air lie where HU multiplied or divided by 2, 4, 8, 10 or 16, HU plus or minus 1000 or 1024, or
        inverted HU would put them, and not where they lie in HU.
-    4. Voxels lie above 40 000 HU, which signed values become if they are read as unsigned ones.
+    4. Voxels lie above 40 000 HU, which signed values become if they are read as unsigned ones, or one above 65 535.
     5. Less than 3 % of the voxels are from -150 to 250 HU, where fat, muscle and organs lie.
 
     Accepted on purpose: padding (any amount up to rule 5), no air at all, metal, and CTs clipped to a window that keeps
@@ -98,9 +102,14 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
     _require_size(image)
     if not strict:
         return ()
-    low, high = value_range(image)
+    low, high = stored = value_range(image)
     if high == low:
         raise ImageError(f"All voxels of the image have the same value ({low:g}).", "Choose a CT volume.")
+    if high > _IMPOSSIBLE_HU:
+        raise ImageError(
+            f"The image is not a CT in HU: it has values up to {high:.3g}, which no tissue, metal or filling has.",
+            "Export it again, or replace these values with -1024 HU.",
+        )
     sample = _without_padding(_sample(image).ravel())
     low = max(low, float(sample.min()))
     if high - low < _SMALLEST_SPAN_HU:
@@ -125,7 +134,7 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
             "so the image is not a CT in HU.",
             f"{_GIVE_HU} Check that the rescale intercept was applied exactly once.",
         )
-    return _body_notes(image)
+    return (*_slice_notes(image), *_value_notes(image, stored), *_body_notes(image))
 
 
 def require_ct(image: sitk.Image, name: str) -> None:
@@ -216,6 +225,83 @@ def _evidence(sample: np.ndarray, scale: _Scale) -> tuple[float, float, float]:
     return tissue, between(_AIR_HU), _share(sample < limit if scale.factor > 0 else sample > limit)
 
 
+_MOST_RUNS = 3
+_PARTS_MISSING = ": parts of the scan may be missing. Export the CT again."
+
+
+def _slice_notes(image: sitk.Image) -> tuple[str, ...]:
+    """Notes on slices between others that are blank (one value) or copies of the slice before, as after a bad export.
+
+    Of a volume in which most slices are copies, as after resampling without interpolation, nothing is missing.
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    blank = [index for index, plane in enumerate(array) if _equal(plane, plane[:1, :1])]
+    filled = sorted(set(range(len(array))) - set(blank))
+    copies = [at for one, at in pairwise(filled) if at == one + 1 and _equal(array[one], array[at])]
+    if 2 * len(copies) >= len(filled):
+        copies = []
+    inside = [at for at in blank if filled and filled[0] < at < filled[-1]]
+    notes = []
+    if inside:
+        notes.append(f"{_listed(inside)} blank{_PARTS_MISSING}")
+    if copies:
+        what = "a copy" if len(copies) == 1 else "copies"
+        source = f"slice {copies[0]}" if len(_runs(copies)) == 1 else "the slices before them"
+        notes.append(f"{_listed(copies)} {what} of {source}{_PARTS_MISSING}")
+    return tuple(notes)
+
+
+def _listed(indices: list[int]) -> str:
+    """The beginning of a sentence about the slices with these ``indices`` (from 0), counted from 1."""
+    if len(indices) == 1:
+        return f"Slice {indices[0] + 1} is"
+    runs = [f"{first + 1} to {last + 1}" if last > first else f"{first + 1}" for first, last in _runs(indices)]
+    return f"Slices {', '.join(runs[:_MOST_RUNS])}{', …' if len(runs) > _MOST_RUNS else ''} are"
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two planes are equal, where ``other`` may also be a single value. Most differ in a few voxels already."""
+    few = slice(None, None, 16)
+    return bool((one[few, few] == other[few, few]).all() and (one == other).all())
+
+
+def _runs(indices: list[int]) -> list[tuple[int, int]]:
+    """The first and last of each run of consecutive numbers."""
+    starts = [at for at in indices if at - 1 not in indices]
+    ends = [at for at in indices if at + 1 not in indices]
+    return list(zip(starts, ends, strict=True))
+
+
+# Air in calibrated HU, and the share of the border of the image, at the patient's sides, that shows air outside.
+_CALIBRATED_AIR_HU = (-1060.0, -930.0)
+_GAS_HU = -500.0
+_FEWEST_OUTSIDE = 0.05
+# The range from the lower to the upper quartile. That of lung, which a tight crop can cut, is wider.
+_WIDEST_AIR_HU = 80.0
+
+
+def _value_notes(image: sitk.Image, stored: tuple[float, float]) -> tuple[str, ...]:
+    """Notes on values that are probably not calibrated HU. ``stored`` are the lowest and the highest value."""
+    notes = []
+    if stored == (-128.0, 127.0) and has_only_integers(image):
+        notes.append(
+            "The values are whole numbers from -128 to 127, as after an export with 8 bits, and are probably not HU. "
+            "Export the CT again with its full range of values."
+        )
+    hu, _ = _coarse(image)
+    border = _without_padding(np.concatenate([side.ravel() for side in (hu[:, 0], hu[:, -1], hu[..., 0], hu[..., -1])]))
+    air = border[border < _GAS_HU]
+    if air.size >= _FEWEST_OUTSIDE * border.size:
+        lower, middle, upper = (float(each) for each in np.percentile(air, (25, 50, 75)))
+        is_calibrated = _CALIBRATED_AIR_HU[0] <= middle <= _CALIBRATED_AIR_HU[1]
+        if not is_calibrated and upper - lower <= _WIDEST_AIR_HU:
+            notes.append(
+                f"The air around the patient is at {middle:.0f} HU instead of about -1000: the values may not be "
+                "calibrated HU. Export the CT again with its rescale slope and intercept."
+            )
+    return tuple(notes)
+
+
 # The size of human trunks, from infants to the largest adults, and the position of their bones.
 _WIDTH_MM = (100.0, 750.0)
 _DEPTH_MM = (60.0, 550.0)
@@ -240,14 +326,7 @@ def _body_notes(image: sitk.Image) -> tuple[str, ...]:
             "The header states a spacing of exactly 1 x 1 x 1 mm at origin 0, as in files that lost their geometry. "
             "Check that it is right; otherwise all volumes are wrong."
         )
-    hu = canonical_view(sitk.GetArrayViewFromImage(image), grid, "RAS")
-    # Array axes are (S, A, R).
-    spacing = _canonical_spacing(grid)
-    steps = [max(1, round(_COARSE_MM / step)) for step in spacing]
-    # If the spacing is wrong, a step may span nearly the whole volume.
-    steps = [min(step, max(1, length // 24)) for step, length in zip(steps, hu.shape, strict=True)]
-    hu = hu[tuple(slice(None, None, step) for step in steps)]
-    spacing = [step * each for step, each in zip(steps, spacing, strict=True)]
+    hu, spacing = _coarse(image)
     body = hu > _BODY_HU
     if _share(body) < 0.02:
         return tuple(notes)
@@ -259,6 +338,18 @@ def _body_notes(image: sitk.Image) -> tuple[str, ...]:
     if spine_problem:
         notes.append(f"{spine_problem} Check the orientation in the header of the CT.")
     return tuple(notes)
+
+
+def _coarse(image: sitk.Image) -> tuple[np.ndarray, list[float]]:
+    """The voxels about every 5 mm, with the axes (S, A, R), and their spacing along them in mm."""
+    grid = Grid.of(image)
+    hu = canonical_view(sitk.GetArrayViewFromImage(image), grid, "RAS")
+    spacing = _canonical_spacing(grid)
+    steps = [max(1, round(_COARSE_MM / step)) for step in spacing]
+    # If the spacing is wrong, a step may span nearly the whole volume.
+    steps = [min(step, max(1, length // 24)) for step, length in zip(steps, hu.shape, strict=True)]
+    hu = hu[tuple(slice(None, None, step) for step in steps)]
+    return hu, [step * each for step, each in zip(steps, spacing, strict=True)]
 
 
 @dataclass(frozen=True)

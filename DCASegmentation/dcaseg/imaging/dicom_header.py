@@ -80,10 +80,11 @@ _Elements = dict[int, "bytes | list[_Elements]"]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The position of one plane of an image and its rescaling to HU; NaN for values that the file does not state.
+    """The position of one plane of an image and its rescaling to HU; NaN or "" for values that the file does not state.
 
     ``position`` (mm, LPS) is the center of the first voxel, ``axes`` are the directions of increasing column and row
-    index (six cosines), ``spacing`` is the distance between columns and between rows in mm (x, y).
+    index (six cosines), ``spacing`` is the distance between columns and between rows in mm (x, y). ``rescale_type`` is
+    the unit of the rescaled values.
     """
 
     position: tuple[float, ...]
@@ -91,6 +92,7 @@ class Frame:
     spacing: tuple[float, ...]
     slope: float
     intercept: float
+    rescale_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,6 @@ class DicomHeader:
     instance: str
     modality: str
     image_type: tuple[str, ...]
-    rescale_type: str
     lossy: bool
     patient: str
     study: str
@@ -237,7 +238,6 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
         instance=get.text("SOPInstanceUID"),
         modality=get.text("Modality"),
         image_type=tuple(value.upper() for value in get.text("ImageType").split("\\") if value),
-        rescale_type=get.text("RescaleType").upper(),
         lossy=get.text("LossyImageCompression") == "01",
         patient=get.text("PatientID"),
         study=get.text("StudyInstanceUID"),
@@ -265,7 +265,7 @@ def _planes(elements: _Elements, get: _Getter) -> tuple[Frame, ...]:
     """The frames of the image.
 
     A value in the frame's own functional groups takes precedence over the shared groups, and these over the top level
-    of the header.
+    of the header. Raises ValueError if a CT states two rescalings, of which other programs may use the other one.
     """
     shared = _first(elements, "SharedFunctionalGroups")
     each = elements.get(_TAGS["PerFrameFunctionalGroups"])
@@ -275,11 +275,12 @@ def _planes(elements: _Elements, get: _Getter) -> tuple[Frame, ...]:
         raise ValueError(f"it states {count} frames but describes {len(groups)}")
 
     def frame(own: _Elements) -> Frame:
+        def stated(group: str, name: str) -> _Getter:
+            sources = (_first(own, group), _first(shared, group), elements)
+            return _Getter(next((source for source in sources if _TAGS[name] in source), {}), get.order)
+
         def numbers(group: str, name: str, wanted: int) -> tuple[float, ...]:
-            for source in (_first(own, group), _first(shared, group), elements):
-                if _TAGS[name] in source:
-                    return _Getter(source, get.order).numbers(name, wanted)
-            return (math.nan,) * wanted
+            return stated(group, name).numbers(name, wanted)
 
         return Frame(
             position=numbers("PlanePosition", "ImagePositionPatient", 3),
@@ -288,11 +289,24 @@ def _planes(elements: _Elements, get: _Getter) -> tuple[Frame, ...]:
             spacing=numbers("PixelMeasures", "PixelSpacing", 2)[::-1],
             slope=numbers("PixelValueTransformation", "RescaleSlope", 1)[0],
             intercept=numbers("PixelValueTransformation", "RescaleIntercept", 1)[0],
+            rescale_type=stated("PixelValueTransformation", "RescaleType").text("RescaleType").upper(),
         )
 
+    in_common = _rescaling(shared, get.order)
+    if in_common and _claims_to_be_ct(elements):
+        for own in groups:
+            if any(in_common.get(name, value) != value for name, value in _rescaling(own, get.order).items()):
+                raise ValueError("it states two different rescale slopes or intercepts for the same frame")
     if groups:
         return tuple(frame(own) for own in groups)
     return (frame({}),) * max(count, 1)
+
+
+def _rescaling(group: _Elements, order: str) -> dict[str, str]:
+    """Slope and intercept, by name, as far as a functional group states them. As texts, NaN equals NaN."""
+    source = _first(group, "PixelValueTransformation")
+    names = [name for name in ("RescaleSlope", "RescaleIntercept") if _TAGS[name] in source]
+    return {name: str(_Getter(source, order).numbers(name, 1)[0]) for name in names}
 
 
 def _first(elements: _Elements, name: str) -> _Elements:

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from ..errors import ImageError, reason_of
 from .dicom_header import DicomHeader, is_dicom, read_dicom_header
-from .dicom_slices import Stack, off_even_spacing, planes_in_hu, stacked, together
+from .dicom_slices import Stack, energy_types, off_even_spacing, planes_in_hu, stacked, together
 from .file_errors import require_text_name
 from .geometry import ROUNDING, Placement, straightened
 from .intensity import assembled
@@ -53,6 +53,11 @@ def _volume(images: list[DicomHeader], name: str, notes: list[str], resample: bo
     try:
         stack = stacked(images, name, resample)
         notes += stack.notes
+        if energy := energy_types(one.image for one in stack.slices):
+            notes.append(
+                f"{name} is an image computed from dual-energy data ({', '.join(energy)}), not a usual CT: its values "
+                "may not be HU. Check that it is the right series."
+            )
         columns, rows = stack.slices[0].size
         require_allowed_size((columns, rows, len(stack.slices)), name)
         with no_itk_warnings():

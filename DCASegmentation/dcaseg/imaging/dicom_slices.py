@@ -61,8 +61,10 @@ def _digest(image: DicomHeader) -> str:
 
 
 def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:
-    if frame.slope == 1 and frame.intercept.is_integer() and plane.dtype.kind in "iu":
-        return plane.astype(np.int32) + int(frame.intercept)
+    is_whole = frame.slope == 1 and frame.intercept.is_integer() and plane.dtype.kind in "iu"
+    # Stored values have at most 32 bits, so that no sum is too large for 64.
+    if is_whole and abs(frame.intercept) < 2**31:
+        return plane.astype(np.int64) + int(frame.intercept)
     return plane * np.float64(frame.slope) + frame.intercept
 
 
@@ -166,9 +168,16 @@ _LIKE_A_SLICE = 0.01
 # The time between two contrast phases is longer, that between neighboring slices of one scan shorter.
 _SECONDS_BETWEEN_PHASES = 5.0
 _FEWEST_APART = 3
+# How many slices of each phase may follow each other. A few slices that were scanned again are no phase.
+_LARGEST_GROUP = 10
 _LOCALIZERS = frozenset(("LOCALIZER", "TOPOGRAM", "SCOUT", "SCANOGRAM", "SURVIEW"))
 HU_TYPES = ("", "HU", "US")
 """The rescale types of HU: not stated, HU, and unspecified."""
+# Value 4 of the image type of a multi-energy CT image (DICOM PS3.3 C.8.15.3.7), and the terms vendors use for it.
+_ENERGY = re.compile(
+    r"^(VMI|MAT_.*|EFF_ATOMIC_NUM|ELECTRON_DENSITY|VNC|VUE|.*IODINE.*|.*MONOENERG.*|.*VIRTUAL.*MONO.*|.*MATERIAL.*"
+    r"|.*EFFECTIVE.?Z.*|DE.?MAP.*|RHO.?Z|GSI.*)$"
+)
 _EXPORT_AGAIN = "Export the complete series again."
 _RESAMPLE = "Add --resample (dca segment, dca cohort) to resample it to an evenly spaced, right-angled grid."
 
@@ -212,6 +221,16 @@ class Stack:
     def files(self) -> list[Path]:
         """The files of the slices, in order and without duplicates."""
         return [Path(file) for file in dict.fromkeys(one.image.file for one in self.slices)]
+
+
+def energy_types(images: Iterable[DicomHeader]) -> list[str]:
+    """The terms in the image types that mean an image computed from dual-energy data."""
+    return sorted({value for image in images for value in image.image_type if _ENERGY.match(value)})
+
+
+def other_units(images: Iterable[DicomHeader]) -> list[str]:
+    """The units of the planes that are not in HU."""
+    return sorted({plane.rescale_type for image in images for plane in image.planes} - set(HU_TYPES))
 
 
 def is_localizer(image: DicomHeader) -> bool:
@@ -286,18 +305,21 @@ def _require_one_acquisition(slices: Sequence[Slice], name: str) -> None:
 
     Acquisitions that follow each other, as in step-and-shoot scans, form one volume. ``slices`` are in order.
     """
-    numbers = [one.image.acquisition for one in slices]
+    # A slice without a number may belong to any acquisition.
+    numbers = [one.image.acquisition for one in slices if one.image.acquisition]
     changes = sum(one != other for one, other in pairwise(numbers))
-    if changes >= len(set(numbers)):
+    if changes >= max(len(set(numbers)), 1):
         raise _problem(
             name,
             f"has slices of {len(set(numbers))} acquisitions that alternate along the volume",
             "Export each acquisition as a separate series, or select one with --series and its number.",
         )
     steps = np.diff([_seconds(one.image.acquisition_time) for one in slices])
+    # The phases may alternate in groups of slices.
+    steps = steps[steps != 0]
     # Without a number, the phases still differ in time; NaN compares as False.
     back_and_forth = np.count_nonzero((steps[1:] * steps[:-1] < 0) & (np.abs(steps[1:]) > _SECONDS_BETWEEN_PHASES))
-    if len(steps) > 1 and 2 * back_and_forth > len(steps):
+    if 2 * back_and_forth > len(steps) and _LARGEST_GROUP * back_and_forth > len(slices):
         raise _problem(
             name,
             f"has slices that were acquired alternately, {np.nanmedian(np.abs(steps)):.0f} seconds apart",
@@ -460,7 +482,8 @@ def _without_copies(slices: list[Slice], normal: np.ndarray, name: str, notes: l
 def _is_copy(one: DicomHeader, other: DicomHeader) -> bool:
     """Whether one image is a copy of the other. Slices of two acquisitions are not, even if both show only air."""
     are_single = one.frames == other.frames == 1
-    return are_single and one.acquisition == other.acquisition and same_voxels(one, other)
+    acquisitions = {one.acquisition, other.acquisition} - {""}
+    return are_single and len(acquisitions) < 2 and same_voxels(one, other)
 
 
 def _distance(one: Slice, other: Slice, normal: np.ndarray) -> float:
@@ -498,7 +521,7 @@ def _require_stated(slices: list[Slice], name: str) -> None:
             raise _problem(
                 name, f"does not state {what} (no {tag}{where})", "Export it again from the scanner or PACS."
             )
-    units = sorted({one.image.rescale_type for one in slices} - set(HU_TYPES))
+    units = other_units(one.image for one in slices)
     if units:
         raise _problem(name, f"has voxels in {', '.join(units)}, not in HU", "Choose a CT series in HU.")
     if min(min(one.frame.spacing) for one in slices) <= 0:

@@ -24,8 +24,11 @@ def damaged(path: Path, file_format: str) -> ImageError:
 
 
 def too_long(path: Path) -> ImageError:
-    """The file is much longer than its header says."""
-    return ImageError(f"{path.name} is much larger than its header says.", "Copy, download or export it again.")
+    """The file continues with voxels after those that its header describes."""
+    return ImageError(
+        f"{path.name} is much larger than its header says: slices would be lost.",
+        "Correct the size and the voxel type in the header, or export the image again.",
+    )
 
 
 def other_length(path: Path, data_file: Path, expected: int, found: int) -> ImageError:

@@ -29,6 +29,9 @@ _MM = ("mm", "?", "")
 _CONVERSION = (("Slope", "1"), ("Offset", "0"))
 _NEARLY_STRAIGHT = 0.9  # the cosine of about 25 degrees
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+_ORIGINS = ("Offset", "Position", "Origin")
+# Fields that a header may repeat: they do not change the image.
+_REMARKS = ("Comment", "Name", "ID", "ParentID", "Color", "AcquisitionDate")
 
 
 def check_geometry_stated(path: Path) -> None:
@@ -58,7 +61,7 @@ def header_notes(path: Path) -> list[str]:
     """Notes on a header without origin, with two orientations that differ, and of another modality than CT."""
     fields, _ = _read_fields(path)
     notes = []
-    if not {"Offset", "Position", "Origin"} & fields.keys():
+    if not set(_ORIGINS) & fields.keys():
         notes.append(file_errors.no_origin(path, "no 'Offset'"))
     stated = fields.get("AnatomicalOrientation", "").upper()
     matrix = next(_numbers(fields[name]) for name in _MATRICES if name in fields)
@@ -239,6 +242,26 @@ def _voxels(fields: dict[str, str]) -> int:
     return channels * math.prod(int(size) for size in fields["DimSize"].split())
 
 
+def _add_field(fields: dict[str, str], name: str, value: str, path: Path) -> None:
+    """Add a field. Raises ImageError if the header also states something else under this name or another for it."""
+    # ElementSize, the extent of a voxel, may differ from ElementSpacing.
+    group = next((names for names in (_ORIGINS, _MATRICES) if name in names), (name,))
+    for other in group:
+        if name not in _REMARKS and other in fields and _canonical(fields[other]) != _canonical(value):
+            what = f"'{name}' twice" if other == name else f"'{other}' and '{name}'"
+            raise file_errors.contradiction(
+                path, f"its header states {what}, with different values", "Remove the wrong one"
+            )
+    fields[name] = value
+
+
+def _canonical(value: str) -> object:
+    try:
+        return [float(each) for each in value.split()]
+    except ValueError:
+        return value
+
+
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:
     """The ``name = value`` lines of the header, which ends with ``ElementDataFile``, and its length in bytes."""
     fields: dict[str, str] = {}
@@ -248,7 +271,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
             name, equals, value = file_errors.header_text(line).partition("=")
             if not equals:
                 break
-            fields[name.strip()] = value.strip()
+            _add_field(fields, name.strip(), value.strip(), path)
             if name.strip() == "ElementDataFile" and value.strip():
                 if "DimSize" not in fields:
                     break

@@ -31,8 +31,8 @@ from .intensity import assembled
 from .size_limits import require_allowed_size
 
 _CHUNK = 1 << 20
-# How many bytes may follow the voxels: some programs fill the last block, but an endless file is an error.
-_MOST_AFTER_VOXELS = 16 << 20
+# Some programs fill the last block after the voxels; as many bytes as a plane, or more, are voxels.
+_BLOCK_BYTES = 4096
 # How far the length of the quaternion's vector part may exceed 1 by rounding.
 _ROUNDED_QUATERNION = 1e-3
 # The end of a gzip file: CRC-32 and length modulo 2^32.
@@ -140,17 +140,20 @@ def read_through(path: Path) -> None:
                     not_finite += int(np.count_nonzero(~np.isfinite(np.frombuffer(chunk, floats))))
             if found < header.data_bytes:
                 raise file_errors.truncated(path, header.data_bytes, found)
-            require_end(stream, path)
+            require_end(stream, path, _plane_bytes(header))
     if not_finite:
         raise file_errors.not_finite(path.name, not_finite)
 
 
-def require_end(stream: BinaryIO, path: Path) -> None:
-    """Read to the end of the file, where gzip compares the checksum. Raises ImageError if the file is far too long."""
+def require_end(stream: BinaryIO, path: Path, plane_bytes: int) -> None:
+    """Read to the end of the file, where gzip compares the checksum.
+
+    Raises ImageError if at least a plane of voxels is left, which would be lost.
+    """
     extra = 0
     while chunk := stream.read(_CHUNK):
         extra += len(chunk)
-        if extra > _MOST_AFTER_VOXELS:
+        if extra >= max(plane_bytes, _BLOCK_BYTES):
             raise file_errors.too_long(path)
 
 
@@ -198,6 +201,12 @@ def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
     if not 1 <= dimensions <= 7 or min(shape) < 1:
         raise file_errors.damaged(path, "NIfTI")
     datatype, bits = (int(value) for value in unpack(layout.datatype))
+    type_bits = 8 * np.dtype(_TYPES[datatype]).itemsize if datatype in _TYPES else max(bits, 0)
+    # 0 is taken as not stated.
+    if bits not in (0, type_bits) and datatype in _TYPES:
+        raise file_errors.contradiction(
+            path, f"its voxel type has {type_bits} bits, but its bitpix is {bits}", "Find out which is right"
+        )
     offset = unpack(layout.offset)[0]
     if not math.isfinite(offset) or not layout.header_bytes <= offset <= 2**31:
         raise file_errors.damaged(path, "NIfTI")
@@ -212,13 +221,17 @@ def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
         mm_per_unit=_MM_PER_UNIT.get(int(unpack(layout.units)[0]) & 7, 1.0),
         header_bytes=layout.header_bytes,
         data_offset=int(offset),
-        data_bytes=math.prod(shape) * max(bits, 0) // 8,
+        data_bytes=math.prod(shape) * type_bits // 8,
         datatype=datatype,
         dtype=np.dtype(order + _TYPES[datatype]) if datatype in _TYPES else None,
         components=_COMPONENTS.get(datatype, 1) * math.prod(shape[4:5]),
         # A slope of 0 means that the values are not scaled; nibabel writes NaN for that.
         scaling=(slope, intercept) if slope != 0 and math.isfinite(slope) else (1.0, 0.0),
     )
+
+
+def _plane_bytes(header: NiftiHeader) -> int:
+    return header.data_bytes // math.prod(header.shape[2:])
 
 
 def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> np.ndarray:
@@ -302,7 +315,7 @@ def read_nifti(path: Path, header: NiftiHeader, notes: list[str]) -> tuple[sitk.
     with open_content(path) as stream, reading_errors(path):
         stream.seek(header.data_offset)
         volume = assembled(_planes(stream, path, header), (depth, height, width))
-        require_end(stream, path)
+        require_end(stream, path, _plane_bytes(header))
     return sitk.GetImageFromArray(volume), placement
 
 

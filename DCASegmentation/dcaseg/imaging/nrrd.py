@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -90,6 +92,28 @@ def check_content(path: Path) -> None:
             raise file_errors.other_length(path, data_file, expected, found)
 
 
+def time_points(path: Path) -> int:
+    """The length of the axis that the header calls time; 0 without such an axis."""
+    fields, _ = _read_fields(path)
+    kinds = fields.get("kinds", "").lower().split()
+    sizes = _checked_size(fields, path)
+    return sizes[kinds.index("time")] if "time" in kinds and len(kinds) == len(sizes) else 0
+
+
+def without_time_axis(path: Path, folder: Path) -> Path:
+    """A copy of the file in ``folder`` whose time axis, of length one, is a list, which ITK drops; it refuses time."""
+    fields, header_bytes = _read_fields(path)
+    raw = path.read_bytes()
+    header = re.sub(rb"(?im)^(kinds:.*?)\btime\b", rb"\1list", raw[:header_bytes])
+    copy = folder / f"volume{path.suffix.lower()}"
+    copy.write_bytes(header + raw[header_bytes:])
+    name = fields.get("data file", fields.get("datafile"))
+    if name is not None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_data_file(path, name), folder / name)
+    return copy
+
+
 def check_voxels(path: Path, image: sitk.Image) -> None:
     """Compare the voxels of ``image``, read from ``path``, with the checksum of gzip, which ITK does not do.
 
@@ -114,7 +138,8 @@ def check_voxels(path: Path, image: sitk.Image) -> None:
             with gzip.GzipFile(fileobj=stream) as content:
                 while left > 0 and (chunk := content.read(min(_CHUNK, left))):
                     left -= len(chunk)
-                require_end(content, path)  # type: ignore[arg-type]
+                plane_bytes = math.prod(image.GetSize()[:2]) * image.GetSizeOfPixelComponent()
+                require_end(content, path, plane_bytes)  # type: ignore[arg-type]
         except (EOFError, OSError, zlib.error):
             raise file_errors.damaged(path, "NRRD") from None
     if left > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,9 @@ from .geometry import Placement, placed
 from .intensity import compact_ct, compact_labels, require_finite
 from .itk_environment import captured_stderr, no_itk_warnings, short_path
 from .nifti import nifti_header, read_nifti
-from .scan_edges import air_outside
+from .scan_edges import air_outside, without_impossible
+from .size_limits import require_allowed_size
+from .writers import temporary_folder
 
 _FORMATS = {
     ".nii.gz": ("NIfTI", nifti_checks),
@@ -30,6 +33,7 @@ _FORMATS = {
     ".mha": ("MetaImage", metaimage_checks),
     ".mhd": ("MetaImage", metaimage_checks),
 }
+_ITK_READERS = {"NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
 _READABLE = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd) or a folder of DICOM files"
 # Finer than any clinical scanner, and coarser than any slice spacing in use: beyond them, a unit or a field is wrong.
 _SPACING_MM = (0.02, 50.0)
@@ -49,7 +53,7 @@ def read_ct(
 
     Returns a scalar 3D image, int16 if every voxel fits, else float32; every voxel is finite. Whether the values are
     HU is checked separately, by ``ct_checks.check_ct``. Where one value that is not air fills the outside of the field
-    of view, air replaces it.
+    of view, air replaces it, as it does values far below those of air.
 
     Raises ImageError for a file that is missing, empty, truncated, damaged or of another format; for images that are
     not 3D, have several values per voxel or a single slice, or are larger than ``size_limits`` allows; for voxels that
@@ -69,13 +73,35 @@ def read_ct(
         raise ImageError(f"{path.name} is not a folder of DICOM files.", "Do not select a series.")
     else:
         image = _read_file(path, collected, resample)
-    require_finite(image, path.name)
-    image = compact_ct(image)
-    # Float64 values too large for float32 have become infinite.
-    require_finite(image, path.name)
-    image = air_outside(image, collected)
+    image = _checked(image, path.name, collected)
     _report(collected, notes)
     return image
+
+
+def ct_from_memory(image: sitk.Image, name: str, notes: list[str]) -> sitk.Image:
+    """``image``, which another program made, with the checks and corrections of ``read_ct``; it is not changed itself.
+
+    ``name`` is used in messages. Raises ImageError as ``read_ct`` does.
+    """
+    path = Path(name)
+    _require_volume(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
+    require_allowed_size(image.GetSize(), name)
+    placement = Placement.of(image)
+    _require_spacing(path, tuple(placement.spacing.tolist()))
+    image = _checked(image, name, notes)
+    axes = placement.columns / placement.spacing
+    if np.allclose(axes.T @ axes, np.eye(3), atol=1e-6):
+        return image
+    return placed(sitk.Image(image), placement, path, notes, False)
+
+
+def _checked(image: sitk.Image, name: str, notes: list[str]) -> sitk.Image:
+    """``image`` as int16 or float32, with finite values, and with air where something else fills the outside."""
+    require_finite(image, name)
+    image = compact_ct(image)
+    # Float64 values too large for float32 have become infinite.
+    require_finite(image, name)
+    return air_outside(without_impossible(image, notes), notes)
 
 
 def read_labels(path: Path, notes: list[str] | None = None) -> sitk.Image:
@@ -131,9 +157,25 @@ def _read_file(path: Path, notes: list[str], resample: bool) -> sitk.Image:
 
 def _read_with_itk(path: Path, format_name: str, checks: ModuleType, notes: list[str]) -> tuple[sitk.Image, Placement]:
     checks.check_content(path)
+    with ExitStack() as stack:
+        file = path
+        if checks is nrrd_checks and (points := nrrd_checks.time_points(path)):
+            if points > 1:
+                raise _several_volumes(path, points)
+            file = nrrd_checks.without_time_axis(path, stack.enter_context(temporary_folder("dca-nrrd")))
+        image = _image_from_itk(file, path, format_name, checks)
+    checks.check_voxels(path, image)
+    notes += checks.header_notes(path)
+    return image, Placement.of(image)
+
+
+def _image_from_itk(file: Path, path: Path, format_name: str, checks: ModuleType) -> sitk.Image:
+    """The image in ``file``, which is ``path`` or a copy of it."""
     reader = sitk.ImageFileReader()
     try:
-        with short_path(path) as short, no_itk_warnings():
+        with short_path(file) as short, no_itk_warnings():
+            # ITK itself goes by the extension, and knows it only in lower case.
+            reader.SetImageIO(_ITK_READERS[format_name])
             reader.SetFileName(str(short))
             # What its libraries print about a header is also the reason of the error.
             with captured_stderr():
@@ -151,9 +193,7 @@ def _read_with_itk(path: Path, format_name: str, checks: ModuleType, notes: list
     except RuntimeError as error:
         require_memory(error)
         raise _from_itk(error, path, format_name) from None
-    checks.check_voxels(path, image)
-    notes += checks.header_notes(path)
-    return image, Placement.of(image)
+    return image
 
 
 def _format_of(path: Path) -> tuple[str, ModuleType | None]:
@@ -180,14 +220,18 @@ def _require_volume(path: Path, size: tuple[int, ...], components: int) -> None:
         )
     extra = [length for length in size[3:] if length > 1]
     if extra:
-        raise ImageError(
-            f"{path.name} is a 4D series of {int(np.prod(extra))} volumes.",
-            "Extract one time point, for instance in 3D Slicer, and use that.",
-        )
+        raise _several_volumes(path, int(np.prod(extra)))
     if len(size) < 3 or min(size[:3]) < 2:
         shown = " x ".join(str(length) for length in size[:3])
         what = "2D image" if len(size) < 3 else "single slice"
         raise ImageError(f"{path.name} is a {what} ({shown}).", "Choose the whole CT volume.")
+
+
+def _several_volumes(path: Path, count: int) -> ImageError:
+    return ImageError(
+        f"{path.name} is a 4D series of {count} volumes.",
+        "Extract one time point, for instance in 3D Slicer, and use that.",
+    )
 
 
 def _require_spacing(path: Path, spacing: tuple[float, ...]) -> None:

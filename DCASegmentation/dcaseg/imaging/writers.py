@@ -158,6 +158,14 @@ def make_private(path: Path) -> None:
                 entry.chmod(0o700 if entry.is_dir() else 0o600)
 
 
+def is_private(path: Path) -> bool:
+    """Whether only its owner can access ``path``. False if the file system has no such modes, as on Windows."""
+    try:
+        return not path.stat().st_mode & 0o077
+    except OSError:
+        return False
+
+
 @contextmanager
 def temporary_folder(stem: str, parent: Path | None = None) -> Iterator[Path]:
     """Yield a new hidden folder in ``parent``, or in the system's temporary folder, and remove it afterwards.
@@ -240,7 +248,7 @@ def _require_replaceable(
         raise _output_error(error, path) from None
     if not is_empty and not overwrite:
         raise _exists_already(path)
-    if is_mount(path) or any(path in (folder, *folder.parents) for folder in _used_folders()):
+    if is_mount(path) or _is_in_use(path):
         if not is_empty:
             problem = f"The folder {path} contains more than results and is not replaced."
             raise OutputError(problem, "Choose another one.")
@@ -298,14 +306,24 @@ def is_mount(path: Path) -> bool:
     return os.fsencode(path.resolve()) in names
 
 
+def _is_in_use(path: Path) -> bool:
+    """Whether ``path``, however it is spelled, is or contains the working directory or the home folder."""
+    for folder in _used_folders():
+        for each in (folder, *folder.parents):
+            with suppress(OSError):
+                if each.samefile(path):
+                    return True
+    return False
+
+
 def _used_folders() -> Iterator[Path]:
     """The working directory and, if there is one, the home folder."""
     with suppress(OSError):
         # It may have been removed.
-        yield Path.cwd().absolute()
+        yield Path.cwd().resolve()
     home = home_folder()
     if home is not None:
-        yield home.absolute()
+        yield home.resolve()
 
 
 def _kept(temporary: Path, path: Path) -> Path | None:
@@ -327,11 +345,13 @@ def _replace_folder(temporary: Path, path: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     else:
         old = replaced_name(path)
-        path.rename(old)
         try:
+            path.rename(old)
             temporary.rename(path)
-        except OSError:
-            old.rename(path)
+        except BaseException:
+            # Ctrl+C can also come between the two, or before the first one returns.
+            if os.path.lexists(old) and not os.path.lexists(path):
+                old.rename(path)
             raise
         shutil.rmtree(old, ignore_errors=True)
 

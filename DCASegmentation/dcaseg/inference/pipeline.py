@@ -25,6 +25,7 @@ from ..imaging.writers import new_folder, write_image, write_json, write_text
 from ..models.bundle import Bundle, default_model
 from ..organs import VOCABULARIES
 from ..review.schema import ALTERNATIVE, FINDING_RANKS, REVIEW
+from ..temp_paths import process_id
 from ..types import ProgressCallback
 from .maps import EXPERTS
 from .options import ATTENTION_LEVELS, SegmentOptions, without_unavailable
@@ -299,7 +300,7 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
         "overwrite": job.overwrite,
         "resample": job.resample,
         # If this process is killed, ``temp_paths.remove_traces`` removes only the folders it made.
-        "process": os.getpid(),
+        "process": process_id(),
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("dca-segmentation", "torch", "SimpleITK", "numpy", "openvino")},

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..errors import Cancelled, in_a_line
+from ..errors import Cancelled, ImageError, in_a_line
 from ..imaging.grid import Grid, model_grid
 from ..imaging.intensity import window
 from ..imaging.resampling import resample
@@ -303,10 +304,19 @@ class Segmenter:
         return result
 
     def _network_input(self, ct: sitk.Image, grid: Grid, find: bool) -> tuple[torch.Tensor, Body | None]:
-        """Return the windowed CT (depth, height, width) on ``grid``, and the body in it if ``find``."""
+        """Return the windowed CT (depth, height, width) on ``grid``, and the body in it if ``find``.
+
+        Raises ImageError if values are not finite: the network would find nothing, without an error.
+        """
         low, high = self._model.metadata.hu_window
         resampled = resample(ct, grid, anti_aliasing=self._model.metadata.anti_aliasing)
         hu = sitk.GetArrayViewFromImage(resampled)
+        # A sum is not finite if a value is not, and needs no further memory.
+        if not np.isfinite(hu.sum(dtype=np.float64)):
+            raise ImageError(
+                "The CT has values that are no numbers, or too large for HU.",
+                "Export it again from the original DICOM, or replace these values with -1024 HU.",
+            )
         body = find_body(hu, grid.spacing) if find else None
         return torch.from_numpy(window(hu, low, high)), body
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..errors import UserError, reason_of
 from ..imaging.grid import Grid
 from ..imaging.readers import read_labels
-from ..imaging.writers import new_folder, write_image, write_json, write_text
+from ..imaging.writers import is_private, new_folder, write_image, write_json, write_text
 from ..inference.measurements import OrganMeasurement, measure
 from ..inference.pipeline import EXTENSIONS, REQUEST, write_tables
 from ..inference.result_ct import read_result_ct
@@ -152,7 +152,7 @@ def correct_result(
 
     ``ct`` is the path of the CT, if it was moved. ``locked`` are keys of organs that must not change. ``engine`` None
     means ``engines.default_engine``. ``also_write(folder, ct, result)`` may add files. ``out`` appears once it is
-    complete, and never replaces anything.
+    complete, and never replaces anything. Only its owner can read it if that is so for ``folder``.
     Raises UserError for an invalid stroke, or if the strokes change nothing; then there is no folder.
     """
     if not strokes:
@@ -160,7 +160,7 @@ def correct_result(
     result = read_result(folder)
     labels = [organ_of(result.vocabulary, each.organ).label for each in strokes]
     report_progress(progress, 0.0, "Reading the result and its CT")
-    with new_folder(out, keep_finished=True) as temporary:
+    with new_folder(out, private=is_private(result.folder), keep_finished=True) as temporary:
         session, image = open_session(result, ct, locked, engine or default_engine())
         hu = sitk.GetArrayViewFromImage(image)
         grid = Grid.of(image)
@@ -191,7 +191,7 @@ def correct_result(
         write_tables(temporary, written)
         if also_write is not None:
             also_write(temporary, image, written)
-        write_text(_log(result, session, strokes), temporary / "log.txt")
+        write_text(_log(result, session), temporary / "log.txt")
         write_json(_record(result, session, strokes, locked), temporary / REQUEST)
     report_progress(progress, 1.0, "Finished")
     return CorrectedResult(corrected, before, after, session.changes, result.vocabulary)
@@ -291,7 +291,7 @@ def _record(
     }
 
 
-def _log(result: ResultFolder, session: CorrectionSession, strokes: Sequence[OrganStroke]) -> str:
+def _log(result: ResultFolder, session: CorrectionSession) -> str:
     lines = [
         f"{datetime.now(timezone.utc).astimezone():%Y-%m-%d %H:%M:%S %z}",
         f"Corrected from: {result.folder.resolve()}",

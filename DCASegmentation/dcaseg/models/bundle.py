@@ -44,7 +44,6 @@ _RENAMED = {
     "DCASegmentationLib.bundle.weights": "dcaseg.models.weights",
 }
 _BATCH = "sw_batch_size"
-# MONAI configurations, programs, and files that unpickling or loading would execute.
 # Files that nothing executes. All others may be: MONAI also evaluates expressions in configs/logging.conf.
 _DOCUMENTS = {".md", ".txt", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".csv"}
 _DOCUMENT_NAMES = {"LICENSE", "LICENCE", "NOTICE", "README", "AUTHORS", "CITATION.cff"}
@@ -265,16 +264,17 @@ def replacing(folder: Path) -> Iterator[tuple[Path, Path]]:
             new.rename(kept)
             return
         folder.rename(kept)
-    except OSError as error:
+        new.rename(folder)
+    except BaseException as error:
+        # Ctrl+C can also come between the two, or before the first one returns.
+        if os.path.lexists(kept) and not os.path.lexists(folder):
+            kept.rename(folder)
+        if not isinstance(error, OSError):
+            raise
         raise OutputError(
-            f"{folder} cannot be renamed ({reason_of(error)}); the new model is in {new}.",
+            f"{folder} cannot be replaced ({reason_of(error)}); the new model is in {new}.",
             "Close the programs that use the old one.",
         ) from None
-    try:
-        new.rename(folder)
-    except OSError as error:
-        kept.rename(folder)
-        raise OutputError(f"{folder} cannot be replaced ({reason_of(error)}).", f"The new model is in {new}.") from None
 
 
 def _free_name(folder: Path) -> Path:
