@@ -18,6 +18,7 @@ from DCASegmentationLib import self_test
 from DCASegmentationLib.logic import SegmentationLogic
 from DCASegmentationLib.parameters import DCASegmentationParameterNode
 from DCASegmentationLib.scene.sample_data import register_sample_data
+from DCASegmentationLib.scene.view_setup import register_comparison
 from DCASegmentationLib.widgets.module_panel import ModulePanel
 
 _HOMEPAGE = "https://github.com/SlicerDCASegmentation/SlicerDCASegmentation"
@@ -43,6 +44,8 @@ class DCASegmentation(ScriptedLoadableModule):
             "Class-Imbalanced Semi-Supervised Medical Image Segmentation</a>, CVPR 2026."
         ).format(link=_PAPER)
         slicer.app.connect("startupCompleted()", register_sample_data)
+        # A scene that was saved with this layout opens without views if Slicer does not know it.
+        slicer.app.connect("startupCompleted()", register_comparison)
 
 
 class DCASegmentationWidget(ScriptedLoadableModuleWidget):

@@ -8,6 +8,7 @@ turn comes.
 from __future__ import annotations
 
 import enum
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from DCASegmentationLib.event_loop import newTimer
 from DCASegmentationLib.logic import ALL_MAPS, CTFiles, Outcome, SegmentationJob, SegmentationLogic
 from DCASegmentationLib.scene.case_record import CaseNodes, cases_of
 from DCASegmentationLib.scene.ct_export import ct_checksum, looks_like_ct
+from DCASegmentationLib.scene.nodes import removed_on_error
 from DCASegmentationLib.scene.result_import import (
     ResultFiles,
     keep_for_review,
@@ -38,7 +40,9 @@ from DCASegmentationLib.scene.result_import import (
     take_maps,
 )
 from DCASegmentationLib.scene.segmentation import own_organs
+from DCASegmentationLib.scene.volumes import CTPlacement
 
+_log = logging.getLogger("DCASegmentationLib")
 _MILLISECONDS_TO_WAIT = 500
 
 
@@ -195,6 +199,12 @@ class Batch(VTKObservationMixin):
             except UserError as error:
                 self._current = None
                 self._set(case, State.Failed, str(error))
+            # One case must not stop the others, whatever went wrong.
+            except Exception as error:
+                _log.exception("%s could not be segmented.", case.name)
+                self._current = None
+                reason = f"{type(error).__name__}: {error}"
+                self._set(case, State.Failed, _("This CT could not be segmented ({reason}).").format(reason=reason))
 
     def _job(self, case: BatchCase, settings: BatchSettings) -> SegmentationJob:
         case.bundle, case.resultFolder, case.segmentationId = settings.bundle, None, ""
@@ -310,12 +320,17 @@ def loadingResult(case: BatchCase) -> Iterator[CaseNodes | None]:
             path = stack.enter_context(gathered(source.files, path.parent.name))
         files.ct = read_ct(path, notes=[])
     yield None
-    ct = show_ct_of_result(files, source.name, source.patient, source.study)
-    yield None
-    if not slicer.mrmlScene.IsNodePresent(ct):
-        raise UserError(_("The CT was removed from the scene."), _("Press Show again."))
-    nodes = show_result(files, ct, vocabulary)
-    keep_for_review(files, nodes, vocabulary, checksum=ct_checksum(ct))
-    take_maps(files, nodes, keepFiles=True)
+    with removed_on_error() as added:
+        ct = show_ct_of_result(files, source.name, source.patient, source.study)
+        added.append(ct)
+        placement = CTPlacement.of(ct)
+        yield None
+        if not slicer.mrmlScene.IsNodePresent(ct):
+            raise UserError(_("The CT was removed from the scene."), _("Press Show again."))
+        nodes = show_result(files, ct, vocabulary)
+        added.append(nodes.segmentation)
+        keep_for_review(files, nodes, vocabulary, checksum=ct_checksum(ct), placement=placement)
     case.segmentationId = nodes.segmentation.GetID()
+    # If the maps cannot be copied, the rest of the result is in the scene all the same.
+    take_maps(files, nodes, keepFiles=True, placement=placement)
     yield nodes

@@ -14,7 +14,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from dcaseg.errors import Cancelled, UserError
+from dcaseg.errors import Cancelled, OutputError, UserError
 from dcaseg.models.metadata_reader import read_metadata
 from dcaseg.models.store import default_bundle
 from dcaseg.organs import Vocabulary
@@ -23,6 +23,7 @@ from DCASegmentationLib import requirements
 from DCASegmentationLib.event_loop import newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.ct_export import CT_FILE, Region, ct_checksum, export_ct, require_ct
+from DCASegmentationLib.scene.nodes import removed_on_error
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept, kept_organs
 from DCASegmentationLib.scene.partial_run import earlier_review, requested_organs
 from DCASegmentationLib.scene.result_import import (
@@ -35,6 +36,7 @@ from DCASegmentationLib.scene.result_import import (
 from DCASegmentationLib.scene.segmentation import require_target
 from DCASegmentationLib.scene.storage import new_temporary_folder
 from DCASegmentationLib.scene.view_setup import is_in_views
+from DCASegmentationLib.scene.volumes import CTPlacement
 from DCASegmentationLib.worker_client import WorkerProcess, newWorker
 
 # Everything that the Experts and Review sections show.
@@ -45,6 +47,8 @@ ALL_MAPS: Mapping[str, Any] = {
     "disagreement": True,
     "review": True,
 }
+# On Windows, a file that a virus scanner has open cannot be deleted at once.
+_MILLISECONDS_TO_DELETE, _ATTEMPTS_TO_DELETE = 500, 20
 # Progress (0 to 1) after exporting the CT and after the worker has finished; the remainder is for showing the result.
 _EXPORTED, _COMPUTED = 0.02, 0.95
 
@@ -121,6 +125,8 @@ class _Run:
     job: SegmentationJob
     folder: Path
     region: Region | None
+    # Where the CT was when it was exported; None if the worker reads it from files.
+    placement: CTPlacement | None
     vocabulary: Vocabulary
     onProgress: Callable[[float, str], None]
     onFinished: Callable[[Outcome], None]
@@ -146,6 +152,9 @@ class SegmentationLogic:
         self._checksum = ""
         self._checksumTimer = newTimer(self._takeChecksum)
         self._showTimer = newTimer(self._continueShowing)
+        # The temporary folders still to delete, and how often that has been tried.
+        self._leftOver: dict[Path, int] = {}
+        self._deleteTimer = newTimer(self._deleteLeftOver, _MILLISECONDS_TO_DELETE)
 
     @property
     def isRunning(self) -> bool:
@@ -164,8 +173,7 @@ class SegmentationLogic:
         UserError before anything starts if the job cannot be carried out, and OutputError if the temporary folder
         cannot be written to.
         """
-        if requirements.torchVersion() is None:
-            raise UserError(_("PyTorch is not installed in Slicer."), _("Install it under Setup in the panel."))
+        requirements.requireTorch()
         if self._run is not None:
             raise UserError(_("Another CT is still being segmented."), _("Wait until it is finished, or cancel it."))
         if not isinstance(job.ct, CTFiles):
@@ -179,7 +187,7 @@ class SegmentationLogic:
         try:
             region: Region | None = None
             files: tuple[str, ...] = ()
-            copy = None
+            copy = placement = None
             if isinstance(job.ct, CTFiles):
                 path = job.ct.files[0]
                 files = tuple(str(file) for file in job.ct.files) if job.ct.isDICOM else ()
@@ -187,7 +195,8 @@ class SegmentationLogic:
             else:
                 onProgress(0.0, _("Exporting the CT"))
                 path, region = export_ct(job.ct, folder, job.roi)
-            run = _Run(uuid.uuid4().hex, job, folder, region, vocabulary, onProgress, onFinished)
+                placement = CTPlacement.of(job.ct)
+            run = _Run(uuid.uuid4().hex, job, folder, region, placement, vocabulary, onProgress, onFinished)
             out = job.resultFolder or folder / "result"
             request = Segment(
                 run.id,
@@ -262,7 +271,8 @@ class SegmentationLogic:
         if self._worker is not None:
             self._worker.stop()
         if run is not None:
-            shutil.rmtree(run.folder, ignore_errors=True)
+            self._delete(run.folder)
+        self._deleteTimer.stop()
 
     def _takeChecksum(self) -> None:
         """Compute the checksum of the exported CT, in its own turn of the event loop to keep Slicer responsive."""
@@ -313,7 +323,7 @@ class SegmentationLogic:
         if run.job.resultFolder is not None:
             yield Outcome(device=done.device, seconds=done.seconds, warnings=done.warnings, folder=Path(done.folder))
             return
-        files, ct = ResultFiles(Path(done.folder)), run.job.ct
+        files = ResultFiles(Path(done.folder))
         for _step in files.read():
             yield None
         # Meanwhile the user may have closed the scene, deleted the CT, or pressed Cancel.
@@ -322,42 +332,76 @@ class SegmentationLogic:
         elif self._isCancelled:
             yield Outcome(cancelled=True)
         else:
-            if isinstance(ct, CTFiles):
-                ct = show_ct_of_result(files, ct.name, ct.patient, ct.study, done.warnings)
-                yield None
-                self._checksum = ct_checksum(ct) if slicer.mrmlScene.IsNodePresent(ct) else ""
-                yield None
-                # The scene may have been closed between two steps.
-                if not slicer.mrmlScene.IsNodePresent(ct):
-                    yield Outcome(error=self._abortReason or _ctRemoved())
-                    return
-            segmentation = run.job.segmentation
-            if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
-                # Deleted meanwhile: put the result into a new segmentation.
-                segmentation = None
-            requested = requested_organs(run.job.options.get("organs"), run.vocabulary)
-            kept = kept_organs(segmentation, requested) if run.job.keepCorrected else NOTHING_KEPT
-            earlier = earlier_review(segmentation, ct)
-            if segmentation is not None:
-                run.job.onBeforeReplace(segmentation)
-            nodes = show_result(files, ct, run.vocabulary, run.region, segmentation, kept, requested)
-            if not run.job.isShown and not is_in_views(ct):
-                nodes.segmentation.GetDisplayNode().SetVisibility(False)
+            with removed_on_error() as added:
+                yield from self._addToScene(run, done, files, added)
+
+    def _addToScene(self, run: _Run, done: Done, files: ResultFiles, added: list[Any]) -> Iterator[Outcome | None]:
+        """The last steps of :meth:`_show`, which change the scene. ``added`` receives the nodes that are new in it."""
+        ct, placement, warnings = run.job.ct, run.placement, list(done.warnings)
+        if isinstance(ct, CTFiles):
+            ct = show_ct_of_result(files, ct.name, ct.patient, ct.study, done.warnings)
+            added.append(ct)
+            placement = CTPlacement.of(ct)
             yield None
-            if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(ct):
-                keep_for_review(files, nodes, run.vocabulary, run.region, kept, self._checksum, requested, earlier)
-                yield None
-                take_maps(files, nodes)
-            warnings = (*done.warnings, *_keptMessage(kept, run.vocabulary))
-            yield Outcome(nodes, device=done.device, seconds=done.seconds, warnings=warnings)
+            self._checksum = ct_checksum(ct) if slicer.mrmlScene.IsNodePresent(ct) else ""
+            yield None
+            # The scene may have been closed between two steps.
+            if not slicer.mrmlScene.IsNodePresent(ct):
+                yield Outcome(error=self._abortReason or _ctRemoved())
+                return
+        segmentation = run.job.segmentation
+        if segmentation is not None and (problem := _targetProblem(segmentation, ct)):
+            # Deleted or changed meanwhile.
+            warnings.append(_("The organs are in a new segmentation: {problem}").format(problem=problem))
+            segmentation = None
+        requested = requested_organs(run.job.options.get("organs"), run.vocabulary)
+        kept = kept_organs(segmentation, requested) if run.job.keepCorrected else NOTHING_KEPT
+        earlier = earlier_review(segmentation, ct)
+        if segmentation is not None:
+            run.job.onBeforeReplace(segmentation)
+        nodes = show_result(files, ct, run.vocabulary, run.region, segmentation, kept, requested)
+        if segmentation is None:
+            added.append(nodes.segmentation)
+        if not run.job.isShown and not is_in_views(ct):
+            nodes.segmentation.GetDisplayNode().SetVisibility(False)
+        yield None
+        if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(ct):
+            try:
+                keep_for_review(
+                    files, nodes, run.vocabulary, run.region, kept, self._checksum, requested, earlier, placement
+                )
+            except Exception:
+                added.extend(nodes.label_maps())
+                raise
+            yield None
+            try:
+                take_maps(files, nodes, placement=placement)
+            except OutputError as error:
+                # The organs are of use without the maps.
+                warnings.append(str(error))
+        warnings += _keptMessage(kept, run.vocabulary)
+        yield Outcome(nodes, device=done.device, seconds=done.seconds, warnings=tuple(warnings))
 
     def _finish(self, outcome: Outcome) -> None:
         run = self._run
         if run is None:
             return
         self._clear()
-        shutil.rmtree(run.folder, ignore_errors=True)
+        self._delete(run.folder)
         run.onFinished(replace(outcome, elapsed=time.monotonic() - run.started))
+
+    def _delete(self, folder: Path) -> None:
+        """Delete a temporary folder, which may contain the CT, now or as soon as its files are no longer open."""
+        self._leftOver[folder] = 0
+        self._deleteLeftOver()
+
+    def _deleteLeftOver(self) -> None:
+        for folder in self._leftOver:
+            shutil.rmtree(folder, ignore_errors=True)
+        left = {folder: attempts + 1 for folder, attempts in self._leftOver.items() if folder.exists()}
+        self._leftOver = {folder: attempts for folder, attempts in left.items() if attempts < _ATTEMPTS_TO_DELETE}
+        if self._leftOver:
+            self._deleteTimer.start()
 
     def _observe(self) -> None:
         scene = slicer.mrmlScene
@@ -460,6 +504,17 @@ def _keptMessage(kept: Kept, vocabulary: Vocabulary) -> list[str]:
         if key in vocabulary.by_key
     ]
     return [_("Kept because corrected or accepted: {organs}.").format(organs=", ".join(names))] if names else []
+
+
+def _targetProblem(segmentation: Any, ct: Any) -> str:
+    """Why the organs of the CT can no longer be put into this vtkMRMLSegmentationNode; empty if they can."""
+    if not slicer.mrmlScene.IsNodePresent(segmentation):
+        return _("{name} was deleted.").format(name=segmentation.GetName())
+    try:
+        require_target(segmentation, ct)
+    except UserError as error:
+        return error.problem
+    return ""
 
 
 def _ctRemoved() -> UserError:

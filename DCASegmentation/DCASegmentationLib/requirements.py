@@ -59,6 +59,26 @@ def torchVersion() -> str | None:
     return _installedVersion("torch")
 
 
+def needsTorch() -> bool:
+    """Whether PyTorch is not installed, or too old."""
+    version = torchVersion()
+    return version is None or isTooOld(version)
+
+
+def requireTorch() -> None:
+    """Raises UserError if PyTorch is not installed, or too old."""
+    version = torchVersion()
+    if version is None:
+        raise UserError(_("PyTorch is not installed in Slicer."), _("Install it under Setup in the panel."))
+    if isTooOld(version):
+        raise UserError(
+            _("PyTorch {version} is installed in Slicer, but models need {needed}.").format(
+                version=version, needed=TORCH_REQUIREMENT.removeprefix(">=") + "+"
+            ),
+            _("Update it under Setup in the panel."),
+        )
+
+
 def _installedVersion(package: str) -> str | None:
     importlib.invalidate_caches()
     if importlib.util.find_spec(package) is None:
@@ -105,7 +125,7 @@ def installExtension() -> None:
 
 
 def installTorch(announce: Callable[[str], None]) -> None:
-    """Install PyTorch through the PyTorch extension, which asks first and selects the right build for this computer.
+    """Install or update PyTorch through the PyTorch extension, which asks first and selects the right build.
 
     ``announce(message)`` is called before the installation, which blocks Slicer for some minutes. Raises UserError if
     the extension is missing, the user declines, or the installation fails.
@@ -133,8 +153,14 @@ def installTorch(announce: Callable[[str], None]) -> None:
             ),
             _("Check the network connection, the free disk space, and the application log, then try again."),
         ) from error
-    if torchVersion() is None:
+    version = torchVersion()
+    if version is None:
         raise UserError(_("PyTorch was not installed."), _("Models need PyTorch: press Install PyTorch under Setup."))
+    if isTooOld(version):
+        raise UserError(
+            _("PyTorch was not updated: version {version} is still installed.").format(version=version),
+            _("Models need a newer PyTorch: press Update PyTorch under Setup."),
+        )
 
 
 def refuseWhileTesting(package: str) -> None:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,9 @@ _log = logging.getLogger(LOGGER)
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 
 _LOG_LINES = 50
+_IS_WINDOWS = sys.platform == "win32"
+# What a worker gets to end on Windows after it was killed, before its launcher is killed too.
+_MILLISECONDS_TO_DIE = 3000
 _CLICK_AGAIN = "Click again. If the error persists, report it together with the log."
 
 
@@ -100,8 +103,9 @@ class WorkerConnection:
         self._output = b""
         self._errorOutput = b""
         self._ending: Ending | None = None
-        self._isAbandoned = False
+        self._isAbandoned = self._isKilled = False
         self._endTimer = newTimer(self._reportEnd)
+        self._launcherTimer = newTimer(self._killLauncher, _MILLISECONDS_TO_DIE)
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(workerEnvironment(environment, libraryFolder))
         self._process.connect("readyReadStandardOutput()", self._readOutput)
@@ -112,8 +116,8 @@ class WorkerConnection:
 
     @property
     def isAlive(self) -> bool:
-        """Whether the process is running or starting."""
-        return self._ending is None and self._process.state() != qt.QProcess.NotRunning
+        """Whether the process is running or starting, and has not been killed."""
+        return self._ending is None and not self._isKilled and self._process.state() != qt.QProcess.NotRunning
 
     def send(self, request: Request) -> None:
         """Send ``request``. It waits in the pipe if the worker is still starting."""
@@ -123,8 +127,17 @@ class WorkerConnection:
         """Kill the worker and all its child processes. ``onEnd`` is called later, with ``ending`` if one is given."""
         if self._ending is None:
             self._ending = ending
+        self._isKilled = True
         if self.workerPid is not None and self._process.state() != qt.QProcess.NotRunning:
             _endTree(self.workerPid)
+            if _IS_WINDOWS:
+                # Killing takes a moment there. The launcher, which Qt started, ends after the worker; if it were killed
+                # now, the worker would seem to have ended while it still has files open, which cannot be deleted.
+                self._launcherTimer.start()
+                return
+        self._killLauncher()
+
+    def _killLauncher(self) -> None:
         # Qt may have started a launcher rather than the worker itself; when it dies, the worker's input is closed.
         self._process.kill()
 
@@ -132,8 +145,10 @@ class WorkerConnection:
         """Kill the worker, wait until it is gone, and make no more callbacks; use it when Qt's event loop is ending."""
         self._isAbandoned = True
         self.kill()
-        self._process.waitForFinished(milliseconds)
+        if not self._process.waitForFinished(milliseconds):
+            self._killLauncher()
         self._endTimer.stop()
+        self._launcherTimer.stop()
         self._release()
 
     def _readOutput(self) -> None:
@@ -182,7 +197,7 @@ class WorkerConnection:
         if self._errorOutput:
             self._log(self._errorOutput.decode("utf-8", "replace"))
         crashed = exitStatus == qt.QProcess.CrashExit
-        self._end(_endingOf(self._purpose, exitCode, crashed))
+        self._end(_endingOf(self._purpose, exitCode, crashed, self.lastLogLines))
 
     def _onProcessError(self, error: int) -> None:
         # After all other errors the process ends, and the finished signal follows.
@@ -196,6 +211,7 @@ class WorkerConnection:
 
     def _end(self, ending: Ending) -> None:
         self._ending = self._ending or ending
+        self._launcherTimer.stop()
         if not self._isAbandoned:
             # From the event loop, because the receiver may delete the process, which must not happen within its own
             # signal.
@@ -210,6 +226,7 @@ class WorkerConnection:
         """Delete the Qt objects, which keep references to connected slots, and so to this object."""
         self._process.deleteLater()
         self._endTimer.deleteLater()
+        self._launcherTimer.deleteLater()
 
 
 def workerEnvironment(variables: Mapping[str, str] | None, libraryFolder: Path) -> qt.QProcessEnvironment:
@@ -229,14 +246,23 @@ def _report(purpose: Purpose) -> str:
     return f"{purpose.again} If the error persists, report it together with the log."
 
 
-def _endingOf(purpose: Purpose, exitCode: int, crashed: bool) -> Ending:
-    if not crashed:
-        return Ending(f"{purpose.process} ended without an answer (exit code {exitCode}).", _report(purpose))
+# Slicer's launcher, which runs Slicer's Python, prints this if Python crashed or was killed, and ends with exit code 1.
+_OF_LAUNCHER = "exit abnormally"
+
+
+def _endingOf(purpose: Purpose, exitCode: int, crashed: bool, lastLogLines: Iterable[str]) -> Ending:
+    if not crashed and exitCode == 0:
+        return Ending(f"{purpose.process} ended without an answer (exit code 0).", _report(purpose))
     remedy = f"{purpose.again} If the error persists, the computer may be low on memory: close other programs"
     remedy += ", or segment only a part of the CT." if purpose is SEGMENTATION else "."
-    if sys.platform != "win32" and exitCode == signal.SIGKILL:
+    if crashed and not _IS_WINDOWS and exitCode == signal.SIGKILL:
         return Ending(f"{purpose.process} was killed by the system or another program.", remedy)
-    return Ending(f"{purpose.process} crashed (code {exitCode}).", remedy)
+    if crashed:
+        return Ending(f"{purpose.process} crashed (code {exitCode}).", remedy)
+    if any(_OF_LAUNCHER in line for line in lastLogLines):
+        return Ending(f"{purpose.process} crashed, or was killed by the system or another program.", remedy)
+    remedy += " If that does not help, report the error together with the log."
+    return Ending(f"{purpose.process} ended without an answer (exit code {exitCode}).", remedy)
 
 
 def _endTree(workerPid: int) -> None:

@@ -12,7 +12,9 @@ import slicer.util
 from dcaseg.rendering.layout import EXPERTS
 
 _TAG = "DCASegmentation.case"
-_VERSION = "1"
+# Version 1 lacks the reference of the segmentation to itself.
+_VERSION = "2"
+_SELF = "DCASegmentation.self"
 _CT = "DCASegmentation.ct"
 _SINGLE_MAPS = ("dominant_expert", "entropy", "disagreement")
 _LABEL_MAPS = ("automatic", "finding_ranks")
@@ -86,7 +88,12 @@ def remember(nodes: CaseNodes) -> None:
     become empty when a node is deleted. Volumes without voxels stay in the record (see :func:`lacks_label_maps`).
     """
     segmentation = nodes.segmentation
+    if is_clone(segmentation):
+        # What else the clone may refer to belongs to the original.
+        for role, _node in _roles(nodes):
+            segmentation.SetNodeReferenceID(role, None)
     segmentation.SetAttribute(_TAG, _VERSION)
+    segmentation.SetNodeReferenceID(_SELF, segmentation.GetID())
     segmentation.SetNodeReferenceID(_CT, nodes.ct.GetID() if nodes.ct is not None else None)
     for role, node in _roles(nodes):
         if node is not None:
@@ -98,8 +105,21 @@ def remember(nodes: CaseNodes) -> None:
 
 def recorded_parts(segmentation: Any) -> list[Any]:
     """The volumes that :func:`remember` recorded and that still exist, also those without voxels."""
+    if is_clone(segmentation):
+        return []
     parts = [segmentation.GetNodeReference(role) for role, _node in _roles(CaseNodes(None, segmentation))]
     return [node for node in parts if node is not None]
+
+
+def is_clone(segmentation: Any) -> bool:
+    """Whether a vtkMRMLSegmentationNode only has the record of the result that it was cloned from.
+
+    Slicer clones the attributes of a node but not its references, so a clone lacks its own volumes. In scenes of
+    earlier versions, clones cannot be told from results.
+    """
+    if segmentation.GetNodeReferenceID(_SELF) is not None:
+        return bool(segmentation.GetNodeReferenceID(_SELF) != segmentation.GetID())
+    return segmentation.GetAttribute(_TAG) not in (None, "1")
 
 
 def lacks_label_maps(segmentation: Any) -> bool:
@@ -132,9 +152,10 @@ def cases_of(ct: Any | None) -> list[CaseNodes]:
 def recall(segmentation: Any | None) -> CaseNodes | None:
     """The case of a vtkMRMLSegmentationNode, with the nodes that still exist; None if it is not one of ours.
 
-    Maps and label maps without voxels count as missing (see :func:`lacks_label_maps`).
+    The clone of a result has no case (see :func:`is_clone`). Maps and label maps without voxels count as missing (see
+    :func:`lacks_label_maps`).
     """
-    if segmentation is None or segmentation.GetAttribute(_TAG) is None:
+    if segmentation is None or segmentation.GetAttribute(_TAG) is None or is_clone(segmentation):
         return None
     nodes = CaseNodes(segmentation.GetNodeReference(_CT), segmentation)
     for name in (*_SINGLE_MAPS, *_LABEL_MAPS):

@@ -20,7 +20,7 @@ from DCASegmentationLib.scene.finding_status import segment_for
 from DCASegmentationLib.scene.finding_view import FindingVoxels, move_members
 from DCASegmentationLib.scene.organ_changes import labels_by_segment
 from DCASegmentationLib.scene.review_record import CORRECTED, read_origin, read_review, read_state, vocabulary_of
-from DCASegmentationLib.scene.segmentation import organs_by_segment, require_target, segment_layers
+from DCASegmentationLib.scene.segmentation import layer_images, organs_by_segment, require_target, segment_layers
 from DCASegmentationLib.scene.surfaces import surfaces_aside
 from DCASegmentationLib.scene.volumes import index_to_ras, index_to_world
 
@@ -122,10 +122,7 @@ def require_correctable(nodes: CaseNodes) -> None:
 
 def _is_on_grid(segmentation: Any, ct: Any) -> bool:
     content, size = segmentation.GetSegmentation(), np.array(ct.GetImageData().GetDimensions())
-    for number in range(content.GetNumberOfLayers()):
-        image = content.GetLayerDataObject(number)
-        if image is None or image.IsEmpty():
-            continue
+    for _number, image in layer_images(content):
         to_index, between = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
         image.GetImageToWorldMatrix(to_index)
         to_index.Invert()

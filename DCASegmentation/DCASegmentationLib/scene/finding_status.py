@@ -28,7 +28,7 @@ from DCASegmentationLib.scene.review_record import (
     vocabulary_of,
     write_state,
 )
-from DCASegmentationLib.scene.segmentation import add_empty_organ, organs_by_segment, tag_organs
+from DCASegmentationLib.scene.segmentation import add_empty_organ, organs_by_segment, require_voxels, tag_organs
 
 # A finding that nobody has gone to counts as corrected if at least this share of its voxels differs from the automatic
 # result. A stroke in a neighboring organ, or smoothing, also changes single voxels of such findings.
@@ -58,12 +58,13 @@ def mark_visited(nodes: CaseNodes, rank: int) -> None:
 def follow_edits(nodes: CaseNodes) -> bool:
     """Mark edited findings as corrected, and findings whose edits were undone as to be checked again.
 
-    Flagged findings stay flagged. Returns whether any status changed. Raises UserError if the volumes to compare with
-    are not where the segmentation is (see ``placement.require_together``).
+    Flagged findings stay flagged. Returns whether any status changed. Raises UserError if the segmentation is not
+    stored as voxels, or if the volumes to compare with are not where it is (see ``placement.require_together``).
     """
     review = read_review(nodes.segmentation)
     if review is None or nodes.automatic is None or nodes.finding_ranks is None:
         return False
+    require_voxels(nodes.segmentation)
     require_together(nodes)
     note_grids(nodes)
     now = labels_now(nodes)
@@ -306,6 +307,7 @@ def _require_voxels(nodes: CaseNodes, rank: int) -> FindingVoxels:
     voxels = voxels_of(nodes, rank)
     if voxels is None:
         raise no_findings(nodes)
+    require_voxels(nodes.segmentation)
     require_together(nodes)
     return voxels
 

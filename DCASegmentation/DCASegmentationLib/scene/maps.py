@@ -24,7 +24,7 @@ from dcaseg.temp_paths import is_left_over, own_prefix
 from DCASegmentationLib.scene.case_record import LEVELS, MAP_NAMES, CaseNodes, attention_name, recall, remember
 from DCASegmentationLib.scene.placement import note_grids
 from DCASegmentationLib.scene.subject_hierarchy import place_in_folder
-from DCASegmentationLib.scene.volumes import add_volume, index_to_ras, parent_to_world, place_under
+from DCASegmentationLib.scene.volumes import CTPlacement, add_volume, index_to_ras, place_under
 
 _TAG = "DCASegmentation.colors"
 
@@ -191,10 +191,13 @@ _FOLDER = "DCASegmentation.maps"
 _SPACE, _BODY = "space.json", "body.npy"
 
 
-def take_map_files(result: Path, nodes: CaseNodes, temporary: Path, keep: bool = False) -> None:
+def take_map_files(
+    result: Path, nodes: CaseNodes, temporary: Path, keep: bool = False, placement: CTPlacement | None = None
+) -> None:
     """Move, or with ``keep`` copy, the maps of the result folder ``result`` into a new folder in ``temporary``.
 
-    They stay there until the segmentation of ``nodes`` is deleted or Slicer closes. Raises OSError.
+    They stay there until the segmentation of ``nodes`` is deleted or Slicer closes. ``placement`` is where the CT was
+    when it was exported, None if it has not moved since. Raises OSError.
     """
     found = [path for name in MAP_NAMES if (path := result / f"{name}.nrrd").is_file()]
     if not found:
@@ -203,7 +206,8 @@ def take_map_files(result: Path, nodes: CaseNodes, temporary: Path, keep: bool =
     for path in found:
         (shutil.copyfile if keep else shutil.move)(path, folder / path.name)
     # The maps are in the world space of the exported CT, but the CT may be moved or hardened before they are shown.
-    space = {"from_world": np.linalg.inv(parent_to_world(nodes.ct)).tolist(), "grid": _matrix(nodes.ct).tolist()}
+    placement = placement or CTPlacement.of(nodes.ct)
+    space = {"from_world": placement.from_world.tolist(), "grid": placement.grid.tolist()}
     (folder / _SPACE).write_text(json.dumps(space), encoding="utf-8")
     nodes.segmentation.SetAttribute(_FOLDER, str(folder))
 
@@ -215,11 +219,10 @@ def _from_world(folder: Path, ct: Any) -> np.ndarray:
     """
     try:
         space = json.loads((folder / _SPACE).read_text(encoding="utf-8"))
-        from_world, grid, now = np.array(space["from_world"]), np.array(space["grid"]), _matrix(ct)
+        placement = CTPlacement(np.array(space["from_world"]), np.array(space["grid"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{_SPACE} is damaged") from error
-    # Without rounding errors in the usual case. Otherwise, hardening a transform has moved the voxels of the CT.
-    return from_world if np.array_equal(grid, now) else now @ np.linalg.inv(grid) @ from_world
+    return placement.to_own_space(ct)
 
 
 def available_maps(nodes: CaseNodes) -> set[str]:
@@ -272,9 +275,10 @@ def map_volume(nodes: CaseNodes, name: str) -> Any | None:
 
 
 def remove_map_files(segmentation: Any) -> None:
-    """Delete the map files of a segmentation."""
+    """Delete the map files of a segmentation, unless it was cloned and another one has them too."""
     folder = _folder_of(segmentation)
-    if folder is not None:
+    others = [each for each in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if each is not segmentation]
+    if folder is not None and folder not in map(_folder_of, others):
         shutil.rmtree(folder, ignore_errors=True)
     segmentation.RemoveAttribute(_FOLDER)
 

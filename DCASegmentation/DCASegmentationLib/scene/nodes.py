@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import slicer
@@ -53,6 +54,17 @@ def remove_nodes(nodes: Iterable[Any]) -> None:
             # Slicer may have removed the display nodes along with their node.
             if each is not None and slicer.mrmlScene.IsNodePresent(each):
                 slicer.mrmlScene.RemoveNode(each)
+
+
+@contextmanager
+def removed_on_error() -> Iterator[list[Any]]:
+    """Yields a list; an error within the context removes the nodes that were put into it, as :func:`remove_nodes`."""
+    added: list[Any] = []
+    try:
+        yield added
+    except Exception:
+        remove_nodes(added)
+        raise
 
 
 def to_world(node: Any, point: Point) -> Point:

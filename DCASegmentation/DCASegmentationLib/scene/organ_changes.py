@@ -15,7 +15,7 @@ from dcaseg.imaging.label_comparison import OrganChange, changes_between
 from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.review_record import read_state, vocabulary_of
-from DCASegmentationLib.scene.segmentation import Layer, organs_by_segment, segment_layers
+from DCASegmentationLib.scene.segmentation import Layer, has_voxels, organs_by_segment, segment_layers
 from DCASegmentationLib.scene.volumes import box_within, joined_box, relative_box
 
 
@@ -36,13 +36,13 @@ NOTHING_KEPT = Kept({})
 
 
 def organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
-    """Compare each organ of the vocabulary with the automatic result; empty if the automatic result is missing.
+    """Compare each organ of the vocabulary with the automatic result; empty if this is missing or one has no voxels.
 
     The comparison uses the CT's voxels, in a box around both; without the CT, it uses the box of the automatic result.
     A segment that overlaps another one counts in full.
     """
     vocabulary = vocabulary_of(nodes.segmentation)
-    if nodes.automatic is None or vocabulary is None:
+    if nodes.automatic is None or vocabulary is None or not has_voxels(nodes.segmentation):
         return ()
     reference, box = _reference(nodes)
     layers = segment_layers(nodes.segmentation, reference)

@@ -16,7 +16,7 @@ import slicer.util
 from dcaseg.errors import UserError
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.review_record import move_findings
-from DCASegmentationLib.scene.segmentation import image_to_world
+from DCASegmentationLib.scene.segmentation import image_to_world, layer_images
 from DCASegmentationLib.scene.volumes import index_to_ras, parent_to_world
 
 _GRIDS = "DCASegmentation.grids"
@@ -97,11 +97,7 @@ def _grid(leader: Any) -> np.ndarray | None:
     """The matrix from voxel indices to the node's own space; None if the segmentation has no voxels."""
     if not leader.IsA("vtkMRMLSegmentationNode"):
         return None if leader.GetImageData() is None else np.array(slicer.util.arrayFromVTKMatrix(index_to_ras(leader)))
-    content = leader.GetSegmentation()
-    images = (content.GetLayerDataObject(number) for number in range(content.GetNumberOfLayers()))
-    usable = (each for each in images if each is not None and each.IsA("vtkOrientedImageData") and not each.IsEmpty())
-    image = next(usable, None)
-    return None if image is None else image_to_world(image)
+    return next((image_to_world(image) for _number, image in layer_images(leader.GetSegmentation())), None)
 
 
 def _transform_of(part: Any) -> np.ndarray | None:

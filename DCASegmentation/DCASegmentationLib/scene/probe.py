@@ -9,6 +9,7 @@ import vtk
 
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.nodes import Point, from_world
+from DCASegmentationLib.scene.segmentation import layer_images
 from DCASegmentationLib.scene.volumes import index_to_ras
 
 
@@ -47,10 +48,7 @@ def segments_at(segmentation: Any, ras: Point) -> tuple[str, ...]:
     content, display = segmentation.GetSegmentation(), segmentation.GetDisplayNode()
     point = from_world(segmentation, ras)
     names = []
-    for layer in range(content.GetNumberOfLayers()):
-        image = content.GetLayerDataObject(layer)
-        if image is None or image.IsEmpty():
-            continue
+    for layer, image in layer_images(content):
         matrix = vtk.vtkMatrix4x4()
         image.GetImageToWorldMatrix(matrix)
         label = _voxel(image, matrix, point)

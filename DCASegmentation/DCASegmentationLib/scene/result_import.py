@@ -58,7 +58,7 @@ from DCASegmentationLib.scene.subject_hierarchy import (
     add_to_subject_hierarchy,
     place_in_folder,
 )
-from DCASegmentationLib.scene.volumes import add_label_volume, joined_box, parent_to_world, place_under, show_ct
+from DCASegmentationLib.scene.volumes import CTPlacement, add_label_volume, joined_box, place_under, show_ct
 
 
 def without_kept(labels: np.ndarray, vocabulary: Vocabulary, segmentation: Any, kept: Kept, ct_node: Any) -> np.ndarray:
@@ -85,6 +85,7 @@ def show_review(
     alternative: np.ndarray | None = None,
     requested: Collection[str] | None = None,
     earlier: EarlierReview | None = None,
+    placement: CTPlacement | None = None,
 ) -> None:
     """Add the automatic ``labels`` and the review to the scene.
 
@@ -92,12 +93,12 @@ def show_review(
     at each voxel, and ``alternative`` the labels with every suggestion accepted (see ``review.schema``). Without a
     review there is nothing to check. Decisions on an earlier review are removed, except for the organs ``kept`` and
     for what a run limited to ``region`` and the ``requested`` organs (keys; None for all) leaves of the ``earlier``
-    review.
+    review. ``placement`` is where the CT was when it was exported, None if it has not moved since.
     """
     reviewed = Reviewed(labels, ranks=finding_ranks, state=ReviewState(absent=set(kept.removed)))
     if review is not None and finding_ranks is not None and alternative is not None:
         # In the CT's own space, before its transform, so that the positions move with the CT.
-        placed = moved_review(review, np.linalg.inv(parent_to_world(nodes.ct)))
+        placed = moved_review(review, (placement or CTPlacement.of(nodes.ct)).to_own_space(nodes.ct))
         suggestions = dict(_suggestions(review.findings, finding_ranks, alternative))
         reviewed = replace(reviewed, review=placed, suggestions=suggestions)
     vocabulary = origin.organs()
@@ -197,7 +198,7 @@ def import_result(
         pass
     maps = {name: _read_image(path) for name in MAP_NAMES if (path := folder / f"{name}.nrrd").exists()}
     nodes = show_result(files, ct_node, vocabulary, region, segmentation)
-    from_world = np.linalg.inv(parent_to_world(ct_node))
+    from_world = CTPlacement.of(ct_node).from_world
     for name, image in maps.items():
         node = show_named_map(image, name)
         place_under(ct_node, node, from_world)
@@ -207,13 +208,16 @@ def import_result(
     return nodes
 
 
-def take_maps(files: ResultFiles, nodes: CaseNodes, keepFiles: bool = False) -> None:
+def take_maps(
+    files: ResultFiles, nodes: CaseNodes, keepFiles: bool = False, placement: CTPlacement | None = None
+) -> None:
     """Keep the map files for this session, for :func:`scene.maps.map_volume`. Raises OutputError.
 
-    They are moved out of the result folder, or copied with ``keepFiles``.
+    They are moved out of the result folder, or copied with ``keepFiles``. ``placement`` is where the CT was when it
+    was exported, None if it has not moved since.
     """
     try:
-        take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath), keepFiles)
+        take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath), keepFiles, placement)
     except OSError as error:
         raise OutputError(
             f"The maps of the result could not be saved: {reason_of(error)}.",
@@ -315,25 +319,26 @@ def keep_for_review(
     checksum: str = "",
     requested: Collection[str] | None = None,
     earlier: EarlierReview | None = None,
+    placement: CTPlacement | None = None,
 ) -> None:
     """Add the automatic result and the review findings to the case that :func:`show_result` returned for these files.
 
     ``checksum`` is the checksum of the exported CT (see ``ct_checksum``). ``requested`` are the keys or names of the
-    organs that were segmented (None for all); ``earlier`` is the review that the case had before the run.
+    organs that were segmented (None for all); ``earlier`` is the review that the case had before the run;
+    ``placement`` is where the CT was when it was exported, None if it has not moved since.
     """
     assert files.labels is not None
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     origin = Origin(*files.model, vocabulary.name, date, checksum)
     finding_ranks, alternative = files.finding_ranks, files.alternative
     region = region or Region.whole(files.labels.shape)
-    if files.review is None or finding_ranks is None or alternative is None:
-        show_review(nodes, origin, region, files.labels, kept, requested=requested, earlier=earlier)
+    review = files.review
+    if review is None or finding_ranks is None or alternative is None:
+        review = finding_ranks = alternative = None
     elif finding_ranks.shape != files.labels.shape or alternative.shape != files.labels.shape:
         raise _unexpected(files.folder)
-    else:
-        show_review(
-            nodes, origin, region, files.labels, kept, files.review, finding_ranks, alternative, requested, earlier
-        )
+    found = review, finding_ranks, alternative
+    show_review(nodes, origin, region, files.labels, kept, *found, requested, earlier, placement)
     remember(nodes)
     place_in_folder(nodes.label_maps(), nodes.segmentation)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Callable
 from typing import Any
 
 from dcaseg.errors import UserError
 
 _NAME = "DCACTLiver"
+_TAGS = re.compile(r"</?[bip]>")
 _CHECKSUM = "e16eae0ae6fefa858c5c11e58f0f1bb81834d81b7102e021571056324ef6f37e"
 
 
@@ -24,24 +28,39 @@ def register_sample_data() -> None:
     )
 
 
-def load_sample_ct() -> Any:
+def load_sample_ct(announce: Callable[[str], None]) -> Any:
     """Download the sample CT, or use the file of an earlier download, and load it as a vtkMRMLScalarVolumeNode.
 
-    Raises UserError if that fails.
+    ``announce(message)`` is called with Slicer's messages about the progress. Raises UserError if that fails.
     """
     import SampleData
 
-    logic = SampleData.SampleDataLogic()
+    errors: list[str] = []
+
+    def log(message: str, level: int = logging.DEBUG) -> None:
+        # Messages are HTML, but may contain errors in angle brackets.
+        text = _TAGS.sub("", message).strip()
+        if level >= logging.ERROR:
+            errors.append(text)
+        if text:
+            announce(text)
+
+    logic = SampleData.SampleDataLogic(log)
     if logic.sourceForSampleName(_NAME) is None:
         # The module was added while Slicer was already running.
         register_sample_data()
     try:
-        node = logic.downloadSample(_NAME)
+        nodes = logic.downloadSamples(_NAME)
     # The download can raise anything; the user needs one sentence.
     except Exception as error:
         raise UserError(
             f"The sample CT could not be downloaded ({error}).", "Check the network connection, then try again."
         ) from error
+    node = next((each for each in nodes if each is not None), None)
     if node is None:
-        raise UserError("The sample CT could not be downloaded.", "Check the network connection, then try again.")
+        # Slicer tries several times; the first message says what went wrong.
+        reason = f" ({errors[0]})" if errors else ""
+        raise UserError(
+            f"The sample CT could not be downloaded{reason}.", "Check the network connection, then try again."
+        )
     return node

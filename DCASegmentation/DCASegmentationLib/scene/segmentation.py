@@ -5,7 +5,7 @@ Terminology entries are written here rather than with Slicer's terminology files
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,6 +205,17 @@ class Layer:
         return found
 
 
+def layer_images(content: Any) -> Iterator[tuple[int, Any]]:
+    """The label maps with voxels (vtkOrientedImageData) of a vtkSegmentation, each with the number of its layer.
+
+    There are none if another representation is the source, such as closed surface (see :func:`require_voxels`).
+    """
+    for number in range(content.GetNumberOfLayers()):
+        image = content.GetLayerDataObject(number)
+        if image is not None and image.IsA("vtkOrientedImageData") and not image.IsEmpty():
+            yield number, image
+
+
 def segment_layers(segmentation: Any, volume: Any) -> list[Layer]:
     """The label maps of a vtkMRMLSegmentationNode on the grid of a volume node; nearest neighbor if the grids differ.
 
@@ -215,10 +226,7 @@ def segment_layers(segmentation: Any, volume: Any) -> list[Layer]:
     segmentation_transform, volume_transform = segmentation.GetParentTransformNode(), volume.GetParentTransformNode()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(segmentation_transform, volume_transform, between)
     layers = []
-    for number in range(content.GetNumberOfLayers()):
-        image = content.GetLayerDataObject(number)
-        if image is None or image.IsEmpty():
-            continue
+    for number, image in layer_images(content):
         found = _along_axes(image, volume) if segmentation_transform is volume_transform else None
         if found is None:
             # After resampling, the image is on the volume's own grid.
@@ -325,16 +333,26 @@ def require_target(node: Any, ct_node: Any) -> None:
         raise UserError(
             f"{name} belongs to another CT ({reference.GetName()}).", "Select a segmentation of this CT, or a new one."
         )
-    segmentation = node.GetSegmentation()
-    if segmentation.GetNumberOfSegments() == 0:
+    require_voxels(node)
+    if node.GetSegmentation().GetNumberOfSegments() == 0:
         return
-    if segmentation.GetSourceRepresentationName() != _BINARY_LABELMAP:
-        raise UserError(
-            f"{name} is stored as {segmentation.GetSourceRepresentationName().lower()}, not as voxels.",
-            "Make binary labelmap its source representation (module Segmentations), or select a new segmentation.",
-        )
     if node.GetTransformNodeID() != ct_node.GetTransformNodeID():
         raise UserError(f"{name} and the CT are under different transforms.", "Put both under the same transform.")
+
+
+def has_voxels(node: Any) -> bool:
+    """Whether a vtkMRMLSegmentationNode is stored as voxels, its source representation, which users can change."""
+    return bool(node.GetSegmentation().GetSourceRepresentationName() == _BINARY_LABELMAP)
+
+
+def require_voxels(node: Any) -> None:
+    """Raises UserError if a vtkMRMLSegmentationNode is stored in another form than voxels, such as closed surface."""
+    if not has_voxels(node):
+        source = node.GetSegmentation().GetSourceRepresentationName()
+        raise UserError(
+            f"{node.GetName()} is stored as {source.lower()}, not as voxels.",
+            "Make binary labelmap its source representation (module Segmentations), or use another segmentation.",
+        )
 
 
 def replace_organs(node: Any, add: Callable[[Any], dict[str, str]], kept: Collection[str] = ()) -> dict[str, str]:

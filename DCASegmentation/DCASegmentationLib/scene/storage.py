@@ -22,6 +22,7 @@ import vtk
 from dcaseg.errors import OutputError, reason_of
 from dcaseg.imaging.writers import temporary_folder
 from dcaseg.temp_paths import clean, partial_name
+from DCASegmentationLib.scene.segmentation import require_voxels
 
 _BYTES = {
     "signed char": 1, "int8": 1, "uchar": 1, "unsigned char": 1, "uint8": 1,
@@ -121,7 +122,8 @@ CHOOSE_ANOTHER_FOLDER = "Choose an existing folder that you can write to and tha
 
 
 def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
-    """Write a vtkMRMLSegmentationNode as .seg.nrrd. Raises OutputError."""
+    """Write a vtkMRMLSegmentationNode as .seg.nrrd. Raises UserError if it is not stored as voxels, and OutputError."""
+    require_voxels(node)
     with _whole_or_not_at_all(path, ".seg.nrrd", overwrite) as unfinished:
         storage = slicer.vtkMRMLSegmentationStorageNode()
         storage.SetScene(slicer.mrmlScene)

@@ -22,7 +22,7 @@ from DCASegmentationLib.scene.click_labels import clicks_of
 from DCASegmentationLib.scene.ct_export import ct_checksum, export_ct, require_ct
 from DCASegmentationLib.scene.finding_status import organ_is_reviewed
 from DCASegmentationLib.scene.review_record import SUGGESTION, Origin, read_origin, read_review, read_state
-from DCASegmentationLib.scene.segmentation import Layer, organs_by_segment, segment_layers
+from DCASegmentationLib.scene.segmentation import Layer, organs_by_segment, require_voxels, segment_layers
 from DCASegmentationLib.scene.volumes import box_within
 
 # Volumes measured on different grids count as equal within this share, or this many ml.
@@ -121,6 +121,7 @@ def case_version(nodes: CaseNodes, training: Path) -> int:
 def _origin(nodes: CaseNodes) -> Origin:
     """The origin of the case. Raises UserError unless its CT is still the one that was segmented."""
     _require_ct(nodes)
+    require_voxels(nodes.segmentation)
     name = nodes.segmentation.GetName()
     origin = read_origin(nodes.segmentation)
     if origin is None or nodes.automatic is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -95,11 +96,40 @@ def parent_to_world(node: Any) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
+@dataclass(frozen=True)
+class CTPlacement:
+    """Where a CT was at one time, such as when it was exported.
+
+    ``from_world`` (4, 4) maps the world to the CT's own space, before its transforms; ``grid`` (4, 4) maps voxel
+    indices (i, j, k) to that space.
+    """
+
+    from_world: np.ndarray
+    grid: np.ndarray
+
+    @classmethod
+    def of(cls, ct_node: Any) -> CTPlacement:
+        """Where a CT is now. Raises UserError if it is under a transform that is not linear."""
+        return cls(np.linalg.inv(parent_to_world(ct_node)), _grid(ct_node))
+
+    def to_own_space(self, ct_node: Any) -> np.ndarray:
+        """The matrix (4, 4) from the world as it was then to the CT's own space as it is now.
+
+        Hardening a transform moves the CT in its own space; putting it under another transform does not.
+        """
+        now = _grid(ct_node)
+        # Without rounding errors in the usual case.
+        return self.from_world if np.array_equal(self.grid, now) else now @ np.linalg.inv(self.grid) @ self.from_world
+
+
+def _grid(node: Any) -> np.ndarray:
+    return np.array(slicer.util.arrayFromVTKMatrix(index_to_ras(node)))
+
+
 def place_under(ct_node: Any, volume: Any, from_world: np.ndarray) -> None:
     """Put a volume given in world space under the transform of ``ct_node``, so that it moves with the CT.
 
-    ``from_world`` (4, 4) maps from the world to the CT's own space, with the transform that the CT was under when the
-    volume was computed from it.
+    ``from_world`` (4, 4) maps that space to the CT's own space (see :meth:`CTPlacement.to_own_space`).
     """
     if not np.array_equal(from_world, np.eye(4)):
         matrix = from_world @ slicer.util.arrayFromVTKMatrix(index_to_ras(volume))

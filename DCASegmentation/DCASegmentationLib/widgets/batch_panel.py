@@ -27,6 +27,7 @@ from DCASegmentationLib.batch import (
 from DCASegmentationLib.event_loop import Steps, newTimer
 from DCASegmentationLib.logic import CTFiles, SegmentationLogic
 from DCASegmentationLib.widgets.html import errorText
+from DCASegmentationLib.widgets.result_panel import startFolder
 from DCASegmentationLib.widgets.tables import makeCompact, setRows
 
 _MOST_ROWS = 8
@@ -71,7 +72,7 @@ class BatchPanel:
         self.ui.retryButton.connect("clicked()", self.onRetrySelected)
         self.ui.removeButton.connect("clicked()", self.onRemoveSelected)
         self.ui.batchTable.connect("itemSelectionChanged()", self._updateButtons)
-        self.ui.batchTable.connect("cellDoubleClicked(int,int)", self._onDoubleClicked)
+        self.ui.batchTable.connect("cellActivated(int,int)", self._onActivated)
         # Progress of a case comes often; the table is not rebuilt for it.
         self._summaryTimer = newTimer(self._updateSummary, 50)
         self._showMessage("")
@@ -94,7 +95,9 @@ class BatchPanel:
             self._showMessage(_("The search was stopped."))
             self._updateButtons()
             return
-        folder = qt.QFileDialog.getExistingDirectory(self.widget, _("Segment the CTs in a folder and its subfolders"))
+        folder = qt.QFileDialog.getExistingDirectory(
+            self.widget, _("Segment the CTs in a folder and its subfolders"), startFolder()
+        )
         if not folder:
             return
         self._steps.run(self._searching(Path(folder)), self._updateButtons)
@@ -207,12 +210,12 @@ class BatchPanel:
     def _onResultsChosen(self, index: int) -> None:
         folder = ""
         if index == _FOLDER:
-            folder = qt.QFileDialog.getExistingDirectory(self.widget, _("Folder for the results"))
+            folder = qt.QFileDialog.getExistingDirectory(self.widget, _("Folder for the results"), startFolder())
         self._resultFolder = Path(folder) if folder else None
         self.ui.resultsSelector.currentIndex = _FOLDER if folder else _SCENE
         self._updateSummary()
 
-    def _onDoubleClicked(self, row: int, column: int) -> None:
+    def _onActivated(self, row: int, column: int) -> None:
         self._show(self.batch.cases[row])
 
     def _onChanged(self, case: BatchCase | None) -> None:

@@ -29,6 +29,9 @@ class CorrectPanel:
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.widget.setMRMLScene(slicer.mrmlScene)
         self.ui.segmentEditor.visible = False
+        # Extensions that Slicer loads after this one, such as if this is the startup module, add their effects later.
+        self._effects = slicer.qSlicerSegmentEditorEffectFactory.instance()
+        self._effects.connect("effectRegistered(QString)", self._onEffectRegistered)
         self.ui.editEverywhereButton.connect("clicked()", self.editEverywhere)
         self._nodes: CaseNodes | None = None
         self._isEntered = self._isPaused = False
@@ -49,6 +52,9 @@ class CorrectPanel:
         editor.setSourceVolumeNode(nodes.ct if nodes is not None else None)
         editor.visible = nodes is not None
         self.ui.correctHintLabel.visible = nodes is None
+
+    def _onEffectRegistered(self, name: str) -> None:
+        self.ui.segmentEditor.updateEffectList()
 
     def editWithin(self, segmentId: str, makeArea: Callable[[], Any]) -> None:
         """Start painting on a segment, limited to the volume that ``makeArea()`` returns (see ``editable_area``).
@@ -136,6 +142,7 @@ class CorrectPanel:
 
     def cleanup(self) -> None:
         """Stop editing and disconnect the editor from the scene."""
+        self._effects.disconnect("effectRegistered(QString)", self._onEffectRegistered)
         self.exit()
         self.ui.segmentEditor.setMRMLScene(None)
 

@@ -53,6 +53,7 @@ class ModulePanel(VTKObservationMixin):
         self._parametersObserver = ModifiedObserver(self._onParametersModified)
         self._connections: list[Any] = []
         self._shown: Any = None
+        self._shownCT: Any = None
         self._newResult: Any = None
         self.isEntered = False
         # A volume node is added to the scene before its voxels are set, so check it in a later turn of the event loop.
@@ -243,6 +244,9 @@ class ModulePanel(VTKObservationMixin):
             self._parameters.resultSegmentation = segmentation
             self._update()
             self.ui.resultSection.collapsed = False
+        else:
+            # Another result may have been selected during the run.
+            self._update()
         self.guide.onRunEnded(segmentation is not None)
 
     def _onBeforeReplace(self, segmentation: Any) -> None:
@@ -329,20 +333,22 @@ class ModulePanel(VTKObservationMixin):
         """Update the sections from the parameter node."""
         if self._parameters is None:
             return
-        # A batch goes on in the background: it changes no result that is shown.
-        if not self.segmentPanel.isRunning:
+        # A run does not let the sections switch to another result, but what they show must be in the scene.
+        if not self.segmentPanel.isRunning or self._shown is None or not _isPresent(self._shown, self._shownCT):
             self._showResult(self._parameters.resultSegmentation)
         self.segmentControl.update()
         self._updateGuide()
 
     def _showResult(self, segmentation: Any | None) -> None:
         """Show the case of ``segmentation`` in the result sections, one after another."""
-        if segmentation is self._shown:
+        nodes = recall(segmentation)
+        ct = nodes.ct if nodes is not None else None
+        if segmentation is self._shown and ct is self._shownCT:
             return
-        self._shown = segmentation
+        self._shown, self._shownCT = segmentation, ct
         self._showing.stop()
         self.segmentControl.show3D.setSegmentation(segmentation)
-        if (nodes := recall(segmentation)) is None:
+        if nodes is None:
             for panel in self._resultPanels:
                 panel.setResult(None)
         else:
@@ -365,7 +371,8 @@ class ModulePanel(VTKObservationMixin):
             if isFirst:
                 go_to_organs(nodes)
                 yield
-        for panel in (self.resultPanel, self.reviewPanel, self.expertsPanel, self.correctPanel, self.clickPanel):
+        # Experts last: a Segment Editor that gets another segmentation removes the label maps from the slice views.
+        for panel in (self.resultPanel, self.reviewPanel, self.correctPanel, self.clickPanel, self.expertsPanel):
             if recall(nodes.segmentation) is None:
                 return
             panel.setResult(recall(nodes.segmentation))
@@ -375,3 +382,8 @@ class ModulePanel(VTKObservationMixin):
             yield
         if (current := recall(nodes.segmentation)) is not None:
             yield from preparing_maps(current)
+
+
+def _isPresent(segmentation: Any, ct: Any | None) -> bool:
+    """Whether a result and its CT, if it had one, are still in the scene."""
+    return all(slicer.mrmlScene.IsNodePresent(node) for node in (segmentation, ct) if node is not None)

@@ -20,11 +20,22 @@ from DCASegmentationLib.event_loop import SegmentationWatch, Steps
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.case_report import case_report
 from DCASegmentationLib.scene.segment_statistics import SegmentStatistics, as_text, measure_segments
+from DCASegmentationLib.scene.segmentation import require_voxels
 from DCASegmentationLib.scene.storage import safe_file_name, save_segmentation, save_table
 from DCASegmentationLib.scene.surfaces import has_surfaces, making_surfaces, write_surfaces
 from DCASegmentationLib.scene.view_setup import jump_to_segment
 from DCASegmentationLib.widgets.html import errorText
 from DCASegmentationLib.widgets.tables import makeCompact, numberItem, setRows
+
+
+def startFolder() -> str:
+    """The folder in which file dialogs open: that of the scene, or Slicer's own if the scene has none.
+
+    Otherwise they would open in the working directory, often the folder of the program, where users cannot write.
+    """
+    folder = Path(slicer.mrmlScene.GetRootDirectory() or "")
+    # Slicer sets "." if the folder of the scene does not exist.
+    return str(folder if folder.is_absolute() and folder.is_dir() else slicer.app.defaultScenePath)
 
 
 def askForFile(parent: qt.QWidget, title: str, name: str, suffix: str, fileFilter: str) -> tuple[Path, bool] | None:
@@ -34,7 +45,8 @@ def askForFile(parent: qt.QWidget, title: str, name: str, suffix: str, fileFilte
     cancels. ``name`` (without suffix) is the suggested file name, in which characters that a file name cannot have are
     replaced; ``fileFilter`` describes the files, such as "CSV (*.csv)".
     """
-    chosen = qt.QFileDialog.getSaveFileName(parent, title, safe_file_name(name) + suffix, fileFilter)
+    suggested = str(Path(startFolder()) / (safe_file_name(name) + suffix))
+    chosen = qt.QFileDialog.getSaveFileName(parent, title, suggested, fileFilter)
     if not chosen:
         return None
     path = Path(chosen)
@@ -161,15 +173,16 @@ class ResultPanel(VTKObservationMixin):
     def __init__(self, layout: qt.QLayout, uiFolder: Path) -> None:
         VTKObservationMixin.__init__(self)
         self._segmentation: Any = None
-        self._ct: Any = None
         self._rows: list[SegmentStatistics] = []
+        # Why the organs cannot be measured; empty if they can.
+        self._problem = ""
         self._watch = SegmentationWatch(self.update)
         self.widget = slicer.util.loadUI(str(uiFolder / "Result.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
         makeCompact(self.ui.segmentsTable)
         self.ui.segmentsTable.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
-        self.ui.segmentsTable.connect("cellDoubleClicked(int,int)", self._onDoubleClicked)
+        self.ui.segmentsTable.connect("cellActivated(int,int)", self._onActivated)
         self.ui.copyButton.connect("clicked()", self.onCopy)
         self.ui.saveTableButton.connect("clicked()", self.onSaveTable)
         self.ui.saveSegmentationButton.connect("clicked()", self.onSaveSegmentation)
@@ -180,7 +193,7 @@ class ResultPanel(VTKObservationMixin):
 
     def setResult(self, nodes: CaseNodes | None) -> None:
         """Show this result; None if there is none."""
-        self._segmentation, self._ct = (nodes.segmentation, nodes.ct) if nodes is not None else (None, None)
+        self._segmentation = nodes.segmentation if nodes is not None else None
         self.removeObservers()
         self._watch.watch(self._segmentation)
         display = self._segmentation.GetDisplayNode() if nodes is not None else None
@@ -189,7 +202,7 @@ class ResultPanel(VTKObservationMixin):
         for widget in (self.ui.segmentsTable, self.ui.saveSegmentationButton, self.ui.saveSurfacesButton,
                        self.ui.copyButton, self.ui.saveTableButton, self.ui.reportButton):  # fmt: skip
             widget.visible = nodes is not None
-        unavailableReason = noDICOMReason(self._ct)
+        unavailableReason = noDICOMReason(nodes.ct if nodes is not None else None)
         self.ui.exportDICOMButton.visible = nodes is not None and canExportDICOM()
         self.ui.exportDICOMButton.enabled = not unavailableReason
         self.ui.exportDICOMButton.toolTip = unavailableReason or _(
@@ -202,10 +215,21 @@ class ResultPanel(VTKObservationMixin):
     def update(self) -> None:
         """Measure the segments again and fill the table."""
         self._rows = []
-        if self._ct is not None:
-            self._rows = measure_segments(self._segmentation, self._ct)
-        elif self._segmentation is not None:
-            self._showMessage(_("The CT is no longer in the scene, so the organs cannot be measured."))
+        # Looked up each time because the user can delete the CT at any time.
+        nodes = recall(self._segmentation)
+        problem = ""
+        try:
+            if nodes is not None:
+                require_voxels(nodes.segmentation)
+                if nodes.ct is not None:
+                    self._rows = measure_segments(nodes.segmentation, nodes.ct)
+                else:
+                    problem = _("The CT is no longer in the scene, so the organs cannot be measured.")
+        except UserError as error:
+            problem = errorText(error)
+        if problem or self._problem:
+            self._showMessage(problem)
+        self._problem = problem
         self._fillTable()
         self.ui.copyButton.enabled = self.ui.saveTableButton.enabled = bool(self._rows)
 
@@ -243,7 +267,9 @@ class ResultPanel(VTKObservationMixin):
 
     def onSaveSurfaces(self) -> None:
         """Ask for a folder and save one STL file per visible segment."""
-        folder = qt.QFileDialog.getExistingDirectory(self.widget, _("Save one STL file per visible organ"))
+        folder = qt.QFileDialog.getExistingDirectory(
+            self.widget, _("Save one STL file per visible organ"), startFolder()
+        )
         if folder:
             self._attempt(
                 lambda: write_surfaces(self._segmentation, Path(folder), self._onProgress),
@@ -258,6 +284,7 @@ class ResultPanel(VTKObservationMixin):
         nodes = recall(self._segmentation)
         if nodes is None:
             raise UserError(_("The result is no longer in the scene."), _("Segment the CT again."))
+        require_voxels(nodes.segmentation)
         write_report(case_report(nodes, time.strftime("%Y-%m-%d %H:%M")), path, mayOverwrite)
 
     def onExportDICOM(self) -> None:
@@ -328,5 +355,5 @@ class ResultPanel(VTKObservationMixin):
             isVisible = item.checkState() == qt.Qt.Checked
             self._segmentation.GetDisplayNode().SetSegmentVisibility(item.data(qt.Qt.UserRole), isVisible)
 
-    def _onDoubleClicked(self, row: int, column: int) -> None:
+    def _onActivated(self, row: int, column: int) -> None:
         jump_to_segment(self._segmentation, self.ui.segmentsTable.item(row, 0).data(qt.Qt.UserRole))

@@ -47,11 +47,12 @@ from DCASegmentationLib.scene.review_record import (
     read_state,
     vocabulary_of,
 )
+from DCASegmentationLib.scene.segmentation import require_voxels
 from DCASegmentationLib.scene.storage import save_table
 from DCASegmentationLib.scene.training_case import CorrectedCase, case_version, require_reviewed
 from DCASegmentationLib.surface_renewal import SurfaceRenewal
 from DCASegmentationLib.widgets.html import errorText
-from DCASegmentationLib.widgets.result_panel import askForFile
+from DCASegmentationLib.widgets.result_panel import askForFile, startFolder
 from DCASegmentationLib.widgets.tables import ChangesTable, FindingsTable, changesAsText
 from DCASegmentationLib.widgets.training_set import TrainingSetWriter
 
@@ -84,6 +85,8 @@ class ReviewPanel:
         self._findings: tuple[Finding, ...] = ()
         self._current = -1
         self._changes: tuple[OrganChange, ...] = ()
+        # Why the review cannot follow the segmentation; empty if it can.
+        self._problem = ""
         self._watch = SegmentationWatch(self._onSegmentationChanged)
         self._surfaces = SurfaceRenewal()
         self._writer = TrainingSetWriter(self._onAdded)
@@ -101,6 +104,8 @@ class ReviewPanel:
         for title, name in ((_("with reviewed organs"), _REVIEWED), (_("CT alone, without labels"), _CT_ALONE)):
             self.ui.trainingSetSelector.addItem(title, name)
         self.ui.findingsTable.connect("cellClicked(int,int)", self._onCellClicked)
+        # The arrow keys too, or a decision would go to another finding than the one that is highlighted.
+        self.ui.findingsTable.connect("currentCellChanged(int,int,int,int)", self._onCurrentCellChanged)
         self.ui.previousButton.connect("clicked()", self.goToPrevious)
         self.ui.nextButton.connect("clicked()", self.goToNext)
         self.ui.acceptButton.connect("clicked(bool)", self._onAccept)
@@ -132,6 +137,8 @@ class ReviewPanel:
         self._showMessage("")
         if nodes is not None and lacks_label_maps(nodes.segmentation):
             self._showError(no_findings(nodes))
+        elif nodes is not None:
+            self._attempt(lambda: require_voxels(nodes.segmentation))
         self._table.fill(self._findings, self._state)
         hint = _("Segment a CT to see which findings to check first.")
         if nodes is not None:
@@ -260,7 +267,7 @@ class ReviewPanel:
         settings = slicer.app.settings()
         before = settings.value(_TRAINING_SET, "") or ""
         title = _("Folder of the training set")
-        chosen = qt.QFileDialog.getExistingDirectory(self.widget, title, str(before))
+        chosen = qt.QFileDialog.getExistingDirectory(self.widget, title, str(before) or startFolder())
         if not chosen:
             return
         settings.setValue(_TRAINING_SET, chosen)
@@ -309,6 +316,10 @@ class ReviewPanel:
     def _onCellClicked(self, row: int, column: int) -> None:
         self.goTo(row)
 
+    def _onCurrentCellChanged(self, row: int, column: int, previousRow: int, previousColumn: int) -> None:
+        if row != self._current:
+            self.goTo(row)
+
     def _onAccept(self, checked: bool) -> None:
         self._decide(ACCEPTED if checked else TO_CHECK)
 
@@ -324,10 +335,18 @@ class ReviewPanel:
         self.update()
 
     def _followEdits(self, nodes: CaseNodes) -> None:
+        self._attempt(lambda: follow_edits(nodes))
+
+    def _attempt(self, action: Callable[[], Any]) -> None:
+        """Show why the review cannot follow the segmentation, until it can."""
+        problem = ""
         try:
-            follow_edits(nodes)
+            action()
         except UserError as error:
-            self._showError(error)
+            problem = errorText(error)
+        if problem or self._problem:
+            self._showMessage(problem)
+        self._problem = problem
 
     def _onSuggestion(self, checked: bool) -> None:
         nodes = self._nodes

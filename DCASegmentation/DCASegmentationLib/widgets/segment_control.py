@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ class SegmentControl:
         return ""
 
     def batchSettings(self, resultFolder: Path | None) -> BatchSettings:
-        """The choices for a batch, after installing PyTorch if it is missing. Raises UserError if there is no model."""
+        """The choices for a batch, after installing PyTorch if necessary. Raises UserError if there is no model."""
         model = self._requireModel()
         if model.problem is not None:
             raise model.problem
@@ -135,7 +136,7 @@ class SegmentControl:
         return model
 
     def _requireTorch(self) -> None:
-        if requirements.torchVersion() is None:
+        if requirements.needsTorch():
             requirements.installTorch(self.panel.showMessage)
             self._onInstalled()
 
@@ -166,13 +167,17 @@ class SegmentControl:
         drawNow()
         try:
             with slicer.util.WaitCursor():
-                node = load_sample_ct()
+                node = load_sample_ct(self._announce)
         except UserError as error:
             self.panel.showError(error)
             return False
         if self._parameters is not None:
             self._parameters.inputVolume = node
         return True
+
+    def _announce(self, message: str) -> None:
+        self.panel.showMessage(escape(message))
+        drawNow()
 
     def apply(self) -> None:
         """Do the same as the Apply button, if it is enabled."""
@@ -181,8 +186,11 @@ class SegmentControl:
 
     def _onDevicesWanted(self) -> None:
         """The list of devices became visible: ask the worker, which loads PyTorch, for the available devices."""
-        if requirements.torchVersion() is None:
-            self.panel.showDevices(None, _("Install PyTorch to see the available devices."))
+        try:
+            # The worker must not load a PyTorch that is about to be replaced, which fails on Windows.
+            requirements.requireTorch()
+        except UserError as error:
+            self.panel.showDevices(None, str(error))
             return
         self.panel.showDevices(None, _("Looking for devices..."))
         try:
@@ -264,6 +272,9 @@ class SegmentControl:
             self.panel.showMessage(_("Canceled. Nothing was changed."))
         elif outcome.error is not None:
             self.panel.showError(outcome.error, outcome.details)
+        if outcome.nodes is None and self._parameters is not None:
+            # The message stays until another CT is selected, even if this one was deleted, which ended the run.
+            self._messageCT = self._parameters.inputVolume
         self._onResult(outcome.nodes.segmentation if outcome.nodes is not None else None)
         self.panel.setApplicable(self._unavailableReason())
 

@@ -18,6 +18,7 @@ from dcaseg.worker.protocol import Answer, Download, Failure, WasCancelled
 from DCASegmentationLib import requirements
 from DCASegmentationLib.widgets.html import errorText
 from DCASegmentationLib.widgets.model_selection import Model, availableModels
+from DCASegmentationLib.widgets.result_panel import startFolder
 from DCASegmentationLib.worker_client import Purpose, WorkerProcess, newWorker
 
 # A download has a worker of its own: neither waits for a segmentation, nor is it ended by canceling one.
@@ -64,16 +65,18 @@ class SetupPanel:
         torch, extension = requirements.torchVersion(), requirements.extensionInstalled()
         self._torch = torch
         problem = requirements.platformProblem()
+        isNeeded = torch is None or requirements.isTooOld(torch)
         self.ui.torchLabel.text = _torchInWords(torch, problem)
-        self.ui.installTorchButton.visible = torch is None and extension and problem is None
+        self.ui.installTorchButton.text = _("Install PyTorch") if torch is None else _("Update PyTorch")
+        self.ui.installTorchButton.visible = isNeeded and extension and problem is None
         self.ui.extensionLabel.text = (
             _("The PyTorch extension is installed.")
             if extension
             else _("The PyTorch extension, which installs PyTorch, is missing.")
         )
-        # If PyTorch is installed already, the extension is not needed.
-        self.ui.extensionLabel.visible = (extension or torch is None) and problem is None
-        self.ui.installExtensionButton.visible = not extension and torch is None and problem is None
+        # If a recent PyTorch is installed already, the extension is not needed.
+        self.ui.extensionLabel.visible = (extension or isNeeded) and problem is None
+        self.ui.installExtensionButton.visible = not extension and isNeeded and problem is None
         self._updateOpenVINO()
         self._updateModels()
 
@@ -94,13 +97,13 @@ class SetupPanel:
 
     def onAddZip(self) -> None:
         """Ask for a zip file and add the model in it."""
-        path = qt.QFileDialog.getOpenFileName(self.widget, _("Add a model"), "", _("Model bundles (*.zip)"))
+        path = qt.QFileDialog.getOpenFileName(self.widget, _("Add a model"), startFolder(), _("Model bundles (*.zip)"))
         if path:
             self._add(Path(path))
 
     def onAddFolder(self) -> None:
         """Ask for a folder and add the model in it."""
-        path = qt.QFileDialog.getExistingDirectory(self.widget, _("Add a model"))
+        path = qt.QFileDialog.getExistingDirectory(self.widget, _("Add a model"), startFolder())
         if path:
             self._add(Path(path))
 
