@@ -10,7 +10,7 @@ L_seg is (Dice + cross-entropy) / 2 of the region or, with ``class_balance``, th
 Deviations: the first stage takes at most half of a short run (``copy_paste``); the second stage starts from the
 averaged or current weights, not from those with the best validation score; the box may touch every border; the largest
 components of pseudo-labels are not selected by default (``largest_part``), which is slow for a dozen organs and harms
-paired ones. Cost: 0.33 times CPS (0.12 in pretraining), because a step with 2 + 2 patches trains on two mixtures, half
+paired ones. Cost: 0.33 times CPS (0.25 in pretraining), because a step with 2 + 2 patches trains on two mixtures, half
 of the patches of other methods.
 """
 
