@@ -142,6 +142,7 @@ WindowCosts(2, (1.0,) * {1 if replayed else 2}, (1.0,) * {1 if replayed else 2})
     )
 
 
+@pytest.mark.slow
 def test_labels_of_all_windows_are_kept_and_compared_with_those_of_the_reference(tmp_path):
     pytest.importorskip("psutil")
     kept = tmp_path / "labels"

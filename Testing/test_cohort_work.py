@@ -193,7 +193,10 @@ def test_a_model_that_was_replaced_between_two_cohorts_is_loaded_again(settings,
     assert not any(each is old for each in PROCESS._segmenters.values()), "it would only fill the memory"
 
 
-@pytest.mark.parametrize("change", ["labels.nrrd", "segmentation.seg.nrrd", "nothing"])
+@pytest.mark.parametrize(
+    "change",
+    ["labels.nrrd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("segmentation.seg.nrrd", "nothing"))],
+)
 def test_corrections_in_a_case_folder_are_kept_when_the_case_is_segmented_again(dicom_case, settings, change):
     work.process(dicom_case, settings)
     folder = settings.folder_of(dicom_case.name)
@@ -212,6 +215,7 @@ def test_corrections_in_a_case_folder_are_kept_when_the_case_is_segmented_again(
     assert any(kept[0] in note for note in json.loads((folder / "case.json").read_text())["outcome"]["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrected", [True, False])
 def test_corrections_of_cases_of_earlier_versions_are_kept_too(dicom_case, settings, corrected):
     """Their records have no checksums, but are the last file that was written."""

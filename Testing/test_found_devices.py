@@ -89,7 +89,7 @@ def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, fake_slice
 def test_without_pytorch_the_list_says_so(panel, fake_slicer):
     fake_slicer.torch.is_installed = False
     panel.segmentPanel.ui.advancedGroup.collapsed = False
-    assert "Install PyTorch" in panel.segmentPanel.ui.deviceNoteLabel.text
+    assert "PyTorch is not installed" in panel.segmentPanel.ui.deviceNoteLabel.text
     assert titles(panel) == BARE
 
 

@@ -169,7 +169,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(case, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends itself a signal")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_run_after_the_step_and_the_resumed_run_ends_as_the_whole_one(case, tmp_path, number):
     whole = trainer_in(tmp_path / "whole", case, 4)
     whole.run(log_every=1)

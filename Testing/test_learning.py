@@ -70,6 +70,7 @@ def test_a_run_on_corrected_cases_uses_the_models_network_and_fine_tuning_defaul
     assert record.initial.name == model.name
 
 
+@pytest.mark.slow
 def test_an_initial_model_without_corrected_cases_is_an_ordinary_run(dca, small_bundle, tmp_path):
     people = ("--labelled", 1, "--unlabelled", 0, "--validation", 0)
     run = dca("train", "-o", tmp_path / "run", "--init", small_bundle, *people, "--spacing", "14,14,14", *SHORT)
@@ -96,6 +97,7 @@ def test_a_model_replaces_another_only_if_it_is_at_least_as_good(dca, run, tmp_p
     assert refused.code == 2 and [path.name for path in model.parent.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_the_replaced_model_is_kept(dca, run, tmp_path):
     model = tmp_path / "models" / "mine"
     model.parent.mkdir()

@@ -22,7 +22,7 @@ def losses_of(tmp_path, options, steps=20):
 
 
 @pytest.mark.skipif(mixed_precision.low_precision(torch.device("cpu")) is None, reason="this processor has no AMX")
-@pytest.mark.parametrize("fraction", [1.0, 0.0])
+@pytest.mark.parametrize("fraction", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_losses_agree_with_those_in_single_precision(tmp_path, fraction):
     options = replace(OPTIONS, expert_stage_fraction=fraction, learning_rate=2e-3, steps=20)
     mixed, lower = losses_of(tmp_path, replace(options, mixed_precision=True))

@@ -280,7 +280,7 @@ def test_a_run_on_a_stream_alone_is_exported_as_synthetic(dca, folders, cache, t
     assert dca("bundle", "verify", tmp_path / "model").code == 0
     metadata = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]
     assert [one["licence"] for one in metadata["training_data"]] == ["CC0-1.0", "CC-BY-4.0"]
-    assert any("synthetic CT only" in limit for limit in metadata["limits"])
+    assert any("synthetic CTs only" in limit for limit in metadata["limits"])
 
 
 @pytest.mark.slow
