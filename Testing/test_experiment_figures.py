@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dcaseg.errors import UserError
-from dcaseg.evaluation.experiments.definitions import FUSIONS, METHODS, STITCHED, variant
+from dcaseg.evaluation.experiments.definitions import BASELINES, FUSIONS, STITCHED, variant
 from dcaseg.evaluation.experiments.figures import Also, make_figure
 from dcaseg.evaluation.experiments.runs import SCORES, SETTINGS, Data, Runs
 from dcaseg.evaluation.features import balanced_voxels, feature_volume, features_at, last_block, last_fusion
@@ -45,7 +45,7 @@ def test_organ_dice_come_from_the_runs_and_later_figures_reuse_them(runs):
     numbers = numbers_of(runs, "fig1")
     shares = list(numbers["share_of_voxels"].values())
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1, abs=1e-4)
-    assert list(numbers["dice"]) == [arm.title for arm in METHODS]
+    assert list(numbers["dice"]) == [arm.title for arm in BASELINES]
     scores = runs.folder / "runs" / "dca" / "seed-0" / SCORES
     dice = json.loads(scores.read_text())["cases"]["balls 5"]["dice"]
     assert list(numbers["dice"]["DCA"].values()) == pytest.approx(dice, abs=1e-4)

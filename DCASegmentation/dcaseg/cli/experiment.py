@@ -174,7 +174,7 @@ def run(
     """
     from ..evaluation.experiments.definitions import (
         ALL_EXPERIMENTS,
-        SYSTEMS,
+        METHODS,
         TABLES,
         equal_compute,
         fitting_rows,
@@ -258,7 +258,7 @@ def run(
         if not estimate and not finished_only:
             figure_options = _figure_options(more_lists or [], cases, folder, common.grid, percentages, progress)
             if methods == "all":
-                figure_options = replace(figure_options, methods=SYSTEMS)
+                figure_options = replace(figure_options, methods=METHODS)
             try:
                 make_runs_of(names, replace(runs, run_finished=write_finished), experiments, figure_options)
             except (Cancelled, KeyboardInterrupt, UserError):

@@ -172,7 +172,7 @@ EXPERIMENTS = {
     )
 }
 
-METHODS = EXPERIMENTS["baselines"].arms
+BASELINES = EXPERIMENTS["baselines"].arms
 """The methods that figures 1, 5 and 6 show."""
 
 FUSIONS = (
@@ -205,7 +205,7 @@ GENERAL, IMBALANCE = "General", "Imbalance"
 """Groups of methods in the paper's tables: without or with measures against class imbalance."""
 
 _FULL = Arm("vnet-full", "V-Net (fully)", {"strategy": "vnet"}, all_labels=True)
-SYSTEMS = (
+METHODS = (
     _FULL,
     *(
         Arm(key, title, {"strategy": key.replace("-", "_")}, group=GENERAL)
@@ -240,8 +240,8 @@ SYSTEMS = (
 """The twenty rows of Tables 1 and 2."""
 
 TABLES = {
-    "table1": Experiment("table1", "All methods, in the layout of Table 1", SYSTEMS),
-    "table2": Experiment("table2", "All methods, in the layout of Table 2", SYSTEMS),
+    "table1": Experiment("table1", "All methods, in the layout of Table 1", METHODS),
+    "table2": Experiment("table2", "All methods, in the layout of Table 2", METHODS),
 }
 ALL_EXPERIMENTS: Mapping[str, Experiment] = {**TABLES, **EXPERIMENTS}
 """All tables of ``dca experiment``, by name."""

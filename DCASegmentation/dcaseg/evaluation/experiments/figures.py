@@ -28,11 +28,11 @@ from ..figures.style import save_figure
 from ..label_ratios import MODES, Subset, describe_subset, stability, subsets_of
 from ..scores import Scores
 from ..statistics import over_seeds
-from .definitions import DEPTHS, DILATIONS, FUSIONS, METHODS, STITCHED, Arm, variant
+from .definitions import BASELINES, DEPTHS, DILATIONS, FUSIONS, STITCHED, Arm, variant
 from .runs import Runs, rounded
 
 _RATIOS = (10.0, 20.0, 40.0, 100.0)
-_DCA = METHODS[-1]
+_DCA = BASELINES[-1]
 # Figure 7: each of the paper's depths with each dilation.
 _COMBINATIONS = [(depth, dilation) for depth in DEPTHS for dilation in DILATIONS]
 # Number of voxels of each organ in figure 6.
@@ -49,7 +49,7 @@ class Also:
 
     subsets: tuple[Subset, ...] = ()
     ratios: tuple[float, ...] = _RATIOS
-    methods: tuple[Arm, ...] = METHODS
+    methods: tuple[Arm, ...] = BASELINES
 
 
 def make_figure(name: str, runs: Runs, also: Also | None = None, extension: str = ".png") -> Path:

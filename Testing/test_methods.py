@@ -16,7 +16,7 @@ from dcaseg.evaluation.experiments.definitions import (
     EXPERIMENTS,
     GENERAL,
     IMBALANCE,
-    SYSTEMS,
+    METHODS,
     TABLES,
     equal_compute,
     fitting_rows,
@@ -38,7 +38,7 @@ from test_strategies import options_for
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 COMMON = replace(OPTIONS, steps=2, patch=(16, 16, 32))
-BY_KEY = {arm.key: arm for arm in SYSTEMS}
+BY_KEY = {arm.key: arm for arm in METHODS}
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ def data() -> Data:
 
 
 def test_all_twenty_rows_have_a_strategy():
-    assert len(SYSTEMS) == 20 and {arm.group for arm in SYSTEMS} == {"", GENERAL, IMBALANCE}
-    strategies = [arm.changes.get("strategy", "dca") for arm in SYSTEMS]
+    assert len(METHODS) == 20 and {arm.group for arm in METHODS} == {"", GENERAL, IMBALANCE}
+    strategies = [arm.changes.get("strategy", "dca") for arm in METHODS]
     assert set(strategies) == set(get_args(StrategyName)) - {"plain_experts"}
     assert all(set(rows) == set(BY_KEY) for rows in PAPER.values())
     for preset in (small_options(), TrainingOptions(), TrainingOptions.paper()):
-        for arm in SYSTEMS:
+        for arm in METHODS:
             arm.options(preset, 1)
     assert BY_KEY["magicnet"].options(small_options(), 0).strategy_options == {"cubes": 2}
 
@@ -89,7 +89,7 @@ def test_the_cost_of_a_large_patch_is_scaled_from_a_smaller_one():
 
 
 def test_equal_compute_adjusts_the_number_of_steps():
-    costs = {arm.key: StepCost(float(index + 1), 4.0) for index, arm in enumerate(SYSTEMS)}
+    costs = {arm.key: StepCost(float(index + 1), 4.0) for index, arm in enumerate(METHODS)}
     experiment = equal_compute(TABLES["table1"], 1000, costs)
     for arm in experiment.arms:
         options, cost = arm.options(COMMON, 0), costs[arm.key.removesuffix("-equal")]
