@@ -34,7 +34,7 @@ from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
-SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped" / "dca-synthetic"
+SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped" / "dca-abdomen"
 EVERYTHING = SegmentOptions(attention_levels=(1, 4), dominant_expert=True, entropy=True, disagreement=True)
 
 

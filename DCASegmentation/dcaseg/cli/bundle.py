@@ -30,7 +30,7 @@ def build_group() -> typer.Typer:
         no_args_is_help=True, help="List, check, add, export and average trained models (MONAI bundles)."
     )
     group.command(name="info", epilog="Example: dca bundle info")(info)
-    group.command(name="verify", epilog="Example: dca bundle verify models/dca-synthetic")(verify)
+    group.command(name="verify", epilog="Example: dca bundle verify models/mine")(verify)
     group.command(name="list", epilog="Example: dca bundle list")(list_all)
     group.command(name="add", epilog="Example: dca bundle add model.zip")(add)
     group.command(name="download", epilog="Example: dca bundle download https://host/model.zip#sha256=...")(download)

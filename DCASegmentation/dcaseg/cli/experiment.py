@@ -28,7 +28,6 @@ NAME = "experiment"
 EXAMPLES = "Example: dca experiment table3 table4 baselines -o experiments/phantoms --seeds 0,1,2"
 
 LEARNING = "learning"
-_LEARNING_MODEL = "dca-synthetic"
 
 _TABLES_PANEL = "Tables and figures"
 
@@ -80,7 +79,7 @@ def run(
     network: NetworkGroup,
     bundle: Annotated[
         str | None,
-        typer.Option(help="learning: initial model. Default: dca-synthetic.", rich_help_panel=MODEL_PANEL),
+        typer.Option(help="learning: initial model. Default: the default model.", rich_help_panel=MODEL_PANEL),
     ] = None,
     seeds: Annotated[
         str,
@@ -322,7 +321,7 @@ def run_learning(
     from ..inference.process_settings import keep_freed_memory
 
     keep_freed_memory()
-    model = load_bundle(bundle or _LEARNING_MODEL)
+    model = load_bundle(bundle)
     with progress_bar() as progress:
         outcome = few_cases.run_learning(
             model, out, cache, seeds, changes, device=str(choose_device(device).torch_device), progress=progress
