@@ -1,6 +1,6 @@
 """Measures what a model learns from few corrected cases of an unknown scanner: Dice before, and after 1, 2 and 4 cases.
 
-All cases are synthetic phantoms with the same scanner, unlike the training data of the shipped models
+All cases are synthetic phantoms with the same scanner, unlike the training data of the shipped model
 (``draw_acquisition``). The scanner is out of calibration: CT numbers are 0.6 times the correct value. Scans are in the
 arterial phase, with more noise, thicker slices and coarser planes than in training. A corrected case has its true
 labels, as if a user had corrected it completely. The unlabeled cases come from the same scanner. Every arm fine-tunes
