@@ -115,7 +115,7 @@ def is_clone(segmentation: Any) -> bool:
     """Whether a vtkMRMLSegmentationNode only has the record of the result that it was cloned from.
 
     Slicer clones the attributes of a node but not its references, so a clone lacks its own volumes. In scenes of
-    earlier versions, clones cannot be told from results.
+    earlier versions, clones cannot be distinguished from results.
     """
     if segmentation.GetNodeReferenceID(_SELF) is not None:
         return bool(segmentation.GetNodeReferenceID(_SELF) != segmentation.GetID())
