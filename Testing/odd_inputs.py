@@ -66,8 +66,11 @@ def hu() -> np.ndarray:
 
 
 def image_of(values: np.ndarray) -> sitk.Image:
+    """``values`` (z, y, x), with the origin, spacing and orientation of ``ct()``."""
     image = sitk.GetImageFromArray(values)
-    image.CopyInformation(ct())
+    image.SetOrigin(ct().GetOrigin())
+    image.SetSpacing(ct().GetSpacing())
+    image.SetDirection(ct().GetDirection())
     return image
 
 
@@ -342,6 +345,29 @@ def with_slices(change: Callable[[np.ndarray], object]) -> Write:
         return array
 
     return values(changed)
+
+
+def shuffled(array: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).permutation(array)
+
+
+def every_other_slice_mirrored(array: np.ndarray) -> np.ndarray:
+    array[::2] = array[::2, :, ::-1]
+    return array
+
+
+def without_middle(array: np.ndarray) -> np.ndarray:
+    """The CT without 12 slices (96 mm)."""
+    return np.delete(array, slice(20, 32), axis=0)
+
+
+def lower_half_blank(array: np.ndarray) -> np.ndarray:
+    array[: len(array) // 2] = -1024
+    return array
+
+
+def noise(array: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).normal(-300, 400, array.shape)
 
 
 def one_voxel(value: float) -> Write:
@@ -684,6 +710,11 @@ TABLE = (
     Odd("Values", "HU, with a voxel of 1e6", REFUSED, "values up to 1e+06", one_voxel(1e6)),
     Odd("Values", "HU, ten slices within the scan are blank", NOTED, "Slices 21 to 30 are blank", with_slices(lambda before: -1024), **_NOT_TRUE),
     Odd("Values", "HU, ten slices within the scan are copies", NOTED, "Slices 21 to 30 are copies of slice 20", with_slices(lambda before: before), **_NOT_TRUE),
+    Odd("Values", "HU, the lower half of the slices is blank", NOTED, "Slices 1 to 27 are blank", values(lower_half_blank), **_NOT_TRUE),
+    Odd("Values", "HU, slices in random order", NOTED, "slices may be out of order", values(shuffled), **_NOT_TRUE),
+    Odd("Values", "HU, every other slice mirrored", NOTED, "slices may be out of order or mirrored", values(every_other_slice_mirrored), **_NOT_TRUE),
+    Odd("Values", "HU, 96 mm of the slices cut out", NOTED, "anatomy changes abruptly", values(without_middle), **_NOT_TRUE),
+    Odd("Values", "noise with the values of a CT", NOTED, "the image may not be a CT", values(noise), **_NOT_TRUE),
     Odd("Values", "HU x 0.9 (not calibrated)", NOTED, "instead of about -1000", values(lambda a: np.rint(a * 0.9)), **_NOT_TRUE),
     Odd("Values", "HU, saved as signed 8-bit values", NOTED, "as after an export with 8 bits", values(lambda a: np.clip(a, -128, 127)), **_NOT_TRUE),
     Odd("Values", "stored values (HU + 1024), padded with -2000", REFUSED, "HU + 1024", values(padded(-2000, lambda a: np.maximum(a, -1024) + 1024))),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NoReturn
 
 import numpy as np
@@ -13,6 +12,7 @@ import SimpleITK as sitk
 from ..errors import ImageError
 from .grid import Grid, canonical_view, nearest_world_axes
 from .intensity import has_only_integers, value_range
+from .slice_checks import check_slices
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
     """Check that ``image`` (3D, scalar, finite) can be a CT of abdominal organs in HU.
 
     Returns notes on what is possible but unlikely: a body that is too large or too small, or that does not lie as the
-    header states; slices that are blank or copies of others; air that is not at -1000 HU, and values with 8 bits.
+    header states; slices that are blank, copies of others, missing or out of order (see ``slice_checks``); air that is
+    not at -1000 HU, and values with 8 bits.
     Raises ImageError if the image cannot be such a CT:
 
     Size, always checked: at least 8 voxels and 30 mm along every axis. A volume may be smaller than the model's patch.
@@ -134,7 +135,7 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
             "so the image is not a CT in HU.",
             f"{_GIVE_HU} Check that the rescale intercept was applied exactly once.",
         )
-    return (*_slice_notes(image), *_value_notes(image, stored), *_body_notes(image))
+    return (*check_slices(image), *_value_notes(image, stored), *_body_notes(image))
 
 
 def require_ct(image: sitk.Image, name: str) -> None:
@@ -223,53 +224,6 @@ def _evidence(sample: np.ndarray, scale: _Scale) -> tuple[float, float, float]:
     tissue = float(np.sqrt(between(_FAT_HU) * between(_MUSCLE_AND_ORGANS_HU)))
     limit = bound(_LESS_THAN_AIR_HU)
     return tissue, between(_AIR_HU), _share(sample < limit if scale.factor > 0 else sample > limit)
-
-
-_MOST_RUNS = 3
-_PARTS_MISSING = ": parts of the scan may be missing. Export the CT again."
-
-
-def _slice_notes(image: sitk.Image) -> tuple[str, ...]:
-    """Notes on slices between others that are blank (one value) or copies of the slice before, as after a bad export.
-
-    Of a volume in which most slices are copies, as after resampling without interpolation, nothing is missing.
-    """
-    array = sitk.GetArrayViewFromImage(image)
-    blank = [index for index, plane in enumerate(array) if _equal(plane, plane[:1, :1])]
-    filled = sorted(set(range(len(array))) - set(blank))
-    copies = [at for one, at in pairwise(filled) if at == one + 1 and _equal(array[one], array[at])]
-    if 2 * len(copies) >= len(filled):
-        copies = []
-    inside = [at for at in blank if filled and filled[0] < at < filled[-1]]
-    notes = []
-    if inside:
-        notes.append(f"{_listed(inside)} blank{_PARTS_MISSING}")
-    if copies:
-        what = "a copy" if len(copies) == 1 else "copies"
-        source = f"slice {copies[0]}" if len(_runs(copies)) == 1 else "the slices before them"
-        notes.append(f"{_listed(copies)} {what} of {source}{_PARTS_MISSING}")
-    return tuple(notes)
-
-
-def _listed(indices: list[int]) -> str:
-    """The beginning of a sentence about the slices with these ``indices`` (from 0), counted from 1."""
-    if len(indices) == 1:
-        return f"Slice {indices[0] + 1} is"
-    runs = [f"{first + 1} to {last + 1}" if last > first else f"{first + 1}" for first, last in _runs(indices)]
-    return f"Slices {', '.join(runs[:_MOST_RUNS])}{', …' if len(runs) > _MOST_RUNS else ''} are"
-
-
-def _equal(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two planes are equal, where ``other`` may also be a single value. Most differ in a few voxels already."""
-    few = slice(None, None, 16)
-    return bool((one[few, few] == other[few, few]).all() and (one == other).all())
-
-
-def _runs(indices: list[int]) -> list[tuple[int, int]]:
-    """The first and last of each run of consecutive numbers."""
-    starts = [at for at in indices if at - 1 not in indices]
-    ends = [at for at in indices if at + 1 not in indices]
-    return list(zip(starts, ends, strict=True))
 
 
 # Air in calibrated HU, and the share of the border of the image, at the patient's sides, that shows air outside.
