@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import pickle
 import shutil
 import stat
 import struct
@@ -18,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from dcaseg.errors import BundleError
 from dcaseg.models.bundle import Bundle
@@ -28,7 +25,6 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="makes links, pipes a
 
 METADATA = Path("configs", "metadata.json")
 WEIGHTS = Path("models", "model.safetensors")
-OLD_WEIGHTS = Path("models", "model.pt")
 GIB = 1 << 30
 MOST_MB, MOST_SECONDS = 300, 10
 
@@ -37,12 +33,6 @@ def described(folder: Path, **weights: object) -> None:
     content = json.loads((folder / METADATA).read_text())
     content["dca"]["weights"].update(weights)
     (folder / METADATA).write_text(json.dumps(content))
-
-
-def old(folder: Path, content: bytes) -> None:
-    (folder / WEIGHTS).unlink()
-    (folder / OLD_WEIGHTS).write_bytes(content)
-    described(folder, file=OLD_WEIGHTS.as_posix(), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def new(folder: Path, content: bytes) -> None:
@@ -69,39 +59,11 @@ def link(path: Path, target: str) -> None:
     path.symlink_to(target)
 
 
-def torch_file(content: object, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer, **options)
-    return buffer.getvalue()
-
-
 def sparse_weights_as_described(folder: Path) -> None:
     """Sparse weights as large as the largest network's may be."""
     network_options(folder, n_filters=32)
     sparse(folder / WEIGHTS, 400 << 20)
     described(folder, bytes=400 << 20, sha256="0" * 64)
-
-
-def compressed_pickle(folder: Path) -> None:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", bytes(GIB // 2))
-    old(folder, content.getvalue())
-
-
-def huge_directory(folder: Path) -> None:
-    """A zip file whose directory claims to be as large as the file."""
-    size = 400 << 20
-    network_options(folder, n_filters=32)
-    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 60000, 60000, size, 4, 0)
-    content = b"PK\x03\x04" + bytes(100)
-    (folder / WEIGHTS).unlink()
-    with (folder / OLD_WEIGHTS).open("wb") as file:
-        file.write(content)
-        file.seek(size + 4)
-        file.write(end)
-    digest = hashlib.sha256((folder / OLD_WEIGHTS).read_bytes()).hexdigest()
-    described(folder, file=OLD_WEIGHTS.as_posix(), bytes=size + 4 + len(end), sha256=digest)
 
 
 def safetensors(header: object, data: bytes = b"") -> bytes:
@@ -129,16 +91,6 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a million stages": lambda folder: network_options(folder, n_stages=[[10**6] * 4] * 3),
     "dilation beyond all": lambda folder: network_options(folder, dilations=[[10**9] * 4] * 3),
     "32 filters in a file of few": lambda folder: network_options(folder, n_filters=32),
-    "one number as many": lambda folder: old(
-        folder, torch_file({"encoder.blocks.0.0.weight": torch.zeros(1).expand(10**9)})
-    ),
-    "a pickle of 500 MB, compressed": compressed_pickle,
-    "a zip directory of 400 MB": huge_directory,
-    "a table within itself": lambda folder: old(folder, _cyclic()),
-    "an old pickle": lambda folder: old(folder, pickle.dumps({"encoder": b"x"})),
-    "an old file of torch.save": lambda folder: old(
-        folder, torch_file({"encoder": torch.zeros(2)}, _use_new_zipfile_serialization=False)
-    ),
     "a header of 16 EB": lambda folder: new(folder, struct.pack("<Q", 2**63) + b"{}"),
     "a shape of any size": lambda folder: new(folder, safetensors(whole([10**6] * 8, [0, 4]), bytes(4))),
     "a weight before the file": lambda folder: new(folder, safetensors(whole([1], [-4, 0]), bytes(4))),
@@ -146,14 +98,6 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a header that is a list": lambda folder: new(folder, safetensors([1, 2])),
     "a header nested 100,000 deep": lambda folder: new(folder, struct.pack("<Q", 10**5) + b"[" * 10**5),
 }
-
-
-def _cyclic() -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        # A table that contains itself.
-        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.")
-    return content.getvalue()
 
 
 REFUSE = """

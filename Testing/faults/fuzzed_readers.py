@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import sys
@@ -161,25 +160,6 @@ def _write_zip(folder: Path) -> None:
     shutil.rmtree(bundle)
 
 
-def _write_old_bundle(folder: Path) -> None:
-    """Weights as ``torch.save`` wrote them in earlier versions."""
-    import hashlib
-
-    bundle = save_bundle(folder / "model", network(), metadata(NEW)).folder
-    content = io.BytesIO()
-    torch.save(network().state_dict(), content)
-    (bundle / "models" / "model.safetensors").unlink()
-    (bundle / "models" / "model.pt").write_bytes(content.getvalue())
-    file = bundle / "configs" / "metadata.json"
-    document = json.loads(file.read_text())
-    document["dca"]["weights"] |= {
-        "file": "models/model.pt",
-        "bytes": len(content.getvalue()),
-        "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
-    }
-    file.write_text(json.dumps(document))
-
-
 def _read_weights_as_described(folder: Path) -> None:
     """Reads a bundle whose author wrote the checksum of the damaged weights into the metadata."""
     import hashlib
@@ -198,7 +178,6 @@ def _models() -> list[Reader]:
         Reader("bundle", _write_bundle, _command("bundle", "verify", "{}/model"), "*.json"),
         Reader("bundle info", _write_bundle, _command("bundle", "info", "{}/model"), "metadata.json"),
         Reader("weights", _write_bundle, _reads(_read_weights_as_described), "*.safetensors"),
-        Reader("weights of torch.save", _write_old_bundle, _reads(_read_weights_as_described), "*.pt"),
         Reader(
             "bundle in a zip file", _write_zip, _reads(lambda folder: add_bundle(folder / "model.zip", folder / "m"))
         ),

@@ -23,15 +23,13 @@ CLICK_NETWORK = "dca_clicks"
 """The part of the metadata that the bundle of a click network has (see ``interaction.click_network``)."""
 INFERENCE = "configs/inference.json"
 WEIGHTS = "models/model.safetensors"
-# Older bundles store their weights in this file; it is still read, but no longer written.
-OLD_WEIGHTS = "models/model.pt"
 MODEL_CARD = "docs/README.md"
 LICENSE = "LICENSE"
 
 
 def is_bundle_file(name: str) -> bool:
-    """Whether a bundle of ours, also of an earlier version, has a file with this path."""
-    return name in (METADATA, INFERENCE, WEIGHTS, OLD_WEIGHTS, MODEL_CARD, LICENSE)
+    """Whether a bundle of ours has a file with this path."""
+    return name in (METADATA, INFERENCE, WEIGHTS, MODEL_CARD, LICENSE)
 
 
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"

@@ -15,7 +15,7 @@ from ..method.log_gap import Partition
 from ..method.variants import Combination, FusionKind, Norm, UpsamplingMode
 from ..option_fields import option, stated
 from ..organs import VOCABULARIES, Vocabulary
-from .metadata import FORMAT, METADATA, OLD_WEIGHTS, WEIGHTS, MeasuredScores, Metadata, TrainingData, Weights
+from .metadata import FORMAT, METADATA, WEIGHTS, MeasuredScores, Metadata, TrainingData, Weights
 from .weight_files import GET_AGAIN, open_regular
 
 MOST_METADATA_BYTES = 1 << 20
@@ -253,7 +253,13 @@ def _vocabulary(part: _VocabularyPart) -> Vocabulary:
 def check_weights(described: Weights) -> Weights:
     """The description of a weight file, from any bundle's metadata. Raises DataError unless it is a possible one."""
     weights = replace(described, sha256=described.sha256.lower())
-    if weights.file not in (WEIGHTS, OLD_WEIGHTS):
+    if weights.file.endswith((".pt", ".pth")):
+        raise BundleError(
+            f"The weights of the model are in {weights.file[:200]}, a file of torch.save, which can contain code. "
+            "It was not opened.",
+            f"Export the model again with this version (dca bundle export), or ask for a bundle with {WEIGHTS}.",
+        )
+    if weights.file != WEIGHTS:
         # No other name is allowed: a path that leaves the bundle would make the program read arbitrary files.
         raise DataError("dca.weights.file", f"is '{weights.file[:200]}', not {WEIGHTS}")
     if re.fullmatch("[0-9a-f]{64}", weights.sha256) is None:

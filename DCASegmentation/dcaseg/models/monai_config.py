@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ..imaging.resampling import anti_aliasing_kernel, anti_aliasing_sigma
 from ..method.ensemble import network_class
-from .metadata import OLD_WEIGHTS, Metadata
+from .metadata import Metadata
 
 SW_BATCH_SIZE = 2
 """Windows that MONAI runs together. On a CPU, PyTorch takes half the time for a window of a batch of two, because it
@@ -85,26 +85,18 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
     """The content of ``configs/inference.json``.
 
     The axes of MONAI's arrays are in the order of the axis codes, and those of the network are (z, y, x), so
-    orientation and spacing are reversed here. Weights written by ``torch.save`` are loaded by MONAI; weights in
-    safetensors, which MONAI cannot read, are loaded and checked by this program.
+    orientation and spacing are reversed here. This program loads and checks the weights, as MONAI cannot read
+    safetensors.
     """
     low, high = metadata.hu_window
     pixdim = list(metadata.spacing[::-1])
-    is_torch_file = metadata.weights.file == OLD_WEIGHTS
-    loader = {
-        "_target_": "CheckpointLoader",
-        "_desc_": "weights only, checked and converted to the network's float32",
-        "load_path": f"$@bundle_root + '/{OLD_WEIGHTS}'",
-        "load_dict": {"model": "@network"},
-        "map_location": "@device",
-    }
     return {
         "imports": [
             "$import numpy",
             "$import torch",
             "$from dcaseg.models.monai_config import with_exact_rotation",
             *(["$import functools", f"$from {_FILTER} import filter_before_spacing"] if metadata.anti_aliasing else []),
-            *([] if is_torch_file else ["$from dcaseg.models.weights import with_weights"]),
+            "$from dcaseg.models.weights import with_weights",
         ],
         "bundle_root": ".",
         "image": "ct.nii.gz",
@@ -114,7 +106,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
         "sw_batch_size": SW_BATCH_SIZE,
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_def": {"_target_": _network_class(metadata), **metadata.network},
-        "network": f"${'@network_def' if is_torch_file else 'with_weights(@network_def, @bundle_root)'}.to(@device)",
+        "network": "$with_weights(@network_def, @bundle_root).to(@device)",
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -185,7 +177,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
                 },
             ],
         },
-        "handlers": [loader] if is_torch_file else [],
+        "handlers": [],
         "evaluator": {
             "_target_": "SupervisedEvaluator",
             "device": "@device",

@@ -9,7 +9,7 @@ import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, BinaryIO
 
 from ..errors import BundleError, OutputError, reason_of
 from ..imaging.writers import temporary_folder
@@ -17,13 +17,13 @@ from .metadata import METADATA, Metadata
 from .metadata_reader import GET_AGAIN, MOST_METADATA_BYTES, parse_metadata, read_metadata
 from .store import own_models, shipped_bundles
 from .weight_files import require_described
-from .weight_headers import Bounded
 
 _MOST_FILES = 1000
 _DEEPEST = 8  # folders within each other
 # For what a bundle may contain besides its weights: figures, curves, a paper.
 _MOST_OTHER_BYTES = 200 << 20
 _CHUNK = 1 << 18
+_MOST_PART_BYTES = 4 << 20
 
 
 def add_bundle(source: Path, models: Path | None = None) -> Path:
@@ -88,7 +88,7 @@ def _copy_bundle(source: Path, temporary: Path) -> tuple[Path, Metadata]:
     if not source.is_file() or not zipfile.is_zipfile(source):
         raise BundleError(f"{source} is neither a folder nor a zip file.", "Choose a model bundle, as a folder or zip.")
     try:
-        with source.open("rb") as file, zipfile.ZipFile(Bounded(file)) as archive:
+        with source.open("rb") as file, zipfile.ZipFile(_BoundedFile(file)) as archive:
             entries = _safe_entries(archive, source)
             inside, metadata = _find_bundle(archive, entries, source)
             selected = {name.removeprefix(inside): entry for name, entry in entries.items() if name.startswith(inside)}
@@ -179,3 +179,34 @@ def _copy(source: IO[bytes], target: Path, size: int) -> None:
         while size and (chunk := source.read(min(size, _CHUNK))):
             file.write(chunk)
             size -= len(chunk)
+
+
+class _BoundedFile:
+    """A file that refuses to read more bytes at once than the directory and headers of a bundle's zip file need.
+
+    ``zipfile`` reads the directory of a zip file as a whole, however large the file claims it is.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, count: int = -1) -> bytes:
+        """Read ``count`` bytes. Raises BadZipFile if they exceed the limit."""
+        if count > _MOST_PART_BYTES:
+            raise zipfile.BadZipFile("too large a part")
+        content = self._file.read(_MOST_PART_BYTES + 1 if count < 0 else count)
+        if len(content) > _MOST_PART_BYTES:
+            raise zipfile.BadZipFile("too large a part")
+        return content
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Set the position in the file, as ``io.IOBase.seek``."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """The position in the file."""
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
