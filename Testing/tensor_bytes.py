@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch.profiler import ProfilerActivity, profile
 
 
-def most_bytes_held(run: Callable[[], object]) -> int:
+def peak_bytes(run: Callable[[], object]) -> int:
     """The most bytes of tensors that ``run()`` holds at once on the CPU, beyond those that are there before it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()

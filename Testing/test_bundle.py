@@ -20,7 +20,7 @@ from dcaseg.method.network import DCANet
 from dcaseg.models import bundle as bundles
 from dcaseg.models.bundle import Bundle, information, replacing, save_bundle, save_scores, verify
 from dcaseg.models.metadata import MeasuredScores, Metadata, TrainingData
-from dcaseg.models.metadata_reader import most_weight_bytes
+from dcaseg.models.metadata_reader import max_weight_bytes
 from dcaseg.models.store import shipped_bundles
 from dcaseg.organs import AMOS, SYNAPSE
 
@@ -410,7 +410,7 @@ def test_the_bound_on_the_weight_file_allows_every_network(tmp_path, fusion, opt
         network = DCANet(metadata().partition.owners, fusion=fusion, **options)
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     header = 200 * len(network.state_dict())
-    assert size + header < most_weight_bytes(network.options) < 4 * size + (4 << 20)
+    assert size + header < max_weight_bytes(network.options) < 4 * size + (4 << 20)
 
 
 def test_a_weight_file_outside_of_the_bundle_is_refused(folder):

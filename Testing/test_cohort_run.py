@@ -50,8 +50,8 @@ class Cohort:
         self.listening: set[str] = set()
         self._bundle = bundle
 
-    def start(self, *more: str, largest_file: int | None = None) -> subprocess.Popen[str]:
-        """Start the command; ``largest_file`` (bytes) limits the size of files, to simulate a full disk."""
+    def start(self, *more: str, max_file_bytes: int | None = None) -> subprocess.Popen[str]:
+        """Start the command; ``max_file_bytes`` (bytes) limits the size of files, to simulate a full disk."""
         command = [
             *(sys.executable, "-m", "dcaseg.cli", "cohort", str(self.archive), "-o", str(self.out)),
             *("--bundle", str(self._bundle), "--device", "cpu", *OPTIONS),
@@ -59,8 +59,8 @@ class Cohort:
         ]
 
         def limit() -> None:
-            if largest_file is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+            if max_file_bytes is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
 
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
 
@@ -300,7 +300,7 @@ def test_a_case_too_large_for_the_memory_fails_without_affecting_others(small_bu
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_the_next_one_finishes(cohort):
-    process = cohort.start("--workers", "1", largest_file=60_000)
+    process = cohort.start("--workers", "1", max_file_bytes=60_000)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 2, err
     assert "The disk is full" in err

@@ -122,7 +122,7 @@ def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
     read: list[Path] = []
     two_are_read = threading.Event()
     in_network: list[int] = []
-    most_in_network: list[int] = []
+    n_in_network: list[int] = []
     read_when_first_left: list[int] = []
 
     def read_ct(path, *arguments):
@@ -133,7 +133,7 @@ def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
 
     def segment(self, *arguments):
         in_network.append(1)
-        most_in_network.append(len(in_network))
+        n_in_network.append(len(in_network))
         # The second case can only be read now if reading continues while the network runs.
         assert two_are_read.wait(60)
         if not read_when_first_left:
@@ -149,7 +149,7 @@ def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
     with ThreadPoolExecutor(3) as threads:
         outcomes = list(threads.map(lambda case: work.process(case, settings), cases))
     assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("ok", "")] * 3
-    assert max(most_in_network) == 1
+    assert max(n_in_network) == 1
     # Two in memory, never three, for any number of threads.
     assert read_when_first_left == [2]
 

@@ -24,11 +24,11 @@ def windows():
     return torch.rand(5, 1, *PATCH, generator=torch.Generator().manual_seed(2))
 
 
-def hungry(most_windows):
-    """A network that runs out of memory above ``most_windows`` at once, as on a device."""
+def hungry(max_windows):
+    """A network that runs out of memory above ``max_windows`` at once, as on a device."""
 
     def take_memory(_, given):
-        if len(given[0]) > most_windows:
+        if len(given[0]) > max_windows:
             raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(given[0])} GiB.")
 
     network = vivid_network()

@@ -17,7 +17,7 @@ from dcaseg.method import streaming
 from dcaseg.method.network import DCANet
 from dcaseg.method.streaming import RequestedOutputs
 from small_model import PATCH, SmallModel, vivid_network
-from tensor_bytes import most_bytes_held
+from tensor_bytes import peak_bytes
 
 torch.set_num_threads(1)
 
@@ -53,7 +53,7 @@ def held(n_slices: int, network: DCANet, options: SegmentOptions) -> Held:
     # What is imported only now is no memory of the CT's.
     segmenter.segment(ct[:, :, :16], options)
     # One after the other: counting tensors takes arrays.
-    tensors = most_bytes_held(lambda: segmenter.segment(ct, options))
+    tensors = peak_bytes(lambda: segmenter.segment(ct, options))
     tracemalloc.start()
     try:
         segmenter.segment(ct, options)
@@ -82,7 +82,7 @@ def test_with_maps_it_takes_what_they_hold_and_no_more_tensors(network):
 def test_tensors_are_one_patch_deep_a_slab_and_one_answer(network):
     window = torch.rand(1, 1, *PATCH)
     with torch.inference_mode():
-        for_a_window = most_bytes_held(lambda: streaming.forward(network, window, RequestedOutputs()))
+        for_a_window = peak_bytes(lambda: streaming.forward(network, window, RequestedOutputs()))
     depth = PATCH[0]
     slab = 4 * (depth * SIDE * SIDE * (CHANNELS + 1) + window.numel())
     planes = 4 * 3 * CHANNELS * SIDE * SIDE
@@ -99,7 +99,7 @@ def test_an_odd_number_of_windows_takes_no_more_tensors_than_the_even_one_above_
         noise = np.random.default_rng(3).normal(scale=100, size=(SIDE, SIDE, windows * SIDE))
         ct = sitk.GetImageFromArray(noise.astype(np.int16))
         ct.SetSpacing((4.0, 4.0, 4.0))
-        return most_bytes_held(lambda: segmenter.segment(ct, SegmentOptions(overlap=0.0, body_box=False)))
+        return peak_bytes(lambda: segmenter.segment(ct, SegmentOptions(overlap=0.0, body_box=False)))
 
     two, three, four = tensors(2), tensors(3), tensors(4)
     assert two < three < four

@@ -22,7 +22,7 @@ from dcaseg.synthesis.label_to_ct.label_map import LabelMap, read_label_map, rea
 from dcaseg.synthesis.label_to_ct.noise import normal, smooth_noise
 from dcaseg.synthesis.label_to_ct.recipe import RECIPE_VERSION, Deformation, FieldOfView, Recipe, read_recipe
 from dcaseg.synthesis.label_to_ct.recipe_generator import draw_recipe
-from dcaseg.synthesis.label_to_ct.registration import MOST_WEIGHT, jacobian, register, warp_name, write_warp
+from dcaseg.synthesis.label_to_ct.registration import MAX_WEIGHT, jacobian, register, warp_name, write_warp
 from dcaseg.synthesis.label_to_ct.renderer import Renderer
 from dcaseg.synthesis.label_to_ct.tissues import TISSUES, structure_of
 from dcaseg.synthesis.label_to_ct.volumes import distance_to, hull_distance
@@ -406,7 +406,7 @@ def test_a_registration_increases_the_overlap_without_folding(anatomy, other):
     assert found.after > found.before + 0.05
     vectors = np.moveaxis(found.warp.field.astype(np.float32), 0, -1)
     assert np.abs(vectors).max() > 3.0
-    assert jacobian(MOST_WEIGHT * vectors, found.warp.step).min() > 0
+    assert jacobian(MAX_WEIGHT * vectors, found.warp.step).min() > 0
 
 
 @pytest.mark.slow

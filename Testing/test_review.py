@@ -28,7 +28,7 @@ GRID = Grid((40, 40, 30), (20.0, 20.0, 20.0), (-400.0, -400.0, -300.0), (-1, 0, 
 FINE = Grid((80, 80, 60), (10.0, 10.0, 10.0), (-405.0, -405.0, -305.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1))
 
 
-ACROSS_MM, MOST_ML = 160.0, 450.0
+ACROSS_MM, MAX_ML = 160.0, 450.0
 
 
 def body():
@@ -72,7 +72,7 @@ def review_of(labels, other=None, sure=0.99, attention=None, ct=GRID):
     measured = measure(on_ct, on_ct.astype(np.int16), ct.volume_ml_per_voxel, AMOS, None, ct.spacing)
     evidence = evidence_of(labels, other, sure, attention)
     # Scaled to voxels of 20 mm.
-    scoring = Scoring(max_extent_mm=ACROSS_MM, max_ml=MOST_ML)
+    scoring = Scoring(max_extent_mm=ACROSS_MM, max_ml=MAX_ML)
     return make_review(
         evidence, on_ct, None if other is None else fine(other), ct, GRID, measured, OWNERS, scoring=scoring
     )
@@ -203,7 +203,7 @@ def test_a_border_is_a_finding_if_it_is_less_certain_than_usual_for_its_organ():
         evidence = Evidence(SHAPE, AMOS, (0, 1, 2), False, False)
         add_all(evidence, or_liver(labels, sure))
         measured = measure(labels, labels.astype(np.int16), GRID.volume_ml_per_voxel, AMOS, None, GRID.spacing)
-        scoring = Scoring(max_extent_mm=ACROSS_MM, max_ml=MOST_ML)
+        scoring = Scoring(max_extent_mm=ACROSS_MM, max_ml=MAX_ML)
         return about(make_review(evidence, labels, None, GRID, GRID, measured, OWNERS, scoring=scoring), "liver")
 
     assert review(np.full(SHAPE, 0.55, np.float32)) == [], "as uncertain as everywhere"

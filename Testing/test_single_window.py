@@ -12,7 +12,7 @@ from dcaseg.method.streaming import RequestedOutputs, StreamedOutput
 from dcaseg.models.bundle import Bundle
 from dcaseg.models.store import default_bundle
 from small_model import PATCH, vivid_network
-from tensor_bytes import most_bytes_held
+from tensor_bytes import peak_bytes
 
 torch.set_num_threads(1)
 
@@ -50,7 +50,7 @@ def test_a_window_of_the_shipped_model_takes_little_more_than_half_the_memory_of
     bundle = Bundle.load(default_bundle())
     backend = EagerBackend(Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu()))
     windows = torch.rand(2, 1, *bundle.metadata.patch)
-    alone, both = (most_bytes_held(lambda given=given: backend(given)) for given in (windows[:1], windows))
+    alone, both = (peak_bytes(lambda given=given: backend(given)) for given in (windows[:1], windows))
     assert alone < 0.65 * both
     assert backend.windows_at_once == 1
 

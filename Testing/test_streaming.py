@@ -11,7 +11,7 @@ from dcaseg.method import streaming
 from dcaseg.method.network import DCANet
 from dcaseg.method.streaming import RequestedOutputs
 from small_model import vivid_network
-from tensor_bytes import most_bytes_held
+from tensor_bytes import peak_bytes
 
 torch.set_num_threads(1)
 
@@ -117,8 +117,8 @@ def test_streaming_needs_less_than_60_percent_of_the_plain_pass_memory():
     network = vivid_network(15)
     volume = torch.rand(1, 1, 64, 64, 64)
     with torch.inference_mode():
-        plain = most_bytes_held(lambda: network(volume))
-        lean = most_bytes_held(lambda: streaming.forward(network, volume, RequestedOutputs()))
+        plain = peak_bytes(lambda: network(volume))
+        lean = peak_bytes(lambda: streaming.forward(network, volume, RequestedOutputs()))
     assert lean < 0.6 * plain
 
 

@@ -21,10 +21,10 @@ from .option_fields import Option, hints_of, option_of
 
 MAX_BYTES = 64 << 20
 """The largest JSON file that is read, in bytes."""
-_MOST_DIGITS = 40
+_MAX_DIGITS = 40
 # No length, volume or time is larger; converting larger numbers to other types fails with unexpected errors.
-_LARGEST_FLOAT = 1e15
-_LONGEST_VALUE = 60  # characters of a wrong value in an error
+_MAX_FLOAT = 1e15
+_MAX_VALUE_LENGTH = 60  # characters of a wrong value in an error
 
 _T = TypeVar("_T")
 
@@ -68,8 +68,8 @@ def _finite_float(digits: str) -> float:
 
 def _bounded_int(digits: str) -> int:
     # Converting larger numbers to other types fails with errors that callers do not expect.
-    if len(digits) > _MOST_DIGITS:
-        raise ValueError(f"{digits[:_MOST_DIGITS]}... is too large")
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"{digits[:_MAX_DIGITS]}... is too large")
     return int(digits)
 
 
@@ -144,7 +144,7 @@ def _load_dataclass(kind: Any, content: object, where: str, ignore_unknown: bool
             values[item.name] = _convert(hints[item.name], content[found], place, described, ignore_unknown)
         elif item.default is MISSING and item.default_factory is MISSING:
             raise DataError(f"{where}.{keys[0]}" if where else keys[0], "is missing", is_missing=True)
-    unknown = [str(key)[:_LONGEST_VALUE] for key in content if key not in known]
+    unknown = [str(key)[:_MAX_VALUE_LENGTH] for key in content if key not in known]
     if unknown and not ignore_unknown:
         raise DataError(f"{where}.{unknown[0]}" if where else unknown[0], "is unknown")
     try:
@@ -226,7 +226,7 @@ def _convert_scalar(kind: Any, value: object, where: str, limits: Option) -> Any
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if kind is float and is_number:
         # A field with an infinite limit may be infinite; JSON has no infinity, but checkpoints have.
-        if not abs(float(cast(float, value))) <= max(_LARGEST_FLOAT, limits.maximum or 0.0):
+        if not abs(float(cast(float, value))) <= max(_MAX_FLOAT, limits.maximum or 0.0):
             raise DataError(where, f"is {_shown(value)}, not a finite number of possible size")
     elif not isinstance(value, Integral if kind is int else kind) or (isinstance(value, bool) and kind is not bool):
         raise DataError(where, f"is {_shown(value)}, not {_KINDS[kind]}")
@@ -243,4 +243,4 @@ def _shown(value: object) -> str:
         return "an object"
     text = repr(value) if isinstance(value, str | bool) or value is None else str(value)
     text = " ".join(text.split())
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[: _MAX_VALUE_LENGTH - 3]}..."

@@ -30,7 +30,7 @@ _OWNER = r"(?P<owner>(?P<machine>[0-9a-f]{8})-(?P<pid>\d{1,10})-(?P<start>[0-9a-
 _NAME = re.compile(
     rf"\.(?P<name>.+)\.(?P<kind>{_PARTIAL}|{_REPLACED})-{_OWNER}-[0-9a-f]{{8}}(\.[A-Za-z0-9.]+)?", re.DOTALL
 )
-_LONGEST_NAME = 150  # bytes; file systems allow 255
+_MAX_NAME_LENGTH = 150  # bytes; file systems allow 255
 # The processes of another machine are not visible from here: their files are removed after this time.
 _SECONDS_UNTIL_FOREIGN_IS_OLD = 7 * 24 * 3600.0
 _SECONDS_BETWEEN_CLEANINGS = 60.0
@@ -195,7 +195,7 @@ def _hidden_name(path: Path, kind: str, extension: str) -> Path:
 def _stem(path: Path) -> str:
     """The name of ``path``, shortened if the hidden name would be too long for the file system."""
     encoded = os.fsencode(path.name)
-    if len(encoded) <= _LONGEST_NAME:
+    if len(encoded) <= _MAX_NAME_LENGTH:
         return path.name
     start = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in path.name[:40])
     return f"{start}-{hashlib.sha256(encoded).hexdigest()[:16]}"

@@ -13,7 +13,7 @@ from PySide6 import QtWidgets
 from fake_slicer.fake_slicer import FakeSlicer, installed
 
 WIDTH = 360
-_MOST_SECONDS = 900
+_MAX_SECONDS = 900
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def panel_in_fake_slicer() -> Iterator[tuple[Any, FakeSlicer]]:
 def segment(panel: Any, fake: FakeSlicer) -> None:
     """Press Apply, wait for the worker, and show the dominant-expert map. Exits with the panel's message on failure."""
     panel.segmentPanel.ui.applyButton.click()
-    fake.wait_for(lambda: not panel.logic.isRunning, _MOST_SECONDS)
+    fake.wait_for(lambda: not panel.logic.isRunning, _MAX_SECONDS)
     if panel.parameters.resultSegmentation is None:
         raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
     panel.parameters.expertMap = "deciding"

@@ -74,7 +74,7 @@ def main() -> int:
         bundle = save_bundle(place / "bundle", network(), metadata(NEW)).folder
         process = start(place / "in", place / "out", bundle)
         while killed < given.kills:
-            time.sleep(dice.uniform(0, given.most_seconds))
+            time.sleep(dice.uniform(0, given.max_seconds))
             if process.poll() is not None:
                 said = process.communicate()[0]
                 gave_up += "workers have stopped" in said

@@ -143,7 +143,7 @@ def ct_checksum(node: Any) -> str:
 
 
 _ENOUGH_VOXELS = 500_000
-_FEWEST_ALONG_AN_AXIS = 8
+_MIN_ALONG_AN_AXIS = 8
 
 
 def open_ct() -> Any | None:
@@ -172,7 +172,7 @@ def looks_like_ct(node: Any) -> bool:
 def _thinned(node: Any) -> sitk.Image:
     voxels = slicer.util.arrayFromVolume(node)
     step = max(1, round((voxels.size / _ENOUGH_VOXELS) ** (1 / 3)))
-    steps = [max(1, min(step, length // _FEWEST_ALONG_AN_AXIS)) for length in voxels.shape]
+    steps = [max(1, min(step, length // _MIN_ALONG_AN_AXIS)) for length in voxels.shape]
     part = np.ascontiguousarray(voxels[tuple(slice(None, None, each) for each in steps)])
     image = sitk.GetImageFromArray(part)
     image.SetSpacing([side * each for side, each in zip(node.GetSpacing(), reversed(steps), strict=True)])

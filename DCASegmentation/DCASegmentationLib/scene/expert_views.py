@@ -12,7 +12,7 @@ import slicer.util
 from dcaseg.rendering.layout import EXPERTS
 from DCASegmentationLib.scene import maps as map_files
 from DCASegmentationLib.scene.case_record import CaseNodes, attention_name, cases_of
-from DCASegmentationLib.scene.maps import LEAST, expert_colors, refresh_legend, scale_colors
+from DCASegmentationLib.scene.maps import MIN_SHARE, expert_colors, refresh_legend, scale_colors
 
 # The maps that the user can select; the parameter node stores these names.
 NONE, DOMINANT, UNCERTAINTY, DISAGREEMENT = "none", "deciding", "uncertainty", "disagreement"
@@ -142,7 +142,7 @@ def apply_style(node: Any, style: MapStyle) -> None:
     else:
         before = display.StartModify()
         display.SetAndObserveColorNodeID(scale_colors(style.colors).GetID())
-        display.SetLowerThreshold(max(style.threshold, LEAST))
+        display.SetLowerThreshold(max(style.threshold, MIN_SHARE))
         display.SetApplyThreshold(True)
         display.EndModify(before)
     legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(node)

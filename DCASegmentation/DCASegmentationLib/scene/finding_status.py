@@ -32,7 +32,7 @@ from DCASegmentationLib.scene.segmentation import add_empty_organ, organs_by_seg
 
 # A finding that nobody has gone to counts as corrected if at least this share of its voxels differs from the automatic
 # result. A stroke in a neighboring organ, or smoothing, also changes single voxels of such findings.
-LEAST_CHANGE = 0.1
+MIN_CHANGE = 0.1
 
 
 def set_status(nodes: CaseNodes, rank: int, status: str) -> None:
@@ -93,7 +93,7 @@ def _status_after_edits(nodes: CaseNodes, state: ReviewState, rank: int, share: 
     # A decision stays a correction as long as anything of it is left, unless the Segment Editor's undo took it back.
     was_decided = before == CORRECTED or (before == SUGGESTION and not _is_as_before(nodes, state, rank))
     # A user who went to the finding may correct few of its voxels.
-    if share >= LEAST_CHANGE or (share > 0 and (was_decided or rank in state.visited)):
+    if share >= MIN_CHANGE or (share > 0 and (was_decided or rank in state.visited)):
         return CORRECTED
     return ACCEPTED if before == ACCEPTED else TO_CHECK
 

@@ -126,7 +126,7 @@ def _legend(node: Any, title: str) -> Any:
 
 # The smallest value that is displayed; 0 is outside the body. Where one expert is dominant, the attention to the others
 # falls to 1e-8, and a hole in their maps would look like missing data.
-LEAST = 1e-12
+MIN_SHARE = 1e-12
 # Maps without levels: name of the volume, title of its legend, colors.
 _SINGLE = {
     "entropy": ("Uncertainty (entropy)", "Uncertainty", "Inferno"),
@@ -153,7 +153,7 @@ def show_map(image: sitk.Image, name: str, title: str, colors: str) -> Any:
     display.SetAndObserveColorNodeID(scale_colors(colors).GetID())
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(0.0, 1.0)
-    display.SetLowerThreshold(LEAST)
+    display.SetLowerThreshold(MIN_SHARE)
     display.SetUpperThreshold(1.0)
     display.SetApplyThreshold(True)
     add_scale_legend(node, title)

@@ -27,7 +27,7 @@ _STATE = "DCASegmentation.review.state"
 _ORIGIN = "DCASegmentation.origin"
 
 _MAX_BYTES = 64 << 20  # a label for each voxel of the largest finding
-_MOST_TEXT = 64 << 20  # characters
+_MAX_RECORD_CHARACTERS = 64 << 20  # characters
 
 _log = logging.getLogger("DCASegmentationLib")
 
@@ -231,7 +231,7 @@ def _json(segmentation: Any, name: str) -> Any:
     if not text:
         return None
     try:
-        if len(text) > _MOST_TEXT:
+        if len(text) > _MAX_RECORD_CHARACTERS:
             raise ValueError("it is larger than any review")
         content = parse_json(text)
         if not isinstance(content, dict):

@@ -31,7 +31,7 @@ _BYTES = {
     "longlong": 8, "int64": 8, "ulonglong": 8, "uint64": 8, "double": 8,
 }  # fmt: skip
 # The header and the trailer.
-_SHORTEST_GZIP = 18
+_MIN_GZIP_BYTES = 18
 
 
 def is_whole(stream: IO[bytes]) -> bool:
@@ -46,7 +46,7 @@ def is_whole(stream: IO[bytes]) -> bool:
     start, end = stream.tell(), stream.seek(0, io.SEEK_END)
     if header["encoding"] not in ("gzip", "gz"):
         return end - start == expected
-    if end - start < _SHORTEST_GZIP:
+    if end - start < _MIN_GZIP_BYTES:
         return False
     stream.seek(-4, io.SEEK_END)
     return int.from_bytes(stream.read(4), "little") == expected % 2**32
@@ -106,7 +106,7 @@ def _vector(values: np.ndarray) -> str:
 # Forbidden in file names by Windows, of which macOS and Linux forbid a part.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]+')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
-_LONGEST_NAME = 120  # characters, which leaves room for an extension and a number
+_MAX_NAME_LENGTH = 120  # characters, which leaves room for an extension and a number
 
 
 def safe_file_name(name: str) -> str:
@@ -114,7 +114,7 @@ def safe_file_name(name: str) -> str:
 
     A DICOM series may be called "6: CHEST/ABD", which would be a file in another folder.
     """
-    safe = _FORBIDDEN.sub("_", name)[:_LONGEST_NAME].strip(" .")
+    safe = _FORBIDDEN.sub("_", name)[:_MAX_NAME_LENGTH].strip(" .")
     return f"_{safe}" if _DEVICES.match(safe) else safe or "untitled"
 
 

@@ -30,7 +30,7 @@ from DCASegmentationLib.widgets.html import errorText
 from DCASegmentationLib.widgets.result_panel import startFolder
 from DCASegmentationLib.widgets.tables import makeCompact, setRows
 
-_MOST_ROWS = 8
+_MAX_ROWS = 8
 _SEARCH_SECONDS = 0.03  # of a step of the search
 _SCENE, _FOLDER = 0, 1  # the items of resultsSelector
 
@@ -235,7 +235,7 @@ class BatchPanel:
 
     def _fill(self) -> None:
         table = self.ui.batchTable
-        setRows(table, len(self.batch.cases), _MOST_ROWS)
+        setRows(table, len(self.batch.cases), _MAX_ROWS)
         table.visible = bool(self.batch.cases)
         for row in range(len(self.batch.cases)):
             self._fillRow(row)

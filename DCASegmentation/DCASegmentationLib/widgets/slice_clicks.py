@@ -16,7 +16,7 @@ _PRIORITY = 1.0
 # VTK sends the second of two fast clicks only as a double click, which Slicer uses to enlarge the view.
 _PRESSES = ("LeftButtonPressEvent", "LeftButtonDoubleClickEvent")
 _MOVE, _RELEASE = "MouseMoveEvent", "LeftButtonReleaseEvent"
-_MOST_POINTS = 2000
+_MAX_POINTS = 2000
 
 
 class SliceClicks:
@@ -91,7 +91,7 @@ class SliceClicks:
             point = _position(view, interactor)
             if point != self._points[-1]:
                 # A box ends at the last point, so a longer scribble keeps that one.
-                del self._points[_MOST_POINTS - 1 :]
+                del self._points[_MAX_POINTS - 1 :]
                 self._points.append(point)
                 self._onDrag(self._points[0], point)
         else:

@@ -17,7 +17,7 @@ from DCASegmentationLib.scene.expert_attention import SegmentAttention
 from DCASegmentationLib.scene.review_record import ACCEPTED, CORRECTED, FLAGGED, SUGGESTION, TO_CHECK, ReviewState
 
 _ROW, _LINE, _HEADER, _FRAME = 22, 16, 26, 4  # pixels
-_MOST_ROWS = 20
+_MAX_ROWS = 20
 _DARK = 128  # of the lightness, 0 to 255
 
 
@@ -31,7 +31,7 @@ def makeCompact(table: qt.QTableWidget, lines: int = 1) -> None:
     table.verticalHeader().setDefaultSectionSize(_rowHeight(lines))
 
 
-def setRows(table: qt.QTableWidget, count: int, most: int = _MOST_ROWS, lines: int = 1) -> None:
+def setRows(table: qt.QTableWidget, count: int, most: int = _MAX_ROWS, lines: int = 1) -> None:
     """Set the number of rows, and a height that shows all of them, up to ``most``."""
     table.setRowCount(count)
     table.setFixedHeight(_rowHeight(lines) * min(max(count, 1), most) + _HEADER + _FRAME)

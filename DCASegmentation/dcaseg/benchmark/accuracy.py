@@ -20,7 +20,7 @@ from ..models.bundle import Bundle
 from ..training.sources import TEST_SEEDS, scan_phantom
 from .pipelines import plain_segmentation
 
-LARGEST_LOSS = 0.002
+MAX_LOSS = 0.002
 
 
 @dataclass(frozen=True)

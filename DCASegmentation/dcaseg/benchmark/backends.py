@@ -37,7 +37,7 @@ class BackendRun:
         return float(np.mean(list(self.agreement.values()))) if self.agreement else 1.0
 
     @property
-    def lowest_agreement(self) -> tuple[float, str]:
+    def min_agreement(self) -> tuple[float, str]:
         """The lowest Dice, and its organ."""
         return min(((dice, key) for key, dice in self.agreement.items()), default=(1.0, ""))
 

@@ -97,11 +97,11 @@ def run(
 
 
 def _print_mean(case_name: str, setting: str, comparisons: list[Comparison]) -> None:
-    from ..benchmark.accuracy import LARGEST_LOSS, mean_loss
+    from ..benchmark.accuracy import MAX_LOSS, mean_loss
 
     loss = mean_loss(comparisons)
     seconds = sum(each.cpu_s for each in comparisons) / len(comparisons)
-    target = f"target: at most {LARGEST_LOSS} lower, {'met' if loss <= LARGEST_LOSS else 'missed'}"
+    target = f"target: at most {MAX_LOSS} lower, {'met' if loss <= MAX_LOSS else 'missed'}"
     count = f"{len(comparisons)} {case_name}{'s' if len(comparisons) > 1 else ''}"
     print_line(f"{count}, {setting}: {-loss:+.4f} ({target}), {seconds:.1f} CPU seconds each.")
 

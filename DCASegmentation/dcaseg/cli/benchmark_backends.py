@@ -68,7 +68,7 @@ def run(
         }
         for name in names:
             last = next(each for each in reversed(done) if (each.case, each.backend) == (case, name))
-            lowest, organ = last.lowest_agreement
+            lowest, organ = last.min_agreement
             differences = [
                 "" if difference is None else f"{difference:.4f}" for difference in (last.entropy, last.attention)
             ]

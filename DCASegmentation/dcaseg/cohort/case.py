@@ -14,7 +14,7 @@ from ..json_io import DataError, load
 
 OK, SKIPPED, FAILED, PENDING = "ok", "skipped", "failed", "pending"
 
-_LONGEST_NAME = 40
+_MAX_NAME_LENGTH = 40
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def readable(text: str) -> str:
 def folder_name(text: str, key: str) -> str:
     """A folder name that is valid and short on every file system: letters, digits and the start of ``key``."""
     plain = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in text).strip("._")
-    return f"{plain[:_LONGEST_NAME] or 'case'}-{key[:8]}"
+    return f"{plain[:_MAX_NAME_LENGTH] or 'case'}-{key[:8]}"
 
 
 LEDGER = "cohort.sqlite"

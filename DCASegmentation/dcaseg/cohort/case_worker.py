@@ -45,7 +45,7 @@ from ..review.schema import REVIEW, read_review
 from .case import FAILED, OK, PICTURE, RECORD, THUMBNAIL, Case, Outcome, Settings, readable
 from .pseudonyms import hidden_names, without_names
 
-_MOST_REASONS = 3
+_MAX_REASONS = 3
 
 
 def review_score(folder: Path) -> tuple[float, tuple[str, ...]] | None:
@@ -55,7 +55,7 @@ def review_score(folder: Path) -> tuple[float, tuple[str, ...]] | None:
         return None
     findings = read_review(file).findings
     # Each reason names its organ. Findings with the same reason have the same text.
-    reasons = tuple(dict.fromkeys(finding.reasons[0].text for finding in findings if finding.reasons))[:_MOST_REASONS]
+    reasons = tuple(dict.fromkeys(finding.reasons[0].text for finding in findings if finding.reasons))[:_MAX_REASONS]
     return sum(finding.expected_wrong_ml for finding in findings), reasons
 
 

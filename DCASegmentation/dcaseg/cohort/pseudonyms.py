@@ -23,8 +23,8 @@ from .case import Case, Outcome, Rejected, folder_name
 KEY = "pseudonym.key"
 
 _BYTES = 32
-_FEWEST_BYTES = 16
-_MOST_NAMES = 10_000
+_MIN_KEY_BYTES = 16
+_MAX_NAMES = 10_000
 _HIDDEN = "(hidden)"
 # Names of folders that identify nobody. Hiding them would make sentences unreadable.
 _ORDINARY = frozenset(
@@ -90,10 +90,10 @@ def read_key(file: Path) -> bytes:
             f"The key file {file} cannot be read: {reason_of(error)}.",
             "Specify the key file of an earlier cohort.",
         ) from None
-    if len(content) < _FEWEST_BYTES:
+    if len(content) < _MIN_KEY_BYTES:
         raise UserError(
             f"The key in {file} is too short: {len(content)} byte{'s' if len(content) != 1 else ''}.",
-            f"Use a key of at least {_FEWEST_BYTES} bytes.",
+            f"Use a key of at least {_MIN_KEY_BYTES} bytes.",
         )
     return content
 
@@ -156,6 +156,6 @@ def _file_names(folder: Path) -> list[str]:
     """File names in ``folder``, or next to it if it is a file. A reason may mention them."""
     try:
         with os.scandir(folder if folder.is_dir() else folder.parent) as entries:
-            return [entry.name for entry, _ in zip(entries, range(_MOST_NAMES), strict=False)]
+            return [entry.name for entry, _ in zip(entries, range(_MAX_NAMES), strict=False)]
     except OSError:
         return []

@@ -138,11 +138,11 @@ _HEADINGS = (
     *(("Case", ""), ("Status", ""), ("Slices", "number"), ("Seconds", "number")),
     *(("Check rank", "number"), ("Cut off", ""), ("Notes", "")),
 )
-_MOST_CARDS = 24
-_MOST_REASONS = 4
-_MOST_IN_A_GROUP = 10
+_MAX_CARDS = 24
+_MAX_REASONS = 4
+_MAX_IN_A_GROUP = 10
 # More would make the file too large for a browser. The case folders contain all pictures.
-_MOST_PICTURES = 500
+_MAX_PICTURES = 500
 _NUMBER = re.compile(r"\d[\d.,]*")
 _BY_REVIEW = "Sorted by the volume that the review expects to be wrong."
 _BY_VOLUME = "Sorted by how far organ volumes are outside the usual range for adults."
@@ -205,7 +205,7 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
     entries = list(ledger.entries())
     to_check = concerns(entries, vocabulary)
     done = [entry for entry in entries if entry.status == OK]
-    pictured = {entry.key for entry in done[:_MOST_PICTURES]}
+    pictured = {entry.key for entry in done[:_MAX_PICTURES]}
     counts = {status: sum(entry.status == status for entry in entries) for status in (OK, SKIPPED, FAILED, PENDING)}
     measured = organs_measured(entries, vocabulary)
     volumes = [(_name(entry), entry.outcome.volumes_ml) for entry in done if entry.outcome]
@@ -224,8 +224,8 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
         ignored_files=int(ledger.about("strays") or 0),
         tiles=[(status, count) for status, count in counts.items() if count or status != PENDING],
         seconds=f"{statistics.median(seconds):.1f}" if seconds else "",
-        to_check=[_card(rank, concern, cases) for rank, concern in enumerate(to_check[:_MOST_CARDS], start=1)],
-        more_to_check=max(len(to_check) - _MOST_CARDS, 0),
+        to_check=[_card(rank, concern, cases) for rank, concern in enumerate(to_check[:_MAX_CARDS], start=1)],
+        more_to_check=max(len(to_check) - _MAX_CARDS, 0),
         order=_BY_REVIEW if to_check and to_check[0].reviewed else _BY_VOLUME,
         ended_early=ledger.about(ENDED_EARLY),
         failures=_by_reason([entry for entry in entries if entry.status == FAILED]),
@@ -279,8 +279,8 @@ def _by_reason(entries: list[Entry]) -> list[Group]:
         Group(
             alike[0].reason,
             len(alike),
-            tuple((_name(entry), entry.source) for entry in alike[:_MOST_IN_A_GROUP]),
-            max(len(alike) - _MOST_IN_A_GROUP, 0),
+            tuple((_name(entry), entry.source) for entry in alike[:_MAX_IN_A_GROUP]),
+            max(len(alike) - _MAX_IN_A_GROUP, 0),
             len({entry.reason for entry in alike}) > 1,
         )
         for alike in found.values()
@@ -298,7 +298,7 @@ def _wording(entry: Entry) -> str:
 
 def _card(rank: int, concern: Concern, cases: Path) -> Card:
     entry = concern.entry
-    shown = concern.reasons[:_MOST_REASONS]
+    shown = concern.reasons[:_MAX_REASONS]
     more = len(concern.reasons) - len(shown)
     picture, link, large = _picture(entry, cases), _link(entry), _large(entry, cases)
     return Card(rank, _name(entry), entry.source, picture, shown, more, link, large)

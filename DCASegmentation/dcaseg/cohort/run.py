@@ -26,7 +26,7 @@ from .ledger import ENDED_EARLY, Ledger, State
 from .pseudonyms import Pseudonyms, hidden, own_key, read_key
 from .report import write_report, write_volumes
 
-_SMALLEST_FREE_BYTES = 50_000_000
+_MIN_FREE_BYTES = 50_000_000
 _SOURCE = "source"
 
 
@@ -185,7 +185,7 @@ def _segment(
 
 def _require_room(out: Path) -> None:
     free = shutil.disk_usage(out).free
-    if free < _SMALLEST_FREE_BYTES:
+    if free < _MIN_FREE_BYTES:
         raise OutputError(
             f"The disk of {out} is full: only {free / 1e6:.0f} MB are free.",
             "Free some space, or choose a folder on another disk with -o.",

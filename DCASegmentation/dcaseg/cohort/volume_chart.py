@@ -18,10 +18,10 @@ from ..organs import Organ
 _WIDTH, _ROW, _TOP, _LEFT, _RIGHT = 960, 34, 28, 160, 150
 _LOW_ML, _HIGH_ML = 0.5, 4000.0
 _TICKS_ML = (1, 3, 10, 30, 100, 300, 1000, 3000)
-_MOST_DOTS = 150
+_MAX_DOTS = 150
 _SPREAD = 9.0
 _RADIUS = 3.2
-_BAR, _HIGHEST_BAR = 5.0, 26.0
+_BAR, _MAX_BAR = 5.0, 26.0
 
 
 def volume_chart(volumes: Sequence[tuple[str, Mapping[str, float]]], vocabulary: Collection[Organ]) -> str:
@@ -50,7 +50,7 @@ def volume_chart(volumes: Sequence[tuple[str, Mapping[str, float]]], vocabulary:
 def explanation(cases: int) -> str:
     """The caption of a chart of ``cases`` cases."""
     band = "Band: usual range for adults; line: median"
-    if cases > _MOST_DOTS:
+    if cases > _MAX_DOTS:
         return f"Histograms of {cases} cases. {band}; red: outside the band."
     return f"Each dot is a case. {band}; red outline: outside the band."
 
@@ -63,7 +63,7 @@ def _row(organ: Organ, known: list[tuple[str, float]], middle: float) -> Iterato
         f'class="usual"><title>usual: {low:g} to {high:g} ml</title></rect>'
     )
     found = [(name, ml) for name, ml in known if ml > 0]
-    yield from _bars(organ, found, middle) if len(known) > _MOST_DOTS else _dots(organ, found, middle)
+    yield from _bars(organ, found, middle) if len(known) > _MAX_DOTS else _dots(organ, found, middle)
     if found:
         median = statistics.median(ml for _, ml in found)
         at = f"{_x(median):.1f}"
@@ -93,8 +93,8 @@ def _bars(organ: Organ, found: list[tuple[str, float]], middle: float) -> Iterat
     most = max((counts[index, True] + counts[index, False] for index, _ in counts), default=1)
     color = "#{:02x}{:02x}{:02x}".format(*organ.color)
     for (index, inside), count in sorted(counts.items()):
-        height = _HIGHEST_BAR * count / most
-        below = _HIGHEST_BAR * counts[index, False] / most if inside else 0.0
+        height = _MAX_BAR * count / most
+        below = _MAX_BAR * counts[index, False] / most if inside else 0.0
         yield (
             f'<rect x="{index * _BAR:.1f}" y="{middle + 13 - below - height:.1f}" width="{_BAR - 0.5}" '
             f'height="{height:.1f}" fill="{color}" class="bar{"" if inside else " outside"}">'

@@ -25,9 +25,9 @@ from .archive import (
 )
 
 # A folder named explicitly may contain a short or a computed series.
-_FEWEST_SLICES = 2
+_MIN_SLICES = 2
 _PROGRESS_INTERVAL = 100  # files
-_MOST_LISTED = 30
+_MAX_LISTED = 30
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _search(
     headers, damaged = _headers(folder, leave_out, progress)
     if not headers:
         raise _nothing(folder, damaged)
-    rules = Rules(_FEWEST_SLICES, derived=True, resample=resample)
+    rules = Rules(_MIN_SLICES, derived=True, resample=resample)
     return [candidate for series in group(headers) for candidate in _candidates(series, rules)], damaged
 
 
@@ -212,9 +212,9 @@ def _only_note(chosen: _Candidate, choice: str | None) -> list[str]:
 
 
 def _listed(candidates: list[_Candidate], name: str) -> str:
-    shown = [f"[{number}] {entry.description}" for number, entry in enumerate(candidates[:_MOST_LISTED], start=1)]
-    if len(candidates) > _MOST_LISTED:
-        shown.append(f"and {len(candidates) - _MOST_LISTED} more")
+    shown = [f"[{number}] {entry.description}" for number, entry in enumerate(candidates[:_MAX_LISTED], start=1)]
+    if len(candidates) > _MAX_LISTED:
+        shown.append(f"and {len(candidates) - _MAX_LISTED} more")
     return f"{name} contains {len(candidates)} series: {'; '.join(shown)}."
 
 

@@ -47,7 +47,7 @@ from .click_simulation import dice_of, next_click
 LOSS = 5.0
 """How many times as much as a gain of Dice a loss counts when the caution is chosen: the user has to undo it."""
 
-MOST_WORSE = 0.1
+MAX_WORSE = 0.1
 """The highest share of simulated clicks on small errors that may lower Dice when the thresholds are chosen. In use, a
 change is one piece around the click, which lowers that share."""
 
@@ -56,7 +56,7 @@ _CLICKS = {"model": 6, "repaired": 2, "missing": 1, "damaged": 2, "damaged again
 # Those of them that depend on the model's result.
 _OWN = ("model", "repaired")
 _VOXELS = 2000
-_SMALLEST_ML = 0.4
+_MIN_ML = 0.4
 _REPAIRED = 0.6
 _USABLE = 0.6
 _HIDDEN = (32, 16)
@@ -69,7 +69,7 @@ _PIECE_STEPS = 500
 _RATE = 3e-3
 _NOISE = 0.1
 _SIZE_POWER = 0.75
-_MOST_WEIGHT = 50.0
+_MAX_WEIGHT = 50.0
 _VOXEL_CHOICES = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 _MEAN_CHOICES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _CAUTION_CHOICES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
@@ -156,7 +156,7 @@ def collect(
     for organ in vocabulary:
         target = labels == organ.label
         if (known is not None and organ.label not in known) or (
-            np.count_nonzero(target) * grid.volume_ml_per_voxel < _SMALLEST_ML
+            np.count_nonzero(target) * grid.volume_ml_per_voxel < _MIN_ML
         ):
             continue
         image = grid.image_of(target.astype(np.uint8))
@@ -254,7 +254,7 @@ def fit_classifier(
     samples: Sequence[ClickSample],
     steps: int = 800,
     seed: int = 0,
-    most_worse: float = MOST_WORSE,
+    max_worse: float = MAX_WORSE,
     progress: Callable[[float, str], None] | None = None,
 ) -> tuple[ClickClassifier, dict[str, dict[str, float]]]:
     """Fit a classifier to ``samples``, and return it with what cross-validation says of each kind of click.
@@ -286,14 +286,14 @@ def fit_classifier(
             )
         folds = [set(groups[fold::_FOLDS]) for fold in range(min(_FOLDS, len(groups)))]
         decide = _decide_on_pieces if name.endswith("_much") else _decide
-        decisions[name], figures[name] = decide(kind, folds, steps, seed, most_worse)
+        decisions[name], figures[name] = decide(kind, folds, steps, seed, max_worse)
     cases = tuple(sorted({each.group for each in samples}))
     content: dict[str, Any] = dict(decisions)
     return ClickClassifier(FEATURES, PIECE_FEATURES, **content, cases=cases), figures
 
 
 def _decide(
-    kind: Sequence[ClickSample], folds: Sequence[set[str]], steps: int, seed: int, most_worse: float
+    kind: Sequence[ClickSample], folds: Sequence[set[str]], steps: int, seed: int, max_worse: float
 ) -> tuple[Decision, dict[str, float]]:
     predicted: list[tuple[ClickSample, FloatArray]] = []
     for held_out in folds:
@@ -303,12 +303,12 @@ def _decide(
             for each in kind
             if each.group in held_out
         ]
-    thresholds, figures = choose_thresholds(predicted, most_worse)
+    thresholds, figures = choose_thresholds(predicted, max_worse)
     return Decision(_members(kind, steps, seed), thresholds), figures
 
 
 def _decide_on_pieces(
-    kind: Sequence[ClickSample], folds: Sequence[set[str]], steps: int, seed: int, _most_worse: float
+    kind: Sequence[ClickSample], folds: Sequence[set[str]], steps: int, seed: int, _max_worse: float
 ) -> tuple[PieceDecision, dict[str, float]]:
     predicted: list[_Predicted] = []
     for held_out in folds:
@@ -337,9 +337,9 @@ def _piece_members(predicted: Sequence[_Predicted], steps: int, seed: int) -> tu
 
 
 def choose_thresholds(
-    predicted: Sequence[tuple[ClickSample, FloatArray]], most_worse: float
+    predicted: Sequence[tuple[ClickSample, FloatArray]], max_worse: float
 ) -> tuple[Thresholds, dict[str, float]]:
-    """Choose when voxels change: for the largest mean gain, if at most the share ``most_worse`` of clicks lowers Dice.
+    """Choose when voxels change: for the largest mean gain, if at most the share ``max_worse`` of clicks lowers Dice.
 
     ``predicted``: samples with the probability (n,) that their voxels are wrong. Also returns the gain and the share.
     """
@@ -356,7 +356,7 @@ def choose_thresholds(
             gains = np.array([_gain_of(*line, voxel, mean) for line in lines])
             worse, gain = float((gains < -1e-9).mean()), float(gains.mean())
             # Without a choice that is safe enough, the safest one.
-            rank = (worse <= most_worse, gain if worse <= most_worse else -worse)
+            rank = (worse <= max_worse, gain if worse <= max_worse else -worse)
             if best is None or rank > best[0]:
                 best = rank, Thresholds(voxel, mean), {"clicks": len(gains), "gain": gain, "worse": worse}
     assert best is not None
@@ -415,7 +415,7 @@ def fit_perceptron(samples: Sequence[ClickSample], steps: int, seed: int) -> Per
         wrong.append(sample.wrong[picked])
         weights.append(np.full(int(picked.sum()), (sample.truth + sample.mask) ** -_SIZE_POWER))
     weight = np.concatenate(weights)
-    running = np.cumsum(np.minimum(weight / weight.mean(), _MOST_WEIGHT))
+    running = np.cumsum(np.minimum(weight / weight.mean(), _MAX_WEIGHT))
     x = np.concatenate(features).astype(np.float32)
     return _perceptron(x, np.concatenate(wrong).astype(np.float32), running, _HIDDEN, steps, _BATCH, seed)
 

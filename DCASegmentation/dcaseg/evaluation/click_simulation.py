@@ -25,7 +25,7 @@ from ..interaction.view import Engine, FloatArray, View, distance_to
 from ..organs import Vocabulary
 from ..types import ProgressCallback
 
-MOST_CLICKS = 10
+MAX_CLICKS = 10
 REPORTED = (0, 1, 3, 5, 10)
 """Numbers of clicks shown in the table."""
 GOALS = (0.85, 0.90)
@@ -89,7 +89,7 @@ class Course:
         """Dice after ``clicks`` clicks, or the final Dice if there were fewer clicks."""
         return self.dice[min(clicks, len(self.dice) - 1)]
 
-    def needed(self, goal: float, most: int = MOST_CLICKS) -> int | None:
+    def needed(self, goal: float, most: int = MAX_CLICKS) -> int | None:
         """Number of clicks to reach a Dice of ``goal``; None if ``most`` are not enough."""
         return next((n for n, dice in enumerate(self.dice[: most + 1]) if dice >= goal), None)
 
@@ -107,7 +107,7 @@ def simulate(
     vocabulary: Vocabulary,
     label: int,
     engine: Engine,
-    clicks: int = MOST_CLICKS,
+    clicks: int = MAX_CLICKS,
 ) -> Course:
     """Correct the organ ``label`` in the label map ``start`` with simulated clicks, at most ``clicks``.
 
@@ -139,7 +139,7 @@ class ClickMeasurement:
     """The courses of all cases, organs and engines; each has at most ``clicks`` clicks."""
 
     courses: list[Course] = field(default_factory=list)
-    clicks: int = MOST_CLICKS
+    clicks: int = MAX_CLICKS
 
     def of(self, engine: str, organ: str | None = None) -> list[Course]:
         """The courses of ``engine``, for one organ or all."""
@@ -156,7 +156,7 @@ class ClickMeasurement:
         ``dice``: mean by number of clicks. ``noc``: mean number of clicks to each goal, where a failure counts as
         ``clicks``; ``failures``: organs that do not reach the goal with ``clicks`` clicks. ``worse``: fraction of
         clicks that lower Dice. ``missing_one_click``: median Dice after one click (0 if it was rejected) for organs
-        without a mask at the start. ``median_seconds`` and ``most_seconds``: time of a click. Raises
+        without a mask at the start. ``median_seconds`` and ``max_seconds``: time of a click. Raises
         ValueError if nothing was measured.
         """
         courses = self.of(engine, organ)
@@ -181,7 +181,7 @@ class ClickMeasurement:
             "missing_one_click": float(np.median(missing)) if missing else None,
             "missing": len(missing),
             "median_seconds": float(np.median(seconds)) if len(seconds) else None,
-            "most_seconds": float(seconds.max()) if len(seconds) else None,
+            "max_seconds": float(seconds.max()) if len(seconds) else None,
         }
 
     def to_json(self) -> dict[str, Any]:

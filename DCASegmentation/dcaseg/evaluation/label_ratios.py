@@ -30,14 +30,14 @@ class Subset:
 class Stability:
     """Agreement of random subsets of ``size`` cases with all cases.
 
-    ``tau`` and ``least_tau`` are the mean and lowest Kendall tau of the rankings, ``same_groups`` the fraction of
+    ``tau`` and ``min_tau`` are the mean and lowest Kendall tau of the rankings, ``same_groups`` the fraction of
     subsets with identical groups, ``moved`` the mean number of organs in another group.
     """
 
     size: int
     mode: PartitionMode
     tau: float
-    least_tau: float
+    min_tau: float
     same_groups: float
     moved: float
 

@@ -12,7 +12,7 @@ HEADER_BYTES = 1 << 14
 """As many bytes of a stream are enough to find the size."""
 
 # A tile may be as small as one voxel, and each takes memory.
-_MOST_TILES = 1024
+_MAX_TILES = 1024
 _BOXES = b"\0\0\0\x0cjP  \r\n\x87\n"
 _CODESTREAM = b"\xff\x4f\xff\x51"
 # Start of frame: all but tables (DHT), a reserved marker (JPG) and arithmetic coding conditions (DAC).
@@ -80,4 +80,4 @@ def _size_of_jpeg_2000(stream: bytes) -> tuple[int, int] | None:
     if not tile_width or not tile_height or left >= right or top >= bottom or first_x > left or first_y > top:
         return None
     tiles = -(-(right - first_x) // tile_width) * -(-(bottom - first_y) // tile_height)
-    return (right - left, bottom - top) if tiles <= _MOST_TILES else None
+    return (right - left, bottom - top) if tiles <= _MAX_TILES else None

@@ -16,13 +16,13 @@ from .slice_checks import check_slices
 
 _log = logging.getLogger(__name__)
 
-_FEWEST_VOXELS = 8
-_SHORTEST_MM = 30.0
-_SMALLEST_SPAN_HU = 50.0
+_MIN_VOXELS = 8
+_MIN_SIDE_MM = 30.0
+_MIN_SPAN_HU = 50.0
 _BELOW_WATER_HU = -30.0
-_FEWEST_BELOW_WATER = 0.001
+_MIN_BELOW_WATER = 0.001
 _SOFT_TISSUE_HU = (-150.0, 250.0)
-_FEWEST_SOFT_TISSUE = 0.03
+_MIN_SOFT_TISSUE = 0.03
 _SAMPLES = 1_000_000
 
 _GIVE_HU = "Use the CT in Hounsfield units, as exported from the scanner."
@@ -32,13 +32,13 @@ _FAT_HU = (-130.0, -70.0)
 _MUSCLE_AND_ORGANS_HU = (10.0, 100.0)
 _AIR_HU = (-1100.0, -800.0)
 _LESS_THAN_AIR_HU = -1150.0
-_FEWEST_INVERTED_AIR = 0.03
-_FEWEST_EQUAL_NEIGHBORS = 0.5
+_MIN_INVERTED_AIR = 0.03
+_MIN_EQUAL_NEIGHBORS = 0.5
 # No picture of tissue has as few gray values.
 _FEW_VALUES = 24
 # The largest value of metal on an extended scale is 31 743 HU; signed 16-bit values read as unsigned ones are higher.
-_HIGHEST_HU = 40_000.0
-_FEWEST_TOO_HIGH = 1e-4
+_MAX_HU = 40_000.0
+_MIN_TOO_HIGH = 1e-4
 # No unsigned 16-bit value, of any conversion to HU, is higher.
 _IMPOSSIBLE_HU = 65_535.0
 
@@ -113,23 +113,23 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
         )
     sample = _without_padding(_sample(image).ravel())
     low = max(low, float(sample.min()))
-    if high - low < _SMALLEST_SPAN_HU:
+    if high - low < _MIN_SPAN_HU:
         raise ImageError(
             f"The values of the image range only from {low:g} to {high:g}: it looks normalized, not like a CT in HU.",
             _GIVE_HU,
         )
-    if _share(sample < _BELOW_WATER_HU) < _FEWEST_BELOW_WATER:
+    if _share(sample < _BELOW_WATER_HU) < _MIN_BELOW_WATER:
         _raise_for_non_ct(image, sample, low, high)
     _require_hu(sample)
-    too_high = _share(sample > _HIGHEST_HU)
-    if too_high >= _FEWEST_TOO_HIGH:
+    too_high = _share(sample > _MAX_HU)
+    if too_high >= _MIN_TOO_HIGH:
         raise ImageError(
-            f"The image is not a CT in HU: {100 * too_high:.2g} % of its voxels are above {_HIGHEST_HU:.0f} HU, as if "
+            f"The image is not a CT in HU: {100 * too_high:.2g} % of its voxels are above {_MAX_HU:.0f} HU, as if "
             "signed values had been read as unsigned.",
             _GIVE_HU,
         )
     soft = _share((sample >= _SOFT_TISSUE_HU[0]) & (sample <= _SOFT_TISSUE_HU[1]))
-    if soft < _FEWEST_SOFT_TISSUE:
+    if soft < _MIN_SOFT_TISSUE:
         raise ImageError(
             f"Only {100 * soft:.1f} % of the voxels have values of fat or soft tissue (-150 to 250 HU), "
             "so the image is not a CT in HU.",
@@ -147,12 +147,12 @@ def require_ct(image: sitk.Image, name: str) -> None:
 def _require_size(image: sitk.Image) -> None:
     size, spacing = image.GetSize(), image.GetSpacing()
     extent = [count * step for count, step in zip(size, spacing, strict=True)]
-    if min(size) < _FEWEST_VOXELS or min(extent) < _SHORTEST_MM:
+    if min(size) < _MIN_VOXELS or min(extent) < _MIN_SIDE_MM:
         voxels = " x ".join(str(count) for count in size)
         shown = " x ".join(f"{length:.0f}" for length in extent)
         raise ImageError(
             f"The volume is too small to hold organs: {voxels} voxels, {shown} mm.",
-            f"Choose the whole CT: at least {_FEWEST_VOXELS} voxels and {_SHORTEST_MM:.0f} mm along every axis. "
+            f"Choose the whole CT: at least {_MIN_VOXELS} voxels and {_MIN_SIDE_MM:.0f} mm along every axis. "
             "If the CT is complete, the spacing in its header is wrong.",
         )
 
@@ -184,7 +184,7 @@ def _require_hu(sample: np.ndarray) -> None:
     for scale in _SCALES:
         its_tissue, its_air, its_less = _evidence(sample, scale)
         # Enhanced organs are easily taken for the fat of inverted HU, but nothing else for their air.
-        if scale.factor < 0 and its_air < _FEWEST_INVERTED_AIR:
+        if scale.factor < 0 and its_air < _MIN_INVERTED_AIR:
             continue
         # Some air must be there if there is something that would be air in HU.
         if its_less >= 0.002 or (its_air < 0.0005 and air >= 0.0005) or its_tissue < 0.03:
@@ -229,9 +229,9 @@ def _evidence(sample: np.ndarray, scale: _Scale) -> tuple[float, float, float]:
 # Air in calibrated HU, and the share of the border of the image, at the patient's sides, that shows air outside.
 _CALIBRATED_AIR_HU = (-1060.0, -930.0)
 _GAS_HU = -500.0
-_FEWEST_OUTSIDE = 0.05
+_MIN_OUTSIDE = 0.05
 # The range from the lower to the upper quartile. That of lung, which a tight crop can cut, is wider.
-_WIDEST_AIR_HU = 80.0
+_MAX_AIR_RANGE_HU = 80.0
 
 
 def _value_notes(image: sitk.Image, stored: tuple[float, float]) -> tuple[str, ...]:
@@ -245,10 +245,10 @@ def _value_notes(image: sitk.Image, stored: tuple[float, float]) -> tuple[str, .
     hu, _ = _coarse(image)
     border = _without_padding(np.concatenate([side.ravel() for side in (hu[:, 0], hu[:, -1], hu[..., 0], hu[..., -1])]))
     air = border[border < _GAS_HU]
-    if air.size >= _FEWEST_OUTSIDE * border.size:
+    if air.size >= _MIN_OUTSIDE * border.size:
         lower, middle, upper = (float(each) for each in np.percentile(air, (25, 50, 75)))
         is_calibrated = _CALIBRATED_AIR_HU[0] <= middle <= _CALIBRATED_AIR_HU[1]
-        if not is_calibrated and upper - lower <= _WIDEST_AIR_HU:
+        if not is_calibrated and upper - lower <= _MAX_AIR_RANGE_HU:
             notes.append(
                 f"The air around the patient is at {middle:.0f} HU instead of about -1000: the values may not be "
                 "calibrated HU. Export the CT again with its rescale slope and intercept."
@@ -259,13 +259,13 @@ def _value_notes(image: sitk.Image, stored: tuple[float, float]) -> tuple[str, .
 # The size of human trunks, from infants to the largest adults, and the position of their bones.
 _WIDTH_MM = (100.0, 750.0)
 _DEPTH_MM = (60.0, 550.0)
-_NARROWEST = 0.85
+_MIN_WIDTH_TO_DEPTH = 0.85
 _CUT_SHARE = 0.3
 _BODY_HU, _BONE_HU = -300.0, 200.0
 _COARSE_MM = 5.0
-_LEAST_BONE_MM3 = 50_000.0
+_MIN_BONE_MM3 = 50_000.0
 _COLUMN_MM = 20.0
-_FURTHEST_IN_FRONT_MM, _FURTHEST_ASIDE_MM = 10.0, 80.0
+_MAX_IN_FRONT_MM, _MAX_ASIDE_MM = 10.0, 80.0
 
 
 def _body_notes(image: sitk.Image) -> tuple[str, ...]:
@@ -319,7 +319,7 @@ def _size_problem(width: _Extent, depth: _Extent) -> str:
     for name, extent, (low, high) in (("wide", width, _WIDTH_MM), ("deep", depth, _DEPTH_MM)):
         if extent.mm > high or (extent.is_whole and extent.mm < low):
             return f"According to the header, the trunk is {extent.mm:.0f} mm {name}, which is impossible."
-    if width.is_whole and width.mm < _NARROWEST * depth.mm:
+    if width.is_whole and width.mm < _MIN_WIDTH_TO_DEPTH * depth.mm:
         return f"According to the header, the trunk is deeper ({depth.mm:.0f} mm) than wide ({width.mm:.0f} mm)."
     return ""
 
@@ -329,7 +329,7 @@ def _spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float], is_
 
     The array axes are (S, A, R). ``is_front_to_back`` says that the image shows the body from its front to its back.
     """
-    if np.count_nonzero(bone) * float(np.prod(spacing)) < _LEAST_BONE_MM3:
+    if np.count_nonzero(bone) * float(np.prod(spacing)) < _MIN_BONE_MM3:
         return ""
     # The share of bone in a column about 2 cm wide along each axis; it is highest along the spine.
     columns = [
@@ -348,7 +348,7 @@ def _spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float], is_
     row, column = np.unravel_index(int(columns[0].argmax()), columns[0].shape)
     in_front = (float(row) - middle) * spacing[1] + 0.5 * _COLUMN_MM
     aside = abs(float(column) - 0.5 * body.shape[2]) * spacing[2]
-    if is_front_to_back and in_front > _FURTHEST_IN_FRONT_MM and aside < _FURTHEST_ASIDE_MM:
+    if is_front_to_back and in_front > _MAX_IN_FRONT_MM and aside < _MAX_ASIDE_MM:
         return "According to the header, the spine lies in the front of the body, as if back and front were swapped."
     return ""
 
@@ -420,7 +420,7 @@ def _looks_like_labels(image: sitk.Image, sample: np.ndarray) -> bool:
     one, other = middle[:, 1:], middle[:, :-1]
     # A CT that was clipped at 0 has large areas of 0, but not of other values.
     is_label = (one > 0) | (other > 0)
-    return bool(is_label.any()) and float((one == other)[is_label].mean()) > _FEWEST_EQUAL_NEIGHBORS
+    return bool(is_label.any()) and float((one == other)[is_label].mean()) > _MIN_EQUAL_NEIGHBORS
 
 
 def _sample(image: sitk.Image) -> np.ndarray:

@@ -26,7 +26,7 @@ _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 # The transfer syntaxes of JPEG, JPEG-LS and JPEG 2000 that can be read. Their images all end with one marker, after
 # which some programs write padding.
 _JPEG = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 92, 93)}
-_END_OF_IMAGE, _LONGEST_PADDING = b"\xff\xd9", 16
+_END_OF_IMAGE, _MAX_PADDING_BYTES = b"\xff\xd9", 16
 _BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
@@ -39,9 +39,9 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _FLOATING_PIXELS = (0x7FE00008, 0x7FE00009)
 _PIXELS = (*_FLOATING_PIXELS, 0x7FE00010)
-_LONGEST_VALUE = 1 << 16
-_DEEPEST = 12
-_LARGEST_INFLATED = 1 << 30
+_MAX_VALUE_LENGTH = 1 << 16
+_MAX_DEPTH = 12
+_MAX_INFLATED_BYTES = 1 << 30
 
 _TAGS = {
     "MediaStorageSOPClassUID": 0x00020002, "TransferSyntaxUID": 0x00020010,
@@ -364,7 +364,7 @@ def _data_set(file: BinaryIO, meta: _Elements) -> tuple[BinaryIO, str, int, bool
     first = file.read(8)
     file.seek(here)
     if syntax == _DEFLATED:
-        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), _LARGEST_INFLATED)
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), _MAX_INFLATED_BYTES)
         return io.BytesIO(inflated), syntax, len(inflated), True
     actual = _syntax_of_data_set(first) if len(first) == 8 else None
     whole = bool(syntax) and start == _PREAMBLE + 4
@@ -401,7 +401,7 @@ class _Elementary:
                 items = self._items(length, as_implicit=vr == b"UN")
                 if tag in _SEQUENCES:
                     elements[tag] = items
-            elif tag in _WANTED and length <= _LONGEST_VALUE:
+            elif tag in _WANTED and length <= _MAX_VALUE_LENGTH:
                 elements[tag] = self._take(length)
             else:
                 self._require(length)
@@ -428,8 +428,8 @@ class _Elementary:
             # The first item is a table of offsets. The second one begins an image; later ones may continue it.
             if jpeg_size is not None and count:
                 require_stated_size(self._take(min(length, HEADER_BYTES)), *jpeg_size, may_continue=count > 1)
-            self._stream.seek(begin + max(length - _LONGEST_PADDING, 0))
-            last = self._take(min(length, _LONGEST_PADDING))
+            self._stream.seek(begin + max(length - _MAX_PADDING_BYTES, 0))
+            last = self._take(min(length, _MAX_PADDING_BYTES))
             count += 1
         if jpeg_size is not None and _END_OF_IMAGE not in last:
             raise ValueError("its compressed voxels are incomplete")
@@ -457,7 +457,7 @@ class _Elementary:
         end = None if length == _UNDEFINED else self._stream.tell() + self._require(length)
         explicit, self._explicit = self._explicit, self._explicit and not as_implicit
         self._depth += 1
-        if self._depth > _DEEPEST:
+        if self._depth > _MAX_DEPTH:
             raise ValueError("its header is nested too deeply")
         items: list[_Elements] = []
         while end is None or self._stream.tell() < end:

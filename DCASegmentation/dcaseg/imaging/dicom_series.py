@@ -202,7 +202,7 @@ def _evenly_spaced(array: np.ndarray, heights: np.ndarray, name: str) -> np.ndar
     return even
 
 
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 _EXTENSION = re.compile(r"(\.(dcm|dicom|ima|gz|zip|part|tmp|crdownload))+$", re.IGNORECASE)
 
 
@@ -227,7 +227,7 @@ def note_on_lost_slices(images: Sequence[DicomHeader], with_names: bool = True) 
                         found.append(entry.name)
     if not found:
         return []
-    shown = ", ".join(sorted(found)[:_MOST_NAMED]) + (", …" if len(found) > _MOST_NAMED else "")
+    shown = ", ".join(sorted(found)[:_MAX_NAMED]) + (", …" if len(found) > _MAX_NAMED else "")
     what = "1 file is" if len(found) == 1 else f"{len(found)} files are"
     names = f": {shown}" if with_names else ""
     return [f"{what} named like the slices but not DICOM, so slices may be missing at either end{names}."]

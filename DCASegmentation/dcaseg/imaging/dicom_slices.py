@@ -167,9 +167,9 @@ _ROUNDED_COSINE = 1e-3
 _LIKE_A_SLICE = 0.01
 # The time between two contrast phases is longer, that between neighboring slices of one scan shorter.
 _SECONDS_BETWEEN_PHASES = 5.0
-_FEWEST_APART = 3
+_MIN_APART = 3
 # How many slices of each phase may follow each other. A few slices that were scanned again are no phase.
-_LARGEST_GROUP = 10
+_MAX_GROUP = 10
 _LOCALIZERS = frozenset(("LOCALIZER", "TOPOGRAM", "SCOUT", "SCANOGRAM", "SURVIEW"))
 HU_TYPES = ("", "HU", "US")
 """The rescale types of HU: not stated, HU, and unspecified."""
@@ -319,7 +319,7 @@ def _require_one_acquisition(slices: Sequence[Slice], name: str) -> None:
     steps = steps[steps != 0]
     # Without a number, the phases still differ in time; NaN compares as False.
     back_and_forth = np.count_nonzero((steps[1:] * steps[:-1] < 0) & (np.abs(steps[1:]) > _SECONDS_BETWEEN_PHASES))
-    if 2 * back_and_forth > len(steps) and _LARGEST_GROUP * back_and_forth > len(slices):
+    if 2 * back_and_forth > len(steps) and _MAX_GROUP * back_and_forth > len(slices):
         raise _problem(
             name,
             f"has slices that were acquired alternately, {np.nanmedian(np.abs(steps)):.0f} seconds apart",
@@ -350,7 +350,7 @@ def together(series: Sequence[Sequence[DicomHeader]]) -> list[tuple[list[DicomHe
         key = (first.patient, first.study, first.description, first.columns, first.rows)
         parts.setdefault((*key, str(Path(first.file).parent)), []).append(first)
     for images in (alike for part in parts.values() for alike in by_orientation(part, same_spacing=True)):
-        if len(images) < _FEWEST_APART:
+        if len(images) < _MIN_APART:
             result += [([one], "") for one in images]
             continue
         note = f"Its {len(images)} slices had different series UIDs; they were combined by position."

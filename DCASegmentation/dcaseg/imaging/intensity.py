@@ -75,7 +75,7 @@ def voxel_checksum(voxels: np.ndarray) -> str:
     return f"{zlib.crc32(voxels.data, zlib.crc32(repr(voxels.shape).encode())):08x}"
 
 
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 
 
 def left_out(labels: sitk.Image, table: Iterable[int]) -> dict[int, int]:
@@ -96,11 +96,11 @@ def describe_ignored_labels(found: Iterable[dict[int, int]]) -> list[str]:
         concerned += bool(counts_by_label)
     if not voxels:
         return []
-    largest = voxels.most_common(_MOST_NAMED)
+    largest = voxels.most_common(_MAX_NAMED)
     listed = ", ".join(
         f"{label} ({_counted(count, 'voxel')} in {_counted(cases[label], 'case')})" for label, count in largest
     )
-    if len(voxels) <= _MOST_NAMED:
+    if len(voxels) <= _MAX_NAMED:
         return [f"Labels that are not in label_map count as background: {listed}."]
     total = f"{_counted(voxels.total(), 'voxel')} in {_counted(concerned, 'case')}"
     return [f"{len(voxels)} labels that are not in label_map count as background ({total}). The largest: {listed}."]

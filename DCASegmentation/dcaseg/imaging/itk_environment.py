@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 # ITK's setting applies to the whole process: the first thread to enter clears it, the last one to leave restores it.
 _lock = threading.Lock()
-_LONGEST_PATH = 500
+_MAX_PATH_LENGTH = 500
 _stderr_lock = threading.Lock()
 _inside = 0
 _display_before = True
@@ -85,7 +85,7 @@ def short_path(path: Path) -> Iterator[Path]:
     ITK's NRRD library puts the path into its error messages, and a message of more than 1,000 bytes overwrites other
     memory. Raises OSError if there is no folder ``path.parent``, or (where the system has no /proc) no short path.
     """
-    if len(os.fsencode(path)) <= _LONGEST_PATH:
+    if len(os.fsencode(path)) <= _MAX_PATH_LENGTH:
         yield path
         return
     folder = os.open(path.parent, os.O_RDONLY)

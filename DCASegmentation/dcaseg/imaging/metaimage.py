@@ -12,12 +12,12 @@ from ..errors import ImageError
 from . import file_errors
 from .size_limits import require_allowed_size
 
-_LONGEST_HEADER = 1 << 20
+_MAX_HEADER_BYTES = 1 << 20
 _CHUNK = 1 << 20
 # ITK looks at the first letter.
 _TRUE, _FALSE = ("T", "t", "1"), ("F", "f", "0")
 # ITK trusts NDims and writes that many numbers into arrays of ten.
-_MOST_DIMENSIONS = 5
+_MAX_DIMENSIONS = 5
 _BYTES = {
     "CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "LONG": 4, "ULONG": 4,
     "DOUBLE": 8, "LONG_LONG": 8, "ULONG_LONG": 8,
@@ -173,7 +173,7 @@ def _check_text(path: Path, data_file: Path, start: int, expected: int) -> None:
 def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
     try:
         dimensions = int(fields.get("NDims", "0"))
-        if not 1 <= dimensions <= _MOST_DIMENSIONS:
+        if not 1 <= dimensions <= _MAX_DIMENSIONS:
             raise ValueError
         # A spacing of NaN gets an error of its own.
         numbers = {name: _numbers(fields[name], name in _SPACINGS) for name in _PER_AXIS if name in fields}
@@ -266,8 +266,8 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
     """The ``name = value`` lines of the header, which ends with ``ElementDataFile``, and its length in bytes."""
     fields: dict[str, str] = {}
     with path.open("rb") as stream:
-        while stream.tell() < _LONGEST_HEADER:
-            line = stream.readline(_LONGEST_HEADER)
+        while stream.tell() < _MAX_HEADER_BYTES:
+            line = stream.readline(_MAX_HEADER_BYTES)
             name, equals, value = file_errors.header_text(line).partition("=")
             if not equals:
                 break

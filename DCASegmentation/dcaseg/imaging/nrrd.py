@@ -25,12 +25,12 @@ _PATIENT_SPACES = {
     "las", "left-anterior-superior", "last", "left-anterior-superior-time",
     "lps", "left-posterior-superior", "lpst", "left-posterior-superior-time",
 }  # fmt: skip
-_LONGEST_HEADER = 1 << 20
-_LONGEST_LINE = 700
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_LINE_LENGTH = 700
 _CHUNK = 1 << 20
 _GZIP = ("gz", "gzip")
 _ENCODINGS = ("raw", *_GZIP, "ascii", "text", "txt", "hex")
-_MOST_DIMENSIONS = 5
+_MAX_DIMENSIONS = 5
 _MM = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
 _BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
@@ -154,7 +154,7 @@ def _require_short(line: bytes, path: Path) -> None:
     """
     is_pair = b":=" in line and b": " not in line.partition(b":=")[0]
     is_quoted = not is_pair and not line.startswith(b"#") and not line.lower().startswith(b"content: ")
-    if len(line) > _LONGEST_LINE and is_quoted:
+    if len(line) > _MAX_LINE_LENGTH and is_quoted:
         raise file_errors.damaged(path, "NRRD")
 
 
@@ -168,7 +168,7 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
         size = [int(each) for each in fields["sizes"].split()]
     except (KeyError, ValueError):
         raise file_errors.damaged(path, "NRRD") from None
-    if not 1 <= dimensions <= _MOST_DIMENSIONS or len(size) != dimensions or min(size) < 1:
+    if not 1 <= dimensions <= _MAX_DIMENSIONS or len(size) != dimensions or min(size) < 1:
         raise file_errors.damaged(path, "NRRD")
     return size
 
@@ -179,8 +179,8 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
         if not stream.readline(80).startswith(b"NRRD"):
             raise file_errors.damaged(path, "NRRD")
         fields: dict[str, str] = {}
-        while stream.tell() < _LONGEST_HEADER:
-            raw = stream.readline(_LONGEST_HEADER)
+        while stream.tell() < _MAX_HEADER_BYTES:
+            raw = stream.readline(_MAX_HEADER_BYTES)
             line = file_errors.header_text(raw).rstrip("\r\n")
             if not line:
                 if raw:

@@ -24,9 +24,9 @@ _BLOCK = 3
 _FAT_HU = -100
 _AIR_HU = -1024
 # Lower values are no HU, and some are too large for calculations. Programs fill the outside with them.
-_LOWEST_HU = -32_768
+_MIN_HU = -32_768
 # The smallest cross-section at the edge of the scan, in mm2, that counts as an organ continuing beyond it.
-_LEAST_AREA = 20.0
+_MIN_AREA = 20.0
 
 
 def air_outside(ct: sitk.Image, notes: list[str]) -> sitk.Image:
@@ -58,10 +58,10 @@ def air_outside(ct: sitk.Image, notes: list[str]) -> sitk.Image:
 
 def without_impossible(ct: sitk.Image, notes: list[str]) -> sitk.Image:
     """``ct`` (HU, int16 or float32) with air in place of values far below those of air. ``notes`` receives a note."""
-    if ct.GetPixelID() == sitk.sitkInt16 or value_range(ct)[0] >= _LOWEST_HU:
+    if ct.GetPixelID() == sitk.sitkInt16 or value_range(ct)[0] >= _MIN_HU:
         return ct
     array = sitk.GetArrayFromImage(ct)
-    impossible = array < _LOWEST_HU
+    impossible = array < _MIN_HU
     notes.append(
         f"{np.count_nonzero(impossible)} voxels have values down to {array.min():.3g}, far below air, as some programs "
         f"fill the outside of the field of view; they were read as {_AIR_HU} HU."
@@ -96,7 +96,7 @@ class ScanEdges:
         for index, area in self._ends:
             edge = labels[index]
             counts = np.bincount(edge[edge > 0])
-            reaching |= {int(label) for label in np.flatnonzero(counts * area >= _LEAST_AREA)}
+            reaching |= {int(label) for label in np.flatnonzero(counts * area >= _MIN_AREA)}
         return frozenset(reaching)
 
 

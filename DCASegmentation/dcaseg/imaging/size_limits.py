@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import ImageError
 
 # A whole body at 0.7 x 0.7 x 0.7 mm has about 700 million voxels.
-MOST_VOXELS = 2**30
+DEFAULT_MAX_VOXELS = 2**30
 """The default limit on the voxels of an image."""
 MAX_VOXELS = "DCA_MAX_VOXELS"
 """The environment variable that sets another limit."""
@@ -57,7 +57,7 @@ def total_memory() -> int | None:
 def _allowed_voxels() -> int:
     stated = os.environ.get(MAX_VOXELS, "")
     if not stated:
-        return MOST_VOXELS
+        return DEFAULT_MAX_VOXELS
     try:
         return int(float(stated))
     except (ValueError, OverflowError):

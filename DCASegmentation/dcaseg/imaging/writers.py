@@ -34,7 +34,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # The disk, or the network connection to it, is gone or broken.
 _LOST = {errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, getattr(errno, "ESTALE", errno.EIO)}
 _OF_FILE_BROWSERS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.directory", re.DOTALL)
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 _ANOTHER_FOLDER = "Choose an output folder that you may write to."
 _MORE_ROOM = "Free some space, or choose an output folder on another disk."
 
@@ -265,7 +265,7 @@ def _require_replaceable(
     others = [] if is_own is None else _other_files(path, is_own)
     if others:
         what = "a file that is" if len(others) == 1 else f"{len(others)} files that are"
-        named = ", ".join(others[:_MOST_NAMED]) + (", …" if len(others) > _MOST_NAMED else "")
+        named = ", ".join(others[:_MAX_NAMED]) + (", …" if len(others) > _MAX_NAMED else "")
         shown = named.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         raise OutputError(
             f"The folder {path} contains {what} not part of a result ({shown}) and is not replaced.",

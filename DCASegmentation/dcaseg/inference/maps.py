@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXPERTS = ("head", "medium", "tail")
 
 UInt16Array = NDArray[np.uint16]
-_LARGEST = 65535
+_MAX_VALUE = 65535
 
 
 def normalized_entropy(probabilities: FloatArray) -> FloatArray:
@@ -40,12 +40,12 @@ def total_variation(first: FloatArray, second: FloatArray) -> FloatArray:
 
 def _to_uint16(values: FloatArray) -> UInt16Array:
     # Small values stay above 0, which stands for voxels without a value and is shown as a hole.
-    return np.maximum(np.rint(values * np.float32(_LARGEST)), values > 0).astype(np.uint16)
+    return np.maximum(np.rint(values * np.float32(_MAX_VALUE)), values > 0).astype(np.uint16)
 
 
 def to_float(stored: UInt16Array) -> FloatArray:
     """Return the values, 0 to 1, of a map that is stored as 16-bit numbers."""
-    return stored.astype(np.float32) / np.float32(_LARGEST)
+    return stored.astype(np.float32) / np.float32(_MAX_VALUE)
 
 
 class MapsOnModelGrid:

@@ -38,12 +38,12 @@ _ORDER = (
 )
 # (organ, axis along which it extends most, text if it does not); axes x, y, z in LPS.
 _LONG = (("aorta", 2, "the aorta does not run from head to feet"),)
-_LONGEST_RATIO = 1.5
+_MAX_ACROSS_RATIO = 1.5
 # A kidney is longest from head to feet: (standard deviation along z) / (largest across) is 1.15 or more in our
 # anatomies.
-_SHORTEST_KIDNEY_RATIO = 0.95
+_MIN_KIDNEY_RATIO = 0.95
 # No organ of an adult is longer than this in mm, except after a disease; two such organs mean a wrong spacing.
-_LONGEST_MM = {
+_MAX_LENGTH_MM = {
     "right_kidney": 200.0, "left_kidney": 200.0, "spleen": 230.0, "liver": 400.0, "gallbladder": 160.0,
     "bladder": 240.0,
 }  # fmt: skip
@@ -92,7 +92,7 @@ def implausible(
         if key in present:
             spread = spreads[present[key]]
             across = [spread[each] for each in range(3) if each != axis]
-            if max(across) > _LONGEST_RATIO * spread[axis]:
+            if max(across) > _MAX_ACROSS_RATIO * spread[axis]:
                 wrong.append(text)
     kidneys = [present.get(key) for key in ("right_kidney", "left_kidney")]
     if kidneys[0] is not None and kidneys[1] is not None:
@@ -100,7 +100,7 @@ def implausible(
         if max(distance[1:]) > _KIDNEY_RATIO * distance[0]:
             wrong.append("the kidneys do not lie side by side")
         elif not any(cut[kidney] for kidney in kidneys) and all(
-            spreads[kidney][2] < _SHORTEST_KIDNEY_RATIO * max(spreads[kidney][:2]) for kidney in kidneys
+            spreads[kidney][2] < _MIN_KIDNEY_RATIO * max(spreads[kidney][:2]) for kidney in kidneys
         ):
             wrong.append("the kidneys are not longest from head to feet")
     liver = next((organ.label for organ in organs if organ.key == "liver" and ml[organ.label] >= _MIN_LIVER_ML), None)
@@ -116,7 +116,7 @@ def implausible(
         (organ.name.lower(), mm)
         for organ in organs
         if organ.key in present
-        and (mm := _LENGTH_OF_DEVIATION * float(max(spreads[organ.label]))) > _LONGEST_MM.get(organ.key, np.inf)
+        and (mm := _LENGTH_OF_DEVIATION * float(max(spreads[organ.label]))) > _MAX_LENGTH_MM.get(organ.key, np.inf)
     ]
     if len(long) >= _MIN_LONG:
         listed = ", ".join(f"{name} {mm:.0f} mm" for name, mm in long)

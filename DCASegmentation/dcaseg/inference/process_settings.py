@@ -56,7 +56,7 @@ def importing() -> Iterator[None]:
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
-_LARGEST = 2**31 - 1
+_MAX_VALUE = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
@@ -64,7 +64,7 @@ def keep_freed_memory() -> bool:
     libc = _glibc()
     if libc is None:
         return False
-    settings = ((_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, _LARGEST), (_M_MMAP_MAX, 0))
+    settings = ((_M_MMAP_THRESHOLD, _MAX_VALUE), (_M_TRIM_THRESHOLD, _MAX_VALUE), (_M_MMAP_MAX, 0))
     return all(libc.mallopt(parameter, value) == 1 for parameter, value in settings)
 
 

@@ -29,7 +29,7 @@ from .options import SegmentOptions, Weighting, require_available
 Triple = tuple[int, int, int]
 
 SIGMA_SCALE = 0.125
-LOWEST_WEIGHT = 1e-3
+MIN_WEIGHT = 1e-3
 
 
 def window_positions(size: Sequence[int], patch: Sequence[int], overlap: float) -> list[Triple]:
@@ -70,7 +70,7 @@ def importance_map(patch: Sequence[int], weighting: Weighting) -> Tensor:
         distance = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
         profile = np.exp(distance**2 / np.float32(-2 * (SIGMA_SCALE * side) ** 2))
         weights = weights * np.expand_dims(profile, axis=tuple(other for other in range(3) if other != axis))
-    return from_numpy(np.maximum(weights, max(float(weights.min()), LOWEST_WEIGHT)).astype(np.float32))
+    return from_numpy(np.maximum(weights, max(float(weights.min()), MIN_WEIGHT)).astype(np.float32))
 
 
 class Padding(NamedTuple):

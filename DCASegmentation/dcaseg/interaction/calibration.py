@@ -20,8 +20,8 @@ from .view import Engine, FloatArray, View, distance_to, smoothed
 
 _HU = (-200.0, 350.0)
 _SMOOTHING_MM = 1.0
-_MOST_ODDS = 4.0
-_FARTHEST_MM = 48.0
+_MAX_ODDS = 4.0
+_MAX_DISTANCE_MM = 48.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Calibration:
             np.log(self.min_probability / (1 - self.min_probability))
         )
         kept = view.seeds(not click.adds)
-        free = (view.mask != click.adds) & ~kept & (distance <= _FARTHEST_MM)
+        free = (view.mask != click.adds) & ~kept & (distance <= _MAX_DISTANCE_MM)
         piece = around(seeds, (free & (odds > 0)) | seeds)
         odds = np.where(piece, np.maximum(odds, np.float32(0.05)), np.minimum(odds, np.float32(-0.05)))
         wrong = np.where(free | seeds, 1 / (1 + np.exp(-np.clip(odds, -30.0, 30.0))), 0.0)
@@ -88,7 +88,7 @@ class Calibration:
             odds += self.others * (view.others & ~view.mask)
         for name, answer in answers.items():
             share = np.clip(answer, 1e-3, 1 - 1e-3)
-            odds += self.answers[name] * sign * np.clip(np.log(share / (1 - share)), -_MOST_ODDS, _MOST_ODDS)
+            odds += self.answers[name] * sign * np.clip(np.log(share / (1 - share)), -_MAX_ODDS, _MAX_ODDS)
         return odds.astype(np.float32)
 
 

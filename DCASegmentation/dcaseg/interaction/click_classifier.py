@@ -35,12 +35,12 @@ LARGE_ADDING_MM, LARGE_REMOVING_MM = 12.0, 8.0
 _STEPS = 24
 _LINES = 4096
 # A user who clicks again in the same direction was not satisfied, so less certainty is enough: by _STEP less for each
-# earlier click, down to _LEAST. On the border, more is needed, up to _MOST: users click the largest error first, and
-# what remains on a border is soon thinner than a voxel.
+# earlier click, down to the minimum. On the border, more is needed, up to the maximum: users click the largest error
+# first, and what remains on a border is soon thinner than a voxel.
 _STEP = 0.05
-_LEAST_ADDING, _LEAST_REMOVING = 0.6, 0.75
-_MOST_ADDING, _MOST_REMOVING = 0.75, 0.9
-_LEAST_CAUTION_ADDING, _LEAST_CAUTION_REMOVING = 0.0, 0.1
+_MIN_ADDING, _MIN_REMOVING = 0.6, 0.75
+_MAX_ADDING, _MAX_REMOVING = 0.75, 0.9
+_MIN_CAUTION_ADDING, _MIN_CAUTION_REMOVING = 0.0, 0.1
 _SMALL = np.float32(0.05)
 
 
@@ -106,9 +106,9 @@ class Thresholds:
         ``on_border``: the latest click is in the outermost voxels of the mask, or next to them.
         """
         if on_border:
-            most = max(_MOST_ADDING if adds else _MOST_REMOVING, self.mean)
+            most = max(_MAX_ADDING if adds else _MAX_REMOVING, self.mean)
             return Thresholds(self.voxel, min(most, self.mean + _STEP * clicks))
-        least = min(_LEAST_ADDING if adds else _LEAST_REMOVING, self.mean)
+        least = min(_MIN_ADDING if adds else _MIN_REMOVING, self.mean)
         return Thresholds(self.voxel, max(least, self.mean - _STEP * clicks))
 
 
@@ -141,7 +141,7 @@ class PieceDecision:
 
         ``mask_voxels``: the size of the organ's mask. ``earlier``: number of earlier clicks in the same direction.
         """
-        least = min(_LEAST_CAUTION_ADDING if adds else _LEAST_CAUTION_REMOVING, self.caution)
+        least = min(_MIN_CAUTION_ADDING if adds else _MIN_CAUTION_REMOVING, self.caution)
         caution = max(least, self.caution - _STEP * earlier)
         return best_piece(pieces.voxels, probability_of(self.pieces, pieces.features), mask_voxels, adds, caution)
 

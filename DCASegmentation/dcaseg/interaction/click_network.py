@@ -25,7 +25,7 @@ from ..imaging.writers import new_folder, write_json, write_text
 from ..json_io import DataError, dump, load, parse_json
 from ..method.vnet import ConvBlock, Downsampling, Upsampling
 from ..models.metadata import CLICK_NETWORK, METADATA, WEIGHTS, TrainingData, Weights
-from ..models.metadata_reader import GET_AGAIN, MOST_METADATA_BYTES, check_weights
+from ..models.metadata_reader import GET_AGAIN, MAX_METADATA_BYTES, check_weights
 from ..models.weight_files import open_regular
 from ..models.weights import load_weights, write_weights
 from .click_options import ClickNetworkOptions
@@ -36,9 +36,9 @@ CHANNELS = ("ct", "mask_distance", "added", "removed", "others", "latest")
 ORIENTATION = "RAS"
 
 _HU = (-200.0, 350.0)
-_DEEPEST_MM = 15.0
+_MAX_DEPTH_MM = 15.0
 _STROKE_MM = 5.0
-# Log-odds of a voxel _DEEPEST_MM inside the mask, to which the network adds its output.
+# Log-odds of a voxel _MAX_DEPTH_MM inside the mask, to which the network adds its output.
 _IDENTITY = 4.0
 
 
@@ -100,7 +100,7 @@ def features_of(
     low, high = _HU
     scaled = (np.clip(hu, low, high) - low) / (high - low) * 2 - 1
     # Distances are 0 in the mask's outermost voxels, but its border lies half a voxel farther out.
-    depth = np.clip((0.5 * spacing_mm - distance_to(mask, spacing)) / _DEEPEST_MM, -1.0, 1.0)
+    depth = np.clip((0.5 * spacing_mm - distance_to(mask, spacing)) / _MAX_DEPTH_MM, -1.0, 1.0)
     return np.stack([scaled, depth, maps[True], maps[False], others.astype(np.float32), latest]).astype(np.float32)
 
 
@@ -233,7 +233,7 @@ def load_click_bundle(folder: Path) -> ClickBundle:
         raise other
     try:
         with open_regular(folder, METADATA) as file:
-            content = parse_json(file.read(MOST_METADATA_BYTES))
+            content = parse_json(file.read(MAX_METADATA_BYTES))
         own = content[CLICK_NETWORK]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         raise other from None

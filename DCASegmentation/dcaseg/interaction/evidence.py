@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from .view import FloatArray, Mask, SeenStroke, View, distance_to, smoothed
 
 _HU = (-200.0, 350.0)
-_MOST_ODDS = 4.0
-FARTHEST_MM = 48.0
+_MAX_ODDS = 4.0
+MAX_DISTANCE_MM = 48.0
 """Voxels farther than this from the click do not change."""
 
 _LOCAL_MM = 10.0
 _NO_STROKE_MM = np.float32(60.0)
 _SHELL_MM = 12.0
-_LEAST_SD = 15.0
+_MIN_SD = 15.0
 _ALIKE_HU = 30.0
 _PLAIN_MM = 20.0
 WALKER_SCALE = 2
@@ -77,7 +77,7 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
     usual = _usual_radius(view)
     border = distance_to(view.mask, spacing)
     depth = sign * (border - np.float32(half))
-    candidates = (view.mask != adds) & ~view.seeds(not adds) & (distance <= FARTHEST_MM)
+    candidates = (view.mask != adds) & ~view.seeds(not adds) & (distance <= MAX_DISTANCE_MM)
     if view.mask.any():
         candidates &= depth <= 4.0 * (radius + half) + 6.0
     candidates |= seeds & (view.mask != adds)
@@ -87,7 +87,7 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
     near = distance <= max(2 * half, 0.7 * radius if view.mask.any() else 2 * half)
     hu_click, hu_3_click = float(np.median(hu[near])), float(np.median(hu_3[seeds]))
     local, middle, contrast = _local_intensities(view, hu, border)
-    odds = sign * np.clip(_log_odds(walker), -_MOST_ODDS, _MOST_ODDS)
+    odds = sign * np.clip(_log_odds(walker), -_MAX_ODDS, _MAX_ODDS)
     gradient = _gradient(view.hu, spacing)
     geodesic = _geodesic(view, hu, hu_click, candidates, seeds)
     filled = [smoothed(view.mask.astype(np.float32), spacing, scale) for scale in _MASK_SCALES]
@@ -198,7 +198,7 @@ def _local_intensities(view: View, hu: FloatArray, border: FloatArray) -> tuple[
     difference = mean_in - mean_out
     middle = (hu - 0.5 * (mean_in + mean_out)) * difference / (difference**2 + 20.0**2)
     return (
-        np.clip(0.5 * ratio, -_MOST_ODDS, _MOST_ODDS),
+        np.clip(0.5 * ratio, -_MAX_ODDS, _MAX_ODDS),
         np.clip(middle, -2.0, 2.0),
         np.minimum(np.abs(difference) / 40, 3.0),
     )
@@ -216,7 +216,7 @@ def _weighted(hu: FloatArray, region: Mask, spacing: tuple[float, float, float])
     mean = (smoothed(weight * hu, spacing, _LOCAL_MM) + few * overall) / np.maximum(share + few, few)
     square = smoothed(weight * (hu - overall) ** 2, spacing, _LOCAL_MM) + few * spread
     variance = square / np.maximum(share + few, few) - (mean - overall) ** 2
-    return mean, np.maximum(variance, _LEAST_SD**2)
+    return mean, np.maximum(variance, _MIN_SD**2)
 
 
 def _gradient(hu: FloatArray, spacing: tuple[float, float, float]) -> FloatArray:

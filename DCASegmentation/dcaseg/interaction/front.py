@@ -11,22 +11,22 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
-from .evidence import FARTHEST_MM
+from .evidence import MAX_DISTANCE_MM
 from .random_walker import RandomWalkerOptions
 from .strokes import box_around
 from .view import FloatArray, Mask, smoothed, sub_grid
 
 # The random walker reaches this far from a click, so the piece of an organ that goes on ends about here.
 _EDGE_MM = RandomWalkerOptions().reach_mm
-_LEAST_MM = 12.0
+_MIN_MM = 12.0
 _THICKNESS_MM = 5.0
-_SMALLEST_MM2 = 30.0
+_MIN_MM2 = 30.0
 # How far beyond an end the next click is, the farthest first: where the tissue is this many times less deep, nearer.
 _OUTWARD_MM = (28.0, 18.0, 10.0)
 _DEEP = 0.45
 _AROUND_MM = 8.0
 # Depths are measured up to about this one.
-_DEEPEST_MM = 16.0
+_MAX_DEPTH_MM = 16.0
 _ALIKE_HU = 30.0
 _SMOOTHING_MM = 2.5
 _HU = (-200.0, 350.0)
@@ -41,13 +41,13 @@ def next_points(
     all (z, y, x) and of the whole CT. If all of the organ was found by this click, an end is at the edge of the block,
     otherwise where the new piece is farthest from the click. The largest end comes first.
     """
-    box = box_around(click[None], grid, 2 * FARTHEST_MM)
+    box = box_around(click[None], grid, 2 * MAX_DISTANCE_MM)
     steps = np.array(grid.spacing[::-1])
     start = np.array([side.start for side in box])
     z, y, x = np.ogrid[tuple(slice(side.start, side.stop) for side in box)]
     distance = np.sqrt(sum(((axis - at) * step) ** 2 for axis, at, step in zip((z, y, x), click, steps, strict=True)))
     thickness = max(_THICKNESS_MM, 1.5 * max(grid.spacing))
-    where = np.argwhere(added[box] & (distance <= FARTHEST_MM))
+    where = np.argwhere(added[box] & (distance <= MAX_DISTANCE_MM))
     if not len(where):
         return []
     offsets = (where + start - click) * steps
@@ -58,7 +58,7 @@ def next_points(
     edges = np.full(6, _EDGE_MM)
     if np.count_nonzero(added[box]) < np.count_nonzero(organ[box]):
         farthest = np.array([far[side == number].max(initial=0.0) for number in range(6)])
-        edges = np.maximum(farthest, _LEAST_MM + thickness)
+        edges = np.maximum(farthest, _MIN_MM + thickness)
     is_end = far > edges[side] - thickness
     where, side = where[is_end], side[is_end]
     volumes = np.bincount(side, minlength=6) * grid.volume_ml_per_voxel * 1000
@@ -68,7 +68,7 @@ def next_points(
     usual_hu = min(middles) - _ALIKE_HU, max(middles) + _ALIKE_HU
     found = []
     for number in np.argsort(-volumes):
-        if volumes[number] < _SMALLEST_MM2 * thickness:
+        if volumes[number] < _MIN_MM2 * thickness:
             break
         center = where[side == number].mean(axis=0) + start
         outward = (center - click) * steps
@@ -96,7 +96,7 @@ def _deepest(
 
     The depth is not positive if there is no such tissue.
     """
-    box = box_around(point[None], grid, 2 * (_AROUND_MM + _DEEPEST_MM))
+    box = box_around(point[None], grid, 2 * (_AROUND_MM + _MAX_DEPTH_MM))
     smooth = smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM)
     alike = (smooth > usual_hu[0]) & (smooth < usual_hu[1]) & free[box] & ~organ[box]
     if not alike.any():

@@ -44,12 +44,12 @@ BOX_MM = 96.0
 no mask there."""
 
 # A missing organ is followed into at most this many further blocks.
-_MOST_CONTINUED = 4
+_MAX_CONTINUED = 4
 # The voxels on which missing organs are found and followed. Smaller organs are found on those of other clicks.
 _COARSE_MM = 2.5
 _FINE_ML = 100.0
 # An organ is followed until it has its usual volume, or its mask has grown this many times.
-_MOST_GROWTH = 2.0
+_MAX_GROWTH = 2.0
 
 _AIR_HU = -500.0
 # Organs that may contain gas, so that a click into air is valid.
@@ -369,13 +369,13 @@ class CorrectionSession:
         """
         expected_ml = usual_volume(self._names.get(label))
         assert expected_ml is not None
-        max_ml = max(expected_ml, _MOST_GROWTH * np.count_nonzero(before) * self.grid.volume_ml_per_voxel)
+        max_ml = max(expected_ml, _MAX_GROWTH * np.count_nonzero(before) * self.grid.volume_ml_per_voxel)
         free = ~np.isin(self._labels, list(self._locked)) if self._locked else np.ones(self._labels.shape, bool)
         # For each step, the mask so far is the one before all strokes.
         self._first = self._labels
         latest = self._placed[-1]
         ends = [latest.voxels[len(latest.voxels) // 2]]
-        for _ in range(_MOST_CONTINUED):
+        for _ in range(_MAX_CONTINUED):
             organ = self._labels == label
             if np.count_nonzero(organ) * self.grid.volume_ml_per_voxel > max_ml:
                 break

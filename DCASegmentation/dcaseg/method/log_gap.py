@@ -136,7 +136,7 @@ NoSecondGap = Literal["error", "empty_tail", "guarded"]
 GROUPS = ("head", "medium", "tail")
 
 # A group with more than this share of the classes is nearly as imbalanced as the whole dataset, and gets a warning.
-LARGEST_SHARE_OF_CLASSES = 0.7
+MAX_SHARE_OF_CLASSES = 0.7
 
 
 def partition(
@@ -305,7 +305,7 @@ def _warnings(sets: tuple[tuple[int, ...], ...], absent: tuple[int, ...], names:
             messages.append(f"The {title} group is empty, so the network has no {title} expert.")
         elif len(group) == 1:
             messages.append(f"The {title} group has only one class: {_name(group[0], names)}.")
-        if len(group) > LARGEST_SHARE_OF_CLASSES * n_classes:
+        if len(group) > MAX_SHARE_OF_CLASSES * n_classes:
             messages.append(f"The {title} group has {len(group)} of {n_classes} classes.")
     return tuple(messages)
 

@@ -28,14 +28,14 @@ from .metadata import (
     Weights,
     is_bundle_file,
 )
-from .metadata_reader import GET_AGAIN, MOST_METADATA_BYTES, read_metadata
+from .metadata_reader import GET_AGAIN, MAX_METADATA_BYTES, read_metadata
 from .model_card import licence_text, model_card
 from .monai_config import inference_config
 from .store import default_bundle
 from .weight_files import open_regular, require_described
 from .weights import StoredType, load_network, write_weights
 
-_MOST_FOLDERS = 1000
+_MAX_FOLDERS = 1000
 # What the configurations of earlier versions name, before the library was called dcaseg.
 _RENAMED = {
     "DCASegmentationLib.method.network.": "dcaseg.method.network.",
@@ -135,7 +135,7 @@ def _foreign_code(bundle: Bundle) -> list[str]:
     """Files that MONAI, Python or a shell might execute: a MONAI configuration may contain any Python expression."""
     names: list[str] = []
     for count, (folder, folders, files) in enumerate(os.walk(bundle.folder)):
-        if count > _MOST_FOLDERS:
+        if count > _MAX_FOLDERS:
             raise BundleError(f"{bundle.folder} has more folders than any model bundle.", GET_AGAIN)
         paths = [(Path(folder) / file).relative_to(bundle.folder).as_posix() for file in files]
         names += [path for path in paths if not _is_document(path) and not _is_ours(bundle, path)]
@@ -155,7 +155,7 @@ def _is_ours(bundle: Bundle, name: str) -> bool:
         return False
     try:
         with open_regular(bundle.folder, INFERENCE) as file:
-            content = parse_json(file.read(MOST_METADATA_BYTES))
+            content = parse_json(file.read(MAX_METADATA_BYTES))
     except (OSError, ValueError, BundleError):
         return False
     written = json.dumps(content)

@@ -28,9 +28,9 @@ from .user_models import add_bundle
 _CHUNK = 1 << 18  # bytes
 _SECONDS_OF_SILENCE = 30
 # A server that sends a few bytes from time to time would never be silent.
-_SECONDS_OF_SLOWNESS, _SLOWEST = 60.0, 1000.0  # bytes a second
+_SECONDS_OF_SLOWNESS, _MIN_BYTES_PER_SECOND = 60.0, 1000.0  # bytes a second
 _MAX_BYTES = 2 << 30
-_MOST_ADDRESS = 2000
+_MAX_ADDRESS_LENGTH = 2000
 _ADDED = 0.98  # the fraction of the progress that downloading takes; the rest is unpacking
 
 
@@ -51,7 +51,7 @@ class Source:
         except ValueError:
             url, fragment, allowed = address.strip()[:200], "", False
         found = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
-        is_plain = all(33 <= ord(letter) < 127 for letter in url) and len(url) <= _MOST_ADDRESS
+        is_plain = all(33 <= ord(letter) < 127 for letter in url) and len(url) <= _MAX_ADDRESS_LENGTH
         if not allowed or not is_plain:
             shown = "".join(letter if letter.isprintable() else "?" for letter in url[:200]) or "Nothing"
             raise UserError(f"{shown} is not a URL that starts with https://.", "Copy the URL again.")
@@ -168,7 +168,7 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
                     file.truncate(have)
                     raise _too_large(url)
                 if (seconds := time.monotonic() - since) > _SECONDS_OF_SLOWNESS:
-                    if done - before < _SLOWEST * seconds:
+                    if done - before < _MIN_BYTES_PER_SECOND * seconds:
                         raise ConnectionError("the server is too slow")
                     since, before = time.monotonic(), done
                 progress(_ADDED * done / max(have + left, done), f"Downloading: {done / 1e6:.1f} MB")

@@ -18,13 +18,13 @@ from ..organs import VOCABULARIES, Vocabulary
 from .metadata import FORMAT, METADATA, WEIGHTS, MeasuredScores, Metadata, TrainingData, Weights
 from .weight_files import GET_AGAIN, open_regular
 
-MOST_METADATA_BYTES = 1 << 20
+MAX_METADATA_BYTES = 1 << 20
 # Limits that no model of this program approaches, and that every computer can handle.
-_MOST_WEIGHT_BYTES = 512 << 20
-_MOST_FILTERS, _MOST_STAGES, _MOST_DILATION, _MOST_EXPERTS = 32, 8, 16, 8
-_MOST_MEMBERS = 8
-_LARGEST_PATCH = 1 << 26  # voxels
-_LARGEST_COUNT = 1e15  # voxels
+_MAX_WEIGHT_BYTES = 512 << 20
+_MAX_FILTERS, _MAX_STAGES, _MAX_DILATION, _MAX_EXPERTS = 32, 8, 16, 8
+_MAX_MEMBERS = 8
+_MAX_PATCH_VOXELS = 1 << 26  # voxels
+_MAX_COUNT = 1e15  # voxels
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class _Network:
 
     owners: tuple[tuple[int, ...], ...] = option((), minimum=1)
     in_channels: int = option(1, minimum=1, maximum=1)
-    n_filters: int = option(16, minimum=1, maximum=_MOST_FILTERS)
+    n_filters: int = option(16, minimum=1, maximum=_MAX_FILTERS)
     norm: Norm = "batch"
-    n_stages: tuple[tuple[int, ...], ...] = option((), minimum=1, maximum=_MOST_STAGES)
-    dilations: tuple[tuple[int, ...], ...] = option((), minimum=1, maximum=_MOST_DILATION)
+    n_stages: tuple[tuple[int, ...], ...] = option((), minimum=1, maximum=_MAX_STAGES)
+    dilations: tuple[tuple[int, ...], ...] = option((), minimum=1, maximum=_MAX_DILATION)
     fusion: FusionKind = "dfam"
     aggregation: bool = True
     stitching: Combination = "background_relative"
@@ -44,16 +44,16 @@ class _Network:
     upsampling: UpsamplingMode = "transposed"
     residual: bool = False
     # Only in an ensemble (see ``method.ensemble``).
-    members: int = option(1, minimum=1, maximum=_MOST_MEMBERS)
+    members: int = option(1, minimum=1, maximum=_MAX_MEMBERS)
     mean_of: Literal["logits", "probabilities"] = "logits"
     # Only with channel attention (see ``method.channel_attention``).
     attended_patch: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
-        most_labels = max(map(len, VOCABULARIES.values()))
-        for name, longest in (("owners", most_labels), ("n_stages", 4), ("dilations", 4)):
+        max_labels = max(map(len, VOCABULARIES.values()))
+        for name, longest in (("owners", max_labels), ("n_stages", 4), ("dilations", 4)):
             rows = getattr(self, name)
-            if len(rows) > _MOST_EXPERTS or any(len(row) > longest for row in rows):
+            if len(rows) > _MAX_EXPERTS or any(len(row) > longest for row in rows):
                 raise ValueError(f"{name} has too many numbers")
 
 
@@ -112,13 +112,13 @@ def read_metadata(folder: Path) -> Metadata:
     """The metadata of the bundle in ``folder``. Raises BundleError with the problem."""
     _require_bundle(folder)
     with open_regular(folder, METADATA) as file:
-        content = file.read(MOST_METADATA_BYTES + 1)
+        content = file.read(MAX_METADATA_BYTES + 1)
     return parse_metadata(content, folder)
 
 
 def parse_metadata(raw: bytes, folder: Path) -> Metadata:
     """The metadata in ``raw``, the content of the metadata file of ``folder``. Raises BundleError."""
-    if len(raw) > MOST_METADATA_BYTES:
+    if len(raw) > MAX_METADATA_BYTES:
         raise BundleError(f"The metadata of {folder} is larger than that of any model.", GET_AGAIN)
     try:
         content = parse_json(raw)
@@ -165,13 +165,13 @@ def _metadata(content: _Content) -> Metadata:
     low, high = own.hu_window
     if low >= high:
         raise DataError("dca.hu_window", "is not a lower and a higher number")
-    if any(side % 16 for side in own.patch) or math.prod(own.patch) > _LARGEST_PATCH:
+    if any(side % 16 for side in own.patch) or math.prod(own.patch) > _MAX_PATCH_VOXELS:
         raise DataError("dca.patch", "is not a possible size: sides must be multiples of 16")
     axes = own.orientation
     if re.fullmatch("[RLAPSI]{3}", axes) is None or len({"RLAPSI".index(c) // 2 for c in axes}) != 3:
         raise DataError("dca.orientation", f"is '{axes[:20]}', not three directions such as RAS")
     vocabulary = _vocabulary(own.vocabulary)
-    if max(own.partition.counts) > _LARGEST_COUNT:
+    if max(own.partition.counts) > _MAX_COUNT:
         raise DataError("dca.partition", "is not based on possible voxel counts")
     labels = [organ.label for organ in vocabulary]
     if sorted(label for group in own.partition.owners for label in group) != labels:
@@ -185,7 +185,7 @@ def _metadata(content: _Content) -> Metadata:
     if own.scores is not None and (not own.scores.dice or not set(own.scores.dice) <= set(vocabulary.by_key)):
         raise DataError("dca.scores.dice", f"is not for organs of {vocabulary.name}")
     weights = check_weights(own.weights)
-    if weights.bytes > most_weight_bytes(own.network):
+    if weights.bytes > max_weight_bytes(own.network):
         raise DataError("dca.weights.bytes", f"is {weights.bytes}, more than this network has")
     return Metadata(
         name=content.name,
@@ -210,7 +210,7 @@ def _metadata(content: _Content) -> Metadata:
     )
 
 
-def most_weight_bytes(options: Mapping[str, Any]) -> int:
+def max_weight_bytes(options: Mapping[str, Any]) -> int:
     """An upper bound on the bytes of the weight file of a network with these options, at most a few times its size.
 
     It counts the convolutions of the encoder and of each decoder (see ``method.vnet``) and adds half as much again for
@@ -219,7 +219,7 @@ def most_weight_bytes(options: Mapping[str, Any]) -> int:
     """
     filters = int(options.get("n_filters", 16))
     widths = [filters * 2**level for level in range(5)]
-    stages = [row for row in options.get("n_stages", ()) if len(row) == 4] or [[_MOST_STAGES] * 4] * 3
+    stages = [row for row in options.get("n_stages", ()) if len(row) == 4] or [[_MAX_STAGES] * 4] * 3
     per_unit = [27 * width**2 for width in widths]
     encoder = 3 * sum(per_unit) + sum(16 * width**2 for width in widths)
     levels = list(zip(per_unit, widths, strict=True))[3::-1]
@@ -232,7 +232,7 @@ def most_weight_bytes(options: Mapping[str, Any]) -> int:
         sides = math.prod(side // 16 for side in options["attended_patch"])
         encoder += 20 * widths[-1] ** 2 + 2 * sides**2
     members = int(options.get("members", 1))
-    return min(6 * members * (encoder + sum(decoders)) + (2 << 20), _MOST_WEIGHT_BYTES)
+    return min(6 * members * (encoder + sum(decoders)) + (2 << 20), _MAX_WEIGHT_BYTES)
 
 
 def _vocabulary(part: _VocabularyPart) -> Vocabulary:
@@ -264,7 +264,7 @@ def check_weights(described: Weights) -> Weights:
         raise DataError("dca.weights.file", f"is '{weights.file[:200]}', not {WEIGHTS}")
     if re.fullmatch("[0-9a-f]{64}", weights.sha256) is None:
         raise DataError("dca.weights.sha256", "is not a SHA-256")
-    if not 0 < weights.bytes <= _MOST_WEIGHT_BYTES:
+    if not 0 < weights.bytes <= _MAX_WEIGHT_BYTES:
         raise DataError("dca.weights.bytes", f"is {weights.bytes}, which is not a possible size")
     if weights.dtype not in ("float16", "float32"):
         raise DataError("dca.weights.dtype", f"is '{weights.dtype[:40]}', not float16 or float32")

@@ -9,7 +9,7 @@ from ..errors import BundleError
 from ..json_io import parse_json
 from ..user_folders import expanded, home_or_temporary
 from .metadata import CLICK_NETWORK, METADATA
-from .metadata_reader import MOST_METADATA_BYTES
+from .metadata_reader import MAX_METADATA_BYTES
 
 VARIABLE = "DCA_MODELS"
 """The environment variable with further folders of bundles."""
@@ -107,7 +107,7 @@ def _every_bundle() -> list[Path]:
 def _is_click_network(bundle: Path) -> bool:
     try:
         with (bundle / METADATA).open("rb") as file:
-            content = parse_json(file.read(MOST_METADATA_BYTES))
+            content = parse_json(file.read(MAX_METADATA_BYTES))
     except (OSError, ValueError):
         # The code that loads the bundle reports what is wrong with it.
         return False

@@ -14,16 +14,16 @@ from typing import IO, BinaryIO
 from ..errors import BundleError, OutputError, reason_of
 from ..imaging.writers import temporary_folder
 from .metadata import METADATA, Metadata
-from .metadata_reader import GET_AGAIN, MOST_METADATA_BYTES, parse_metadata, read_metadata
+from .metadata_reader import GET_AGAIN, MAX_METADATA_BYTES, parse_metadata, read_metadata
 from .store import own_models, shipped_bundles
 from .weight_files import require_described
 
-_MOST_FILES = 1000
-_DEEPEST = 8  # folders within each other
+_MAX_FILES = 1000
+_MAX_DEPTH = 8  # folders within each other
 # For what a bundle may contain besides its weights: figures, curves, a paper.
-_MOST_OTHER_BYTES = 200 << 20
+_MAX_OTHER_BYTES = 200 << 20
 _CHUNK = 1 << 18
-_MOST_PART_BYTES = 4 << 20
+_MAX_PART_BYTES = 4 << 20
 
 
 def add_bundle(source: Path, models: Path | None = None) -> Path:
@@ -111,7 +111,7 @@ def _regular_files(folder: Path) -> dict[str, int]:
         with os.scandir(subfolder) as entries:
             for entry in entries:
                 name = Path(entry.path).relative_to(folder).as_posix()
-                if entry.is_dir(follow_symlinks=False) and depth < _DEEPEST:
+                if entry.is_dir(follow_symlinks=False) and depth < _MAX_DEPTH:
                     pending.append((Path(entry.path), depth + 1))
                 elif entry.is_file(follow_symlinks=False):
                     sizes[name] = entry.stat(follow_symlinks=False).st_size
@@ -120,7 +120,7 @@ def _regular_files(folder: Path) -> dict[str, int]:
                         f"{folder} was not copied: '{name}' in it is a link, a device, or a deeply nested folder.",
                         "Choose a folder that contains the model's files themselves.",
                     )
-                if len(sizes) + len(pending) > _MOST_FILES:
+                if len(sizes) + len(pending) > _MAX_FILES:
                     raise BundleError(f"{folder} has more files than any model bundle.", "Choose another folder.")
     return sizes
 
@@ -133,14 +133,14 @@ def _require_bounded(sizes: dict[str, int], metadata: Metadata, source: Path) ->
             f"{weights.file} in {source} has {sizes[weights.file]} bytes, not {weights.bytes}: it is incomplete.",
             GET_AGAIN,
         )
-    if sum(sizes.values()) - weights.bytes > _MOST_OTHER_BYTES:
+    if sum(sizes.values()) - weights.bytes > _MAX_OTHER_BYTES:
         raise BundleError(f"{source} is larger than any model bundle.", "Choose another file.")
 
 
 def _safe_entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
     """All files by name. Raises BundleError if one is a link or would be written outside of the target folder."""
     entries = archive.infolist()
-    if len(entries) > _MOST_FILES:
+    if len(entries) > _MAX_FILES:
         raise BundleError(f"{source} has more files than any model bundle.", "Choose another file.")
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
@@ -161,7 +161,7 @@ def _find_bundle(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], 
     candidates = [name.removesuffix(METADATA) for name in entries if name.endswith(METADATA)]
     for inside in sorted(candidates, key=len):
         if inside.count("/") <= 1 and (not inside or inside.endswith("/")):
-            if entries[inside + METADATA].file_size > MOST_METADATA_BYTES:
+            if entries[inside + METADATA].file_size > MAX_METADATA_BYTES:
                 raise BundleError(f"The metadata in {source} is larger than that of any model.", GET_AGAIN)
             return inside, parse_metadata(archive.read(entries[inside + METADATA]), source)
     raise BundleError(f"{source} does not contain a model bundle: it has no {METADATA}.", "Choose another file.")
@@ -192,10 +192,10 @@ class _BoundedFile:
 
     def read(self, count: int = -1) -> bytes:
         """Read ``count`` bytes. Raises BadZipFile if they exceed the limit."""
-        if count > _MOST_PART_BYTES:
+        if count > _MAX_PART_BYTES:
             raise zipfile.BadZipFile("too large a part")
-        content = self._file.read(_MOST_PART_BYTES + 1 if count < 0 else count)
-        if len(content) > _MOST_PART_BYTES:
+        content = self._file.read(_MAX_PART_BYTES + 1 if count < 0 else count)
+        if len(content) > _MAX_PART_BYTES:
             raise zipfile.BadZipFile("too large a part")
         return content
 

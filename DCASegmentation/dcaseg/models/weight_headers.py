@@ -21,8 +21,8 @@ from .weight_files import GET_AGAIN
 BYTES_OF_TYPE = {"float16": 2, "float32": 4, "int64": 8}
 # Types that other programs may store in a table of tensors, but that our bundles do not contain.
 OTHER_TYPES = {"float64": 8, "bfloat16": 2, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
-_MOST_HEADER_BYTES = 4 << 20
-_MOST_DIMENSIONS = 8
+_MAX_HEADER_BYTES = 4 << 20
+_MAX_DIMENSIONS = 8
 
 _TYPES = {
     **{"F16": "float16", "F32": "float32", "I64": "int64", "F64": "float64", "BF16": "bfloat16", "I32": "int32"},
@@ -74,7 +74,7 @@ def safetensors_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> by
 
 def _table(file: BinaryIO, size: int) -> dict[str, StoredTensor]:
     (length,) = struct.unpack("<Q", file.read(8))
-    if length > min(size - 8, _MOST_HEADER_BYTES):
+    if length > min(size - 8, _MAX_HEADER_BYTES):
         raise ValueError("a header larger than the file, or than that of any network")
     header = parse_json(file.read(length))
     if not isinstance(header, dict):
@@ -93,7 +93,7 @@ def _table(file: BinaryIO, size: int) -> dict[str, StoredTensor]:
 
 
 def _shape(values: object) -> tuple[int, ...]:
-    if not isinstance(values, list | tuple) or len(values) > _MOST_DIMENSIONS:
+    if not isinstance(values, list | tuple) or len(values) > _MAX_DIMENSIONS:
         raise ValueError("not a shape")
     if not all(type(side) is int and 0 <= side < 2**40 for side in values):
         raise ValueError("not a shape")

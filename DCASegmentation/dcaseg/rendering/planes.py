@@ -24,7 +24,7 @@ _NORMAL_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 _MARGIN_MM = 10.0
 _BEYOND_ORGANS_MM = 25.0
-_NARROWEST, _WIDEST = 0.6, 1.7
+_MIN_WIDTH_TO_HEIGHT, _MAX_WIDTH_TO_HEIGHT = 0.6, 1.7
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _plane(orientation: str, position: list[float], low: np.ndarray, high: np.nd
     extent = np.abs(SCREEN_AXES[orientation].T @ (high - low))
     width, height = float(extent[0]), float(extent[1])
     # A very short or very long scan would otherwise give a very narrow panel.
-    width, height = max(width, _NARROWEST * height), max(height, width / _WIDEST)
+    width, height = max(width, _MIN_WIDTH_TO_HEIGHT * height), max(height, width / _MAX_WIDTH_TO_HEIGHT)
     return Plane(orientation, (float(center[0]), float(center[1]), float(center[2])), width, height)
 
 

@@ -23,7 +23,7 @@ NOT_CLINICAL = "For research only. Not for clinical use; this is not a medical d
 _PICTURE_HEIGHT = 420  # pixels
 _FILL, _OUTLINE = 0.2, 2
 NOT_CHECKED = "not checked"
-_MOST_UNCHECKED = 20
+_MAX_UNCHECKED = 20
 _MOSTLY_AXIAL = 0.7  # of the direction of the slices
 _NONE, _AT_LEAST = "\N{EN DASH}", "\N{GREATER-THAN OR EQUAL TO} "
 _SIDES = {
@@ -253,7 +253,7 @@ def _findings(findings: Sequence[ReportedFinding] | None, image: sitk.Image) -> 
     ranked = list(enumerate(findings, start=1))
     # Every decision is reported; of the others, those that matter most.
     unchecked = [rank for rank, row in ranked if row.outcome == NOT_CHECKED]
-    left_out = set(unchecked[_MOST_UNCHECKED:])
+    left_out = set(unchecked[_MAX_UNCHECKED:])
     lines = [_finding(rank, row, image) for rank, row in ranked if rank not in left_out]
     outcomes = Counter(row.outcome for row in findings)
     counts = ", ".join(f"{count} {escape(outcome)}" for outcome, count in outcomes.items())

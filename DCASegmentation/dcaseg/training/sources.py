@@ -36,7 +36,7 @@ from .synthetic_sampling import RecipeSampler
 
 _log = logging.getLogger(__name__)
 
-_HIGHEST = 65535
+_MAX_LABEL = 65535
 
 # The version of the preparation, which is part of a cached case's name. Version 1 wrapped labels above 255.
 _PREPARATION = 2
@@ -127,13 +127,13 @@ def _prepare(file: CTFile, grid: GridOptions, labeled: bool, name: str, omitted:
 
 def _converted(labels: sitk.Image, ids: Mapping[int, int]) -> sitk.Image:
     array = sitk.GetArrayFromImage(labels)
-    invalid = [label for label in ids.values() if not 0 <= label <= _HIGHEST]
+    invalid = [label for label in ids.values() if not 0 <= label <= _MAX_LABEL]
     if invalid:
-        raise UserError(f"Label {invalid[0]} in label_map is not valid.", f"Use labels from 0 to {_HIGHEST}.")
+        raise UserError(f"Label {invalid[0]} in label_map is not valid.", f"Use labels from 0 to {_MAX_LABEL}.")
     # Label maps have at most 16 bits per voxel, so higher numbers do not occur.
-    table = np.zeros(_HIGHEST + 1, np.uint16)
+    table = np.zeros(_MAX_LABEL + 1, np.uint16)
     for number, label in ids.items():
-        if 0 <= number <= _HIGHEST:
+        if 0 <= number <= _MAX_LABEL:
             table[number] = label
     converted = sitk.GetImageFromArray(table[array])
     converted.CopyInformation(labels)

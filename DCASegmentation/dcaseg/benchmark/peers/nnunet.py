@@ -29,7 +29,7 @@ PATCH = 128
 _TRAINER = "nnUNetTrainer"
 CONFIGURATION = "3d_fullres"
 _FEATURES = (32, 64, 128, 256, 320, 320)
-_FEWEST_VOXELS = 4
+_MIN_VOXELS = 4
 _IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
 
@@ -38,7 +38,7 @@ def nnunet_model(folder: Path, spacing_mm: float, patch: int = PATCH, features: 
 
     By default, it has six stages, or as many as leave at least four voxels of a side of the patch, as in nnU-Net.
     """
-    features = features or _FEATURES[: min(len(_FEATURES), (patch // _FEWEST_VOXELS).bit_length())]
+    features = features or _FEATURES[: min(len(_FEATURES), (patch // _MIN_VOXELS).bit_length())]
     path = folder / f"nnunet_{len(features)}_stages_of_{features[0]}_patch_{patch}_{spacing_mm:g}mm"
     if path.exists():
         return path

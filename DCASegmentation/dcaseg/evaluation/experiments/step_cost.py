@@ -23,7 +23,7 @@ from ...training.strategies.base import Batch, Facts, Strategy
 from ...training.strategies.registry import make_strategy, require
 
 # Shortest side (voxels) of a patch that represents a larger one.
-_SHORTEST = 32
+_MIN_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _smaller_patch(options: TrainingOptions, facts: Facts) -> tuple[int, int, in
     depth, height, width = options.patch
     for divisor in (4, 3, 2):
         patch = (depth // divisor, height // divisor, width // divisor)
-        is_valid = all(side % (16 * divisor) == 0 and side // divisor >= _SHORTEST for side in options.patch)
+        is_valid = all(side % (16 * divisor) == 0 and side // divisor >= _MIN_SIDE for side in options.patch)
         if not is_valid:
             continue
         try:

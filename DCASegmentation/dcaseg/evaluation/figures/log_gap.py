@@ -157,12 +157,12 @@ def _draw_stability(panels: Sequence[Axes], stability: Sequence[Stability]) -> N
         sizes = [row.size for row in rows]
         if mode == MODES[-1]:
             taus.plot(sizes, [row.tau for row in rows], color=INK, marker="o", label="Mean")
-            taus.plot(sizes, [row.least_tau for row in rows], color="#999999", marker="v", label="Lowest")
+            taus.plot(sizes, [row.min_tau for row in rows], color="#999999", marker="v", label="Lowest")
         # White markers on top keep equal curves apart.
         of_mode: dict[str, Any] = {"markerfacecolor": "white", "zorder": 3} if mode == MODES[0] else {}
         moved = [row.moved for row in rows]
         changes.plot(sizes, moved, color=INK, linestyle=style, marker="o", label=_MODE_TITLES[mode], **of_mode)
-    taus.set(ylabel="Kendall's tau\nwith all cases", ylim=(min(0.0, *(row.least_tau for row in stability)), 1.03))
+    taus.set(ylabel="Kendall's tau\nwith all cases", ylim=(min(0.0, *(row.min_tau for row in stability)), 1.03))
     changes.set(ylabel="Organs in another group\nthan with all cases (mean)", xlabel="Cases drawn at random")
     changes.set_ylim(bottom=0)
     for axes in (taus, changes):

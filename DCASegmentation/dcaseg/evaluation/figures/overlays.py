@@ -21,7 +21,7 @@ _OPACITY = 0.55
 # HU below this are air or lung.
 AIR_HU = -300
 _MARGIN = 2
-_MOST_COLUMNS = 12
+_MAX_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: 
     """
     methods = list(cases[0].found)
     # Enough columns for a page; further methods follow in more rows of the same case.
-    n_bands = math.ceil((2 + len(methods)) / _MOST_COLUMNS)
+    n_bands = math.ceil((2 + len(methods)) / _MAX_COLUMNS)
     columns = math.ceil((2 + len(methods)) / n_bands)
     rows = [
         (case, plane.around_body(case.hu), slice(band * columns, (band + 1) * columns))

@@ -24,12 +24,12 @@ from .tissues import STRETCHES, TISSUES
 from .volumes import smoothed
 
 # Largest total weight with which a body is blended toward others.
-MOST_WEIGHT = 1.2
+MAX_WEIGHT = 1.2
 _GRID_MM = 6.0
 _LATTICE_MM = 10.0
 _ITERATIONS = (60, 40)
 # With the largest weight, no point may shrink below this fraction of its volume.
-_LEAST_JACOBIAN = 0.25
+_MIN_JACOBIAN = 0.25
 # Neighboring structures have very different values. Structures that are not listed look like the fat around them.
 _VALUES = {
     "lung": -5.0, "airway": -5.0, "back_muscle": 4.5, "psoas": 4.5, "gluteal_muscle": 4.5, "wall_muscle": 4.0,
@@ -202,7 +202,7 @@ def _plausible(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     for _ in range(12):
         parts = [smoothed(vectors[..., i], (_GRID_MM,) * 3, (0.5 * _GRID_MM,) * 3) for i in range(3)]
         vectors = np.stack(parts, axis=-1)
-        if float(jacobian(MOST_WEIGHT * vectors, _GRID_MM).min()) > _LEAST_JACOBIAN:
+        if float(jacobian(MAX_WEIGHT * vectors, _GRID_MM).min()) > _MIN_JACOBIAN:
             break
         vectors = vectors * np.float32(0.96)
     return vectors

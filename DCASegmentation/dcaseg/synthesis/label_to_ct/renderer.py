@@ -41,7 +41,7 @@ _HOSTS = ("liver", "right_renal_cortex", "left_renal_cortex", "right_renal_medul
 # Number of attempts to draw a blended body before the anatomy is used without blending, and the allowed volumes of its
 # organs, relative to the ends of the usual range for adults.
 _ATTEMPTS = 4
-_LEAST_VOLUME, _MOST_VOLUME = 0.6, 1.5
+_MIN_VOLUME, _MAX_VOLUME = 0.6, 1.5
 # Whole cases are rendered in blocks of this size (voxels) to limit memory.
 _BLOCK = 64
 _WORLD = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
@@ -174,7 +174,7 @@ class Renderer:
             low, high = AMOS.by_label[label].volume_ml
             # An organ that is already small or large in the label map may stay so.
             original = anatomy.volumes_ml[label]
-            if not min(_LEAST_VOLUME * low, 0.8 * original) <= volume <= max(_MOST_VOLUME * high, 1.25 * original):
+            if not min(_MIN_VOLUME * low, 0.8 * original) <= volume <= max(_MAX_VOLUME * high, 1.25 * original):
                 return False
         return True
 

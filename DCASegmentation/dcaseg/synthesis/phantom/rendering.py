@@ -45,7 +45,7 @@ def add_noise(hu: Array, spacing: tuple[float, float, float], sd: float, random:
 
 
 _FINE_MM = 1.5
-_MOST_SAMPLES = 3
+_MAX_SAMPLES = 3
 
 
 def paint(
@@ -58,7 +58,7 @@ def paint(
     the progress.
     """
     finest = max(min(scan.spacing), _FINE_MM)
-    factors = tuple(int(np.clip(round(s / finest), 1, _MOST_SAMPLES)) for s in scan.spacing)
+    factors = tuple(int(np.clip(round(s / finest), 1, _MAX_SAMPLES)) for s in scan.spacing)
     blur = max(s / f for s, f in zip(scan.spacing, factors, strict=True))
     result = np.empty(scan.size[::-1], dtype=np.float32)
     labels = np.zeros(scan.size[::-1], dtype=np.uint8)
