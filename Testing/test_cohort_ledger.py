@@ -16,7 +16,7 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from dcaseg.cohort.case import Case, Outcome, Rejected
 from dcaseg.cohort.ledger import Ledger
-from dcaseg.cohort.report import concerns, off_range
+from dcaseg.cohort.report import concerns, distance_from_range
 from dcaseg.errors import OutputError
 from dcaseg.file_lock import locked
 from dcaseg.organs import AMOS
@@ -132,9 +132,9 @@ def test_a_review_ranks_before_volumes(file):
 
 def test_off_range_is_zero_inside_and_bounded_below():
     liver = AMOS.by_key["liver"]
-    assert off_range(1500.0, liver) == 0
-    assert off_range(5200.0, liver) == pytest.approx(0.693, abs=1e-3)
-    assert off_range(0.0, liver) == off_range(1e-6, liver) < off_range(400.0, liver) < 0
+    assert distance_from_range(1500.0, liver) == 0
+    assert distance_from_range(5200.0, liver) == pytest.approx(0.693, abs=1e-3)
+    assert distance_from_range(0.0, liver) == distance_from_range(1e-6, liver) < distance_from_range(400.0, liver) < 0
 
 
 def test_an_outcome_keeps_all_its_fields(file):

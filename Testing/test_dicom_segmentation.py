@@ -14,7 +14,7 @@ import SimpleITK as sitk
 hd = pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from dcaseg.dicom.archive import (
-    ordered,
+    order_slices,
     read_header,
 )
 from dcaseg.dicom.segmentation import Algorithm, require_same_voxels, write_checked, write_segmentation
@@ -28,7 +28,7 @@ ALGORITHM = Algorithm("DCA test", "0.1.0", {"weights_sha256": "ab" * 32})
 def series_of(folder: Path, ct: sitk.Image, **attributes) -> list[Path]:
     write_ct_series(folder, ct, **attributes)
     headers = [header for header in map(read_header, folder.iterdir()) if header]
-    return [Path(image.file) for image in ordered(headers, "test").images]
+    return [Path(image.file) for image in order_slices(headers, "test").images]
 
 
 @pytest.fixture(scope="module")

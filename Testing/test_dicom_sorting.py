@@ -27,7 +27,7 @@ from dcaseg.dicom.archive import (
     Selection,
     gathered,
     group,
-    ordered,
+    order_slices,
     read_header,
     select,
     volumes,
@@ -146,7 +146,7 @@ def test_images_without_uids_are_grouped_by_folder_and_geometry(ct, tmp_path):
         )
     found = group(headers(tmp_path))
     assert [len(one.images) for one in found] == [SLICES, SLICES]
-    assert ordered(found[0].images, "a").slices == SLICES
+    assert order_slices(found[0].images, "a").slices == SLICES
 
 
 def test_copies_of_images_are_used_once(ct, tmp_path):
@@ -226,7 +226,7 @@ def require_read(folder: Path, ct: sitk.Image, **attributes) -> None:
 
 def require_volume(tmp_path: Path, ct: sitk.Image) -> None:
     """Assert that the one series in the folder equals ``ct``, voxel by voxel."""
-    files = [Path(image.file) for image in ordered(selected(tmp_path).images, "test").images]
+    files = [Path(image.file) for image in order_slices(selected(tmp_path).images, "test").images]
     with gathered(files, "test") as folder:
         read = read_ct(folder)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(ct))

@@ -125,8 +125,8 @@ def test_neighbors_give_up_wrong_voxels_which_are_counted(scene):
     before = session.labels.copy()
     change = session.apply(SPLEEN, scene.stroke((z, y, x + 5)))
     now = session.labels
-    assert change.given_up == {LIVER: int(((before == LIVER) & (now == SPLEEN)).sum())}
-    assert change.given_up[LIVER] > 0.6 * (scene.spleen & ~half).sum()
+    assert change.voxels_lost == {LIVER: int(((before == LIVER) & (now == SPLEEN)).sum())}
+    assert change.voxels_lost[LIVER] > 0.6 * (scene.spleen & ~half).sum()
 
 
 def test_earlier_strokes_remain_in_effect_after_later_ones(scene):
@@ -231,7 +231,7 @@ def test_locked_organs_keep_every_voxel(scene):
     kept = session.labels == LIVER
     z, y, x = scene.spleen_at
     change = session.apply(SPLEEN, scene.stroke((z, y, x - 4)))
-    assert change.added and not change.given_up
+    assert change.added and not change.voxels_lost
     assert np.array_equal(session.labels == LIVER, kept)
 
 

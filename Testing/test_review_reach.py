@@ -18,7 +18,7 @@ from dcaseg.evaluation.review_evaluation import (
     Calibration,
     TruthOfCase,
     draw_shifted_scan,
-    reached,
+    measure_orders,
 )
 from dcaseg.evaluation.scoring import read_table, translated
 from dcaseg.inference.segmenter import Result
@@ -51,7 +51,7 @@ def case():
 
 
 def rows_of(result, truth, first=(1, 2), **options):
-    rows = reached(TruthOfCase("case", result, truth, AMOS, **options), first)
+    rows = measure_orders(TruthOfCase("case", result, truth, AMOS, **options), first)
     return {(row.order, row.first): row for row in rows}
 
 

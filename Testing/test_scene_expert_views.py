@@ -169,7 +169,7 @@ def test_the_comparison_shows_no_maps_over_another_ct(case, layout_node):
 def test_a_view_created_after_the_maps_shows_only_the_legend_of_its_map(case):
     """As the comparison views are; Slicer's legends do not appear in new views by themselves."""
     from dcaseg.rendering.planes import Plane
-    from DCASegmentationLib.scene.expert_views import MapStyle, apply_style, lay_over
+    from DCASegmentationLib.scene.expert_views import MapStyle, apply_style, set_map_layer
     from DCASegmentationLib.scene.headless import rendering_problem
     from DCASegmentationLib.scene.offscreen import SliceView
 
@@ -180,7 +180,7 @@ def test_a_view_created_after_the_maps_shows_only_the_legend_of_its_map(case):
     def pixels_changed_by_legend_of(node, shown):
         with SliceView("Late", (300, 240)) as view:
             view.show(Plane("axial", (0.0, 0.0, -200.0), 300.0, 240.0), case.ct)
-            lay_over(view.logic.GetSliceCompositeNode(), case, shown, 0.5)
+            set_map_layer(view.logic.GetSliceCompositeNode(), case, shown, 0.5)
             pictures = []
             for legend in (True, False):
                 apply_style(node, MapStyle(legend=legend))

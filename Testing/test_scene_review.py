@@ -538,7 +538,7 @@ def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
     else:
         entropy = slicer.util.arrayFromVolume(case.entropy)
         assert painted.any() and entropy[painted].min() >= 0.5
-    editable_area.unmask(node)
+    editable_area.clear_editable_area(node)
     assert not node.GetSourceVolumeIntensityMask()
     assert slicer.mrmlScene.GetSingletonNode("DCASegmentation.editable", "vtkMRMLScalarVolumeNode") is None
 

@@ -58,7 +58,7 @@ def test_weights_of_classes_follow_their_formulas():
     torch.testing.assert_close(counted.reversed_weights(voxels), torch.tensor([0.2154, 0.4642, 1.0]), atol=1e-4, rtol=0)
     steeper = counted.reversed_weights(voxels, 1.0)
     assert steeper[0] < 0.2154 and steeper[2] == 1
-    torch.testing.assert_close(counted.lagging_weights(voxels), 3 * torch.tensor([0, 900 / 1110, 990 / 1110]))
+    torch.testing.assert_close(counted.deficit_weights(voxels), 3 * torch.tensor([0, 900 / 1110, 990 / 1110]))
     torch.testing.assert_close(counted.cube_root_weights(voxels), voxels.pow(-1 / 3) * 10)
     torch.testing.assert_close(counted.balance_ratio(voxels), torch.tensor([0.01, 0.1, 1.0]))
 

@@ -136,14 +136,14 @@ def test_cubes_are_exchanged_and_returned_to_their_positions():
     parts = mixing.cubes(volumes, 3)
     torch.testing.assert_close(parts[1][:, :, 0, 0, 0], volumes[:, :, 0, 0, 4])
     torch.testing.assert_close(parts[9][:, :, 0, 0, 0], volumes[:, :, 2, 0, 0])
-    assert torch.equal(mixing.assembled(parts), volumes)
+    assert torch.equal(mixing.assemble(parts), volumes)
     order = mixing.partners(27, 4, torch.Generator().manual_seed(0))
-    mixture = mixing.exchanged(parts, order)
+    mixture = mixing.swap_cubes(parts, order)
     for place in range(27):
         assert sorted(order[place].tolist()) == [0, 1, 2, 3]
         for patch in range(4):
             assert torch.equal(mixture[place, patch], parts[place, order[place, patch]])
-    assert not torch.equal(mixture, parts) and torch.equal(mixing.returned(mixture, order), parts)
+    assert not torch.equal(mixture, parts) and torch.equal(mixing.swap_cubes_back(mixture, order), parts)
 
 
 def test_magicnet_returns_features_to_their_positions():
@@ -282,11 +282,11 @@ def test_magicnet_predicts_exchanged_cubes_and_learns_the_pseudo_label():
     loss = strategy.forward("crossed", batch, step_state)
     volumes = torch.cat([batch.volumes, batch.unlabeled])
     order = mixing.partners(8, 4, strategy.random(step_state))
-    torch.testing.assert_close(seen[0], mixing.assembled(mixing.exchanged(mixing.cubes(volumes, 2), order)))
+    torch.testing.assert_close(seen[0], mixing.assemble(mixing.swap_cubes(mixing.cubes(volumes, 2), order)))
     decoder = strategy.network.experts[0]
     with torch.no_grad():
         features = decoder(strategy.network.encoder(seen[0])).features[-1]
-        features = mixing.assembled(mixing.returned(mixing.cubes(features, 2), order))
+        features = mixing.assemble(mixing.swap_cubes_back(mixing.cubes(features, 2), order))
         probabilities = decoder.head(features).softmax(1)
     torch.testing.assert_close(loss.values["crossed"], losses.square_dice(probabilities[:2], batch.labels) / 4)
     unsupervised = losses.square_dice(probabilities[2:], strategy._pseudo)

@@ -72,7 +72,7 @@ EVENTS = [
     Failure("1", "No."),
     WasCancelled("1"),
     FoundDevices("2", {"cuda": "NVIDIA T4, 15 GiB", "cpu": "8 threads"}, {"mps": "none found"}),
-    Corrected("3", {"patch": "/tmp/腹部.nrrd", "first": [1, 2, 3], "adds": True, "given_up": {"6": 12}}),
+    Corrected("3", {"patch": "/tmp/腹部.nrrd", "first": [1, 2, 3], "adds": True, "voxels_lost": {"6": 12}}),
     Downloaded("3", "/models/first"),
     CaseAdded("4", "ct-1", 12),
 ]

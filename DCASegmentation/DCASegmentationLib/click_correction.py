@@ -454,7 +454,7 @@ class ClickCorrection:
             gained = amounts.setdefault(change.label, [0, 0])
             gained[0] += change.gained
             gained[1] += change.lost
-            for label, count in change.given_up.items():
+            for label, count in change.voxels_lost.items():
                 amounts.setdefault(label, [0, 0])[1] += count
         parts = [
             f"{labels.titles.get(label, '?')}: " + ", ".join(

@@ -17,7 +17,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
 
-from .option_fields import Option, hints_of, option_of
+from .option_fields import Option, option_of, resolve_type_hints
 
 MAX_BYTES = 64 << 20
 """The largest JSON file that is read, in bytes."""
@@ -123,7 +123,7 @@ def check(values: Any) -> None:
     Fields that are dataclasses themselves are not supported.
     """
     kind: type = type(values)
-    hints = hints_of(kind)
+    hints = resolve_type_hints(kind)
     for item in fields(values):
         _convert(hints[item.name], getattr(values, item.name), item.name, option_of(item), False)
 
@@ -131,7 +131,7 @@ def check(values: Any) -> None:
 def _load_dataclass(kind: Any, content: object, where: str, ignore_unknown: bool) -> Any:
     if not isinstance(content, Mapping):
         raise DataError(where, f"is {_shown(content)}, not an object")
-    hints = hints_of(kind)
+    hints = resolve_type_hints(kind)
     values: dict[str, Any] = {}
     known: set[str] = set()
     for item in fields(kind):

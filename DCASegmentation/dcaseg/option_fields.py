@@ -76,6 +76,6 @@ def option_of(item: Field[Any]) -> Option:
 
 
 @cache
-def hints_of(kind: type) -> dict[str, Any]:
+def resolve_type_hints(kind: type) -> dict[str, Any]:
     """The types of the fields of a dataclass, with names resolved."""
     return get_type_hints(kind)

@@ -144,7 +144,7 @@ def _draw_map(panel: Any, path: Path) -> None:
         center = organ_position(nodes)
         assert center is not None
         view.show(Plane("axial", center, 480.0, 360.0), nodes.ct)
-        expert_views.lay_over(view.logic.GetSliceCompositeNode(), nodes, node, style.opacity)
+        expert_views.set_map_layer(view.logic.GetSliceCompositeNode(), nodes, node, style.opacity)
         expert_views.apply_style(node, style)
         expert_views.refresh_legend(node, True)
         imsave(path, view.pixels())

@@ -21,7 +21,7 @@ from DCASegmentationLib.scene.finding_view import FindingVoxels, move_members
 from DCASegmentationLib.scene.organ_changes import labels_by_segment
 from DCASegmentationLib.scene.review_record import CORRECTED, read_origin, read_review, read_state, vocabulary_of
 from DCASegmentationLib.scene.segmentation import layer_images, organs_by_segment, require_target, segment_layers
-from DCASegmentationLib.scene.surfaces import surfaces_aside
+from DCASegmentationLib.scene.surfaces import without_surfaces
 from DCASegmentationLib.scene.volumes import index_to_ras, index_to_world
 
 # Grids count as equal if they drift apart by less than this share of a voxel.
@@ -227,7 +227,7 @@ class ClickChange:
         return int(np.count_nonzero((self.before == self.label) & (self.after != self.label)))
 
     @property
-    def given_up(self) -> dict[int, int]:
+    def voxels_lost(self) -> dict[int, int]:
         """The number of voxels that other segments lost, by label."""
         taken = self.before[(self.after != self.before) & (self.before != self.label) & (self.before != 0)]
         labels, counts = np.unique(taken, return_counts=True)
@@ -250,7 +250,7 @@ def write_change(nodes: CaseNodes, labels: ClickLabels, change: ClickChange) -> 
         return set()
     modification = nodes.segmentation.StartModify()
     try:
-        with surfaces_aside(nodes.segmentation):
+        with without_surfaces(nodes.segmentation):
             segment_id = _segment_of(nodes, labels, change.label)
             hits = [np.flatnonzero(changed.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
             inner = tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)

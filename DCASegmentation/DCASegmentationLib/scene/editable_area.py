@@ -19,7 +19,7 @@ from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.finding_view import voxels_of
 from DCASegmentationLib.scene.maps import map_volume
 from DCASegmentationLib.scene.nodes import new_singleton, remove_nodes, singleton_node
-from DCASegmentationLib.scene.volumes import put_voxels, relative_box
+from DCASegmentationLib.scene.volumes import relative_box, set_voxels
 
 _EDITOR, _EDITOR_TAG = "vtkMRMLSegmentEditorNode", "DCASegmentation"
 
@@ -82,7 +82,7 @@ def mask_with(editor: Any) -> None:
     editor.EndModify(before)
 
 
-def unmask(editor: Any | None) -> None:
+def clear_editable_area(editor: Any | None) -> None:
     """Let the Segment Editor edit everywhere again, and remove the editable area from the scene."""
     if editor is not None:
         editor.SetSourceVolumeIntensityMask(False)
@@ -103,7 +103,7 @@ def _show(nodes: CaseNodes, voxels: np.ndarray, box: Box, reference: Any) -> Any
     node = singleton_node(_VOLUME, _TAG) or new_singleton(_VOLUME, _TAG, "Editable area")
     # With a border of zeros, because the editor extends the corner values of a volume to everything outside it.
     z, y, x = (slice(part.start - 1, part.stop + 1) for part in box)
-    put_voxels(node, np.pad(voxels * np.uint8(_EDITABLE), 1), (z, y, x), reference)
+    set_voxels(node, np.pad(voxels * np.uint8(_EDITABLE), 1), (z, y, x), reference)
     node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
     _place_in_hierarchy(node, nodes)
     return node

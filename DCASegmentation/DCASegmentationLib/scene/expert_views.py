@@ -76,7 +76,7 @@ def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle, may_sw
             for composite in composites:
                 composite.SetBackgroundVolumeID(nodes.ct.GetID())
     changed = [
-        lay_over(composite, nodes, node if _shows_ct(composite, nodes) else None, style.opacity)
+        set_map_layer(composite, nodes, node if _shows_ct(composite, nodes) else None, style.opacity)
         for composite in composites
     ]
     if node is not None and any(changed):
@@ -84,7 +84,7 @@ def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle, may_sw
     _fill_organs(nodes, node is None)
 
 
-def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float) -> bool:
+def set_map_layer(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float) -> bool:
     """Set the map of the case, or none, that one vtkMRMLSliceCompositeNode shows over its CT; the CT itself stays.
 
     Returns whether the layers changed.
@@ -115,7 +115,7 @@ def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float)
     return wanted != layers
 
 
-def take_maps_away(nodes: CaseNodes) -> None:
+def remove_maps_from_views(nodes: CaseNodes) -> None:
     """Remove the maps of a case from all views, even if the other nodes of the case were deleted."""
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         _remove_maps(composite, nodes)
@@ -159,7 +159,7 @@ def show_side_by_side(composites: Mapping[str, Any], nodes: CaseNodes, level: in
         node = map_node(nodes, level, expert) if _shows_ct(composite, nodes) else None
         if node is not None:
             apply_style(node, style)
-        if lay_over(composite, nodes, node, style.opacity) and node is not None:
+        if set_map_layer(composite, nodes, node, style.opacity) and node is not None:
             refresh_legend(node, style.legend)
     _fill_organs(nodes, False)
 

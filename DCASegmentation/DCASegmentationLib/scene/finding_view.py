@@ -17,7 +17,7 @@ from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.nodes import new_singleton, singleton_node, to_world
 from DCASegmentationLib.scene.segmentation import own_organs, segment_layers
-from DCASegmentationLib.scene.surfaces import surfaces_aside
+from DCASegmentationLib.scene.surfaces import without_surfaces
 from DCASegmentationLib.scene.volumes import index_to_ras
 
 _KEEP = 255
@@ -74,7 +74,7 @@ def set_members(nodes: CaseNodes, finding: FindingVoxels, wanted: Mapping[str, n
     now = members(nodes, finding)
     modification = nodes.segmentation.StartModify()
     try:
-        with surfaces_aside(nodes.segmentation):
+        with without_surfaces(nodes.segmentation):
             move_members(nodes, finding, now, wanted)
     finally:
         nodes.segmentation.EndModify(modification)
@@ -86,7 +86,7 @@ def move_members(
 ) -> None:
     """Change the members of segments from ``now`` to ``wanted``, both as :func:`members` returns them.
 
-    Call it within ``surfaces_aside``.
+    Call it within ``without_surfaces``.
     """
     # Remove voxels before adding them, so that the segments never overlap and stay in one label map.
     for segment_id, inside in wanted.items():

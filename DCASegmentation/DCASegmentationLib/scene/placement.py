@@ -32,7 +32,7 @@ def note_grids(nodes: CaseNodes) -> None:
     noted = _noted(nodes)
     for name, leader, parts in _leaders(nodes):
         grid = _grid(leader)
-        if grid is not None and not any(_is_astray(part, leader) for part in parts):
+        if grid is not None and not any(_has_other_transform(part, leader) for part in parts):
             noted[name] = grid
     text = json.dumps({name: grid.tolist() for name, grid in noted.items()}, sort_keys=True)
     if text != nodes.segmentation.GetAttribute(_GRIDS):
@@ -49,7 +49,7 @@ def follow_transforms(nodes: CaseNodes) -> bool:
     noted, has_moved = _noted(nodes), False
     for name, leader, parts in _leaders(nodes):
         grid, before = _grid(leader), noted.get(name)
-        astray = [part for part in parts if _is_astray(part, leader)]
+        astray = [part for part in parts if _has_other_transform(part, leader)]
         if not astray or grid is None or before is None:
             continue
         hardened = None
@@ -71,7 +71,7 @@ def follow_transforms(nodes: CaseNodes) -> bool:
 
 def require_together(nodes: CaseNodes) -> None:
     """Raises UserError unless the label maps of the review are where the segmentation is."""
-    if any(_is_astray(part, nodes.segmentation) for part in nodes.label_maps()):
+    if any(_has_other_transform(part, nodes.segmentation) for part in nodes.label_maps()):
         raise UserError(
             f"{nodes.segmentation.GetName()} was moved away from the automatic result that it is compared with.",
             "Put the segmentation under the transform that it had before, or segment the CT again.",
@@ -85,7 +85,7 @@ def _leaders(nodes: CaseNodes) -> Iterator[tuple[str, Any, list[Any]]]:
         yield _CT, nodes.ct, nodes.maps()
 
 
-def _is_astray(part: Any, leader: Any) -> bool:
+def _has_other_transform(part: Any, leader: Any) -> bool:
     return bool(part.GetTransformNodeID() != leader.GetTransformNodeID())
 
 

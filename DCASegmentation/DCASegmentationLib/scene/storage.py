@@ -124,7 +124,7 @@ CHOOSE_ANOTHER_FOLDER = "Choose an existing folder that you can write to and tha
 def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
     """Write a vtkMRMLSegmentationNode as .seg.nrrd. Raises UserError if it is not stored as voxels, and OutputError."""
     require_voxels(node)
-    with _whole_or_not_at_all(path, ".seg.nrrd", overwrite) as unfinished:
+    with _atomic_output(path, ".seg.nrrd", overwrite) as unfinished:
         storage = slicer.vtkMRMLSegmentationStorageNode()
         storage.SetScene(slicer.mrmlScene)
         storage.SetFileName(str(unfinished))
@@ -135,13 +135,13 @@ def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
 
 def save_table(text: str, path: Path, overwrite: bool = False) -> None:
     """Write a table, given as CSV text. Raises OutputError."""
-    with _whole_or_not_at_all(path, ".csv", overwrite) as unfinished:
+    with _atomic_output(path, ".csv", overwrite) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def save_scene_bundle(path: Path, overwrite: bool = False) -> None:
     """Write the whole scene with its data as one .mrb file, which Slicer can open. Raises OutputError."""
-    with _whole_or_not_at_all(path, ".mrb", overwrite) as unfinished:
+    with _atomic_output(path, ".mrb", overwrite) as unfinished:
         if not slicer.mrmlScene.WriteToMRB(str(unfinished)) or not _is_complete(unfinished):
             raise OutputError(f"The scene cannot be written to {path}.", CHOOSE_ANOTHER_FOLDER)
 
@@ -175,7 +175,7 @@ def _is_whole_member(archive: zipfile.ZipFile, name: str) -> bool:
 
 
 @contextmanager
-def _whole_or_not_at_all(path: Path, suffix: str, overwrite: bool) -> Iterator[Path]:
+def _atomic_output(path: Path, suffix: str, overwrite: bool) -> Iterator[Path]:
     """A temporary path with the same file name, in a folder next to ``path``, that replaces ``path`` on success."""
     if not path.name.endswith(suffix):
         raise OutputError(f"{path.name} does not end in {suffix}.", f"Choose a file name that ends in {suffix}.")

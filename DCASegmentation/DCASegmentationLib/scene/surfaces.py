@@ -60,7 +60,7 @@ def renewing_surfaces(segmentation: Any, segment_ids: Collection[str]) -> Iterat
 
 
 @contextmanager
-def surfaces_aside(segmentation: Any) -> Iterator[None]:
+def without_surfaces(segmentation: Any) -> Iterator[None]:
     """Within the context, voxels can change without computing surfaces; the old surfaces return afterward.
 
     Call :func:`renewing_surfaces` later to update them.

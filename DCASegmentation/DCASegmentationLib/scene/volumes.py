@@ -147,13 +147,13 @@ def add_label_volume(voxels: np.ndarray, box: Box, ct_node: Any, name: str) -> A
     The node is put under the transform of the CT and is hidden from other modules.
     """
     node = new_node("vtkMRMLLabelMapVolumeNode", name, hidden=True)
-    put_voxels(node, voxels, box, ct_node)
+    set_voxels(node, voxels, box, ct_node)
     node.CreateDefaultDisplayNodes()
     node.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
     return node
 
 
-def put_voxels(node: Any, voxels: np.ndarray, box: Box, reference: Any) -> None:
+def set_voxels(node: Any, voxels: np.ndarray, box: Box, reference: Any) -> None:
     """Give a volume node the values ``voxels`` and the geometry of ``box`` in the grid of ``reference``."""
     matrix = index_to_ras(reference)
     first = [part.start for part in reversed(box)]

@@ -44,7 +44,7 @@ class CorrectPanel:
         self._steps.stop()
         editor.setActiveEffect(None)
         self._nodes = nodes
-        editable_area.unmask(editor_node())
+        editable_area.clear_editable_area(editor_node())
         self._showLimit(False)
         # The node may be gone, because the scene may have been closed since.
         editor.setMRMLSegmentEditorNode(editor_node())
@@ -89,7 +89,7 @@ class CorrectPanel:
         editor = self.ui.segmentEditor
         editor.setActiveEffect(None)
         editor.setSourceVolumeNode(self._nodes.ct if self._nodes is not None else None)
-        editable_area.unmask(editor.mrmlSegmentEditorNode())
+        editable_area.clear_editable_area(editor.mrmlSegmentEditorNode())
         self._showLimit(False)
 
     def saveStateForUndo(self) -> None:

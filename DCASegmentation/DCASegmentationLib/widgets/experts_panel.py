@@ -146,7 +146,7 @@ class ExpertsPanel(VTKObservationMixin):
         self._nodes, self._measured, self._rows = nodes, None, []
         self._readOut.setCase(nodes, self.level)
         if before is not None:
-            expert_views.take_maps_away(before)
+            expert_views.remove_maps_from_views(before)
         self._watch.watch(nodes.segmentation if nodes is not None else None)
         if nodes is not None and self.isComparing:
             self._layouts.show_comparison(nodes)

@@ -72,15 +72,15 @@ def _with_home(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def called(*positional: Any, **values: Any) -> Any:
-        return command(*map(_at_home, positional), **{name: _at_home(value) for name, value in values.items()})
+        return command(*map(_expand_home, positional), **{name: _expand_home(value) for name, value in values.items()})
 
     return called
 
 
-def _at_home(value: Any) -> Any:
+def _expand_home(value: Any) -> Any:
     if isinstance(value, Path):
         return expanded(value)
-    return type(value)(map(_at_home, value)) if type(value) in (list, tuple) else value
+    return type(value)(map(_expand_home, value)) if type(value) in (list, tuple) else value
 
 
 def _print_version(requested: bool) -> None:

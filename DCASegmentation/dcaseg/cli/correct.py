@@ -144,7 +144,7 @@ def _print(corrected: CorrectedResult) -> None:
     for number, change in enumerate(corrected.changes, start=1):
         neighbors = ", ".join(
             f"{by_label[label].name if label in by_label else label} {voxels * ml:.1f} ml"
-            for label, voxels in change.given_up.items()
+            for label, voxels in change.voxels_lost.items()
         )
         clicks.add_row(
             str(number),

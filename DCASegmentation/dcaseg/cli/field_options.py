@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from ..option_fields import Option, hints_of, option_of
+from ..option_fields import Option, option_of, resolve_type_hints
 from .option_values import parse_integers, parse_list
 
 Values = Mapping[str, Any]
@@ -63,7 +63,7 @@ class FieldOptions:
         return [by_name[name] for name in self.names]
 
     def _type(self, item: Field[Any]) -> Any:
-        hint = hints_of(self.kind)[item.name]
+        hint = resolve_type_hints(self.kind)[item.name]
         inner = [each for each in get_args(hint) if each is not type(None)]
         is_optional = type(None) in get_args(hint)
         return inner[0] if is_optional else hint

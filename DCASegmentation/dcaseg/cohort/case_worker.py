@@ -243,7 +243,7 @@ class _Watch:
                 faulthandler.cancel_dump_traceback_later()
                 return
             left = max(min(self._deadlines) - monotonic(), 0.0) + _GRACE_SECONDS
-            faulthandler.dump_traceback_later(left, exit=True, file=_nowhere())
+            faulthandler.dump_traceback_later(left, exit=True, file=_open_null())
 
     def end_process_soon(self) -> None:
         """End this process after the outcome has been sent."""
@@ -253,7 +253,7 @@ class _Watch:
 
 
 @cache
-def _nowhere() -> TextIO:
+def _open_null() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - stays open for the timer
 
 

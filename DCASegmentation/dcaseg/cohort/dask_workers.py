@@ -26,7 +26,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import ErrorHandler
 
 from ..errors import UserError, how_to_install, root_cause
-from ..inference.process_settings import sleeping_threads
+from ..inference.process_settings import passive_wait_settings
 
 _LOOPBACK = "127.0.0.1"
 _PROTOCOL = "tls://"
@@ -188,7 +188,7 @@ def _local_worker(workers: LocalWorkers, index: int, security: Security | None =
     threads = str(workers.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = {**dict.fromkeys(names, threads), "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads}
-    environment |= sleeping_threads()
+    environment |= passive_wait_settings()
     if workers.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = _visible_gpu(index)
     return {

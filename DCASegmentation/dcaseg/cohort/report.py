@@ -48,7 +48,7 @@ def concerns(entries: list[Entry], vocabulary: Vocabulary) -> list[Concern]:
     return sorted(with_reasons, key=lambda concern: (not concern.reviewed, -concern.score))
 
 
-def off_range(ml: float, organ: Organ) -> float:
+def distance_from_range(ml: float, organ: Organ) -> float:
     """Natural log of the ratio of a volume to the nearest end of the usual range: negative below, 0 inside."""
     low, high = organ.volume_ml
     if ml <= 0 or organ.is_stray(ml):
@@ -61,7 +61,7 @@ def off_range(ml: float, organ: Organ) -> float:
 def _concern(entry: Entry, vocabulary: Vocabulary) -> Concern:
     assert entry.outcome is not None
     volumes = entry.outcome.volumes_ml
-    off = {organ: off_range(volumes[organ.key], organ) for organ in vocabulary if organ.key in volumes}
+    off = {organ: distance_from_range(volumes[organ.key], organ) for organ in vocabulary if organ.key in volumes}
     for organ in off:
         # The volume in the scan is a lower bound, so it cannot be too small.
         if organ.key in entry.outcome.cut_off:

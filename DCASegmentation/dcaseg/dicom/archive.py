@@ -21,7 +21,7 @@ from ..imaging.dicom_slices import (
     is_localizer,
     other_units,
     same_voxels,
-    stacked,
+    stack_slices,
     together,
     without_non_slices,
 )
@@ -74,12 +74,12 @@ class Volume:
         return sum(image.frames for image in self.images)
 
 
-def ordered(images: Sequence[DicomHeader], name: str, resample: bool = False) -> Volume:
+def order_slices(images: Sequence[DicomHeader], name: str, resample: bool = False) -> Volume:
     """The images in the order of their slices, starting at the first voxel plane of the volume.
 
-    Raises ImageError if they do not form a volume (see ``dicom_slices.stacked``); ``name`` is used in the message.
+    Raises ImageError if they do not form a volume (see ``dicom_slices.stack_slices``); ``name`` is used in the message.
     """
-    stack = stacked(images, name, resample)
+    stack = stack_slices(images, name, resample)
     by_file = {image.file: image for image in images}
     return Volume(tuple(by_file[str(file)] for file in stack.files), stack.notes)
 
@@ -88,10 +88,10 @@ def volumes(images: Sequence[DicomHeader], name: str, min_slices: int, resample:
     """The volumes of a series by acquisition number; a single one, with the key "", if all slices form one volume.
 
     Scanners sometimes store the phases of an examination as acquisitions of one series, and each file of enhanced
-    images contains a volume. Raises ImageError, as ``ordered`` does, if splitting the series does not help.
+    images contains a volume. Raises ImageError, as ``order_slices`` does, if splitting the series does not help.
     """
     try:
-        return {"": ordered(images, name, resample)}
+        return {"": order_slices(images, name, resample)}
     except ImageError:
         for part_of in (_acquisition, _multi_frame_file):
             parts: dict[str, list[DicomHeader]] = {}
@@ -103,7 +103,7 @@ def volumes(images: Sequence[DicomHeader], name: str, min_slices: int, resample:
             if len(parts) < 2 or min(sum(one.frames for one in part) for part in parts.values()) < min_slices:
                 continue
             try:
-                return {number: ordered(part, name, resample) for number, part in sorted(parts.items())}
+                return {number: order_slices(part, name, resample) for number, part in sorted(parts.items())}
             except ImageError:
                 continue
         # The problem of the whole series is more informative than that of a part.

@@ -17,7 +17,7 @@ from .archive import (
     files_below,
     group,
     is_dicom,
-    ordered,
+    order_slices,
     read_header,
     select,
     volumes,
@@ -135,7 +135,7 @@ def _volume(chosen: _Candidate, damaged: list[tuple[Path, str]], folder: Path, r
     try:
         # An acquisition is ordered already, but a series that was selected explicitly may not be.
         kept, copies = without_copies(chosen.images)
-        return ordered(kept, name, resample), copies
+        return order_slices(kept, name, resample), copies
     except (OSError, ValueError) as error:
         raise ImageError(f"The DICOM series {name} cannot be used: {reason_of(error)}.", "Export it again.") from None
 

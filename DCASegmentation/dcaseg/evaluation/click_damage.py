@@ -42,7 +42,7 @@ def damaged_mask(
         lambda: own & ~_side(own, spacing, random),
         lambda: own & ~_block(own, random),
         lambda: own & ~_ball(own, spacing, random),
-        lambda: own | _leak(own, np.asarray(hu[box], np.float32), spacing, random),
+        lambda: own | _add_leak(own, np.asarray(hu[box], np.float32), spacing, random),
         lambda: _shifted(own, spacing, random),
     )
     changed = mask.copy()
@@ -81,7 +81,7 @@ def _ball(region: Mask, spacing: tuple[float, float, float], random: np.random.G
     return np.asarray(square <= random.uniform(*_BALL_MM) ** 2)
 
 
-def _leak(
+def _add_leak(
     mask: Mask, hu: NDArray[np.float32], spacing: tuple[float, float, float], random: np.random.Generator
 ) -> Mask:
     """Return a ball (z, y, x) on the border of ``mask``, half of the time only its voxels with the HU of the mask."""

@@ -284,16 +284,16 @@ class TruthOfCase:
         )
 
 
-def reached(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Reached]:
+def measure_orders(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Reached]:
     """What each order reaches with its first findings; ``random`` is the mean over 200 permutations."""
     ours, entropy = truth.of_review(), truth.of_entropy()
     ranks = np.arange(1, ours.count + 1)
     orders = {
         OURS: (ours, [ranks]),
         "random": (ours, [np.random.default_rng(seed).permutation(ranks) for seed in range(_SHUFFLES)]),
-        "size": (ours, [_by_decreasing(ours.ml[1:])]),
+        "size": (ours, [_argsort_descending(ours.ml[1:])]),
         "entropy, own findings": (entropy, [np.arange(1, entropy.count + 1)]),
-        "entropy, same findings": (ours, [_by_decreasing(ours.entropy[1:])]),
+        "entropy, same findings": (ours, [_argsort_descending(ours.entropy[1:])]),
     }
     found = []
     for name in ORDERS:
@@ -325,7 +325,7 @@ def _within(ml: Amounts, budget_ml: float) -> Amounts:
     return np.clip((budget_ml - before) / np.maximum(ml, 1e-9), 0.0, 1.0)
 
 
-def _by_decreasing(values: Amounts) -> NDArray[np.intp]:
+def _argsort_descending(values: Amounts) -> NDArray[np.intp]:
     return np.argsort(-values, kind="stable") + 1
 
 
@@ -372,7 +372,7 @@ class ReviewMeasurement:
 
     def add(self, truth: TruthOfCase, **about: Any) -> None:
         """Measure one case; ``about`` becomes part of its description."""
-        self.rows += reached(truth, CURVE)
+        self.rows += measure_orders(truth, CURVE)
         self.calibration.add(truth.calibration())
         self.cases.append(
             {

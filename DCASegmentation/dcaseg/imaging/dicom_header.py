@@ -186,7 +186,7 @@ def read_dicom_header(path: Path) -> DicomHeader | None:
         try:
             return _header(path, file, elements)
         except (EOFError, struct.error, zlib.error) as error:
-            if isinstance(error, EOFError) or _claims_to_be_ct(elements):
+            if isinstance(error, EOFError) or _is_ct_class(elements):
                 raise ValueError(str(error) or "its header ends too early") from None
             raise ValueError("its header cannot be read") from None
 
@@ -218,7 +218,7 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
             raise ValueError("its header ends too early")
         return None
     if pixels is None:
-        if _claims_to_be_ct(elements):
+        if _is_ct_class(elements):
             raise ValueError("it contains no voxels")
         return None
     planes = _planes(elements, get)
@@ -293,7 +293,7 @@ def _planes(elements: _Elements, get: _Getter) -> tuple[Frame, ...]:
         )
 
     in_common = _rescaling(shared, get.order)
-    if in_common and _claims_to_be_ct(elements):
+    if in_common and _is_ct_class(elements):
         for own in groups:
             if any(in_common.get(name, value) != value for name, value in _rescaling(own, get.order).items()):
                 raise ValueError("it states two different rescale slopes or intercepts for the same frame")
@@ -314,7 +314,7 @@ def _first(elements: _Elements, name: str) -> _Elements:
     return items[0] if isinstance(items, list) and items else {}
 
 
-def _claims_to_be_ct(elements: _Elements) -> bool:
+def _is_ct_class(elements: _Elements) -> bool:
     get = _Getter(elements, "<")
     sop_class = get.text("SOPClassUID") or get.text("MediaStorageSOPClassUID")
     return sop_class in (CT_IMAGE, *ENHANCED_CT) or get.text("Modality") == "CT"

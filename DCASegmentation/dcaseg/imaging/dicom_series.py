@@ -14,10 +14,10 @@ import SimpleITK as sitk
 
 from ..errors import ImageError, reason_of
 from .dicom_header import DicomHeader, is_dicom, read_dicom_header
-from .dicom_slices import Stack, energy_types, off_even_spacing, planes_in_hu, stacked, together
+from .dicom_slices import Stack, energy_types, off_even_spacing, planes_in_hu, stack_slices, together
 from .file_errors import require_text_name
 from .geometry import ROUNDING, Placement, straightened
-from .intensity import assembled
+from .intensity import stack_planes
 from .itk_environment import no_itk_warnings
 from .size_limits import require_allowed_size
 
@@ -32,7 +32,7 @@ def read_dicom_folder(folder: Path, series: str | None, notes: list[str], resamp
     Returns int16 if every voxel fits, else float32. Memory: twice the volume.
 
     Raises ImageError if the folder contains no DICOM image, several series but no selection, another modality than CT,
-    or a damaged file, and if its slices do not form a volume (see ``dicom_slices.stacked``).
+    or a damaged file, and if its slices do not form a volume (see ``dicom_slices.stack_slices``).
     """
     found = _series_in(folder)
     if not found:
@@ -51,7 +51,7 @@ def read_dicom_files(files: Sequence[Path], name: str, notes: list[str], resampl
 
 def _volume(images: list[DicomHeader], name: str, notes: list[str], resample: bool) -> sitk.Image:
     try:
-        stack = stacked(images, name, resample)
+        stack = stack_slices(images, name, resample)
         notes += stack.notes
         if energy := energy_types(one.image for one in stack.slices):
             notes.append(
@@ -61,7 +61,7 @@ def _volume(images: list[DicomHeader], name: str, notes: list[str], resample: bo
         columns, rows = stack.slices[0].size
         require_allowed_size((columns, rows, len(stack.slices)), name)
         with no_itk_warnings():
-            array = assembled(_planes(stack), (len(stack.slices), rows, columns))
+            array = stack_planes(_planes(stack), (len(stack.slices), rows, columns))
     except OSError as error:
         where = error.filename or name
         raise ImageError(f"{where} cannot be read: {reason_of(error)}.", "Check its permissions.") from None

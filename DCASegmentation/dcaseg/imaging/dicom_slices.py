@@ -238,7 +238,7 @@ def is_localizer(image: DicomHeader) -> bool:
     return any(value in _LOCALIZERS for value in image.image_type)
 
 
-def stacked(images: Iterable[DicomHeader], name: str, resample: bool = False) -> Stack:
+def stack_slices(images: Iterable[DicomHeader], name: str, resample: bool = False) -> Stack:
     """The slices of ``images`` as a stack, with a note on images that were left out.
 
     These are copies of a slice, and images that are not slices of the volume, such as a dose report or a localizer.

@@ -110,7 +110,7 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def assembled(planes: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+def stack_planes(planes: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
     """The volume (z, y, x) of ``planes`` (y, x), as int16 if that loses nothing, else as float32.
 
     Planes are converted one by one, so that at most one plane exists in a larger type.

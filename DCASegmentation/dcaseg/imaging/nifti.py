@@ -27,7 +27,7 @@ import SimpleITK as sitk
 from ..errors import ImageError
 from . import file_errors
 from .geometry import HALF_A_VOXEL, ROUNDING, Placement, disagreement
-from .intensity import assembled
+from .intensity import stack_planes
 from .size_limits import require_allowed_size
 
 _CHUNK = 1 << 20
@@ -314,7 +314,7 @@ def read_nifti(path: Path, header: NiftiHeader, notes: list[str]) -> tuple[sitk.
     require_allowed_size(header.shape[:3], path.name)
     with open_content(path) as stream, reading_errors(path):
         stream.seek(header.data_offset)
-        volume = assembled(_planes(stream, path, header), (depth, height, width))
+        volume = stack_planes(_planes(stream, path, header), (depth, height, width))
         require_end(stream, path, _plane_bytes(header))
     return sitk.GetImageFromArray(volume), placement
 

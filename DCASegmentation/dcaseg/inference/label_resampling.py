@@ -172,15 +172,15 @@ class LabelResampler:
 
     def _slice_labels(self, below: _Plane, above: _Plane, weight: np.float32) -> NDArray[np.uint8]:
         labels = np.zeros((len(self._y.lower), len(self._x.lower)), dtype=np.uint8)
-        contenders = _contenders(below, above, weight)
-        if not contenders:
+        candidates = _find_candidates(below, above, weight)
+        if not candidates:
             return labels
-        boxes = [(self._y.touching(*each.rows), self._x.touching(*each.columns)) for each in contenders]
+        boxes = [(self._y.touching(*each.rows), self._x.touching(*each.columns)) for each in candidates]
         y, x = _around([box[0] for box in boxes]), _around([box[1] for box in boxes])
         if _empty(y) or _empty(x):
             return labels
         best = self._interpolated(_between(below, above, weight, 0), (0, 0), y, x)
-        for each, box in zip(contenders, boxes, strict=True):
+        for each, box in zip(candidates, boxes, strict=True):
             if _empty(box[0]) or _empty(box[1]):
                 continue
             values = self._interpolated(each.values, each.first, *box)
@@ -224,7 +224,7 @@ class _Plane(NamedTuple):
         return cls(probabilities, beats.any(axis=2), beats.any(axis=1))
 
 
-class _Contender(NamedTuple):
+class _Candidate(NamedTuple):
     """An organ that beats the background in some voxel between two planes.
 
     ``rows`` and ``columns`` are the first and last ones where it does. ``values`` (height, width) are its probabilities
@@ -238,12 +238,12 @@ class _Contender(NamedTuple):
     columns: tuple[int, int]
 
 
-def _contenders(below: _Plane, above: _Plane, weight: np.float32) -> list[_Contender]:
+def _find_candidates(below: _Plane, above: _Plane, weight: np.float32) -> list[_Candidate]:
     rows, columns = below.rows | above.rows, below.columns | above.columns
     if not rows.any():
         return []
     background = _between(below, above, weight, 0)
-    contenders = []
+    candidates = []
     for organ in np.flatnonzero(rows.any(axis=1)).tolist():
         # Interpolation needs one more voxel on each side.
         y, x = _ends(rows[organ]), _ends(columns[organ])
@@ -254,8 +254,8 @@ def _contenders(below: _Plane, above: _Plane, weight: np.float32) -> list[_Conte
             y, x = _ends(beats.any(axis=1)), _ends(beats.any(axis=0))
             top, left = area[0].start, area[1].start
             inner = (y[0] + top, y[1] + top), (x[0] + left, x[1] + left)
-            contenders.append(_Contender(organ + 1, values, (top, left), *inner))
-    return contenders
+            candidates.append(_Candidate(organ + 1, values, (top, left), *inner))
+    return candidates
 
 
 def _between(

@@ -19,7 +19,7 @@ _POLICY = "OMP_WAIT_POLICY"
 _NUMPY_THREADS = "OPENBLAS_NUM_THREADS"
 
 
-def sleeping_threads() -> dict[str, str]:
+def passive_wait_settings() -> dict[str, str]:
     """Return the environment variables that keep threads from spinning while they wait. Values set by the user stay.
 
     By default OpenMP lets PyTorch's threads spin for some milliseconds after each operation, so that the next one
@@ -43,7 +43,7 @@ def importing() -> Iterator[None]:
     The imports create a million permanent objects. The garbage collector would scan them again and again, which takes a
     sixth of the import time, and once more at each later full collection.
     """
-    os.environ.update(sleeping_threads())
+    os.environ.update(passive_wait_settings())
     gc.disable()
     try:
         yield

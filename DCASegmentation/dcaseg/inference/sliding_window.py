@@ -294,7 +294,7 @@ def attention_name(level: int) -> str:
     return f"attention {level}"
 
 
-def wanted_of(options: SegmentOptions) -> RequestedOutputs:
+def outputs_of(options: SegmentOptions) -> RequestedOutputs:
     """Return the outputs that the network must compute for ``options``."""
     return RequestedOutputs(
         aggregated=options.output == "aggregated" or options.disagreement,
@@ -337,7 +337,7 @@ class WindowPrediction:
         self._options = options
         self._report = report
         require_available(options, network.options)
-        self._task = Task(network, wanted_of(options), patch, device, weights_sha256)
+        self._task = Task(network, outputs_of(options), patch, device, weights_sha256)
         self._backend = backend_for(self._task)
         if not self._backend.needs_network:
             self._task = replace(self._task, network=network.without_weights())

@@ -268,11 +268,11 @@ def _record(
                 "engine": change.engine,
                 "added_ml": round(change.added * ml, 4),
                 "removed_ml": round(change.removed * ml, 4),
-                "given_up_ml": {
+                "lost_by_others_ml": {
                     result.vocabulary.by_label[label].key if label in result.vocabulary.by_label else str(label): round(
                         voxels * ml, 4
                     )
-                    for label, voxels in change.given_up.items()
+                    for label, voxels in change.voxels_lost.items()
                 },
                 "seconds": round(change.seconds, 3),
             }

@@ -68,7 +68,7 @@ class Change:
     ``label``: that of the organ. ``adds``: whether the stroke adds to the organ. ``points``: RAS, mm.
     ``box``: the block (z, y, x) in which voxels may have changed; ``before``: the labels in it before the stroke.
     ``added``, ``removed``: number of voxels that the organ gained and lost.
-    ``given_up``: number of voxels that other segments lost to the organ, by label.
+    ``voxels_lost``: number of voxels that other segments lost to the organ, by label.
     ``engine``: name of the engine. ``seconds``: time taken.
     """
 
@@ -79,7 +79,7 @@ class Change:
     before: NDArray[np.integer] = field(repr=False)
     added: int
     removed: int
-    given_up: Mapping[int, int]
+    voxels_lost: Mapping[int, int]
     engine: str
     seconds: float
 
@@ -205,7 +205,7 @@ class CorrectionSession:
             before=before,
             added=int(np.count_nonzero(found & ~organ)),
             removed=int(np.count_nonzero(organ & ~found)),
-            given_up={int(other): int(count) for other, count in zip(lost, counts, strict=True)},
+            voxels_lost={int(other): int(count) for other, count in zip(lost, counts, strict=True)},
             engine=self._engine.name,
             seconds=time.perf_counter() - start,
         )

@@ -180,7 +180,7 @@ def _answer(session: CorrectionSession, change: Change, patch: Path) -> dict[str
         "adds": change.adds,
         "added": change.added,
         "removed": change.removed,
-        "given_up": {str(label): voxels for label, voxels in change.given_up.items()},
+        "voxels_lost": {str(label): voxels for label, voxels in change.voxels_lost.items()},
         "engine": change.engine,
         "seconds": round(change.seconds, 3),
         "strokes": len(session.changes),

@@ -148,7 +148,7 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
     with answer:
         continues = answer.status == 206
         have = have if continues else 0
-        if continues and not _begins_at(answer.headers.get("Content-Range"), have):
+        if continues and not _starts_at(answer.headers.get("Content-Range"), have):
             # The parts would not form the file.
             part.unlink()
             raise ConnectionError("the server sent another part of the file than requested")
@@ -206,7 +206,7 @@ def _length(stated: str | None) -> int:
     return int(stated)
 
 
-def _begins_at(stated: str | None, byte: int) -> bool:
+def _starts_at(stated: str | None, byte: int) -> bool:
     """Whether a Content-Range starts at ``byte``. A missing one is accepted, as the checksum decides."""
     return stated is None or re.match(rf"bytes {byte}-", stated.strip()) is not None
 

@@ -259,7 +259,7 @@ def _show(axes: Axes, panel: Panel) -> None:
             x, 0.5, letter, ha=side, va="center", color=letters, fontsize=13, weight="bold", transform=axes.transAxes
         )
         if letters == "white":
-            _edge_in_black(text)
+            _outline_in_black(text)
     if panel.mm_per_pixel > 0:
         _add_scale_bar(axes, panel)
 
@@ -272,11 +272,11 @@ def _add_scale_bar(axes: Axes, panel: Panel) -> None:
     text = axes.text(
         end - length / 2, level - rows * 0.012, "5 cm", color="white", fontsize=9.5, ha="center", va="bottom"
     )
-    _edge_in_black(bar, 4.0)
-    _edge_in_black(text)
+    _outline_in_black(bar, 4.0)
+    _outline_in_black(text)
 
 
-def _edge_in_black(artist: Artist, width: float = 2.5) -> None:
+def _outline_in_black(artist: Artist, width: float = 2.5) -> None:
     """Outline white text or lines in black, so that they are visible on bone."""
     from matplotlib.patheffects import withStroke
 

@@ -105,13 +105,13 @@ def find(
             found.note(organ, f"{CUT_OFF[0].upper()}{CUT_OFF[1:]}.")
         _volume(found, evidence, each, box, reach_edge[organ.key], scoring, other_name)
         mask = evidence.labels[box] == organ.label
-        found.findings += _islands(mask, box, organ, grid, scoring)
+        found.findings += _find_islands(mask, box, organ, grid, scoring)
         found.findings += _holes(mask, evidence.labels[box] == 0, box, organ, grid, scoring)
-        found.findings += _cuts(mask, box, organ, grid, scoring)
+        found.findings += _find_cut_ends(mask, box, organ, grid, scoring)
     return found
 
 
-def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[AnatomicalFinding]:
+def _find_islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[AnatomicalFinding]:
     pieces, count = pieces_of_mask(mask)
     if count < 2:
         return
@@ -162,7 +162,7 @@ def _faces(axis: int) -> Iterator[tuple[slice | int, ...]]:
         yield tuple(index)
 
 
-def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[AnatomicalFinding]:
+def _find_cut_ends(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[AnatomicalFinding]:
     """Find ends along z where the organ stops at half of its largest cross-section or more."""
     if organ.key in normal_ranges.TUBES:
         return

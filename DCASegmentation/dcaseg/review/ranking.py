@@ -286,7 +286,7 @@ def rank_candidates(
             (*anatomical.get(piece, ()), *from_network[piece]), key=lambda reason: KINDS.index(reason.kind)
         )
         box = boxes[number]
-        spot = _spot(ranks[box] == number, wrong[box], box)
+        spot = _highest_point(ranks[box] == number, wrong[box], box)
         candidates.append(
             Candidate(number, organs[piece], float(urgency[piece]), float(expected[piece]), spot, tuple(reasons))
         )
@@ -300,7 +300,7 @@ def _concerns(evidence: Evidence, findings: AnatomicalFindings, scoring: Scoring
     The error probability (0 to 255) is 0 in voxels that are not doubtful.
     """
     wrong = error_probability_of(evidence)
-    wrong[wrong < _doubtful_from(wrong, scoring)] = 0
+    wrong[wrong < _doubt_threshold(wrong, scoring)] = 0
     concern = _concern(evidence)
     suggestions = np.full(concern.shape, NO_SUGGESTION, np.uint8)
     # The most important kind comes last, so that it wins where findings overlap.
@@ -314,7 +314,7 @@ def _concerns(evidence: Evidence, findings: AnatomicalFindings, scoring: Scoring
     return wrong, concern, suggestions
 
 
-def _doubtful_from(wrong: Bytes, scoring: Scoring) -> int:
+def _doubt_threshold(wrong: Bytes, scoring: Scoring) -> int:
     """Return the error probability (0 to 255) from which voxels are doubtful; see ``Scoring``."""
     expected = np.bincount(wrong.ravel(), minlength=256) * np.arange(256)
     from_above = np.cumsum(expected[::-1])
@@ -387,7 +387,7 @@ def _anatomical_reasons(
     }
 
 
-def _spot(inside: NDArray[np.bool_], error_probability: Bytes, box: Box) -> tuple[int, int, int]:
+def _highest_point(inside: NDArray[np.bool_], error_probability: Bytes, box: Box) -> tuple[int, int, int]:
     """Return the voxel of a region with the largest sum of error probability within two voxels along each axis.
 
     ``inside`` is the region's mask in its bounding box ``box``, ``error_probability`` has the same shape.

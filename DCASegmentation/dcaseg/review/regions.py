@@ -210,7 +210,7 @@ def regions(
             weights.shape,
         )
         inside = remaining[box] if kinds is None else _heaviest_kind(remaining[box], kinds[box])
-        taken = _heaviest_piece(inside)
+        taken = _heaviest_component(inside)
         if limit is not None:
             taken = _cut_down(inside, taken, spacing, limit(box, taken))
         numbers[box][taken] = number
@@ -271,11 +271,11 @@ def _cut_down(weights: Weights, piece: Mask, spacing: Sequence[float], most: flo
         index: list[slice] = [slice(None)] * 3
         index[axis] = slice(middle, None) if lower else slice(None, middle)
         within[tuple(index)] = 0
-        piece = _heaviest_piece(within)
+        piece = _heaviest_component(within)
     return piece
 
 
-def _heaviest_piece(weights: Weights) -> NDArray[np.bool_]:
+def _heaviest_component(weights: Weights) -> NDArray[np.bool_]:
     pieces, _ = pieces_of_mask(weights > 0)
     return np.asarray(pieces == int(_sums(pieces, weights)[1:].argmax()) + 1)
 

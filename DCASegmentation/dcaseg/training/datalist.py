@@ -97,7 +97,7 @@ def read_datalist(path: Path) -> Datalist:
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("training"), list):
         raise UserError(f"{path} is not a data list: it has no list 'training'.", "Create one with dca dataset.")
-    content = _with_our_spelling(content, path)
+    content = _normalize_keys(content, path)
     vocabulary = _vocabulary(content, path)
     groups: dict[str, tuple[Entry, ...]] = {}
     for group in GROUPS:
@@ -117,7 +117,7 @@ def read_datalist(path: Path) -> Datalist:
 _SPELLINGS = {"unlabeled": "unlabelled", "license": "licence"}
 
 
-def _with_our_spelling(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def _normalize_keys(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """``content`` with the keys of this format. Raises UserError for a list of cases under an unknown key."""
     both = [spelling for spelling, ours in _SPELLINGS.items() if spelling in content and ours in content]
     if both:

@@ -72,7 +72,7 @@ class Processes:
             stacked /= self.count
         return dict(zip(values, stacked.tolist(), strict=True))
 
-    def agree(self, decision: bool) -> bool:
+    def broadcast(self, decision: bool) -> bool:
         """The first process's ``decision``, for example whether the time is over."""
         if self.count == 1:
             return decision

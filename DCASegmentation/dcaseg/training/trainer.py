@@ -225,7 +225,7 @@ class Trainer:
     def _should_stop(self, deadline: float | None, interruption: Interruption) -> bool:
         if self.processes.any(interruption.requested):
             return True
-        return deadline is not None and self.processes.agree(time.monotonic() >= deadline)
+        return deadline is not None and self.processes.broadcast(time.monotonic() >= deadline)
 
     def _require_progress(self) -> None:
         if self._skipped == _SKIPPED_IN_A_ROW:

@@ -133,7 +133,7 @@ def _forward_logging(channel: Channel) -> None:
 _PARENT_POLL_SECONDS = 0.5
 
 
-def when_parent_ends(callback: Callable[[], object]) -> None:
+def call_when_parent_ends(callback: Callable[[], object]) -> None:
     """Call ``callback`` from a separate thread when the parent of this process has ended.
 
     Usually standard input ends as well, unless another process holds its other end. On Windows, a process keeps the ID
@@ -165,7 +165,7 @@ class Run:
         self._lock = threading.Lock()
         self._settled = False
 
-    def settle(self) -> bool:
+    def claim_answer(self) -> bool:
         """Return True to the first caller, who must answer the request, and False to all later ones."""
         with self._lock:
             first, self._settled = not self._settled, True
@@ -247,7 +247,7 @@ class Service:
         """Say hello and carry out requests one after the other. It never returns: the process exits."""
         self._channel.send(Hello(VERSION, os.getpid(), __version__))
         _forward_logging(self._channel)
-        when_parent_ends(self._end)
+        call_when_parent_ends(self._end)
         threading.Thread(target=self._read, name="requests", daemon=True).start()
         while True:
             self._execute(self._work.get())
@@ -281,7 +281,7 @@ class Service:
         except Exception as error:
             answer = failure_of(request.id, error)
             is_usable = not isinstance(error, LibraryError)
-        if answer is not None and run.settle():
+        if answer is not None and run.claim_answer():
             self._release(run)
             self._channel.send(answer)
         run.over.set()
@@ -335,7 +335,7 @@ class Service:
         with self._ending:
             with self._lock:
                 run = self._run
-            if run is not None and run.request.id == run_id and run.settle():
+            if run is not None and run.request.id == run_id and run.claim_answer():
                 run.remove_results()
                 self._channel.send(WasCancelled(run_id))
                 os._exit(0)
@@ -347,6 +347,6 @@ class Service:
         with self._ending:
             with self._lock:
                 run = self._run
-            if run is not None and run.settle():
+            if run is not None and run.claim_answer():
                 run.remove_results()
             os._exit(0)

@@ -323,7 +323,7 @@ def _surroundings(
     rimmed = sitk.ZeroFluxNeumannPad(image, (1, 1, 1), (1, 1, 1))
     distance = sitk.GetArrayFromImage(sitk.Resample(rimmed, reference, sitk.Transform(), sitk.sitkLinear))
     outside = distance >= 0
-    fine[outside] = body.shells(distance[outside])
+    fine[outside] = body.shell_codes(distance[outside])
     fine[~outside & (fine == 0)] = INDEX["wall_muscle"]
     return fine
 

@@ -76,7 +76,7 @@ def uneven(hull: Field, spacing: Spacing, random: np.random.Generator) -> Field:
     return np.where(rounded > 0, rounded / thickness, rounded).astype(np.float32)
 
 
-def shells(hull: Field) -> np.ndarray:
+def shell_codes(hull: Field) -> np.ndarray:
     """Codes of the shells outside the trunk; 0 inside and beyond the last shell."""
     number = np.floor(hull / SHELL_MM)
     return np.where((number >= 0) & (number < N_SHELLS), SHELLS + number, 0).astype(np.uint8)

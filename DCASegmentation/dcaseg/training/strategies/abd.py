@@ -28,7 +28,7 @@ from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Facts, Loss, StepState, Strategy
 from .copy_paste import CopyPasteOptions, TwoStudents
-from .mixing import assembled, cubes, displaced, displaced_with_labels
+from .mixing import assemble, cubes, displaced, displaced_with_labels
 from .perturbation import strong_view
 
 _CROSS_WEIGHT = 0.1
@@ -90,7 +90,7 @@ class ABD(TwoStudents):
             views = (batch.unlabeled, strong_view(batch.unlabeled, self.random(step_state, 1)))
             logits = [student(view).float() for student, view in zip(self.students, views, strict=True)]
             self.keep(views, logits)
-            return self.taught_by_each_other(logits, self.weight(step_state))
+            return self.cross_supervision(logits, self.weight(step_state))
         return super().forward(loss_name, batch, step_state)
 
     def self_training_parts(self) -> tuple[str, ...]:
@@ -110,9 +110,9 @@ class ABD(TwoStudents):
         draws = torch.rand(one[0].shape[1], generator=generator)
         plain = self.own.plain if self.own.base == "bcp" else 0.0
         views = displaced(one, other, self.own.candidates, (draws >= plain).tolist())
-        samples = torch.cat([assembled(view) for view in views])
+        samples = torch.cat([assemble(view) for view in views])
         logits = [student(samples).float() for student in self.students]
-        loss = self.taught_by_each_other(logits, 1.0 if self.own.base == "bcp" else self.weight(step_state))
+        loss = self.cross_supervision(logits, 1.0 if self.own.base == "bcp" else self.weight(step_state))
         return Loss(loss.total, {"displaced": loss.values["unsupervised"]})
 
     def _labeled(self, batch: Batch, step_state: StepState) -> Loss:
@@ -129,8 +129,8 @@ class ABD(TwoStudents):
             )
             chosen = (torch.rand(len(labels), generator=self.random(step_state, 5)) < 0.5).tolist()
             new = displaced_with_labels(one, other, cubes(labels[:, None], count), chosen)
-            samples = torch.cat([assembled(view) for view, _ in new])
-            targets = torch.cat([assembled(blocks)[:, 0] for _, blocks in new])
+            samples = torch.cat([assemble(view) for view, _ in new])
+            targets = torch.cat([assemble(blocks)[:, 0] for _, blocks in new])
             extra = [self.supervised(student(samples), targets, step_state) for student in self.students]
             loss = loss + 2 * torch.stack(extra).sum()
         return Loss(loss, values)

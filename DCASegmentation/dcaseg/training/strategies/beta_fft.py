@@ -73,7 +73,7 @@ class BetaFFT(TwoStudents):
             return self._differentiated(batch, unlabeled, step_state)
         swapped = frequencies_swapped(self.views[0][0], self.views[1][0], self.own.low_share)
         samples = torch.cat(swapped).to(unlabeled.dtype)
-        loss = self.taught_by_each_other([student(samples).float() for student in self.students], 1.0)
+        loss = self.cross_supervision([student(samples).float() for student in self.students], 1.0)
         return Loss(loss.total, {"swapped": loss.values["unsupervised"]})
 
     def _differentiated(self, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:

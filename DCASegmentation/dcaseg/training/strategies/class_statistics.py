@@ -32,7 +32,7 @@ def reversed_weights(voxels: Tensor, exponent: float = 1 / 3) -> Tensor:
     return weights
 
 
-def lagging_weights(voxels: Tensor) -> Tensor:
+def deficit_weights(voxels: Tensor) -> Tensor:
     """SimiS: C (largest share - share of the class), with shares of the voxels."""
     shares = voxels / voxels.sum().clamp(min=1)
     return len(voxels) * (shares.max() - shares)

@@ -249,7 +249,7 @@ class TwoStudents(CopyPaste):
             logits.append(student_logits)
             volumes.append(torch.cat([mixture.volumes for mixture in pair]))
         self.keep(volumes, logits)
-        crossed = self.taught_by_each_other(logits, 1.0)
+        crossed = self.cross_supervision(logits, 1.0)
         return Loss(total + crossed.total, {"supervised": total.detach() / 2, **crossed.values})
 
     def supervised(self, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
@@ -261,7 +261,7 @@ class TwoStudents(CopyPaste):
         self.views = [(view, output.detach().softmax(dim=1)) for view, output in zip(volumes, logits, strict=True)]
 
     @staticmethod
-    def taught_by_each_other(logits: Sequence[Tensor], weight: float) -> Loss:
+    def cross_supervision(logits: Sequence[Tensor], weight: float) -> Loss:
         """The Dice loss of both networks with each other's labels."""
         labels = [output.detach().argmax(dim=1) for output in logits]
         loss = square_dice(logits[0].softmax(dim=1), labels[1]) + square_dice(logits[1].softmax(dim=1), labels[0])

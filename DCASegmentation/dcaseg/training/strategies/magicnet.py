@@ -41,7 +41,7 @@ from .base import Batch, Facts, Loss, StepState, Strategy, plain_vnet
 from .class_statistics import voxels_of
 from .ga import gradient_aware_cross_entropy, gradient_aware_dice
 from .losses import agreement, square_dice, supervised_loss, voxel_loss
-from .mixing import assembled, cubes, exchanged, partners, returned
+from .mixing import assemble, cubes, partners, swap_cubes, swap_cubes_back
 from .perturbation import clipped_noise
 
 _DECAY = 0.99
@@ -146,9 +146,9 @@ class MagicNet(Strategy):
         if loss_name == "cubes":
             return self._cubes(volumes, batch.labels, step_state)
         order = partners(self.own.cubes**3, len(volumes), self.random(step_state))
-        mixture = assembled(exchanged(cubes(volumes, self.own.cubes), order))
+        mixture = assemble(swap_cubes(cubes(volumes, self.own.cubes), order))
         features = self._decoder(self.network.encoder(mixture)).features[-1]
-        logits = self._head(assembled(returned(cubes(features, self.own.cubes), order)))
+        logits = self._head(assemble(swap_cubes_back(cubes(features, self.own.cubes), order)))
         supervised = self._supervised(logits[:labeled], batch.labels, step_state, self._dice)
         assert self._pseudo is not None
         loss = self._dice(logits[labeled:], self._pseudo)
@@ -177,7 +177,7 @@ class MagicNet(Strategy):
         places = torch.arange(len(parts), device=volumes.device).repeat_interleave(len(volumes))[order]
         place = functional.cross_entropy(self.place(encoded[-1].flatten(1)).float(), places)
         features = self._decoder(encoded).features[-1][order.argsort()]
-        logits = self._head(assembled(features.unflatten(0, parts.shape[:2])))
+        logits = self._head(assemble(features.unflatten(0, parts.shape[:2])))
         self._pseudo = self._pseudo_label(volumes[labeled:], logits[labeled:].detach(), step_state)
         supervised = self._supervised(logits[:labeled], labels, step_state, self._dice)
         values = {"cubes": supervised.detach(), "place": place.detach()}

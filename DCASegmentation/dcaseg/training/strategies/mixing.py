@@ -40,7 +40,7 @@ def cubes(volumes: Tensor, count: int) -> Tensor:
     return parts.permute(2, 4, 6, 0, 1, 3, 5, 7).reshape(count**3, batch, channels, d, h, w)
 
 
-def assembled(parts: Tensor) -> Tensor:
+def assemble(parts: Tensor) -> Tensor:
     """Assemble volumes from their cubes: the inverse of ``cubes``."""
     count = round(len(parts) ** (1 / 3))
     _, batch, channels, d, h, w = parts.shape
@@ -53,15 +53,15 @@ def partners(positions: int, batch: int, generator: torch.Generator) -> Tensor:
     return torch.rand(positions, batch, generator=generator).argsort(dim=1)
 
 
-def exchanged(parts: Tensor, order: Tensor) -> Tensor:
+def swap_cubes(parts: Tensor, order: Tensor) -> Tensor:
     """Exchange cubes (position, batch, ...) between patches: patch b gets the cube of patch ``order[position, b]``."""
     positions = torch.arange(len(parts), device=parts.device)[:, None]
     return parts[positions, order.to(parts.device)]
 
 
-def returned(parts: Tensor, order: Tensor) -> Tensor:
-    """Undo ``exchanged``: move each cube back to its patch."""
-    return exchanged(parts, order.argsort(dim=1))
+def swap_cubes_back(parts: Tensor, order: Tensor) -> Tensor:
+    """Undo ``swap_cubes``: move each cube back to its patch."""
+    return swap_cubes(parts, order.argsort(dim=1))
 
 
 def low_frequencies(volumes: Tensor, share: float) -> Tensor:

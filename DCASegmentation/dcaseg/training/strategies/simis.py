@@ -27,7 +27,7 @@ from ...option_fields import option
 from ..cases import Case
 from ..options import TrainingOptions
 from .base import Facts, Pool, StepState
-from .class_statistics import lagging_weights
+from .class_statistics import deficit_weights
 from .fixmatch import FixMatch, pseudo_labeled
 from .stages import Stages, equal_parts
 from .two_networks import WeightedNetworks
@@ -106,4 +106,4 @@ class SimiS(WeightedNetworks):
 
     def weights_of(self, voxels: Tensor) -> Tensor:
         """See ``WeightedNetworks.weights_of``."""
-        return lagging_weights(voxels)
+        return deficit_weights(voxels)
