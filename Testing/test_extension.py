@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dcaseg.worker.server import HANDLERS
-from test_house import imported_modules, parsed
+from test_architecture import imported_modules, parsed
 
 ROOT = Path(__file__).parents[1]
 MODULE = ROOT / "DCASegmentation"

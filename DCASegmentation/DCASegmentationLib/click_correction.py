@@ -33,7 +33,7 @@ from DCASegmentationLib.scene.click_preview import hide_preview, show_preview
 from DCASegmentationLib.scene.ct_export import CT_FILE, export_ct
 from DCASegmentationLib.scene.storage import new_temporary_folder, write_nrrd
 from DCASegmentationLib.scene.volumes import index_to_world, joined_box, relative_box
-from DCASegmentationLib.surface_renewal import SurfaceRenewal
+from DCASegmentationLib.surface_updater import SurfaceUpdater
 
 Point = tuple[float, float, float]
 Answer = Corrected | Failure
@@ -78,7 +78,7 @@ class ClickCorrection:
         self._worker, self._onChanged, self._onBeforeKeep = worker, onChanged, onBeforeKeep
         self._segmentation: Any = None
         self._folder: Path | None = None
-        self._opening, self._surfaces = Steps(), SurfaceRenewal()
+        self._opening, self._surfaces = Steps(), SurfaceUpdater()
         self._number = 0
         self.message = ""
         self.error: UserError | None = None
@@ -199,7 +199,7 @@ class ClickCorrection:
         self._previewed = []
         self._sessionState = segmentation_state(nodes)
         hide_preview()
-        self._surfaces.renew(nodes.segmentation, changed)
+        self._surfaces.update(nodes.segmentation, changed)
         self._say(_("Kept. Undo in the Segment Editor reverts one click at a time."))
 
     def drop(self) -> None:

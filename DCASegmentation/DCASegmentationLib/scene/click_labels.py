@@ -243,7 +243,7 @@ def write_change(nodes: CaseNodes, labels: ClickLabels, change: ClickChange) -> 
     """Write the change of one click into the segments, and count the click. Save an undo state first.
 
     A missing organ or a new segment is added, also to ``labels``. The surfaces are not updated. Returns the IDs of the
-    segments whose voxels changed (see ``surfaces.renewing_surfaces``).
+    segments whose voxels changed (see ``surfaces.updating_surfaces``).
     """
     changed = change.before != change.after
     if not changed.any():

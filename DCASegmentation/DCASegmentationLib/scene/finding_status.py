@@ -242,7 +242,7 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
     """Write the suggested labels of a finding into the segmentation and record what they replace.
 
     Segments of other programs and voxels outside the finding do not change; :func:`take_back` undoes the rest. Returns
-    the IDs of the segments that changed (see ``surfaces.renewing_surfaces``). Raises UserError if there is no
+    the IDs of the segments that changed (see ``surfaces.updating_surfaces``). Raises UserError if there is no
     suggestion, or if a volume that it needs was deleted or is not where the segmentation is.
     """
     finding, suggestion = _require_voxels(nodes, rank), read_suggestion(nodes.segmentation, rank)
@@ -266,7 +266,7 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
 def take_back(nodes: CaseNodes, rank: int) -> set[str]:
     """Undo :func:`accept_suggestion`: return the voxels of a finding to their previous segments.
 
-    Returns the IDs of the segments that changed (see ``surfaces.renewing_surfaces``). Raises UserError if no suggestion
+    Returns the IDs of the segments that changed (see ``surfaces.updating_surfaces``). Raises UserError if no suggestion
     was accepted, if the record of what it replaced cannot be read, or if the volume with the findings was deleted or is
     not where the segmentation is.
     """

@@ -69,7 +69,7 @@ def set_members(nodes: CaseNodes, finding: FindingVoxels, wanted: Mapping[str, n
     """Set which of the finding's voxels belong to which segments; ``wanted`` has the form that :func:`members` returns.
 
     Other voxels and segments do not change, and surfaces are not updated. Returns the IDs of the segments that changed,
-    whose surfaces must be computed again (see ``surfaces.renewing_surfaces``).
+    whose surfaces must be computed again (see ``surfaces.updating_surfaces``).
     """
     now = members(nodes, finding)
     modification = nodes.segmentation.StartModify()

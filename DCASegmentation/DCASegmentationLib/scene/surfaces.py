@@ -49,7 +49,7 @@ def _time_of(segmentation: Any, segment_id: str) -> int:
     return -1 if image is None else int(image.GetMTime())
 
 
-def renewing_surfaces(segmentation: Any, segment_ids: Collection[str]) -> Iterator[None]:
+def updating_surfaces(segmentation: Any, segment_ids: Collection[str]) -> Iterator[None]:
     """Compute the surfaces of these segments again, yielding after each; does nothing if there are no surfaces."""
     for segment_id in segment_ids:
         if not has_surfaces(segmentation):
@@ -63,7 +63,7 @@ def renewing_surfaces(segmentation: Any, segment_ids: Collection[str]) -> Iterat
 def without_surfaces(segmentation: Any) -> Iterator[None]:
     """Within the context, voxels can change without computing surfaces; the old surfaces return afterward.
 
-    Call :func:`renewing_surfaces` later to update them.
+    Call :func:`updating_surfaces` later to update them.
     """
     content = segmentation.GetSegmentation()
     kept = {}

@@ -26,7 +26,7 @@ from DCASegmentationLib.scene.view_setup import (
     show_in_views,
     use_abdominal_window,
 )
-from DCASegmentationLib.transform_watch import TransformWatch
+from DCASegmentationLib.transform_observer import TransformObserver
 from DCASegmentationLib.widgets.batch_panel import BatchPanel
 from DCASegmentationLib.widgets.click_panel import ClickPanel
 from DCASegmentationLib.widgets.correct_panel import CorrectPanel, scrollTo
@@ -59,7 +59,7 @@ class ModulePanel(VTKObservationMixin):
         # A volume node is added to the scene before its voxels are set, so check it in a later turn of the event loop.
         self._loading = newTimer(self._chooseOpenCT)
         self._tidying = newTimer(self._tidy)
-        self._transforms = TransformWatch(self._onMoved)
+        self._transforms = TransformObserver(self._onMoved)
         # A segmentation node is added before the record of its result.
         self._watching = newTimer(self._transforms.update)
         self._showing = Steps()

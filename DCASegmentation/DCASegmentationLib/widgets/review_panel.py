@@ -50,7 +50,7 @@ from DCASegmentationLib.scene.review_record import (
 from DCASegmentationLib.scene.segmentation import require_voxels
 from DCASegmentationLib.scene.storage import save_table
 from DCASegmentationLib.scene.training_case import CorrectedCase, case_version, require_reviewed
-from DCASegmentationLib.surface_renewal import SurfaceRenewal
+from DCASegmentationLib.surface_updater import SurfaceUpdater
 from DCASegmentationLib.widgets.html import errorText
 from DCASegmentationLib.widgets.result_panel import askForFile, startFolder
 from DCASegmentationLib.widgets.tables import ChangesTable, FindingsTable, changesAsText
@@ -88,7 +88,7 @@ class ReviewPanel:
         # Why the review cannot follow the segmentation; empty if it can.
         self._problem = ""
         self._watch = SegmentationWatch(self._onSegmentationChanged)
-        self._surfaces = SurfaceRenewal()
+        self._surfaces = SurfaceUpdater()
         self._writer = TrainingSetWriter(self._onAdded)
         self.widget = slicer.util.loadUI(str(uiFolder / "Review.ui"))
         layout.addWidget(self.widget)
@@ -359,7 +359,7 @@ class ReviewPanel:
         except UserError as error:
             self._showError(error)
         else:
-            self._surfaces.renew(nodes.segmentation, changed)
+            self._surfaces.update(nodes.segmentation, changed)
         self.update()
 
     def _onEditClicked(self) -> None:

@@ -23,8 +23,8 @@ from ..imaging.intensity import voxel_checksum
 from ..organs import usual_volume
 from ..types import Box
 from .click_classifier import LARGE_ADDING_MM, ClassifierEngine
+from .continuation import next_points
 from .evidence import radius_of
-from .front import next_points
 from .strokes import Point, Stroke, box_around, box_of_corners, in_box_of_corners, inside, rasterize
 from .view import (
     Engine,

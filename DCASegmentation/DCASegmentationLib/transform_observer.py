@@ -11,7 +11,7 @@ from DCASegmentationLib.scene.case_record import cases_in_scene
 from DCASegmentationLib.scene.placement import follow_transforms, note_grids
 
 
-class TransformWatch:
+class TransformObserver:
     """Follows the transforms of all results in the scene.
 
     ``onMoved(segmentation)`` is called after volumes of this result have moved. Call :meth:`update` when results were

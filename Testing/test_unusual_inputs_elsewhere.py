@@ -1,4 +1,4 @@
-"""Odd inputs other than a single CT: label maps, cohorts, other locales, and geometry that is corrected."""
+"""UnusualInput inputs other than a single CT: label maps, cohorts, other locales, and geometry that is corrected."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from dcaseg.training.datasets import check_files
 from dcaseg.training.options import GridOptions
 from dcaseg.training.sources import CTFile, CTFiles
 from dicom_archive import moved, write_ct_series
-from odd_inputs import bomb, ct, monochrome1, series, tilted, uneven
+from unusual_inputs import bomb, ct, monochrome1, series, tilted, uneven
 
 PHANTOM = generate(3, spacing=(6.0, 6.0, 8.0), orientation="LPS")
 
@@ -73,7 +73,7 @@ def test_two_files_with_the_same_name_are_two_cases_of_a_cohort(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_cohort_reads_files_without_meta_header_and_enhanced_images(tmp_path: Path) -> None:
-    from odd_inputs import data_set_alone, enhanced, rewritten
+    from unusual_inputs import data_set_alone, enhanced, rewritten
 
     for name, write in (("bare", rewritten(data_set_alone(True))), ("enhanced", enhanced)):
         (tmp_path / name).mkdir()
@@ -84,7 +84,7 @@ def test_a_cohort_reads_files_without_meta_header_and_enhanced_images(tmp_path: 
 
 
 def test_a_cohort_reports_what_it_left_out(tmp_path: Path) -> None:
-    from odd_inputs import with_page
+    from unusual_inputs import with_page
 
     with_page()(tmp_path)
     (case,) = find(tmp_path, tmp_path / "out", Rules()).cases
@@ -331,7 +331,7 @@ def test_errors_on_tilted_and_uneven_slices_name_the_option(tmp_path: Path) -> N
 
 
 def test_the_library_logs_notes_if_no_list_is_given(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from odd_inputs import with_page
+    from unusual_inputs import with_page
 
     read_ct(with_page()(tmp_path))
     assert "1 duplicate slice was left out." in caplog.text
@@ -366,7 +366,7 @@ def test_labels_off_by_more_than_a_tenth_of_a_voxel_are_refused() -> None:
         copy_geometry_if_close(labels_off_by(0.7), "labels.nii.gz", ct(), "ct.nii.gz")
 
 
-def test_a_list_with_odd_labels_reports_what_was_done(tmp_path: Path) -> None:
+def test_a_list_with_unusual_labels_reports_what_was_done(tmp_path: Path) -> None:
     entries = []
     for number in range(2):
         image, label = tmp_path / f"ct{number}.nii.gz", tmp_path / f"labels{number}.nii.gz"
@@ -540,7 +540,7 @@ def test_a_cohort_reports_files_that_look_like_lost_slices_without_their_names(t
 
 
 def test_a_cohort_splits_acquisitions_whose_slices_alternate(tmp_path: Path) -> None:
-    from odd_inputs import alternating
+    from unusual_inputs import alternating
 
     alternating(AcquisitionNumber=("1", "2"))(tmp_path)
     cases = find(tmp_path, tmp_path / "out", Rules()).cases

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from DCASegmentationLib.event_loop import Steps
-from DCASegmentationLib.scene.surfaces import renewing_surfaces
+from DCASegmentationLib.scene.surfaces import updating_surfaces
 
 
-class SurfaceRenewal:
+class SurfaceUpdater:
     """Computes the surfaces of segments again, one per turn of the event loop.
 
     Edits may come faster than surfaces are computed, so the segments that are still outdated are collected.
@@ -20,13 +20,13 @@ class SurfaceRenewal:
         self._segmentation: Any = None
         self._outdated: set[str] = set()
 
-    def renew(self, segmentation: Any, segmentIds: Collection[str]) -> None:
+    def update(self, segmentation: Any, segmentIds: Collection[str]) -> None:
         """Compute the surfaces of these segments of a vtkMRMLSegmentationNode again, if it is shown in 3D."""
         if segmentation is not self._segmentation:
             self._steps.finish()
         self._segmentation = segmentation
         self._outdated |= set(segmentIds)
-        self._steps.run(self._renewing())
+        self._steps.run(self._updating())
 
     def stop(self) -> None:
         """Stop computing surfaces, for example when Slicer closes."""
@@ -34,7 +34,7 @@ class SurfaceRenewal:
         self._segmentation = None
         self._outdated = set()
 
-    def _renewing(self) -> Iterator[None]:
+    def _updating(self) -> Iterator[None]:
         while self._outdated:
-            yield from renewing_surfaces(self._segmentation, [self._outdated.pop()])
+            yield from updating_surfaces(self._segmentation, [self._outdated.pop()])
         self._segmentation = None

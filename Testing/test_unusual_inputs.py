@@ -1,4 +1,4 @@
-"""Every entry in the table of odd inputs gets its verdict, from each interface that reads it."""
+"""Every entry in the table of unusual inputs gets its verdict, from each interface that reads it."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ from dcaseg.errors import ImageError
 from dcaseg.imaging.ct_checks import check_ct
 from dcaseg.imaging.grid import Grid
 from dcaseg.imaging.readers import read_ct
-from odd_inputs import ACCEPTED, NOTED, PAGE, REFUSED, TABLE, Odd, ct, page
+from unusual_inputs import ACCEPTED, NOTED, PAGE, REFUSED, TABLE, UnusualInput, ct, page
 
-DICOM = [odd for odd in TABLE if odd.group == "DICOM"]
+DICOM = [item for item in TABLE if item.group == "DICOM"]
 
 
-def read_directly(path: Path, odd: Odd) -> tuple[sitk.Image, list[str]]:
+def read_directly(path: Path, item: UnusualInput) -> tuple[sitk.Image, list[str]]:
     notes: list[str] = []
-    return read_ct(path, notes=notes, resample=odd.resample), notes
+    return read_ct(path, notes=notes, resample=item.resample), notes
 
 
-def read_as_the_command(path: Path, odd: Odd) -> tuple[sitk.Image, list[str]]:
-    found = find_one_ct(path, None, path / "out", resample=odd.resample)
+def read_as_the_command(path: Path, item: UnusualInput) -> tuple[sitk.Image, list[str]]:
+    found = find_one_ct(path, None, path / "out", resample=item.resample)
     notes = list(found.notes)
     with gathered(found.files, found.name) as folder:
-        return read_ct(folder, notes=notes, resample=odd.resample), notes
+        return read_ct(folder, notes=notes, resample=item.resample), notes
 
 
-@pytest.mark.parametrize("odd", TABLE, ids=lambda odd: odd.id)
-def test_an_odd_input_gets_its_verdict(odd: Odd, tmp_path: Path) -> None:
-    require_verdict(odd, odd.write(tmp_path), read_directly)
+@pytest.mark.parametrize("item", TABLE, ids=lambda item: item.id)
+def test_an_unusual_input_gets_its_verdict(item: UnusualInput, tmp_path: Path) -> None:
+    require_verdict(item, item.write(tmp_path), read_directly)
 
 
-@pytest.mark.parametrize("odd", DICOM, ids=lambda odd: odd.id)
-def test_an_odd_dicom_folder_gets_the_same_verdict_from_the_command(odd: Odd, tmp_path: Path) -> None:
-    require_verdict(odd, odd.write(tmp_path), read_as_the_command)
+@pytest.mark.parametrize("item", DICOM, ids=lambda item: item.id)
+def test_an_unusual_dicom_folder_gets_the_same_verdict_from_the_command(item: UnusualInput, tmp_path: Path) -> None:
+    require_verdict(item, item.write(tmp_path), read_as_the_command)
 
 
-def require_verdict(odd: Odd, path: Path, read) -> None:
-    if odd.verdict == REFUSED:
+def require_verdict(item: UnusualInput, path: Path, read) -> None:
+    if item.verdict == REFUSED:
         with pytest.raises(ImageError) as caught:
-            check_ct(read(path, odd)[0])
-        assert odd.words in caught.value.problem
+            check_ct(read(path, item)[0])
+        assert item.words in caught.value.problem
         assert caught.value.remedy
         assert "\n" not in str(caught.value)
         return
-    image, notes = read(path, odd)
+    image, notes = read(path, item)
     notes += check_ct(image)
-    if odd.verdict == ACCEPTED:
+    if item.verdict == ACCEPTED:
         assert notes == []
     else:
-        assert any(odd.words in note for note in notes), notes
-    if odd.right:
+        assert any(item.words in note for note in notes), notes
+    if item.right:
         np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(ct()))
         assert Grid.of(image).same_as(Grid.of(ct()), 0.02)
 
@@ -70,9 +70,9 @@ def require_verdict(odd: Odd, path: Path, read) -> None:
 def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path) -> None:
     """The folders are read in a separate process in which neither pydicom nor highdicom can be imported."""
     folders = {}
-    for number, odd in enumerate(DICOM):
+    for number, item in enumerate(DICOM):
         (tmp_path / str(number)).mkdir()
-        folders[str(odd.write(tmp_path / str(number)))] = odd
+        folders[str(item.write(tmp_path / str(number)))] = item
     script = (
         "import sys, json\n"
         "for name in ('pydicom', 'highdicom', 'nibabel'): sys.modules[name] = None\n"
@@ -97,23 +97,23 @@ def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path
         "        outcomes[path] = [error.problem, '']\n"
         "print(json.dumps(outcomes))\n"
     )
-    request = json.dumps({path: odd.resample for path, odd in folders.items()})
+    request = json.dumps({path: item.resample for path, item in folders.items()})
     run = subprocess.run([sys.executable, "-c", script], input=request, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     from dcaseg.imaging.intensity import voxel_checksum
 
     for path, (message, checksum) in json.loads(run.stdout).items():
-        odd = folders[path]
-        assert odd.words in (message if isinstance(message, str) else " ".join(message))
-        assert bool(checksum) == (odd.verdict != REFUSED)
-        if odd.verdict != REFUSED and odd.right:
+        item = folders[path]
+        assert item.words in (message if isinstance(message, str) else " ".join(message))
+        assert bool(checksum) == (item.verdict != REFUSED)
+        if item.verdict != REFUSED and item.right:
             assert checksum == voxel_checksum(sitk.GetArrayViewFromImage(ct()))
 
 
 def test_the_page_in_the_docs_matches_the_table() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python Testing/odd_inputs.py"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python Testing/unusual_inputs.py"
 
 
 def test_every_verdict_is_in_the_table() -> None:
-    assert {odd.verdict for odd in TABLE} == {ACCEPTED, NOTED, REFUSED}
-    assert len({odd.id for odd in TABLE}) == len(TABLE)
+    assert {item.verdict for item in TABLE} == {ACCEPTED, NOTED, REFUSED}
+    assert len({item.id for item in TABLE}) == len(TABLE)
