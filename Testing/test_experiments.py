@@ -82,7 +82,7 @@ def test_the_benchmark_on_anatomies_tests_on_people_that_training_never_sees(tmp
     everyone = [*cohort.labeled, *cohort.unlabeled, *cohort.validation, *test.labeled]
     seeds = [seed for source in everyone for seed in range(source.first_seed, source.first_seed + source.count)]
     assert len(seeds) == len(set(seeds))
-    assert "4 labelled of 2 people, 16 unlabelled of 4" in description
+    assert "4 labeled CTs of 2 people, 16 unlabeled of 4" in description
     (tmp_path / "labels_spl_atlas").rmdir()
     with pytest.raises(UserError, match="does not contain labels_spl_atlas"):
         anatomies_training_set(tmp_path)

@@ -27,7 +27,7 @@ VALIDATION = {"labels_torso_male": 1, "labels_abdomen_large_male": 1, "labels_ab
 TEST = {"labels_bodyparts3d_male": 3, "labels_spl_atlas": 3}
 
 # Far from the seeds of training and other tests. Each group has its own seeds.
-_FIRST_SEEDS = {"labelled": 700_000, "unlabelled": 710_000, "validation": 720_000, "test": 730_000}
+_FIRST_SEEDS = {"labeled": 700_000, "unlabeled": 710_000, "validation": 720_000, "test": 730_000}
 
 
 def anatomies_training_set(maps: Path) -> tuple[TrainingSet, TrainingSet, str]:
@@ -42,15 +42,15 @@ def anatomies_training_set(maps: Path) -> tuple[TrainingSet, TrainingSet, str]:
             "Add a folder of that name with a label map and a table of its names.",
         )
     training_set = TrainingSet(
-        _sources(maps, LABELED, "labelled"),
-        _sources(maps, UNLABELED, "unlabelled"),
+        _sources(maps, LABELED, "labeled"),
+        _sources(maps, UNLABELED, "unlabeled"),
         _sources(maps, VALIDATION, "validation"),
     )
     counts = [sum(group.values()) for group in (LABELED, UNLABELED, VALIDATION, TEST)]
-    # Not to be reworded: folders of earlier runs record it, and a run is only resumed with the same description.
+    # A run is only resumed with the same description, so rewording it ends the runs of earlier versions.
     description = (
-        f"synthetic CTs of real anatomies: {counts[0]} labelled of {len(LABELED)} people, {counts[1]} unlabelled of "
-        f"{len(UNLABELED)}, {counts[2]} to validate, {counts[3]} to test of {len(TEST)} people never seen"
+        f"synthetic CTs of real anatomies: {counts[0]} labeled CTs of {len(LABELED)} people, {counts[1]} unlabeled of "
+        f"{len(UNLABELED)}, {counts[2]} for validation, {counts[3]} test CTs of {len(TEST)} other people"
     )
     return training_set, TrainingSet(_sources(maps, TEST, "test")), description
 
