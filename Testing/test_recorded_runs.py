@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dcaseg.evaluation.experiments.anatomies import TEST
-from dcaseg.evaluation.experiments.definitions import ALL_EXPERIMENTS, anatomies_options
+from dcaseg.evaluation.experiments.definitions import ALL_EXPERIMENTS, METHODS, anatomies_options
 from dcaseg.evaluation.experiments.runs import SCORES, read_scores
-from dcaseg.evaluation.metrics import DICE
+from dcaseg.evaluation.metrics import ASD, DICE
 from dcaseg.evaluation.scores import Scores, mean_of_organs
 from dcaseg.evaluation.statistics import over_seeds, paired_difference
 from dcaseg.organs import AMOS
@@ -110,3 +110,32 @@ def test_the_document_shows_the_differences_of_the_recorded_scores(title):
 
 def test_every_difference_of_the_document_is_compared():
     assert list(rows_of_the_document("difference")) == list(DIFFERENCES)
+
+
+# The organs of each column of the table of methods; all others are in the last one.
+GROUPS = {"adrenal glands": ("right_adrenal_gland", "left_adrenal_gland"), "liver": ("liver",)}
+
+
+def cells_of_method(key: str) -> list[str]:
+    """The cells of a row of the table of methods, with seed 0: Dice (all, by group), organs missed, cost of a step."""
+    scores = scores_of(key)[0]
+    groups = [[AMOS.by_key[organ].label for organ in organs] for organs in GROUPS.values()]
+    groups.append([label for label in AMOS.by_label if not any(label in group for group in groups)])
+    operations, patches = json.loads((RECORDED / "costs.json").read_text(encoding="utf-8"))[key]
+    return [
+        f"{over_seeds([scores], DICE).mean:.3f}",
+        *(f"{scores.mean(group):.3f}" for group in groups),
+        f"{scores.not_counted(ASD) / scores.table(ASD).size:.0%}".replace("%", " %"),
+        f"{operations / 1e9:.1f}",
+        f"{patches:g}",
+    ]
+
+
+def table_of_methods() -> list[str]:
+    """The rows of the table of methods in the document."""
+    return [f"| {arm.title} | {' | '.join(cells_of_method(arm.key))} |" for arm in METHODS if scores_of(arm.key)]
+
+
+def test_the_document_has_the_table_of_methods():
+    shown = rows_of_the_document("method")
+    assert [f"| {name} | {' | '.join(cells)} |" for name, cells in shown.items()] == table_of_methods()
