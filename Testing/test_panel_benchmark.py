@@ -13,7 +13,8 @@ import pytest
 @pytest.mark.scene
 def test_the_panel_is_measured_with_a_warm_worker(small_bundle, coarse_phantom, tmp_path):
     out = tmp_path / "panel.json"
-    program = [sys.executable, str(Path(__file__).with_name("panel_benchmark.py")), "--bundle", str(small_bundle)]
+    script = Path(__file__).with_name("measurements") / "panel_benchmark.py"
+    program = [sys.executable, str(script), "--bundle", str(small_bundle)]
     run = subprocess.run(
         [*program, "--ct", str(coarse_phantom / "ct.nii.gz"), "-o", str(out)], capture_output=True, text=True
     )

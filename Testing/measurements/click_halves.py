@@ -1,6 +1,6 @@
 """Large errors: half of each organ is erased from its true mask, and one click is to bring it back.
 
-Run: python Testing/click_halves.py CT LABELS [--label-table TABLE]
+Run: python Testing/measurements/click_halves.py CT LABELS [--label-table TABLE]
 
 The half is cut off by a plane through the middle of the organ, across each axis, at the higher indices. The click
 lies at the deepest voxel of the error. Prints for each engine how much of the half comes back, Dice before and after,
@@ -13,8 +13,8 @@ import argparse
 
 import numpy as np
 import SimpleITK as sitk
-
 from click_case import half_erased, script_parser
+
 from dcaseg.evaluation.click_simulation import dice_of, next_click
 from dcaseg.evaluation.scoring import read_table, translated
 from dcaseg.imaging.grid import Grid

@@ -1,6 +1,6 @@
 """Measure the time from Apply to segments in the scene, outside the network, and how long the GUI was blocked.
 
-Run: python Testing/panel_times.py CT [BUNDLE]
+Run: python Testing/measurements/panel_times.py CT [BUNDLE]
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fake_slicer.event_loop_watch import EventLoopWatch
 from fake_slicer.fake_slicer import FakeSlicer, installed

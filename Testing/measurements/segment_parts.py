@@ -1,6 +1,6 @@
 """Print the CPU seconds of the parts of ``dca segment``, including importing libraries and what is written for Slicer.
 
-Run: OMP_NUM_THREADS=1 python Testing/segment_parts.py CT -o OUT [further options of dca segment]
+Run: OMP_NUM_THREADS=1 python Testing/measurements/segment_parts.py CT -o OUT [further options of dca segment]
 
 The phases in ``log.txt`` are wall time; on a busy computer, CPU time is steadier. A part includes the parts under it.
 """

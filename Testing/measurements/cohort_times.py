@@ -1,6 +1,6 @@
 """Measures how a cohort scales: synthetic CTs in a plain loop, with one worker and with two, compared with the aims.
 
-    python Testing/cohort_times.py --cases 40 --spacing 3,3,4 --pin --work DIR
+    python Testing/measurements/cohort_times.py --cases 40 --spacing 3,3,4 --pin --work DIR
 
 Needs idle cores. Takes about 20 minutes with the shipped model, and a few more the first time to generate the synthetic
 CTs in DIR. The loop calls the function behind ``dca segment`` for each CT. The loop and each worker have one thread,

@@ -1,6 +1,6 @@
 """Times clicks on a CT of 512 x 512 x 150 voxels, and measures the memory: the figures of clicks.md.
 
-Run: python Testing/click_speed.py CT LABELS [--label-table TABLE]
+Run: python Testing/measurements/click_speed.py CT LABELS [--label-table TABLE]
 
 CT and labels are resampled to that size. Each organ of the labels gets clicks at the center of its largest error: three
 on the result of the shipped model (or of the label map ``--start``); one on a result from which it was removed; and one
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-
 from click_case import half_erased, read_case, script_parser
+
 from dcaseg.errors import UserError
 from dcaseg.evaluation.click_simulation import dice_of, next_click
 from dcaseg.imaging.grid import Grid

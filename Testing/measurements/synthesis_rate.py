@@ -1,6 +1,6 @@
 """Measure how many synthetic patches a second training gets, and draw pictures of synthetic CTs.
 
-    python Testing/synthesis_rate.py LABELMAP_FOLDER... --patches 40 --pictures pictures.png
+    python Testing/measurements/synthesis_rate.py LABELMAP_FOLDER... --patches 40 --pictures pictures.png
 
 Prints CPU seconds and wall seconds for each part of a patch with labels. With --pictures, draws axial and coronal
 slices of several recipes with their labels outlined; with --real, also CTs from files, drawn in the same way.

@@ -1,6 +1,6 @@
 """Slicer's Grow from seeds as an engine of clicks, measured with simulated clicks: a baseline of clicks.md.
 
-Run: python Testing/grow_from_seeds.py CT LABELS [--label-table TABLE]
+Run: python Testing/measurements/grow_from_seeds.py CT LABELS [--label-table TABLE]
 
 It needs slicer-core, which contains the effect's filter, vtkImageGrowCutSegment. The seeds are those of the seeded
 random walker: the deep inside of the mask, the far outside, and the clicks. Around the latest click, nothing else is a
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 import vtk
+from click_case import read_case, script_parser
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from click_case import read_case, script_parser
 from dcaseg.evaluation.click_simulation import REPORTED, ClickMeasurement, measure_case
 from dcaseg.interaction.random_walker import without_islands
 from dcaseg.interaction.view import FloatArray, View, distance_to

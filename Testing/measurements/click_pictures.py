@@ -1,7 +1,8 @@
 """Draw an organ of a CT before and after clicks, as in Resources/Docs/measurements/clicks.md.
 
-Run: python Testing/click_pictures.py CT PICTURE --organ KEY --labels LABELS [--label-table TABLE] [--clicks 3]
-  or: python Testing/click_pictures.py CT PICTURE --organ KEY --stroke=+x,y,z --stroke=-x,y,z
+Run: python Testing/measurements/click_pictures.py CT PICTURE --organ KEY --labels LABELS [--label-table TABLE]
+    [--clicks 3]
+  or: python Testing/measurements/click_pictures.py CT PICTURE --organ KEY --stroke=+x,y,z --stroke=-x,y,z
 
 This segments CT with the shipped model, or takes the label map ``--start``, and applies clicks of the default engine:
 up to ``--clicks`` at the centers of the largest errors compared with LABELS, or those given (RAS, mm). The picture
@@ -16,8 +17,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import SimpleITK as sitk
-
 from click_case import read_case, script_parser
+
 from dcaseg.evaluation.click_simulation import next_click
 from dcaseg.imaging.grid import Grid
 from dcaseg.interaction.engines import default_engine

@@ -1,6 +1,6 @@
 """Measure how long the worker takes to start, to segment cold and warm, and to end after a cancellation.
 
-Run: python Testing/worker_times.py BUNDLE CT [OUT_FOLDER]
+Run: python Testing/measurements/worker_times.py BUNDLE CT [OUT_FOLDER]
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dcaseg.worker.protocol import Done, Segment, encode
 from worker_client import Worker

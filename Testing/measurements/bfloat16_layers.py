@@ -1,6 +1,6 @@
 """Simulate bfloat16 in PyTorch with some layers in float32, to find the layers that change labels.
 
-    python Testing/bfloat16_layers.py CT [CT ...] [--bundle NAME]
+    python Testing/measurements/bfloat16_layers.py CT [CT ...] [--bundle NAME]
 
 Two windows in the middle of each CT. In bfloat16, the input, weights and output of each convolution and normalization
 are rounded, as OpenVINO does; products are summed in float32. Prints the share of voxels with another label than in

@@ -1,6 +1,6 @@
 """Measure the time from a CT in the scene to its segments, outside the network, with a warm worker.
 
-    python Testing/panel_benchmark.py [--ct CT] [--slices 150] [--bundle NAME] [--threads 2] [-o FILE.json]
+    python Testing/measurements/panel_benchmark.py [--ct CT] [--slices 150] [--bundle NAME] [--threads 2] [-o FILE.json]
 
 This does what Apply does in the module, without its widgets: export the CT node, run the worker, import the results
 into the scene. Without slicer-core there is no scene: the CT is a file, and the results stay files.

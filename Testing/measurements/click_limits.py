@@ -1,6 +1,6 @@
 """What bounds clicks: Dice if each one repaired all errors of its kind within k radii, but no others.
 
-Run: python Testing/click_limits.py CT LABELS [--label-table TABLE]
+Run: python Testing/measurements/click_limits.py CT LABELS [--label-table TABLE]
 
 Clicks are simulated as in dca evaluate-clicks. The radius is the distance of the click to the border of its error, and
 at least half a voxel. It also prints the share of clicks whose error is hardly thicker than a voxel.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
-
 from click_case import read_case, script_parser
+
 from dcaseg.evaluation.click_simulation import REPORTED, dice_of, next_click
 from dcaseg.interaction.view import distance_to
 from dcaseg.organs import AMOS
