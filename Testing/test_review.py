@@ -15,7 +15,7 @@ from dcaseg.organs import AMOS
 from dcaseg.review.builder import make_review
 from dcaseg.review.evidence import Evidence
 from dcaseg.review.normal_ranges import usual_ml
-from dcaseg.review.regions import Scoring, error_probability_of, grown, regions
+from dcaseg.review.regions import ReviewOptions, error_probability_of, grown, regions
 from dcaseg.review.schema import MAX_FINDINGS
 
 SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY, LIVER = (
@@ -72,9 +72,9 @@ def review_of(labels, other=None, sure=0.99, attention=None, ct=GRID):
     measured = measure(on_ct, on_ct.astype(np.int16), ct.volume_ml_per_voxel, AMOS, None, ct.spacing)
     evidence = evidence_of(labels, other, sure, attention)
     # Scaled to voxels of 20 mm.
-    scoring = Scoring(max_extent_mm=ACROSS_MM, max_ml=MAX_ML)
+    options = ReviewOptions(max_extent_mm=ACROSS_MM, max_ml=MAX_ML)
     return make_review(
-        evidence, on_ct, None if other is None else fine(other), ct, GRID, measured, OWNERS, scoring=scoring
+        evidence, on_ct, None if other is None else fine(other), ct, GRID, measured, OWNERS, options=options
     )
 
 
@@ -203,8 +203,8 @@ def test_a_border_is_a_finding_if_it_is_less_certain_than_usual_for_its_organ():
         evidence = Evidence(SHAPE, AMOS, (0, 1, 2), False, False)
         add_all(evidence, or_liver(labels, sure))
         measured = measure(labels, labels.astype(np.int16), GRID.volume_ml_per_voxel, AMOS, None, GRID.spacing)
-        scoring = Scoring(max_extent_mm=ACROSS_MM, max_ml=MAX_ML)
-        return about(make_review(evidence, labels, None, GRID, GRID, measured, OWNERS, scoring=scoring), "liver")
+        options = ReviewOptions(max_extent_mm=ACROSS_MM, max_ml=MAX_ML)
+        return about(make_review(evidence, labels, None, GRID, GRID, measured, OWNERS, options=options), "liver")
 
     assert review(np.full(SHAPE, 0.55, np.float32)) == [], "as uncertain as everywhere"
     in_one_corner = np.full(SHAPE, 0.85, np.float32)
@@ -284,7 +284,7 @@ def test_each_finding_can_be_judged_at_a_glance():
         organ = next(each for each in measured if each.organ.key == finding.organ)
         assert finding.ml <= min(30.0, max(organ.ml, usual_ml(organ.organ)) / 5)
         first, last = np.array(finding.box_voxels)
-        assert ((last - first + 1) * 4.0).max() <= Scoring.max_extent_mm
+        assert ((last - first + 1) * 4.0).max() <= ReviewOptions.max_extent_mm
         rim = (labels == finding.label) & (other != finding.label)
         assert np.count_nonzero(rim & (ranks == finding.rank)) < 0.25 * np.count_nonzero(rim), "not the whole border"
 

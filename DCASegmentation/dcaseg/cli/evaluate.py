@@ -20,7 +20,7 @@ from .options import CASES_PANEL, OUTPUT_PANEL, BundleOption, DeviceOption, grou
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Scores
-    from ..evaluation.scoring import Scoring
+    from ..evaluation.scoring import ScoringOptions
     from ..method.log_gap import Partition
     from ..models.bundle import Bundle
     from ..training.datalist import Entry
@@ -130,11 +130,11 @@ def run(
     """
     from ..evaluation.metrics import metrics_named, policy_named
     from ..evaluation.scores import Scores
-    from ..evaluation.scoring import Scoring, score_entries, score_on_phantoms
+    from ..evaluation.scoring import ScoringOptions, score_entries, score_on_phantoms
     from ..inference.process_settings import keep_freed_memory
     from ..inference.segmenter import Segmenter
 
-    scoring = Scoring(metrics_named(["dice", *parse_list(metrics)]), policy_named(empty), tolerance)
+    scoring = ScoringOptions(metrics_named(["dice", *parse_list(metrics)]), policy_named(empty), tolerance)
     _require_surfaces(scoring)
     maps = pair_up(prediction or [], truth or [], "--prediction", "--truth")
     entries = labeled_entries(ct or [], labels or [], data, group)
@@ -176,7 +176,7 @@ def run(
         print_line(f"The scores are in the metadata of {model.folder}.")
 
 
-def _require_surfaces(scoring: Scoring) -> None:
+def _require_surfaces(scoring: ScoringOptions) -> None:
     """Check that SciPy is installed, which MONAI needs for surface distances. Raises UserError."""
     from importlib.util import find_spec
 
@@ -187,7 +187,9 @@ def _require_surfaces(scoring: Scoring) -> None:
         )
 
 
-def _score_maps(scores: Scores, maps: list[tuple[Path, Path]], scoring: Scoring, progress: ProgressCallback) -> None:
+def _score_maps(
+    scores: Scores, maps: list[tuple[Path, Path]], scoring: ScoringOptions, progress: ProgressCallback
+) -> None:
     from ..evaluation.scoring import require_known, require_one_grid, score_labels
     from ..imaging.readers import read_labels
     from ..training.datalist import distinct_names

@@ -15,8 +15,8 @@ Orders of findings that are compared:
   uncertain voxels, with the same total volume and the same size limit as the review's findings, by decreasing sum of
   entropy.
 
-No finding of any order is wider than ``Scoring.max_extent_mm`` along an axis of the model's grid, so that a user can
-judge it at a glance. Only the voxels of its mask count.
+No finding of any order is wider than ``ReviewOptions.max_extent_mm`` along an axis of the model's grid, so that a user
+can judge it at a glance. Only the voxels of its mask count.
 
 There are two budgets. One is the number of findings. Since a large finding takes longer to check, the other is volume:
 each order takes findings up to the volume of the review's first N, including part of the last one.
@@ -48,13 +48,13 @@ from ..inference.options import SegmentOptions
 from ..inference.segmenter import Result, Segmenter
 from ..organs import Vocabulary
 from ..review.evidence import Bytes
-from ..review.regions import Scoring, borders_of, error_probability_of, grown, regions
+from ..review.regions import ReviewOptions, borders_of, error_probability_of, grown, regions
 from ..review.schema import MAX_FINDINGS
 from ..synthesis.phantom.case import Phantom, generate
 from ..types import ProgressCallback
 
 TUNING_SEEDS = 500_000
-"""First of the seeds used to choose the review's scoring; never used to report results."""
+"""First of the seeds used to choose the review's options; never used to report results."""
 REPORT_SEEDS = 600_000
 """First of the seeds used to report results; never used to choose anything."""
 
@@ -251,9 +251,9 @@ class TruthOfCase:
         at_least = np.cumsum(np.bincount(entropy.ravel(), minlength=256)[::-1])
         threshold = max(255 - int(np.searchsorted(at_least, wanted)), 1)
         weights = np.where(entropy >= threshold, entropy, 0).astype(np.int64)
-        limit = max(Scoring.max_ml / self._grid.volume_ml_per_voxel, Scoring.min_voxels)
+        limit = max(ReviewOptions.max_ml / self._grid.volume_ml_per_voxel, ReviewOptions.min_voxels)
         pieces = regions(
-            weights, self._grid.spacing[::-1], Scoring.max_extent_mm, MAX_FINDINGS, lambda box, mask: limit
+            weights, self._grid.spacing[::-1], ReviewOptions.max_extent_mm, MAX_FINDINGS, lambda box, mask: limit
         )
         sums = np.bincount(pieces.ravel(), weights.ravel(), MAX_FINDINGS + 1)
         pieces = NearestResampler(self._grid, self._ct).on_ct(pieces, self._ct)

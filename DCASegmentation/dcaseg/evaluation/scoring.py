@@ -78,7 +78,7 @@ def _key(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Scoring:
+class ScoringOptions:
     """The metrics to compute and their options; see ``metrics.measure``."""
 
     metrics: tuple[Metric, ...] = (DICE,)
@@ -93,7 +93,7 @@ def score_on_phantoms(
     options: SegmentOptions = SegmentOptions(),  # noqa: B008 - frozen
     first_seed: int = TEST_SEEDS,
     progress: ProgressCallback | None = None,
-    scoring: Scoring = Scoring(),
+    scoring: ScoringOptions = ScoringOptions(),
 ) -> Scores:
     """Score ``count`` phantoms, each on the original grid of its CT.
 
@@ -118,7 +118,7 @@ def score_case(
     ct: sitk.Image,
     truth: sitk.Image,
     options: SegmentOptions = SegmentOptions(),  # noqa: B008 - frozen
-    scoring: Scoring = Scoring(),
+    scoring: ScoringOptions = ScoringOptions(),
 ) -> dict[str, np.ndarray]:
     """Segment ``ct`` and score it against the label map ``truth`` on the same grid: scores (K,) by metric key."""
     return score_labels(segmenter.segment(ct, options).labels, truth, len(segmenter.vocabulary), scoring)
@@ -128,7 +128,7 @@ def score_labels(
     predicted: sitk.Image,
     truth: sitk.Image,
     n_labels: int,
-    scoring: Scoring = Scoring(),
+    scoring: ScoringOptions = ScoringOptions(),
 ) -> dict[str, np.ndarray]:
     """Score one label map against another on the same grid: scores (K,) by metric key."""
     x, y, z = truth.GetSpacing()
@@ -168,7 +168,7 @@ def score_entries(
     segmenter: Segmenter,
     entries: Sequence[Entry],
     options: SegmentOptions = SegmentOptions(),  # noqa: B008 - frozen
-    scoring: Scoring = Scoring(),
+    scoring: ScoringOptions = ScoringOptions(),
     progress: ProgressCallback | None = None,
 ) -> None:
     """Add the scores of labeled entries to ``scores``. Unannotated organs of an entry do not count."""

@@ -20,7 +20,7 @@ from ..types import Box
 from .evidence import Bytes, Evidence
 from .findings import find
 from .ranking import NO_SUGGESTION, Candidate, Candidates, rank_candidates
-from .regions import Mask, Scoring
+from .regions import Mask, ReviewOptions
 from .schema import Alternative, Finding, OrganNote, Point, Review
 
 # A suggestion that changes less than this is not worth a click.
@@ -53,7 +53,7 @@ def make_review(
     measurements: tuple[OrganMeasurement, ...],
     owners: Sequence[Sequence[int]],
     other_is_experts: bool = True,
-    scoring: Scoring = Scoring(),  # noqa: B008 - frozen
+    options: ReviewOptions = ReviewOptions(),  # noqa: B008 - frozen
 ) -> ReviewResult:
     """Build the review.
 
@@ -64,8 +64,8 @@ def make_review(
     """
     other_name = "experts" if other_is_experts else "decoder's probabilities"
     groups = {label: slot for slot, owned in enumerate(owners, start=1) for label in owned}
-    anatomical = find(evidence, grid, measurements, scoring, other_name)
-    candidates = rank_candidates(evidence, anatomical, groups, grid, scoring, other_name)
+    anatomical = find(evidence, grid, measurements, options, other_name)
+    candidates = rank_candidates(evidence, anatomical, groups, grid, options, other_name)
     candidates, ranks = on_ct(candidates, grid, ct)
     alternative = _suggested(candidates, labels, other_labels, grid, ct)
     source = "experts" if other_is_experts else "decoder"

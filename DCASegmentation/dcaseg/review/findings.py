@@ -14,7 +14,7 @@ from ..organs import CUT_OFF, Organ
 from ..types import Box
 from . import normal_ranges
 from .evidence import Evidence
-from .regions import Mask, Scoring, box_of, each_piece, pieces_of_mask, widened
+from .regions import Mask, ReviewOptions, box_of, each_piece, pieces_of_mask, widened
 
 # A piece below this share of the largest one is an error; a larger one may be the other half of the organ.
 _MINOR_PIECE = 0.2
@@ -74,7 +74,7 @@ class AnatomicalFindings:
 
 
 def find(
-    evidence: Evidence, grid: Grid, measurements: tuple[OrganMeasurement, ...], scoring: Scoring, other_name: str
+    evidence: Evidence, grid: Grid, measurements: tuple[OrganMeasurement, ...], options: ReviewOptions, other_name: str
 ) -> AnatomicalFindings:
     """Check each organ of ``evidence``, which lies on ``grid``.
 
@@ -95,23 +95,25 @@ def find(
         for each in kept
         if (box := boxes[each.organ.key]) is not None
     }
-    _positions(found, evidence, kept, boxes, centers, reach_edge, scoring)
+    _positions(found, evidence, kept, boxes, centers, reach_edge, options)
     for each in kept:
         organ, box = each.organ, boxes[each.organ.key]
         if box is None:
-            _missing(found, evidence, grid, organ, _is_beyond_scan(organ, centers, grid), scoring, other_name)
+            _missing(found, evidence, grid, organ, _is_beyond_scan(organ, centers, grid), options, other_name)
             continue
         if reach_edge[organ.key]:
             found.note(organ, f"{CUT_OFF[0].upper()}{CUT_OFF[1:]}.")
-        _volume(found, evidence, each, box, reach_edge[organ.key], scoring, other_name)
+        _volume(found, evidence, each, box, reach_edge[organ.key], options, other_name)
         mask = evidence.labels[box] == organ.label
-        found.findings += _find_islands(mask, box, organ, grid, scoring)
-        found.findings += _holes(mask, evidence.labels[box] == 0, box, organ, grid, scoring)
-        found.findings += _find_cut_ends(mask, box, organ, grid, scoring)
+        found.findings += _find_islands(mask, box, organ, grid, options)
+        found.findings += _holes(mask, evidence.labels[box] == 0, box, organ, grid, options)
+        found.findings += _find_cut_ends(mask, box, organ, grid, options)
     return found
 
 
-def _find_islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[AnatomicalFinding]:
+def _find_islands(
+    mask: Mask, box: Box, organ: Organ, grid: Grid, options: ReviewOptions
+) -> Iterator[AnatomicalFinding]:
     pieces, count = pieces_of_mask(mask)
     if count < 2:
         return
@@ -124,13 +126,13 @@ def _find_islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scori
         minor = sizes[piece] < _MINOR_PIECE * sizes.max()
         text = f"a piece of {ml:.1f} ml separate from the rest of the organ."
         yield AnatomicalFinding(
-            organ, "island", text, _inside(box, part), voxels, scoring.island if minor else scoring.island / 2,
+            organ, "island", text, _inside(box, part), voxels, options.island if minor else options.island / 2,
             0 if minor else None,
         )  # fmt: skip
 
 
 def _holes(
-    mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring
+    mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, options: ReviewOptions
 ) -> Iterator[AnatomicalFinding]:
     # Only faces connect background voxels, so a hole may be closed by corners of the organ.
     pieces, count = pieces_of_mask(~mask, corners=False)
@@ -144,7 +146,7 @@ def _holes(
         ml = np.count_nonzero(hole) * grid.volume_ml_per_voxel
         size = f"{ml:.1f} ml" if ml >= 0.05 else "less than 0.1 ml"
         text = f"a hole of {size} in the organ."
-        yield AnatomicalFinding(organ, "hole", text, _inside(box, part), hole, scoring.hole, organ.label)
+        yield AnatomicalFinding(organ, "hole", text, _inside(box, part), hole, options.hole, organ.label)
 
 
 def _inside(box: Box, part: Box) -> Box:
@@ -162,7 +164,9 @@ def _faces(axis: int) -> Iterator[tuple[slice | int, ...]]:
         yield tuple(index)
 
 
-def _find_cut_ends(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[AnatomicalFinding]:
+def _find_cut_ends(
+    mask: Mask, box: Box, organ: Organ, grid: Grid, options: ReviewOptions
+) -> Iterator[AnatomicalFinding]:
     """Find ends along z where the organ stops at half of its largest cross-section or more."""
     if organ.key in normal_ranges.TUBES:
         return
@@ -179,7 +183,7 @@ def _find_cut_ends(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scor
         end[plane] = mask[plane]
         end[plane + outward] = mask[plane]
         text = f"its {word} end is flat: the last cross-section is at least half the size of the largest."
-        yield AnatomicalFinding(organ, "cut", text, box, end, scoring.cut)
+        yield AnatomicalFinding(organ, "cut", text, box, end, options.cut)
 
 
 def _missing(
@@ -188,7 +192,7 @@ def _missing(
     grid: Grid,
     organ: Organ,
     is_beyond_scan: bool,
-    scoring: Scoring,
+    options: ReviewOptions,
     other_name: str,
 ) -> None:
     low, high = organ.volume_ml
@@ -197,11 +201,11 @@ def _missing(
     for candidate, error_probability, everywhere, text in (
         (
             None if evidence.other is None else evidence.other == organ.label,
-            scoring.missing,
+            options.missing,
             True,
             f"not found, but the {other_name} show {{ml:.1f}} ml of it here.",
         ),
-        (close, scoring.missing / 2, False, "not found; this is its most probable position."),
+        (close, options.missing / 2, False, "not found; this is its most probable position."),
     ):
         box = None if candidate is None else box_of(candidate)
         if candidate is None or box is None:
@@ -212,7 +216,7 @@ def _missing(
         mask = pieces == int(sizes.argmax())
         ml = float(sizes.max()) * grid.volume_ml_per_voxel
         if not everywhere:
-            mask &= _around_highest(np.where(mask, evidence.error_probability[box], 0), grid, scoring.max_extent_mm)
+            mask &= _around_highest(np.where(mask, evidence.error_probability[box], 0), grid, options.max_extent_mm)
         found.findings.append(
             AnatomicalFinding(organ, "missing", text.format(ml=ml), box, mask, error_probability, everywhere=everywhere)
         )
@@ -248,7 +252,7 @@ def _volume(
     measured: OrganMeasurement,
     box: Box,
     at_edge: bool,
-    scoring: Scoring,
+    options: ReviewOptions,
     other_name: str,
 ) -> None:
     organ = measured.organ
@@ -269,7 +273,7 @@ def _volume(
         mask = own & (evidence.other[box] != organ.label)
         text = f"{measured.ml:.1f} ml, larger than usual ({low:g} to {high:g} ml); the {other_name} show less."
     if mask.any():
-        found.findings.append(AnatomicalFinding(organ, "volume", text, box, mask, scoring.volume))
+        found.findings.append(AnatomicalFinding(organ, "volume", text, box, mask, options.volume))
 
 
 def _positions(
@@ -279,7 +283,7 @@ def _positions(
     boxes: dict[str, Box | None],
     centers: dict[str, np.ndarray],
     at_edge: dict[str, bool],
-    scoring: Scoring,
+    options: ReviewOptions,
 ) -> None:
     usual = frozenset(
         each.organ.key for each in kept if each.organ.key in centers and not each.note and not at_edge[each.organ.key]
@@ -297,7 +301,7 @@ def _positions(
         found.note(organ, f"Its center lies {distance:.0f} mm from the position expected from the other organs.")
         text = f"lies {distance:.0f} mm from the position expected from the other organs."
         mask = evidence.labels[box] == organ.label
-        found.findings.append(AnatomicalFinding(organ, "position", text, box, mask, scoring.position))
+        found.findings.append(AnatomicalFinding(organ, "position", text, box, mask, options.position))
 
 
 def _center(mask: Mask, box: Box, grid: Grid) -> np.ndarray:

@@ -15,7 +15,7 @@ from ..types import Box
 from .evidence import Bytes, Evidence
 from .findings import AnatomicalFinding, AnatomicalFindings, summarize
 from .normal_ranges import usual_ml
-from .regions import Scoring, error_probability_of, regions
+from .regions import ReviewOptions, error_probability_of, regions
 from .schema import KINDS, MAX_FINDINGS, Reason
 
 # A reason is given if it holds for at least this share of a region's uncertain voxels.
@@ -231,7 +231,7 @@ def rank_candidates(
     findings: AnatomicalFindings,
     owners: dict[int, int],
     grid: Grid,
-    scoring: Scoring,
+    options: ReviewOptions,
     other_name: str,
 ) -> Candidates:
     """Split doubtful voxels and anatomical findings into regions, score and rank them.
@@ -239,9 +239,9 @@ def rank_candidates(
     ``owners`` maps each organ's label to its expert: 1 head, 2 medium, 3 tail. ``other_name`` names the other
     prediction in texts.
     """
-    wrong, concern, suggestions = _concerns(evidence, findings, scoring)
-    weights = _weights(evidence, findings, wrong, concern, scoring)
-    limits = _limits(evidence, grid, scoring)
+    wrong, concern, suggestions = _concerns(evidence, findings, options)
+    weights = _weights(evidence, findings, wrong, concern, options)
+    limits = _limits(evidence, grid, options)
 
     def limit(box: Box, mask: NDArray[np.bool_]) -> float:
         return float(limits[int(concern[box][mask][0])])
@@ -250,7 +250,7 @@ def rank_candidates(
     kinds = concern.copy()
     for finding in findings.findings:
         kinds[finding.box][finding.mask] |= _IN_FINDING
-    pieces = regions(weights, grid.spacing[::-1], scoring.max_extent_mm, _MAX_REGIONS, limit, kinds)
+    pieces = regions(weights, grid.spacing[::-1], options.max_extent_mm, _MAX_REGIONS, limit, kinds)
     count = int(pieces.max(initial=0))
     inside = np.flatnonzero(pieces)
     flat = pieces.ravel()[inside]
@@ -260,9 +260,9 @@ def rank_candidates(
     np.maximum.at(highest, flat, evidence.error_probability.ravel()[inside])
     anatomical = _anatomical_reasons(findings.findings, pieces, concern, grid.volume_ml_per_voxel)
     organs = _organs(evidence, pieces, wrong, concern, count)
-    from_network = network_reasons(evidence, pieces, organs, owners, other_name, scoring.unusual_border)
+    from_network = network_reasons(evidence, pieces, organs, owners, other_name, options.unusual_border)
 
-    doubtful = (score >= scoring.min_score) & (highest >= scoring.certain_enough * 255)
+    doubtful = (score >= options.min_score) & (highest >= options.certain_enough * 255)
     # A border as uncertain as everywhere around its organ needs no review: it has no reason.
     kept = [
         piece
@@ -294,13 +294,13 @@ def rank_candidates(
     return Candidates(tuple(candidates), ranks, suggestions)
 
 
-def _concerns(evidence: Evidence, findings: AnatomicalFindings, scoring: Scoring) -> tuple[Bytes, Bytes, Bytes]:
+def _concerns(evidence: Evidence, findings: AnatomicalFindings, options: ReviewOptions) -> tuple[Bytes, Bytes, Bytes]:
     """Return three maps (z, y, x): error probability, organ concerned, and label that anatomy suggests.
 
     The error probability (0 to 255) is 0 in voxels that are not doubtful.
     """
     wrong = error_probability_of(evidence)
-    wrong[wrong < _doubt_threshold(wrong, scoring)] = 0
+    wrong[wrong < _doubt_threshold(wrong, options)] = 0
     concern = _concern(evidence)
     suggestions = np.full(concern.shape, NO_SUGGESTION, np.uint8)
     # The most important kind comes last, so that it wins where findings overlap.
@@ -314,34 +314,34 @@ def _concerns(evidence: Evidence, findings: AnatomicalFindings, scoring: Scoring
     return wrong, concern, suggestions
 
 
-def _doubt_threshold(wrong: Bytes, scoring: Scoring) -> int:
-    """Return the error probability (0 to 255) from which voxels are doubtful; see ``Scoring``."""
+def _doubt_threshold(wrong: Bytes, options: ReviewOptions) -> int:
+    """Return the error probability (0 to 255) from which voxels are doubtful; see ``ReviewOptions``."""
     expected = np.bincount(wrong.ravel(), minlength=256) * np.arange(256)
     from_above = np.cumsum(expected[::-1])
-    share = int(np.searchsorted(from_above, scoring.doubtful_share * from_above[-1]))
-    return max(255 - share, round(scoring.min_probability_of_error * 255), 1)
+    share = int(np.searchsorted(from_above, options.doubtful_share * from_above[-1]))
+    return max(255 - share, round(options.min_probability_of_error * 255), 1)
 
 
 def _weights(
-    evidence: Evidence, findings: AnatomicalFindings, wrong: Bytes, concern: Bytes, scoring: Scoring
+    evidence: Evidence, findings: AnatomicalFindings, wrong: Bytes, concern: Bytes, options: ReviewOptions
 ) -> NDArray[np.int64]:
     """Return what each voxel adds to the score of its region, in 1 / ``_UNIT`` of a voxel."""
     counts = np.zeros(256)
     for organ in evidence.vocabulary:
-        counts[organ.label] = 1 + scoring.organ_share / usual_ml(organ)
-        counts[organ.label] *= scoring.unusual if organ.key in findings.unusual else 1.0
+        counts[organ.label] = 1 + options.organ_share / usual_ml(organ)
+        counts[organ.label] *= options.unusual if organ.key in findings.unusual else 1.0
     table = np.rint(np.arange(256)[:, None] / 255 * counts * _UNIT).astype(np.int64)
     return np.asarray(table[wrong, concern])
 
 
-def _limits(evidence: Evidence, grid: Grid, scoring: Scoring) -> NDArray[np.float64]:
+def _limits(evidence: Evidence, grid: Grid, options: ReviewOptions) -> NDArray[np.float64]:
     """Return for each label the maximum number of voxels of a region about it."""
     voxels = np.bincount(evidence.labels.ravel(), minlength=256).astype(float)
-    limits = np.full(256, scoring.max_ml / grid.volume_ml_per_voxel)
+    limits = np.full(256, options.max_ml / grid.volume_ml_per_voxel)
     for organ in evidence.vocabulary:
         whole = max(voxels[organ.label], usual_ml(organ) / grid.volume_ml_per_voxel)
-        limits[organ.label] = min(limits[organ.label], scoring.max_organ_fraction * whole)
-    return np.maximum(limits, scoring.min_voxels)
+        limits[organ.label] = min(limits[organ.label], options.max_organ_fraction * whole)
+    return np.maximum(limits, options.min_voxels)
 
 
 def _organs(

@@ -84,7 +84,7 @@ def grown(mask: Mask) -> Mask:
 
 
 @dataclass(frozen=True)
-class Scoring:
+class ReviewOptions:
     """Parameters that turn error probabilities into ranked findings.
 
     Doubtful voxels: those with the highest error probability that together contain ``doubtful_share`` of all expected
