@@ -553,6 +553,9 @@ def test_an_unlabeled_ct_is_added_once_and_replaced_by_its_corrected_case(review
     assert len(listed["training"]) == 1 and listed["unlabelled"] == []
     review.ui.trainingSetSelector.currentIndex = 1
     assert "with corrected organs" in add_to(review, fake_slicer, tmp_path)
+    # The organs of the test CT are boxes, which begin abruptly.
+    assert all("changes abruptly" in line for line in fake_slicer.log.lines)
+    fake_slicer.log.clear()
 
 
 def test_the_same_ct_is_added_twice_only_after_a_question(review, case, fake_slicer, tmp_path):

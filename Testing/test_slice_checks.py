@@ -88,7 +88,7 @@ def test_a_real_ct_is_noted_only_if_its_slices_are_wrong(case: str) -> None:
 
 
 def test_phantoms_are_not_noted() -> None:
-    for seed in range(8):
+    for seed in range(4):
         assert check_slices(generate(seed, spacing=(6.0, 6.0, 8.0), orientation="LPS").ct) == ()
 
 
