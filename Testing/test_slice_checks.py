@@ -124,3 +124,12 @@ def test_slices_may_be_few_small_or_all_blank() -> None:
         image = sitk.GetImageFromArray(np.zeros(shape, np.int16))
         image.SetSpacing((5.0, 5.0, 5.0))
         assert check_slices(image) == ()
+
+
+def test_few_thin_slices_between_blank_ones_are_compared_without_an_error() -> None:
+    hu = np.full((80, 60, 60), -1000, np.int16)
+    hu[40:48] = np.random.default_rng(0).integers(-120, 100, (8, 60, 60))
+    image = sitk.GetImageFromArray(hu)
+    image.SetSpacing((4.0, 4.0, 0.5))
+    (note,) = check_slices(image)
+    assert "Slices 1 to 40, 49 to 80 are blank" in note

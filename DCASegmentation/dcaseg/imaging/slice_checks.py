@@ -15,7 +15,7 @@ _EXPORT_AGAIN = "Export the CT again."
 _PARTS_MISSING = f": parts of the scan may be missing. {_EXPORT_AGAIN}"
 # The share of slices that may be blank at one end, as padding after a registration.
 _MAX_BLANK_AT_AN_END = 0.25
-
+# Resampling repeats the first and the last slice over at most this length.
 _MAX_REPEATED_END_MM = 10.0
 
 # Slices are compared by the means of squares of about 10 mm, which noise changes little, of soft tissue and fat.
@@ -98,6 +98,8 @@ def _order_notes(image: sitk.Image) -> tuple[str, ...]:
             f"image may not be a CT. {_EXPORT_AGAIN}",
         )
     used = used[:: max(1, math.ceil(_STEP_MM / spacing))]
+    if len(used) < _MIN_SLICES:
+        return ()
     changes = np.abs(np.diff(slices[used], axis=0)).mean(axis=1)
     usual_step = np.diff(used).min()
     jumps = [
