@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"cli", "cohort", "benchmark", "evaluation", "worker", "api", ""},
     {"training", "synthesis", "inference", "review", "interaction", "models", "rendering", "dicom"},
     {"method", "imaging"},
-    {"organs", "errors", "types", "temp_paths", "user_folders", "file_lock", "json_io", "option_fields"},
+    {"checksums", "organs", "errors", "types", "temp_paths", "user_folders", "file_lock", "json_io", "option_fields"},
 ]
 
 # The libraries besides Python's own that a package may import anywhere in its files.
@@ -51,7 +51,7 @@ LIBRARIES: dict[str, set[str]] = {
 
 # What Slicer's own process loads of the library: no heavy library may be loaded with it.
 LOADED_BY_SLICER = {
-    *("errors", "organs", "types", "user_folders", "temp_paths", "json_io", ""),
+    *("checksums", "errors", "organs", "types", "user_folders", "temp_paths", "json_io", ""),
     *("imaging", "rendering", "dcaseg.worker.protocol", "dcaseg.review.schema"),
     *("dcaseg.synthesis.phantom", "dcaseg.training.corrections", "dcaseg.models.store", "dcaseg.models.user_models"),
     *("dcaseg.models.download", "dcaseg.cohort.discovery"),

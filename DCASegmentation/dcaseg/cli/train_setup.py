@@ -159,14 +159,14 @@ def _record_of(state: Path) -> RunRecord:
 
 def _load_state(state: Path) -> tuple[DCANet, InitialModel, Vocabulary]:
     """Load the weights of an exported state (their EMA if it has one), their source and the vocabulary."""
+    from ..checksums import compute_sha256
     from ..training.checkpoints import InitialModel
     from ..training.compact_state import read_compact
-    from ..training.corrections import sha256
     from ..training.export import trained_network
 
     record = _record_of(state)
     content, _ = read_compact(state)
     network = trained_network(record.options, record.partition, content)
     earlier_data = () if record.initial is None else record.initial.training_data
-    model = InitialModel(state.name, sha256(state), (*record.cohort.training_data, *earlier_data))
+    model = InitialModel(state.name, compute_sha256(state), (*record.cohort.training_data, *earlier_data))
     return network, model, record.vocabulary

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import hashlib
 import io
 import json
 import os
@@ -28,6 +27,7 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
+from ..checksums import compute_sha256
 from ..dicom.archive import gathered
 from ..dicom.segmentation import DICOM_SEG, Algorithm, write_checked
 from ..errors import BundleError, ImageError, UserError, is_out_of_memory
@@ -386,11 +386,7 @@ def _digests(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != RECORD and _is_case_file(name):
-            with path.open("rb") as stream:
-                digest = hashlib.sha256()
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-            digests[name] = digest.hexdigest()
+            digests[name] = compute_sha256(path)
     return digests
 
 

@@ -6,7 +6,6 @@ from https to anything else.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import re
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
+from ..checksums import compute_sha256
 from ..errors import BundleError, OutputError, UserError, reason_of
 from .user_models import add_bundle
 
@@ -76,7 +76,7 @@ def download_bundle(source: Source, models: Path, progress: Callable[[float, str
         part.parent.mkdir(parents=True, exist_ok=True)
         _fetch(source.url, part, progress, refused_redirects.append)
         progress(_ADDED, "Checking the model")
-        if _sha256(part) != source.sha256:
+        if compute_sha256(part) != source.sha256:
             part.unlink()
             raise BundleError(
                 f"The file from {source.url} is not the expected one: its SHA-256 differs.",
@@ -224,11 +224,3 @@ def _certificates(url: str) -> ssl.SSLContext | None:
     except ImportError:
         return ssl.create_default_context()
     return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

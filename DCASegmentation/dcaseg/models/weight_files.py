@@ -6,18 +6,17 @@ This file does not import torch, so that Slicer can use it.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from ..checksums import compute_sha256
 from ..errors import BundleError, reason_of
 from .metadata import Weights
 
 GET_AGAIN = "Download or export the model bundle again."
 """The remedy for a damaged bundle."""
-_CHUNK = 1 << 20
 
 
 def open_regular(folder: Path, name: str) -> BinaryIO:
@@ -61,10 +60,7 @@ def open_described(folder: Path, weights: Weights) -> BinaryIO:
         size = os.fstat(file.fileno()).st_size
         if size != weights.bytes:
             raise BundleError(f"{path} has {size} bytes, not {weights.bytes}: it is incomplete.", GET_AGAIN)
-        digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-        if digest.hexdigest() != weights.sha256:
+        if compute_sha256(file) != weights.sha256:
             raise BundleError(
                 f"{path} is not the file described in its metadata: the SHA-256 checksum differs.", GET_AGAIN
             )

@@ -19,7 +19,6 @@ several writers at once lose nothing. Entries that were added by hand are kept.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from ..checksums import compute_sha256
 from ..errors import ImageError, UserError, reason_of
 from ..imaging.ct_checks import require_ct
 from ..imaging.grid import Grid
@@ -178,20 +178,11 @@ def require_unchanged(path: Path) -> None:
         checksums = {str(name): str(expected) for name, expected in read_json(path / CASE)["sha256"].items()}
         if not set(checksums) <= {CT, LABELS}:
             raise ValueError("it contains checksums of other files")
-        changed = [name for name, expected in checksums.items() if sha256(path / name) != expected]
+        changed = [name for name, expected in checksums.items() if compute_sha256(path / name) != expected]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, str(error)) from None
     if changed:
         raise UserError(f"{path / changed[0]} has changed since it was written.", f"Remove the folder {path}.")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _complete_cases(folder: Path) -> list[Path]:
@@ -354,7 +345,7 @@ def add_corrected_case(
             "unannotated": list(unannotated),
             "places": [asdict(place) for place in places],
             "clicks": [asdict(each) for each in clicks],
-            "sha256": {file: sha256(case / file) for file in (CT, LABELS)},
+            "sha256": {file: compute_sha256(case / file) for file in (CT, LABELS)},
         }
         write_json(content, case / CASE)
     write_list(folder, vocabulary)
@@ -432,7 +423,7 @@ def add_unlabeled_ct(folder: Path, ct: sitk.Image) -> Path:
             "format": UNLABELED_FORMAT,
             "version": VERSION,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "sha256": {CT: sha256(case / CT)},
+            "sha256": {CT: compute_sha256(case / CT)},
         }
         write_json(content, case / CASE)
     write_list(folder, vocabulary)
