@@ -129,20 +129,20 @@ class DCASegmentationTest(ScriptedLoadableModuleTest):
 
     def test_ModuleLoadsAndShowsItsPanel(self) -> None:
         """The module loads, and its panel selects an open CT."""
-        self_test.module_loads_and_shows_its_panel(self)
+        self_test.check_module_panel(self)
 
     def test_ParameterNodeKeepsChoices(self) -> None:
         """The parameter node stores choices and rejects values out of range."""
-        self_test.parameter_node_keeps_choices(self, DCASegmentationLogic())
+        self_test.check_parameter_node(self, DCASegmentationLogic())
 
     def test_CTIsExportedAndOrgansAreImported(self) -> None:
         """A CT is exported, and the organs of its result are imported, voxel by voxel."""
-        self_test.ct_is_exported_and_organs_are_imported(self)
+        self_test.check_export_and_import(self)
 
     def test_ReviewOfFindings(self) -> None:
         """A finding is accepted, undone, flagged, and edited."""
-        self_test.review_of_findings(self)
+        self_test.check_review(self)
 
     def test_PhantomIsSegmented(self) -> None:
         """A synthetic CT is segmented by the worker."""
-        self_test.phantom_is_segmented(self, DCASegmentationLogic())
+        self_test.check_segmentation(self, DCASegmentationLogic())

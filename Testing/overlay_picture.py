@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dcaseg.cli.option_values import labeled_entries, load_bundle
-from dcaseg.evaluation.figures.overlays import CaseResults, overlay_figure
+from dcaseg.cli.option_values import get_labeled_entries, load_bundle
+from dcaseg.evaluation.figures.overlays import CaseResults, plot_overlays
 from dcaseg.evaluation.figures.style import save_figure
 from dcaseg.evaluation.scoring import read_entry, score_labels
-from dcaseg.imaging.grid import model_grid
+from dcaseg.imaging.grid import make_model_grid
 from dcaseg.imaging.resampling import resample
 from dcaseg.inference.segmenter import Segmenter
 from dcaseg.training.datalist import Entry
@@ -30,9 +30,9 @@ def draw(data: Path, group: str, bundle: str | None, labels: str, picture: Path)
     """Segment the labeled CTs of a group, and draw each in two planes. Raises UserError."""
     model = load_bundle(bundle)
     segmenter = Segmenter(model, "cpu", backend="auto")
-    cases = [_case(entry, segmenter, model.metadata.name) for entry in labeled_entries([], [], data, group)]
+    cases = [_case(entry, segmenter, model.metadata.name) for entry in get_labeled_entries([], [], data, group)]
     title = "A CT of a patient, not trained on" if len(cases) == 1 else "CTs of patients, not trained on"
-    save_figure(overlay_figure(cases, model.metadata.vocabulary, title, labels), picture)
+    save_figure(plot_overlays(cases, model.metadata.vocabulary, title, labels), picture)
 
 
 def _case(entry: Entry, segmenter: Segmenter, model: str) -> CaseResults:
@@ -40,7 +40,7 @@ def _case(entry: Entry, segmenter: Segmenter, model: str) -> CaseResults:
     found = segmenter.segment(ct).labels
     dice = score_labels(found, truth, len(segmenter.vocabulary))["dice"]
     dice[[label - 1 for label in entry.unannotated]] = np.nan
-    grid = model_grid(ct, _SHOWN_MM)
+    grid = make_model_grid(ct, _SHOWN_MM)
     shown = [sitk.GetArrayFromImage(resample(image, grid, "nearest")) for image in (truth, found)]
     hu = sitk.GetArrayFromImage(resample(ct, grid))
     x, y, z = grid.spacing

@@ -79,7 +79,7 @@ def _finding(rank: int) -> Finding:
 def reviewed_case(result: SyntheticResult | None = None) -> Any:
     """The nodes (CaseNodes) of the case, with maps of the experts."""
     from DCASegmentationLib.scene.case_record import remember
-    from DCASegmentationLib.scene.ct_export import Region, ct_checksum
+    from DCASegmentationLib.scene.ct_export import Region, compute_ct_checksum
     from DCASegmentationLib.scene.result_import import show_review
     from DCASegmentationLib.scene.review_record import Origin
     from DCASegmentationLib.scene.scene_builder import build_scene
@@ -88,11 +88,11 @@ def reviewed_case(result: SyntheticResult | None = None) -> Any:
     nodes = build_scene(small_ct(), result or small_result(), AMOS, name="Case")
     tag_organs(nodes.segmentation, {each: each for each in nodes.segmentation.GetSegmentation().GetSegmentIDs()})
     labels = label_array()
-    origin = Origin("made-up", "ab" * 32, "AMOS", "2026-11-24T12:00:00+00:00", ct_checksum(nodes.ct))
+    origin = Origin("made-up", "ab" * 32, "AMOS", "2026-11-24T12:00:00+00:00", compute_ct_checksum(nodes.ct))
     show_review(
         nodes,
         origin,
-        Region.whole(labels.shape),
+        Region.from_size(labels.shape),
         labels,
         review=review(),
         finding_ranks=rank_array(),
@@ -122,10 +122,10 @@ def segment_status(nodes: Any, segment_id: str) -> str:
 
 def labels_of(nodes: Any) -> np.ndarray:
     """The current organs as labels on the whole grid of the CT."""
-    from DCASegmentationLib.scene.organ_changes import labels_by_segment
+    from DCASegmentationLib.scene.organ_changes import get_labels_by_segment
 
     labels = np.zeros(slicer.util.arrayFromVolume(nodes.ct).shape, np.uint8)
-    for segment_id, label in labels_by_segment(nodes).items():
+    for segment_id, label in get_labels_by_segment(nodes).items():
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, segment_id, nodes.ct)
         labels[mask > 0] = label
     return labels

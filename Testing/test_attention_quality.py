@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcaseg.evaluation.attention_quality import dominant_flips, measure_attention, nyquist_ratio
+from dcaseg.evaluation.attention_quality import count_dominant_flips, measure_attention, nyquist_ratio
 from dcaseg.method.network import DCANet
 
 OWNERS = ((1,), (2, 3), (4,))
@@ -35,9 +35,9 @@ def test_flips_are_counted_between_voxels_of_the_same_organ() -> None:
     attention = torch.zeros(1, 2, 1, 1, 6)
     attention[0, 1, 0, 0, [1, 3, 5]] = 1.0
     # All three voxels of organ 1 flip. Background and the border to organ 2, which has one voxel, do not count.
-    assert dominant_flips(attention, labels) == (3, 3)
+    assert count_dominant_flips(attention, labels) == (3, 3)
     attention[0, 1, 0, 0, 1] = 0.0
-    assert dominant_flips(attention, labels) == (0, 3)
+    assert count_dominant_flips(attention, labels) == (0, 3)
 
 
 def sharpened(network: DCANet) -> DCANet:

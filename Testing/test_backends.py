@@ -18,17 +18,17 @@ import torch
 from dcaseg import user_folders as cache
 from dcaseg.benchmark.backends import compare_backends
 from dcaseg.errors import UserError
-from dcaseg.imaging.intensity import window
+from dcaseg.imaging.intensity import apply_window
 from dcaseg.inference.backends import openvino as openvino_cpu
 from dcaseg.inference.backends import selection as selection
 from dcaseg.inference.backends.base import Task
-from dcaseg.inference.backends.compiled import CompiledBackend, compiler
+from dcaseg.inference.backends.compiled import CompiledBackend, find_compiler
 from dcaseg.inference.backends.eager import EagerBackend
 from dcaseg.inference.backends.selection import check_backend, choose_backend
-from dcaseg.inference.device import cpu
+from dcaseg.inference.device import make_cpu_device
 from dcaseg.inference.options import SegmentOptions
 from dcaseg.inference.segmenter import Segmenter
-from dcaseg.inference.sliding_window import RESULT, WindowPrediction, middle_window
+from dcaseg.inference.sliding_window import RESULT, WindowPrediction, extract_center_window
 from dcaseg.method.streaming import RequestedOutputs
 from dcaseg.models.bundle import Bundle
 from dcaseg.synthesis.phantom.case import generate
@@ -61,7 +61,7 @@ def windows():
 
 
 def task(wanted=EVERYTHING, weights_sha256="0123", **options):
-    return Task(vivid_network(5, **options), wanted, PATCH, cpu(), weights_sha256)
+    return Task(vivid_network(5, **options), wanted, PATCH, make_cpu_device(), weights_sha256)
 
 
 def assert_same_answer(given, expected):
@@ -103,10 +103,10 @@ def test_openvino_gives_the_results_of_pytorch(windows, wanted, options):
 @needs_openvino
 def test_openvino_gives_the_labels_of_the_shipped_model():
     bundle = Bundle.load(SHIPPED)
-    asked = Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu())
+    asked = Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, make_cpu_device())
     ct = generate(3, spacing=(4.0, 4.0, 4.0), orientation="RAS").ct
-    volume = torch.from_numpy(window(sitk.GetArrayFromImage(ct), *bundle.metadata.hu_window))
-    windows = middle_window(volume, bundle.metadata.patch)
+    volume = torch.from_numpy(apply_window(sitk.GetArrayFromImage(ct), *bundle.metadata.hu_window))
+    windows = extract_center_window(volume, bundle.metadata.patch)
     ours, theirs = (run(windows).aggregated for run in (selection.make_backend("openvino", asked), EagerBackend(asked)))
     assert (ours.softmax(1) - theirs.softmax(1)).abs().max() < CLOSE
     assert (ours.argmax(1) != theirs.argmax(1)).sum() <= 1, "a tie may go either way, no more"
@@ -168,8 +168,8 @@ def test_each_combination_of_weights_options_patch_and_outputs_has_its_own_conve
         replace(asked, patch=(32, 32, 48)),
         replace(asked, network=vivid_network(5, stitching="raw")),
     ]
-    keys = [json.dumps(openvino_cpu._key(each, openvino, "f32")) for each in (asked, *others)]
-    keys.append(json.dumps(openvino_cpu._key(asked, openvino, "bf16")))
+    keys = [json.dumps(openvino_cpu._make_cache_key(each, openvino, "f32")) for each in (asked, *others)]
+    keys.append(json.dumps(openvino_cpu._make_cache_key(asked, openvino, "bf16")))
     assert len(set(keys)) == len(keys)
 
 
@@ -194,7 +194,7 @@ def test_openvino_sends_no_telemetry():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+@pytest.mark.skipif(find_compiler() is None, reason="needs a C++ compiler")
 def test_torch_compile_gives_the_results_of_pytorch(windows):
     asked = task(RequestedOutputs(attention_levels=(4,)))
     assert_same_answer(CompiledBackend(asked)(windows), EagerBackend(asked)(windows))
@@ -252,7 +252,7 @@ def stands(monkeypatch):
 
     monkeypatch.setattr(selection, "_measure", slow_eager)
     monkeypatch.setattr(selection, "BACKENDS", {"eager": EagerBackend, **made})
-    monkeypatch.setattr(selection, "unavailable_reason", lambda *_: None)
+    monkeypatch.setattr(selection, "get_unavailable_reason", lambda *_: None)
     return SimpleNamespace(**{name.replace("-", "_"): stand for name, stand in made.items()})
 
 
@@ -306,9 +306,9 @@ def test_bfloat16_with_other_labels_is_not_chosen(windows, stands, error):
 
 def test_bfloat16_with_the_same_labels_and_other_probabilities_is_not_chosen(windows):
     expected = EagerBackend(task(RequestedOutputs()))(windows)
-    assert selection._label_difference(expected, expected) == ""
+    assert selection._compare_labels(expected, expected) == ""
     sharper = expected._replace(aggregated=1.5 * expected.aggregated)
-    assert "on average" in selection._label_difference(sharper, expected)
+    assert "on average" in selection._compare_labels(sharper, expected)
 
 
 @pytest.mark.usefixtures("allow_bfloat16")
@@ -340,7 +340,7 @@ def test_an_unknown_precision_is_refused(monkeypatch):
 def test_bfloat16_is_refused_on_a_processor_without_it(monkeypatch):
     monkeypatch.setattr(selection, "supports_bfloat16", lambda: False)
     with pytest.raises(UserError, match="openvino-bf16 needs a processor"):
-        check_backend("openvino-bf16", cpu())
+        check_backend("openvino-bf16", make_cpu_device())
 
 
 @pytest.mark.slow
@@ -358,19 +358,19 @@ def test_bfloat16_computes_the_network_in_lower_precision(windows):
 def test_bfloat16_gives_the_labels_of_the_shipped_model():
     """Fails if the sums of instance normalization are rounded to bfloat16, too."""
     bundle = Bundle.load(SHIPPED)
-    asked = Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu())
+    asked = Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, make_cpu_device())
     ct = generate(3, spacing=bundle.metadata.spacing, orientation="RAS").ct
-    volume = torch.from_numpy(window(sitk.GetArrayFromImage(ct), *bundle.metadata.hu_window))
-    windows = middle_window(volume, bundle.metadata.patch)
+    volume = torch.from_numpy(apply_window(sitk.GetArrayFromImage(ct), *bundle.metadata.hu_window))
+    windows = extract_center_window(volume, bundle.metadata.patch)
     ours, theirs = (run(windows) for run in (selection.make_backend("openvino-bf16", asked), EagerBackend(asked)))
-    assert selection._label_difference(ours, theirs) == ""
+    assert selection._compare_labels(ours, theirs) == ""
     assert len(theirs.aggregated.argmax(1).unique()) > 5
 
 
 def test_backends_are_compared_on_whole_cts(monkeypatch):
     """The reference agrees with itself; a backend that favors the higher labels does not."""
     monkeypatch.setattr(selection, "BACKENDS", {"eager": EagerBackend, "openvino": _favoring_high_labels})
-    monkeypatch.setattr(selection, "unavailable_reason", lambda *_: None)
+    monkeypatch.setattr(selection, "get_unavailable_reason", lambda *_: None)
     noise = np.random.default_rng(4).normal(size=(20, 36, 40))
     ct = sitk.GetImageFromArray((200 * noise).astype(np.int16))
     ct.SetSpacing((4.0, 4.0, 4.0))
@@ -502,10 +502,10 @@ def test_the_environment_variable_selects_the_backend(windows, stands, monkeypat
 
 def test_an_unknown_backend_is_refused_with_a_remedy():
     with pytest.raises(UserError, match="The backend 'abacus' does not exist") as caught:
-        check_backend("abacus", cpu())
+        check_backend("abacus", make_cpu_device())
     assert "eager" in caught.value.remedy
     with pytest.raises(UserError, match="cuda-half needs a CUDA GPU"):
-        check_backend("cuda-half", cpu())
+        check_backend("cuda-half", make_cpu_device())
 
 
 def test_missing_openvino_is_refused_with_the_install_command(monkeypatch):
@@ -527,8 +527,10 @@ def test_a_backend_that_fails_during_a_run_falls_back_to_pytorch(windows):
             return super().__call__(given)
 
     said = []
-    predict = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=1), cpu(), said.append, Failing)
-    plain = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=1), cpu(), print)
+    predict = WindowPrediction(
+        lambda _: vivid_network(), SegmentOptions(batch=1), make_cpu_device(), said.append, Failing
+    )
+    plain = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=1), make_cpu_device(), print)
     torch.testing.assert_close(predict(windows)[RESULT], plain(windows)[RESULT])
     assert said == ["The backend openvino failed (the primitive failed): continuing with PyTorch."]
     assert predict.backend == "eager"

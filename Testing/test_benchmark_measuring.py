@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from dcaseg.benchmark import pipelines, runs
-from dcaseg.benchmark.inputs import centered
+from dcaseg.benchmark.inputs import crop_or_pad
 from dcaseg.benchmark.memory import LiveTensors, TensorBytes, measure_growth
 from dcaseg.benchmark.pipelines import Pipeline, Setting
-from dcaseg.benchmark.process_cost import Cost, ProcessFailedError, measure_process, with_threads
+from dcaseg.benchmark.process_cost import Cost, ProcessFailedError, make_thread_environment, measure_process
 from dcaseg.benchmark.rates import Rates
-from dcaseg.benchmark.report import Target, inference_plot, inference_report, inference_targets
-from dcaseg.benchmark.runs import Run, Runs, agreements, measure, named
-from dcaseg.benchmark.window_replay import WindowCosts, Windows, copied_tensor
+from dcaseg.benchmark.report import Target, evaluate_targets, format_inference_report, plot_inference
+from dcaseg.benchmark.runs import Run, Runs, compute_agreements, measure, select_pipelines
+from dcaseg.benchmark.window_replay import WindowCosts, Windows, copy_windows
 from dcaseg.errors import UserError
 
 MIB = 2**20
@@ -53,7 +53,7 @@ def test_the_output_of_a_failing_program_is_quoted():
 
 
 def test_every_library_gets_the_same_threads():
-    environment = with_threads(3)
+    environment = make_thread_environment(3)
     assert {environment[name] for name in environment if name.endswith("NUM_THREADS")} == {"3"}
     assert environment["PATH"] == os.environ["PATH"]
 
@@ -65,7 +65,7 @@ def test_the_first_windows_are_computed_and_the_rest_are_copies():
         calls.append(volume)
         return volume + len(calls)
 
-    windows = Windows(network, 2, copied_tensor)
+    windows = Windows(network, 2, copy_windows)
     answers = [windows(torch.zeros(1, 1, 2, 2, 2)) for _ in range(5)]
     assert len(calls) == 2
     assert [answer.unique().tolist() for answer in answers] == [[1], [2], [2], [2], [2]]
@@ -76,25 +76,25 @@ def test_the_first_windows_are_computed_and_the_rest_are_copies():
 
 
 def test_a_batch_is_computed_as_a_whole_and_replayed_in_part():
-    windows = Windows(lambda batch: batch + 1, 3, copied_tensor)
+    windows = Windows(lambda batch: batch + 1, 3, copy_windows)
     for size in (2, 2, 2, 1):
         assert windows(torch.zeros(size, 1)).tolist() == [[1]] * size
     assert (windows.costs.total, len(windows.costs.cpu_s), windows.costs.replayed) == (7, 4, 3)
 
 
 def test_without_a_number_every_window_is_computed():
-    windows = Windows(lambda volume: volume, None, copied_tensor)
+    windows = Windows(lambda volume: volume, None, copy_windows)
     for _ in range(4):
         windows(torch.zeros(1))
     assert windows.costs.replayed == 0
     cost = Cost(9.0, 8.0, 100.0)
-    assert windows.costs.extrapolated(cost) == cost
+    assert windows.costs.extrapolate(cost) == cost
 
 
 def test_replayed_windows_count_as_the_median_of_the_computed_ones(tmp_path):
     costs = WindowCosts(10, cpu_s=(5.0, 3.0, 4.0), wall_s=(6.0, 6.0, 6.0), replay_cpu_s=0.7, replay_wall_s=0.5)
     costs.write(tmp_path / "windows.json")
-    whole = WindowCosts.read(tmp_path / "windows.json").extrapolated(Cost(wall_s=30.0, cpu_s=20.0, peak_mib=500.0))
+    whole = WindowCosts.read(tmp_path / "windows.json").extrapolate(Cost(wall_s=30.0, cpu_s=20.0, peak_mib=500.0))
     assert whole.cpu_s == pytest.approx(20 - 0.7 + 7 * 4)
     assert whole.wall_s == pytest.approx(30 - 0.5 + 7 * 6)
     assert whole.peak_mib == 500
@@ -152,15 +152,15 @@ def test_labels_of_all_windows_are_kept_and_compared_with_those_of_the_reference
     done = Runs([], {})
     measure([ours, replayed], 1, 1, done, lambda run: None, keep=kept)
     assert done.left_out == {}
-    assert agreements([ours, replayed, plain], kept) == {}
+    assert compute_agreements([ours, replayed, plain], kept) == {}
     measure([plain], 1, 1, done, lambda run: None, keep=kept)
     # Organ 1: two voxels against one of them, so a Dice of 2/3.
-    assert agreements([ours, replayed, plain], kept) == {"ours": (pytest.approx(5 / 6), pytest.approx(2 / 3))}
+    assert compute_agreements([ours, replayed, plain], kept) == {"ours": (pytest.approx(5 / 6), pytest.approx(2 / 3))}
 
 
 def test_the_shipped_model_computes_all_windows_and_has_a_reference_with_the_same_weights(tmp_path):
     setting = Setting(tmp_path / "ct.nii.gz", tmp_path, windows=2, our_windows=3)
-    by_key = {pipeline.key: pipeline for pipeline in pipelines.pipelines(setting)}
+    by_key = {pipeline.key: pipeline for pipeline in pipelines.list_pipelines(setting)}
     out, report = tmp_path / "out", tmp_path / "windows.json"
     shipped = by_key["shipped"].command(out, report)
     plain = by_key["monai_shipped"].command(out, report)
@@ -177,7 +177,7 @@ def test_the_shipped_model_computes_all_windows_and_has_a_reference_with_the_sam
 
 def test_an_unknown_pipeline_is_rejected():
     with pytest.raises(UserError, match="Unknown pipeline: 'nnunett'"):
-        named(["nnunett"], [fake("nnunet")])
+        select_pipelines(["nnunett"], [fake("nnunet")])
 
 
 def some_runs() -> Runs:
@@ -195,11 +195,11 @@ def test_runs_are_stored_in_a_file_and_their_medians_compared(tmp_path):
     some_runs().write(tmp_path / "runs.csv")
     read = Runs.read(tmp_path / "runs.csv")
     assert read.runs == some_runs().runs
-    assert read.median("ours").cpu_s == 90
-    assert read.ratio("ours", "nnunet") == pytest.approx(0.09)
-    assert read.range("ours") == (45, 270)
-    assert Runs(read.of("ours")[:1], {}).range("ours") is None
-    assert read.ratio("ours", "totalsegmentator") is None
+    assert read.compute_median("ours").cpu_s == 90
+    assert read.compute_ratio("ours", "nnunet") == pytest.approx(0.09)
+    assert read.compute_range("ours") == (45, 270)
+    assert Runs(read.get_runs("ours")[:1], {}).compute_range("ours") is None
+    assert read.compute_ratio("ours", "totalsegmentator") is None
     (tmp_path / "runs.csv").write_text("nothing\n1\n")
     with pytest.raises(UserError, match="is not a table of runs"):
         Runs.read(tmp_path / "runs.csv")
@@ -211,7 +211,7 @@ def test_targets_are_met_missed_or_not_measured():
     assert Target("a", 0.85, 0.9, at_least=True).words == "met"
     assert Target("a", 0.85, 0.68, at_least=True).words == "missed by 20%"
     assert Target("a", 0.15, None).words == "not measured"
-    targets = {target.name: target for target in inference_targets(some_runs(), Rates(88.0, 66.0, 4.2, 275.0))}
+    targets = {target.name: target for target in evaluate_targets(some_runs(), Rates(88.0, 66.0, 4.2, 275.0))}
     assert targets["CPU time, 1.5 mm, our defaults / nnU-Net"].value == pytest.approx(0.09)
     assert targets["CPU time of the shipped model, with maps and review / without"].words == "met"
     assert targets["the same / MONAI with the same network"].words == "missed by 20%"
@@ -223,17 +223,17 @@ def test_report_and_plot_show_what_is_extrapolated_and_skipped(tmp_path):
     shown = [fake("ours"), fake("nnunet", True), fake("totalsegmentator", True)]
     done = some_runs()
     facts = {"CT": "512 x 512 x 150"}
-    text = inference_report(done, shown, inference_targets(done, None), None, facts, {"ours": (0.99871, 0.98)})
+    text = format_inference_report(done, shown, evaluate_targets(done, None), None, facts, {"ours": (0.99871, 0.98)})
     assert "| NNUNET | 3 | 2 of 48 | 1000\\* | 500 to 3000 | 1000\\* | 8000 |  |" in text
     assert "| OURS | 3 | all | 90 | 45 to 270 | 90 | 1000 | 0.9987 (0.9800) |" in text
     assert "Agreement: mean Dice" in text
     assert "skipped: nnunetv2 is not installed" in text
     assert "Extrapolated" in text
-    everything = replace(done.of("nnunet")[0], windows=48, computed=48)
-    whole = inference_report(Runs([everything], {}), shown[1:2], [], None, {})
+    everything = replace(done.get_runs("nnunet")[0], windows=48, computed=48)
+    whole = format_inference_report(Runs([everything], {}), shown[1:2], [], None, {})
     assert "Extrapolated" not in whole
     assert "Agreement" not in whole
-    figure = inference_plot(done, shown, "a CT")
+    figure = plot_inference(done, shown, "a CT")
     time, memory = figure.axes
     assert [bar.get_width() for bar in time.patches] == [90, 1000]
     assert [bool(bar.get_hatch()) for bar in time.patches] == [False, True]
@@ -283,11 +283,11 @@ def test_tensors_for_the_backward_pass_count_while_they_are_kept():
 
 def test_memory_grows_linearly_with_the_voxels_of_the_patch():
     measured = TensorBytes({32: 2**30 + 32**3 * 100, 48: 2**30 + 48**3 * 100}, steady=2**30)
-    assert measured.gib_at((96, 96, 96)) == pytest.approx(2 + 96**3 * 100 / 2**30)
+    assert measured.estimate_gib((96, 96, 96)) == pytest.approx(2 + 96**3 * 100 / 2**30)
 
 
 def test_the_scan_is_cropped_or_padded_with_air():
     voxels = np.arange(5, dtype=np.int16).reshape(1, 5)
-    assert centered(voxels, 1, 3).tolist() == [[1, 2, 3]]
-    assert centered(voxels, 1, 7).tolist() == [[-1024, 0, 1, 2, 3, 4, -1024]]
-    assert centered(voxels, 0, 2).tolist() == [[0, 1, 2, 3, 4], [-1024] * 5]
+    assert crop_or_pad(voxels, 1, 3).tolist() == [[1, 2, 3]]
+    assert crop_or_pad(voxels, 1, 7).tolist() == [[-1024, 0, 1, 2, 3, 4, -1024]]
+    assert crop_or_pad(voxels, 0, 2).tolist() == [[0, 1, 2, 3, 4], [-1024] * 5]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dcaseg.benchmark.accuracy import LabeledCase, compare, mean_loss
-from dcaseg.benchmark.inputs import random_bundle
+from dcaseg.benchmark.accuracy import LabeledCase, compare, compute_mean_dice_drop
+from dcaseg.benchmark.inputs import create_random_bundle
 from dcaseg.benchmark.peers import monai_reference
 from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.inference.options import SegmentOptions
@@ -22,12 +22,12 @@ def case(coarse_phantom) -> LabeledCase:
 
 def test_the_plain_pipeline_and_ours_agree(case, tmp_path):
     # 13 mm, since a grid twice as coarse would have ties halfway between two voxels.
-    bundle = random_bundle(tmp_path, 13.0, n_filters=2, norm="instance", patch=(32, 32, 32))
+    bundle = create_random_bundle(tmp_path, 13.0, n_filters=2, norm="instance", patch=(32, 32, 32))
     reported = []
     found = compare(bundle, [case], {"whole": SegmentOptions(keep_islands=True, body_box=False)}, reported.append)
     assert reported == found
     assert found[0].same > 0.99
-    assert mean_loss(found) == pytest.approx(0, abs=0.01)
+    assert compute_mean_dice_drop(found) == pytest.approx(0, abs=0.01)
     unannotated = LabeledCase("one organ", case.ct, case.truth, unannotated=tuple(range(2, 16)))
     one = compare(bundle, [unannotated])[0]
     assert np.isfinite(one.ours)
@@ -44,9 +44,9 @@ def test_monais_pipeline_runs_our_network_and_counts_its_windows(small_bundle, c
 
 
 def test_the_random_model_is_created_once(tmp_path):
-    bundle = random_bundle(tmp_path, 12.0, n_filters=2, patch=(32, 32, 32))
+    bundle = create_random_bundle(tmp_path, 12.0, n_filters=2, patch=(32, 32, 32))
     written = (bundle.folder / "models" / "model.safetensors").stat().st_mtime_ns
-    again = random_bundle(tmp_path, 12.0, n_filters=2, patch=(32, 32, 32))
+    again = create_random_bundle(tmp_path, 12.0, n_filters=2, patch=(32, 32, 32))
     assert (again.folder / "models" / "model.safetensors").stat().st_mtime_ns == written
     assert (bundle.metadata.spacing, bundle.metadata.patch) == ((12.0, 12.0, 12.0), (32, 32, 32))
 

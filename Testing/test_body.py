@@ -10,11 +10,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from dcaseg.imaging.grid import Grid, model_grid
+from dcaseg.imaging.grid import Grid, make_model_grid
 from dcaseg.imaging.resampling import resample
 from dcaseg.inference.region import find_body
 from dcaseg.inference.segmenter import Segmenter, SegmentOptions
-from dcaseg.inference.sliding_window import window_positions
+from dcaseg.inference.sliding_window import compute_window_positions
 from small_model import PATCH, SmallModel, vivid_network
 
 torch.set_num_threads(1)
@@ -42,13 +42,13 @@ def scanned(body, noise=0.0, shape=SHAPE):
 def assert_nothing_is_cut(hu, body):
     """Check that each voxel of ``body`` lies in the region, and that each window with such a voxel is run."""
     found = find_body(hu, SPACING)
-    region = found.region(PATCH)
+    region = found.compute_bounding_box(PATCH)
     outside = body.copy()
     outside[region] = False
     assert not outside.any()
     size = [side.stop - side.start for side in region]
     padded = [max(length, side) for length, side in zip(size, PATCH, strict=True)]
-    for position in window_positions(padded, PATCH, 0.5):
+    for position in compute_window_positions(padded, PATCH, 0.5):
         first = [at + side.start for at, side in zip(position, region, strict=True)]
         part = tuple(slice(at, at + side) for at, side in zip(first, PATCH, strict=True))
         assert found.touches(first, PATCH) or not body[part].any()
@@ -102,7 +102,7 @@ def test_lungs_within_the_body_are_run_too():
 
 def test_a_scanner_table_and_its_parts_do_not_widen_the_box():
     hu = scanned(TRUNK)
-    alone = find_body(hu, SPACING).region(PATCH)
+    alone = find_body(hu, SPACING).compute_bounding_box(PATCH)
     # A curved top of two shells of a few mm around foam, with rails below.
     hu[:, 88, 5:115] = hu[:, 94, 5:115] = TABLE
     hu[:, 89:94, 5:115] = -920.0
@@ -113,7 +113,7 @@ def test_a_scanner_table_and_its_parts_do_not_widen_the_box():
 
 
 def test_noise_and_specks_outside_do_not_widen_the_box():
-    alone = find_body(scanned(TRUNK), SPACING).region(PATCH)
+    alone = find_body(scanned(TRUNK), SPACING).compute_bounding_box(PATCH)
     hu = scanned(TRUNK, noise=150.0)
     specks = np.random.default_rng(2).random(SHAPE) < 0.002
     hu[specks] = 500.0
@@ -122,7 +122,7 @@ def test_noise_and_specks_outside_do_not_widen_the_box():
 
 
 def test_a_volume_without_a_body_is_kept_whole():
-    region = find_body(np.full(SHAPE, AIR, np.float32), SPACING).region(PATCH)
+    region = find_body(np.full(SHAPE, AIR, np.float32), SPACING).compute_bounding_box(PATCH)
     assert [(side.start, side.stop) for side in region] == [(0, length) for length in SHAPE]
 
 
@@ -149,7 +149,7 @@ def test_no_organ_of_a_real_ct_is_cut():
 
 
 def assert_no_organ_is_cut(ct, labels):
-    grid = model_grid(ct, SPACING)
+    grid = make_model_grid(ct, SPACING)
     organs = sitk.GetArrayFromImage(resample(labels, grid, "nearest")) > 0
     assert organs.any()
     assert_nothing_is_cut(sitk.GetArrayFromImage(resample(ct, grid)), organs)
@@ -171,7 +171,7 @@ def bent_ct():
 
 def test_skipping_windows_changes_nothing_in_the_body(bent_ct):
     ct, body = bent_ct
-    assert Grid.of(ct).same_as(model_grid(ct, SPACING, "RAS"))
+    assert Grid.from_image(ct).is_same_as(make_model_grid(ct, SPACING, "RAS"))
     segmenter = Segmenter(SmallModel(vivid_network()), "cpu")
     counts = []
     results = []
@@ -207,6 +207,6 @@ def test_a_small_body_in_much_air_takes_few_windows_and_all_planes_are_filled(re
     )
     total = int(next(text for text in messages if "window" in text).split()[-1])
     assert total <= 8
-    assert Grid.of(result.labels).same_as(Grid.of(ct))
+    assert Grid.from_image(result.labels).is_same_as(Grid.from_image(ct))
     assert sitk.GetArrayFromImage(result.labels)[20:44, 40:66, 30:56].any()
     assert (result.review is not None) == review

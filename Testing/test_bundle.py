@@ -18,14 +18,14 @@ from dcaseg.errors import BundleError, OutputError, UserError
 from dcaseg.method.log_gap import partition
 from dcaseg.method.network import DCANet
 from dcaseg.models import bundle as bundles
-from dcaseg.models.bundle import Bundle, information, replacing, save_bundle, save_scores, verify
+from dcaseg.models.bundle import Bundle, describe_bundle, replacing, save_bundle, save_scores, verify
 from dcaseg.models.metadata import MeasuredScores, Metadata, TrainingData
-from dcaseg.models.metadata_reader import max_weight_bytes
-from dcaseg.models.store import shipped_bundles
+from dcaseg.models.metadata_reader import compute_max_weight_bytes
+from dcaseg.models.store import find_shipped_bundles
 from dcaseg.organs import AMOS, SYNAPSE
 
 COUNTS = {organ.label: 4 ** (1 + organ.label % 5) for organ in AMOS}
-SHIPPED = shipped_bundles()
+SHIPPED = find_shipped_bundles()
 torch.set_num_threads(1)
 
 WEIGHTS = Path("models", "model.safetensors")
@@ -256,7 +256,7 @@ def test_weight_files_are_compatible_with_the_safetensors_library(tmp_path, netw
 
 
 def test_information_has_the_rows_a_user_needs(folder):
-    rows = dict(information(Bundle.load(folder)))
+    rows = dict(describe_bundle(Bundle.load(folder)))
 
     assert rows["Name"] == "small-test-model 0.1.0"
     assert rows["Grid"] == "4 x 4 x 5 mm, RAS"
@@ -410,7 +410,7 @@ def test_the_bound_on_the_weight_file_allows_every_network(tmp_path, fusion, opt
         network = DCANet(metadata().partition.owners, fusion=fusion, **options)
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     header = 200 * len(network.state_dict())
-    assert size + header < max_weight_bytes(network.options) < 4 * size + (4 << 20)
+    assert size + header < compute_max_weight_bytes(network.options) < 4 * size + (4 << 20)
 
 
 def test_a_weight_file_outside_of_the_bundle_is_refused(folder):

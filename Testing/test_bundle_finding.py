@@ -9,7 +9,7 @@ import pytest
 
 from dcaseg.errors import BundleError
 from dcaseg.models import store as finding
-from dcaseg.models.store import default_bundle, find_bundle, find_bundles, hidden_by, shipped_bundles
+from dcaseg.models.store import find_bundle, find_bundles, find_default_bundle, find_hidden_bundle, find_shipped_bundles
 
 SHIPPED = "DCASegmentation/dcaseg/models/shipped"
 
@@ -32,7 +32,7 @@ def put_bundle(folder: Path) -> Path:
 def test_without_any_bundle_the_message_says_where_to_put_one(computer):
     assert find_bundles() == []
     with pytest.raises(BundleError, match=r"No model bundle was found\. .*DCA_MODELS"):
-        default_bundle()
+        find_default_bundle()
 
 
 def test_the_users_bundles_precede_the_shipped_ones(computer, monkeypatch):
@@ -44,7 +44,7 @@ def test_the_users_bundles_precede_the_shipped_ones(computer, monkeypatch):
     monkeypatch.setenv("DCA_MODELS", str(computer / "elsewhere"))
 
     assert find_bundles() == [named, in_home, shipped]
-    assert default_bundle() == named
+    assert find_default_bundle() == named
 
 
 def test_the_variable_may_name_several_folders_and_bundles(computer, monkeypatch):
@@ -60,7 +60,7 @@ def test_a_variable_with_a_missing_folder_is_an_error(computer, monkeypatch):
     monkeypatch.setenv("DCA_MODELS", str(computer / "typo"))
 
     with pytest.raises(BundleError, match="which is not a folder"):
-        default_bundle()
+        find_default_bundle()
 
 
 def test_a_bundle_is_found_by_name_or_folder(computer):
@@ -86,8 +86,8 @@ def test_a_bundle_that_hides_a_shipped_one_is_reported(computer, dca, monkeypatc
     newer = put_bundle(computer / "home" / ".dca" / "models" / "abdomen")
     monkeypatch.setenv("HOME", str(computer / "home"))
 
-    assert (hidden_by(newer), hidden_by(shipped), hidden_by(other)) == (shipped, None, None)
-    assert shipped_bundles() == [shipped, other]
+    assert (find_hidden_bundle(newer), find_hidden_bundle(shipped), find_hidden_bundle(other)) == (shipped, None, None)
+    assert find_shipped_bundles() == [shipped, other]
     listed = dca("bundle", "list").out.replace("\n", "")
     assert f"abdomen  (default; hides {shipped}; {newer})" in listed
     assert "which hides the model of the same name" in " ".join(dca("bundle", "info", "abdomen").err.split())

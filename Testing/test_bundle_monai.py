@@ -14,8 +14,8 @@ import SimpleITK as sitk
 import torch
 from scipy.ndimage import gaussian_filter
 
-from dcaseg.imaging.grid import Grid, model_grid
-from dcaseg.imaging.intensity import window
+from dcaseg.imaging.grid import Grid, make_model_grid
+from dcaseg.imaging.intensity import apply_window
 from dcaseg.imaging.resampling import resample
 from dcaseg.inference.options import SegmentOptions
 from dcaseg.inference.segmenter import Segmenter
@@ -23,11 +23,11 @@ from dcaseg.method.log_gap import partition
 from dcaseg.models.bundle import Bundle, save_bundle
 from dcaseg.models.metadata import Metadata, TrainingData
 from dcaseg.models.monai_config import with_exact_rotation
-from dcaseg.models.store import shipped_bundles
+from dcaseg.models.store import find_shipped_bundles
 from dcaseg.organs import AMOS
 from small_model import PATCH, vivid_network
 
-SHIPPED = shipped_bundles()
+SHIPPED = find_shipped_bundles()
 # If the two best organs are this close, float32 sums in another order may select the other one.
 CLOSE_CALL = 1e-4
 
@@ -92,8 +92,8 @@ def leads(bundle: Bundle, ct: sitk.Image) -> np.ndarray:
     from monai.inferers import sliding_window_inference
 
     metadata = bundle.metadata
-    grid = model_grid(ct, metadata.spacing, metadata.orientation)
-    volume = window(
+    grid = make_model_grid(ct, metadata.spacing, metadata.orientation)
+    volume = apply_window(
         sitk.GetArrayFromImage(resample(ct, grid, anti_aliasing=metadata.anti_aliasing)), *metadata.hu_window
     )
     with torch.inference_mode():
@@ -103,7 +103,7 @@ def leads(bundle: Bundle, ct: sitk.Image) -> np.ndarray:
         probabilities = torch.softmax(logits, dim=1)[0].numpy()
     best = np.zeros((2, *ct.GetSize()[::-1]), dtype=np.float32)
     for channel in probabilities:
-        on_ct = sitk.GetArrayFromImage(resample(grid.image_of(channel), Grid.of(ct), "linear"))
+        on_ct = sitk.GetArrayFromImage(resample(grid.make_image(channel), Grid.from_image(ct), "linear"))
         best = np.sort(np.concatenate([best, on_ct[None]]), axis=0)[1:]
     return best[1] - best[0]
 
@@ -115,7 +115,7 @@ def assert_same_labels(bundle_folder: Path, ct_path: Path, out: Path) -> None:
     ours = Segmenter(bundle, device="cpu").segment(ct, SegmentOptions(keep_islands=True, body_box=False)).labels
     monai = labels_by_monai(bundle_folder, ct_path, out)
 
-    assert Grid.of(monai).same_as(Grid.of(ct))
+    assert Grid.from_image(monai).is_same_as(Grid.from_image(ct))
     ours_array, monai_array = (sitk.GetArrayFromImage(image) for image in (ours, monai))
     assert len(np.unique(ours_array)) > 3, "labels without variety would agree whatever the grids"
     different = ours_array != monai_array

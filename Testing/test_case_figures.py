@@ -8,9 +8,9 @@ import SimpleITK as sitk
 
 from dcaseg.errors import OutputError
 from dcaseg.organs import AMOS
-from dcaseg.rendering.body import body_mask
+from dcaseg.rendering.body import compute_body_mask
 from dcaseg.rendering.case_picture import add_map, draw_case, draw_ct, draw_depth_view
-from dcaseg.rendering.layout import organs_in, organs_missing
+from dcaseg.rendering.layout import find_missing_organs, find_organs
 from dcaseg.rendering.planes import Plane, choose_planes, sample
 from scene_case import BOXES, in_wide_air, on_grid, small_ct, small_labels, small_result
 
@@ -79,21 +79,21 @@ def test_the_depth_view_shows_the_organ_in_front():
 
 
 def test_only_organs_with_voxels_are_listed():
-    assert {organ.key for organ in organs_in(small_labels(), AMOS)} == set(BOXES)
+    assert {organ.key for organ in find_organs(small_labels(), AMOS)} == set(BOXES)
 
 
 def test_organs_that_were_not_requested_are_not_called_missing():
     result = small_result()
-    assert "Bladder" in [organ.name for organ in organs_missing(result, AMOS)]
+    assert "Bladder" in [organ.name for organ in find_missing_organs(result, AMOS)]
     result.organs = (AMOS.by_key["liver"], AMOS.by_key["stomach"])
-    assert [organ.key for organ in organs_missing(result, AMOS)] == ["stomach"]
+    assert [organ.key for organ in find_missing_organs(result, AMOS)] == ["stomach"]
 
 
 def test_a_map_is_drawn_in_the_body_and_not_in_the_air_around_it():
     ct, attention = in_wide_air(small_ct(0), -1000), in_wide_air(small_result(0).attention[4]["medium"], 0.9)
     plane = choose_planes(ct, in_wide_air(small_labels(0), 0))["axial"]
     view = draw_ct(ct, plane, (200, 160))
-    drawn = add_map(view, attention, plane, "Viridis", 0.5, body_mask(ct))
+    drawn = add_map(view, attention, plane, "Viridis", 0.5, compute_body_mask(ct))
     changed = (drawn != view).any(axis=2)
     hu = sample(ct, plane, (200, 160), "nearest", -1000.0)
     assert not changed[hu == -1000].any()

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.errors import ImageError
-from dcaseg.imaging.label_comparison import changes_between
+from dcaseg.imaging.label_comparison import compare_label_maps
 from dcaseg.organs import AMOS
 
 SPLEEN, LIVER = AMOS.by_key["spleen"], AMOS.by_key["liver"]
@@ -20,7 +20,7 @@ def label_map(*labels):
 
 
 def by_key(before, after):
-    return {change.organ.key: change for change in changes_between(before, after, AMOS)}
+    return {change.organ.key: change for change in compare_label_maps(before, after, AMOS)}
 
 
 def test_volumes_and_dice_before_and_after():
@@ -42,7 +42,7 @@ def test_an_added_a_removed_and_an_absent_organ():
 
 def test_equal_maps_have_no_changes():
     same = label_map(SPLEEN.label, LIVER.label, 0)
-    assert not any(change.changed for change in changes_between(same, same, AMOS))
+    assert not any(change.changed for change in compare_label_maps(same, same, AMOS))
     assert by_key(same, same)["spleen"].dice == 1.0
 
 
@@ -50,6 +50,6 @@ def test_different_grids_and_unknown_labels_are_rejected():
     other = label_map(1, 2)
     other.SetOrigin((5.0, 0.0, 0.0))
     with pytest.raises(ImageError, match="same grid"):
-        changes_between(label_map(1, 2), other, AMOS)
+        compare_label_maps(label_map(1, 2), other, AMOS)
     with pytest.raises(ImageError, match="Label 16"):
-        changes_between(label_map(1, 2), label_map(1, 16), AMOS)
+        compare_label_maps(label_map(1, 2), label_map(1, 16), AMOS)

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dcaseg.cli.console import _occasional_lines
-from dcaseg.errors import how_to_install
+from dcaseg.cli.console import _make_progress_printer
+from dcaseg.errors import format_install_command
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.phantom.case import generate
 
@@ -81,7 +81,7 @@ def test_train_options_keep_their_earlier_names(dca, tmp_path, option, value, pr
 def test_no_message_names_a_package_that_is_not_in_the_index():
     sources = [*SHIPPED.parents[2].rglob("*.py")]
     assert sources and not [path for path in sources if "dca-segmentation[" in path.read_text(encoding="utf-8")]
-    assert how_to_install("pydicom", "highdicom") == "pip install pydicom highdicom"
+    assert format_install_command("pydicom", "highdicom") == "pip install pydicom highdicom"
 
 
 def test_help_loads_none_of_the_heavy_libraries():
@@ -128,9 +128,9 @@ def test_phantom_offers_every_contrast_phase():
     from dcaseg.synthesis.phantom.person import Contrast, Person
 
     for phase in get_args(Phase):
-        Contrast.of(Person.draw(1), phase)
+        Contrast.from_person(Person.draw(1), phase)
     with pytest.raises(ValueError, match="phase") as refusal:
-        Contrast.of(Person.draw(1), "no phase")
+        Contrast.from_person(Person.draw(1), "no phase")
     assert set(re.findall(r"[a-z_]{4,}", str(refusal.value))) >= set(get_args(Phase))
 
 
@@ -204,7 +204,9 @@ def test_segment_without_slicer_skips_the_scene_and_names_the_package(
 
 
 def test_segment_without_opengl_draws_the_picture_with_a_note(dca, coarse_phantom, small_bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("DCASegmentationLib.scene.offscreen.rendering_problem", lambda: "No OpenGL: install libegl1.")
+    monkeypatch.setattr(
+        "DCASegmentationLib.scene.offscreen.find_rendering_problem", lambda: "No OpenGL: install libegl1."
+    )
     out = tmp_path / "result"
     run = dca(
         *("segment", coarse_phantom / "ct.nii.gz", "-o", out, "--bundle", small_bundle),
@@ -398,7 +400,7 @@ def test_progress_without_terminal_is_an_occasional_line():
     from rich.console import Console
 
     text, now = StringIO(), [0.0]
-    report = _occasional_lines(Console(file=text), clock=lambda: now[0])
+    report = _make_progress_printer(Console(file=text), clock=lambda: now[0])
     for second in range(61):
         now[0] = float(second)
         report(second / 60, f"window {second}")

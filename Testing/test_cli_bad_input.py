@@ -349,7 +349,7 @@ def test_a_bundle_that_does_not_exist(refused):
 
 
 def test_without_any_model_the_error_says_how_to_add_one(refused, monkeypatch):
-    monkeypatch.setattr("dcaseg.models.store._shipped", lambda: [])
+    monkeypatch.setattr("dcaseg.models.store._get_shipped_folders", lambda: [])
     assert "dca bundle add" in refused("bundle", "info")
 
 

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.errors import UserError
-from dcaseg.evaluation.click_simulation import BallBrush, ClickMeasurement, Course, measure_case, next_click
+from dcaseg.evaluation.click_simulation import BallBrush, ClickMeasurement, Course, find_next_click, measure_case
 from dcaseg.imaging.grid import Grid
 from dcaseg.imaging.writers import make_private, write_image
 from dcaseg.interaction.random_walker import RandomWalkerEngine
@@ -39,7 +39,7 @@ def segmented(coarse_phantom, small_bundle, tmp_path_factory) -> Path:
     truth = sitk.ReadImage(str(coarse_phantom / "labels.nii.gz"))
     array = sitk.GetArrayFromImage(truth)
     array[array == BLADDER] = 0
-    write_image(Grid.of(truth).image_of(array), folder / "labels.nrrd")
+    write_image(Grid.from_image(truth).make_image(array), folder / "labels.nrrd")
     return folder
 
 
@@ -56,8 +56,8 @@ def truth(coarse_phantom):
 def center_of(truth, label):
     """The innermost voxel of an organ, in RAS mm."""
     mask = sitk.GetArrayFromImage(truth) == label
-    click = next_click(np.zeros_like(mask), mask, truth.GetSpacing())
-    return to_point(click.index, Grid.of(truth))
+    click = find_next_click(np.zeros_like(mask), mask, truth.GetSpacing())
+    return to_point(click.index, Grid.from_image(truth))
 
 
 def written(point):
@@ -134,7 +134,7 @@ def test_request_records_the_clicks_of_every_correction(dca, result, truth, tmp_
     dca("correct", result, "--organ", "bladder", "--add", written(center), "-o", first, "--no-scene")
     mask = labels_in(first) == BLADDER
     voxel = np.argwhere(mask)[0]
-    point = written(to_point(voxel, Grid.of(truth)))
+    point = written(to_point(voxel, Grid.from_image(truth)))
     run = dca("correct", first, "--organ", "Bladder", "--remove", point, "-o", second, "--no-scene")
     assert run.code == 0, run.err
     record = json.loads((second / "request.json").read_text())
@@ -170,7 +170,7 @@ def test_locked_neighbors_box_and_scribbles(dca, result, truth, tmp_path):
     assert run.code == 0, run.err
     now = labels_in(out)
     assert np.array_equal(np.where(now == BLADDER, 0, now), labels)
-    corners = np.array([to_point(voxel, Grid.of(truth)) for voxel in np.argwhere(now != labels)])
+    corners = np.array([to_point(voxel, Grid.from_image(truth)) for voxel in np.argwhere(now != labels)])
     assert (np.abs(corners - (x, y, z)) <= 25 + 8).all()
     assert json.loads((out / "request.json").read_text())[CORRECTIONS][0]["scribbles"] == 1
 
@@ -289,21 +289,21 @@ def test_the_next_click_is_the_deepest_voxel_of_the_largest_error():
     mask = truth.copy()
     mask[5:14, 5:14, 5:14] = False
     mask[24:28, 24:28, 24:28] = True
-    click = next_click(mask, truth, (1.0, 1.0, 1.0))
+    click = find_next_click(mask, truth, (1.0, 1.0, 1.0))
     assert click.adds and click.index == (9, 9, 9) and click.voxels == 9**3
     mask = truth.copy()
     mask[24:29, 24:29, 24:29] = True
-    click = next_click(mask, truth, (1.0, 1.0, 1.0))
+    click = find_next_click(mask, truth, (1.0, 1.0, 1.0))
     assert not click.adds and click.index == (26, 26, 26)
-    assert next_click(truth, truth, (1.0, 1.0, 1.0)) is None
+    assert find_next_click(truth, truth, (1.0, 1.0, 1.0)) is None
 
 
 def test_click_counts_failures_and_worse_clicks():
     good = Course("a", "liver", "e", (0.0, 0.86, 0.84, 0.91), (0.1, 0.2, 0.3), was_missing=True)
     bad = Course("a", "spleen", "e", (0.5, *[0.6] * 10), (0.1,) * 10)
-    assert (good.needed(0.85), good.needed(0.9), bad.needed(0.85)) == (1, 3, None)
-    assert good.worse == 1 and good.after(10) == 0.91
-    summary = ClickMeasurement([good, bad]).summary("e")
+    assert (good.compute_noc(0.85), good.compute_noc(0.9), bad.compute_noc(0.85)) == (1, 3, None)
+    assert good.worse == 1 and good.get_dice(10) == 0.91
+    summary = ClickMeasurement([good, bad]).summarize("e")
     assert summary["noc"] == {"0.85": 5.5, "0.90": 6.5}
     assert summary["failures"] == {"0.85": 1, "0.90": 1}
     assert summary["worse"] == pytest.approx(1 / 13)
@@ -317,7 +317,7 @@ def test_clicks_that_were_not_made_are_not_reported(tmp_path):
     misplaced = Course("a", "spleen", "e", (0.0, 0.3, 0.9), (0.1, 0.1))
     refused = Course("a", "bladder", "e", (0.0,), (), was_missing=True)
     measured = ClickMeasurement([good, misplaced, refused], clicks=2)
-    summary = measured.summary("e")
+    summary = measured.summarize("e")
     assert list(summary["dice"]) == ["0", "1", "2"]
     assert summary["noc"]["0.85"] == 2.0 and summary["failures"]["0.85"] == 2
     assert summary["missing"] == 1 and summary["missing_one_click"] == 0.0
@@ -331,12 +331,12 @@ def test_simulated_clicks_repair_a_phantom_and_beat_the_brush(coarse_phantom, tr
     liver = np.argwhere(array == LIVER)
     array[array == BLADDER] = 0
     array[: int(np.median(liver[:, 0]))][array[: int(np.median(liver[:, 0]))] == LIVER] = 0
-    start = Grid.of(truth).image_of(array)
+    start = Grid.from_image(truth).make_image(array)
     ct = sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
     measured = ClickMeasurement(clicks=4)
     engines = [RandomWalkerEngine(), BallBrush()]
     measure_case(measured, "phantom", ct, start, truth, AMOS, engines, [LIVER, BLADDER])
-    ours, brush = (measured.summary(engine.name)["dice"] for engine in engines)
+    ours, brush = (measured.summarize(engine.name)["dice"] for engine in engines)
     assert ours["4"] > ours["0"] + 0.2
     assert ours["1"] > brush["1"]
     measured.write_csv(tmp_path / "clicks.csv")

@@ -12,7 +12,7 @@ from dcaseg.cli.field_options import Values, expand, fields_of
 from dcaseg.cli.options import LabeledCTGroup, NetworkGroup
 from dcaseg.errors import UserError
 from dcaseg.inference.options import SegmentOptions
-from dcaseg.option_fields import option_of
+from dcaseg.option_fields import get_option
 from dcaseg.training.options import TrainingOptions
 from make_command_reference import commands
 
@@ -95,7 +95,7 @@ def test_groups_may_contain_groups_and_fields():
 )
 def test_commands_take_help_and_limits_from_the_fields(command, kind, names):
     for name in names:
-        described = option_of(kind.__dataclass_fields__[name])
+        described = get_option(kind.__dataclass_fields__[name])
         parameter = PARAMETERS[command][name]
         assert parameter.help == described.help
         if described.below is None:
@@ -112,7 +112,7 @@ def test_the_worker_accepts_the_options_that_a_result_records():
     """``request.json`` holds the options as JSON; a request of the worker with them gives the same options."""
     from dataclasses import asdict
 
-    from dcaseg.worker.segment_handler import _options
+    from dcaseg.worker.segment_handler import _parse_options
 
     options = SegmentOptions(overlap=0.5, attention_levels=(1, 4), organs=("liver",), entropy=True)
-    assert _options(json.loads(json.dumps(asdict(options)))) == options
+    assert _parse_options(json.loads(json.dumps(asdict(options)))) == options

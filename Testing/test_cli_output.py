@@ -15,9 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from dcaseg.cli.console import cancellation_message, escaped, exit_code_of, prepare_streams, print_line, table, warn
+from dcaseg.cli.console import (
+    cancellation_message,
+    escape_unprintable,
+    make_table,
+    prepare_streams,
+    print_line,
+    run_command,
+    warn,
+)
 from dcaseg.errors import Cancelled, UserError
-from dcaseg.user_folders import expanded, home_folder, home_or_temporary
+from dcaseg.user_folders import expand_user, get_home_folder, get_home_or_temporary
 
 NASTY = "[red]a[/red]\x1b[2J\x07\r\u202eb\n"
 AS_SHOWN = "[red]a[/red]\\x1b[2J\\x07\\r\\u202eb\\n"
@@ -33,19 +41,19 @@ def run(*arguments: object, **environment: str | None) -> subprocess.CompletedPr
 
 
 def test_control_characters_are_escaped_but_letters_of_any_script_are_not():
-    assert escaped(NASTY) == AS_SHOWN
-    assert escaped("Bäuche 肝臓 \u00a0 é") == "Bäuche 肝臓 \u00a0 é"
-    assert escaped("\udce4.nii") == "\\udce4.nii", "a byte of a file name that is not text"
+    assert escape_unprintable(NASTY) == AS_SHOWN
+    assert escape_unprintable("Bäuche 肝臓 \u00a0 é") == "Bäuche 肝臓 \u00a0 é"
+    assert escape_unprintable("\udce4.nii") == "\\udce4.nii", "a byte of a file name that is not text"
 
 
 def test_text_is_never_interpreted_as_markup_or_terminal_command(capsys):
     print_line(NASTY)
     warn(NASTY)
-    rows = table(NASTY, "Name")
+    rows = make_table(NASTY, "Name")
     rows.add_row(NASTY)
-    from dcaseg.cli.console import output
+    from dcaseg.cli.console import get_stdout_console
 
-    output().print(rows, width=200)
+    get_stdout_console().print(rows, width=200)
     captured = capsys.readouterr()
     assert captured.out.count(AS_SHOWN) == 3
     assert "[red]a[/red]\\x1b[2J\\x07" in captured.err
@@ -122,8 +130,8 @@ def test_missing_home_folder_is_replaced_by_a_private_one(monkeypatch, tmp_path)
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.setattr(Path, "expanduser", lambda self: no_home())
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    assert home_folder() is None and expanded("~/x") == Path("~/x")
-    folder = home_or_temporary()
+    assert get_home_folder() is None and expand_user("~/x") == Path("~/x")
+    folder = get_home_or_temporary()
     assert folder.parent == tmp_path and stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
@@ -143,7 +151,7 @@ def test_out_of_memory_is_one_line(error, capsys):
     def fail():
         raise error
 
-    assert exit_code_of(fail) == 2
+    assert run_command(fail) == 2
     assert capsys.readouterr().err.strip().startswith("Error: There is not enough memory.")
 
 
@@ -153,13 +161,13 @@ def test_canceled_command_says_what_was_saved(stop, capsys):
         with cancellation_message(lambda: "3 of 7 are kept. Run it again."):
             raise stop
 
-    assert exit_code_of(command) == 130
+    assert run_command(command) == 130
     assert capsys.readouterr().err.strip() == "Canceled. 3 of 7 are kept. Run it again."
 
     def another():
         raise stop
 
-    assert exit_code_of(another) == 130
+    assert run_command(another) == 130
     assert "Completed output was kept" in capsys.readouterr().err
 
 
@@ -180,10 +188,10 @@ def test_ctrl_c_during_the_import_of_a_library_cancels_the_command(capsys):
     def broken_import():
         raise ImportError("libtbb.so.12 is missing")
 
-    assert exit_code_of(lambda: command(interrupted_import)) == 130
+    assert run_command(lambda: command(interrupted_import)) == 130
     assert "Canceled." in capsys.readouterr().err
     # Without Ctrl+C, and in a later command of the same process, the error is the library's.
-    assert exit_code_of(lambda: command(broken_import)) == 2
+    assert run_command(lambda: command(broken_import)) == 2
     assert "libtbb.so.12 is missing" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -236,11 +244,11 @@ def test_results_are_private_unless_shared(coarse_phantom, small_bundle, tmp_pat
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_closed_terminal_ends_a_command_like_ctrl_c_unless_nohup_started_it(ignored, capsys):
-    from dcaseg.cli.console import exit_code_of
+    from dcaseg.cli.console import run_command
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
-        code = exit_code_of(lambda: signal.raise_signal(signal.SIGHUP))
+        code = run_command(lambda: signal.raise_signal(signal.SIGHUP))
         assert signal.getsignal(signal.SIGHUP) is (signal.SIG_IGN if ignored else signal.SIG_DFL)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -88,6 +88,8 @@ def test_a_run_record_keeps_the_papers_options(tmp_path):
 
     counts = partition({organ.label: 100 * organ.label**2 for organ in AMOS})
     initial = InitialModel("a model", "0" * 64, (TrainingData("some CTs", 1, 2, "CC0-1.0"),))
-    record = RunRecord(AMOS, TrainingOptions.paper(), TrainingSet.of_phantoms(4, 212, 24), counts, initial)
+    record = RunRecord(
+        AMOS, TrainingOptions.make_paper_preset(), TrainingSet.from_phantoms(4, 212, 24), counts, initial
+    )
     write_record(tmp_path / "run", record)
     assert read_record(tmp_path / "run") == record

@@ -8,28 +8,28 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dcaseg.evaluation.click_damage import damaged_mask, thick_slab
+from dcaseg.evaluation.click_damage import damage_mask, make_thick_slab
 from dcaseg.evaluation.click_fit import ClickSample, choose_thresholds, collect, fit_classifier
-from dcaseg.evaluation.click_simulation import BallBrush, ClickMeasurement, measure_case, next_click
+from dcaseg.evaluation.click_simulation import BallBrush, ClickMeasurement, find_next_click, measure_case
 from dcaseg.interaction.click_classifier import (
     SHIPPED,
     Layer,
     Perceptron,
     PieceDecision,
     Thresholds,
-    classifier_json,
-    confident_piece,
+    format_classifier,
     is_large,
     is_on_border,
+    load_shipped_classifier,
     read_classifier,
-    shipped_classifier,
+    select_confident_piece,
 )
-from dcaseg.interaction.click_piece import PIECE_FEATURES, best_piece, pieces_of
-from dcaseg.interaction.evidence import FEATURES, Evidence, evidence_of
+from dcaseg.interaction.click_piece import PIECE_FEATURES, find_pieces, select_best_piece
+from dcaseg.interaction.evidence import FEATURES, Evidence, compute_evidence
 from dcaseg.interaction.random_walker import RandomWalkerEngine
 from dcaseg.interaction.view import SeenStroke, View
 from dcaseg.json_io import DataError, load
-from dcaseg.organs import AMOS, usual_volume
+from dcaseg.organs import AMOS, get_typical_volume
 from test_interaction import SPLEEN, Scene, ball, dice
 
 WIDTH = len(FEATURES)
@@ -45,7 +45,7 @@ def test_a_perceptron_computes_what_its_layers_say():
     features = np.ones((2, WIDTH), np.float32)
     features[:, 0] = (3.0, -1.0)
     # (3 - 1) / 2 = 1: relu(1.5), relu(-1) -> 2 * 1.5 - 1. (-1 - 1) / 2 = -1: relu(-0.5), relu(1) -> 3 * 1 - 1.
-    assert perceptron(first, second).odds(features).tolist() == [2.0, 2.0]
+    assert perceptron(first, second).predict_log_odds(features).tolist() == [2.0, 2.0]
 
 
 def test_layers_that_do_not_fit_are_refused():
@@ -59,11 +59,11 @@ def test_layers_that_do_not_fit_are_refused():
 
 
 def test_the_file_in_use_is_read_and_written_alike(tmp_path):
-    classifier = shipped_classifier()
+    classifier = load_shipped_classifier()
     path = tmp_path / "classifier.json"
-    path.write_text(classifier_json(classifier))
+    path.write_text(format_classifier(classifier))
     assert read_classifier(path) == classifier
-    assert SHIPPED.read_text(encoding="utf-8") == classifier_json(classifier)
+    assert SHIPPED.read_text(encoding="utf-8") == format_classifier(classifier)
     content = json.loads(path.read_text())
     with pytest.raises(DataError, match="not those of this version"):
         load(type(classifier), {**content, "features": list(reversed(content["features"]))})
@@ -80,7 +80,7 @@ def test_the_file_in_use_is_small_enough_to_review():
 
 
 def test_no_case_of_the_validation_was_used_for_the_fit():
-    cases = shipped_classifier().cases
+    cases = load_shipped_classifier().cases
     assert len(cases) > 3
     assert not any(held_out in case for case in cases for held_out in ("bodyparts", "labelled", "slab"))
 
@@ -98,12 +98,12 @@ def evidence_with(wrong, **columns):
 
 def test_pieces_are_nested_and_connected_to_the_click():
     wrong = np.array((0.9, 0.9, 0.9, 0.6, 0.6, 0.6, 0.6, 0.6, 0.1, 0.9, 0.9, 0.9), np.float32)
-    pieces = pieces_of(evidence_with(wrong, distance=np.arange(12)), wrong)
+    pieces = find_pieces(evidence_with(wrong, distance=np.arange(12)), wrong)
     # The last three voxels are behind a gap.
     assert {1, 3, 8} == set(pieces.voxels.tolist())
     assert (np.diff(pieces.voxels) >= 0).all()
     for piece, count in enumerate(pieces.voxels):
-        assert pieces.voxels_of(piece).tolist() == [index < count for index in range(12)]
+        assert pieces.get_voxels(piece).tolist() == [index < count for index in range(12)]
     farthest = pieces.features[:, PIECE_FEATURES.index("farthest")]
     assert farthest.tolist() == (pieces.voxels - 1).tolist()
 
@@ -114,19 +114,19 @@ def test_pieces_are_connected_over_corners():
     click = np.zeros_like(candidates)
     click[0, 0, 0] = True
     features = np.zeros((3, WIDTH), np.float32)
-    pieces = pieces_of(Evidence(candidates, features, np.arange(3.0), click, 9, 1.0), np.full(3, 0.8, np.float32))
+    pieces = find_pieces(Evidence(candidates, features, np.arange(3.0), click, 9, 1.0), np.full(3, 0.8, np.float32))
     assert pieces.voxels.max() == 3
 
 
 def test_the_best_piece_has_the_largest_expected_gain():
     voxels = np.array((1, 20, 60))
     wrong = np.array((0.99, 0.9, 0.7), np.float32)
-    assert best_piece(voxels, wrong, 1000, True, 0.0) == 2
-    assert best_piece(voxels, wrong, 1000, True, 0.3) == 1
-    assert best_piece(voxels, wrong - np.float32(0.5), 1000, True, 0.0) is None
-    assert best_piece(voxels, wrong, 1000, False, 0.1) == 1
+    assert select_best_piece(voxels, wrong, 1000, True, 0.0) == 2
+    assert select_best_piece(voxels, wrong, 1000, True, 0.3) == 1
+    assert select_best_piece(voxels, wrong - np.float32(0.5), 1000, True, 0.0) is None
+    assert select_best_piece(voxels, wrong, 1000, False, 0.1) == 1
     # Nothing is gained by removing the whole mask, however wrong most of it is.
-    assert best_piece(np.array((1, 30)), np.array((0.9, 0.8), np.float32), 30, False, 0.0) != 1
+    assert select_best_piece(np.array((1, 30)), np.array((0.9, 0.8), np.float32), 30, False, 0.0) != 1
 
 
 def test_clicking_again_in_the_same_direction_needs_less_caution():
@@ -136,8 +136,8 @@ def test_clicking_again_in_the_same_direction_needs_less_caution():
     layer = Layer(tuple((1.0,) if index == mean else (0.0,) for index in range(width)), (0.0,))
     decision = PieceDecision((), (Perceptron((0.0,) * width, (1.0,) * width, (layer,)),), 0.3)
     wrong = np.array((0.95, *([0.72] * 12)), np.float32)
-    pieces = pieces_of(evidence_with(wrong), wrong)
-    changed = [pieces.voxels[decision.best(pieces, 100, True, earlier)] for earlier in (0, 5)]
+    pieces = find_pieces(evidence_with(wrong), wrong)
+    changed = [pieces.voxels[decision.select_piece(pieces, 100, True, earlier)] for earlier in (0, 5)]
     assert changed[0] < changed[1] == 13
 
 
@@ -147,21 +147,21 @@ def test_a_small_change_is_one_confident_piece_around_the_click():
     seeds = np.zeros(wrong.shape, bool)
     seeds[0, 0, 0] = True
     # All eight voxels on this side of the gap, if their mean of 0.71 is enough; otherwise the three sure ones.
-    assert confident_piece(wrong, seeds, Thresholds(0.5, 0.7))[1].sum() == 8
-    assert confident_piece(wrong, seeds, Thresholds(0.5, 0.8))[1].sum() == 3
+    assert select_confident_piece(wrong, seeds, Thresholds(0.5, 0.7))[1].sum() == 8
+    assert select_confident_piece(wrong, seeds, Thresholds(0.5, 0.8))[1].sum() == 3
     # Not even the click is sure enough: only its voxel changes.
-    assert confident_piece(wrong, seeds, Thresholds(0.5, 0.95))[1].sum() == 1
+    assert select_confident_piece(wrong, seeds, Thresholds(0.5, 0.95))[1].sum() == 1
 
 
 def test_clicking_again_needs_less_confidence_inside_an_error_and_more_on_a_border():
     once = Thresholds(0.5, 0.9)
-    assert once.after(0, False, False) == once.after(0, False, True) == once
-    assert 0.6 < once.after(3, True, False).mean < once.after(1, True, False).mean < 0.9
-    assert once.after(20, False, False).mean > once.after(20, True, False).mean >= 0.6
-    assert Thresholds(0.4, 0.5).after(9, True, False).mean == 0.5
-    shipped = shipped_classifier()
+    assert once.adapt_to_clicks(0, False, False) == once.adapt_to_clicks(0, False, True) == once
+    assert 0.6 < once.adapt_to_clicks(3, True, False).mean < once.adapt_to_clicks(1, True, False).mean < 0.9
+    assert once.adapt_to_clicks(20, False, False).mean > once.adapt_to_clicks(20, True, False).mean >= 0.6
+    assert Thresholds(0.4, 0.5).adapt_to_clicks(9, True, False).mean == 0.5
+    shipped = load_shipped_classifier()
     for decision, adds in ((shipped.adding, True), (shipped.removing, False)):
-        means = [decision.thresholds.after(clicks, adds, True).mean for clicks in (0, 1, 2, 9)]
+        means = [decision.thresholds.adapt_to_clicks(clicks, adds, True).mean for clicks in (0, 1, 2, 9)]
         assert means[0] == decision.thresholds.mean < means[1] < means[2] <= means[3] < 0.95
 
 
@@ -211,7 +211,7 @@ def test_the_evidence_covers_the_side_of_the_click_only(adds):
     mask = ball(scene.spleen.shape, (20, 20, 20), 14.0)
     at = (20, 20, 28) if adds else (20, 20, 26)
     view = view_of(scene, mask, at, adds)
-    evidence = evidence_of(view, RandomWalkerEngine().foreground(view))
+    evidence = compute_evidence(view, RandomWalkerEngine().predict_foreground(view))
     assert evidence.candidates[at]
     assert not (evidence.candidates & (mask == adds)).any()
     assert evidence.features.shape == (evidence.candidates.sum(), WIDTH) and np.isfinite(evidence.features).all()
@@ -225,7 +225,7 @@ def test_clicks_on_a_border_that_is_off_by_a_voxel_move_more_of_it_than_their_vo
     mask = ball(scene.spleen.shape, scene.spleen_at, 20.0 - 3.0 if adds else 20.0 + 3.0, scene.spacing)
     session = scene.session(scene.labels(spleen=mask, liver=np.zeros_like(mask)))
     for _ in range(3):
-        click = next_click(np.asarray(session.labels == SPLEEN), scene.spleen, scene.spacing)
+        click = find_next_click(np.asarray(session.labels == SPLEEN), scene.spleen, scene.spacing)
         assert click.adds == adds
         session.apply(SPLEEN, scene.stroke(click.index, add=adds))
     after = np.asarray(session.labels == SPLEEN)
@@ -236,8 +236,8 @@ def test_clicks_on_a_border_that_is_off_by_a_voxel_move_more_of_it_than_their_vo
 
 def test_usual_volumes_are_those_of_the_vocabulary():
     low, high = AMOS.by_key["liver"].volume_ml
-    assert low < usual_volume("liver") < high
-    assert usual_volume("tumor") is None and usual_volume(None) is None
+    assert low < get_typical_volume("liver") < high
+    assert get_typical_volume("tumor") is None and get_typical_volume(None) is None
 
 
 def made_up_samples(group, adds, missing, count=6):
@@ -272,7 +272,7 @@ def test_the_fit_learns_which_voxels_are_wrong_and_which_piece_to_change():
         assert figures[name]["clicks"] == 18 and figures[name]["gain"] > 0.03 and figures[name]["worse"] == 0
         features = np.zeros((2, WIDTH), np.float32)
         features[:, FEATURES.index("distance")] = (0.1, 1.3)
-        near, far = getattr(classifier, name).probability(features, finds=name == "finding")
+        near, far = getattr(classifier, name).predict_probability(features, finds=name == "finding")
         # Half of the odds on a missing organ are those of the random walker, which are even here.
         assert near > 0.6 and far < 0.46
     for name in ("adding_much", "removing_much"):
@@ -290,7 +290,7 @@ def test_the_choice_of_thresholds_limits_the_share_of_worse_clicks():
 
 
 def read_back(classifier):
-    return load(type(classifier), json.loads(classifier_json(classifier)))
+    return load(type(classifier), json.loads(format_classifier(classifier)))
 
 
 def test_samples_are_collected_from_simulated_clicks():
@@ -311,8 +311,8 @@ def test_samples_are_collected_from_simulated_clicks():
     # All voxels of the error.
     assert first.wrong.sum() == (scene.spleen & ~bitten).sum()
     right = first.wrong.sum()
-    assert first.dice_after(right, right) == pytest.approx(1.0)
-    assert first.dice_after(right, 0) < first.dice
+    assert first.compute_dice_after(right, right) == pytest.approx(1.0)
+    assert first.compute_dice_after(right, 0) < first.dice
     assert any(each.missing for each in samples)
     assert {each.start for each in samples} >= {"model", "missing", "damaged"}
 
@@ -321,7 +321,7 @@ def test_damage_is_large_and_of_many_kinds():
     scene = Scene((48, 48, 48), (3.0, 3.0, 3.0))
     hu = sitk.GetArrayFromImage(scene.ct)
     random = np.random.default_rng(1)
-    masks = [damaged_mask(scene.spleen, hu, scene.spacing, random) for _ in range(40)]
+    masks = [damage_mask(scene.spleen, hu, scene.spacing, random) for _ in range(40)]
     changed = np.array([(mask != scene.spleen).mean() / scene.spleen.mean() for mask in masks])
     assert (changed > 0.1).mean() > 0.5 and (changed == 0).mean() < 0.15
     added, removed = (
@@ -332,13 +332,13 @@ def test_damage_is_large_and_of_many_kinds():
     # Tiny organs keep at least a voxel.
     speck = np.zeros_like(scene.spleen)
     speck[24, 24, 24] = True
-    assert all(damaged_mask(speck, hu, scene.spacing, random).any() for _ in range(20))
+    assert all(damage_mask(speck, hu, scene.spacing, random).any() for _ in range(20))
 
 
 def test_a_thick_slab_has_the_hu_and_labels_of_its_height():
     scene = Scene((60, 30, 30), (3.0, 3.0, 2.0), axes=(1, 0, 0, 0, 1, 0, 0, 0, 1))
     hu = np.broadcast_to(np.arange(60.0)[:, None, None] * 10, (60, 30, 30))
-    ct, labels = thick_slab(scene.grid.image_of(hu.astype(np.int16)), scene.labels(), np.random.default_rng(4))
+    ct, labels = make_thick_slab(scene.grid.make_image(hu.astype(np.int16)), scene.labels(), np.random.default_rng(4))
     depth, thickness = ct.GetSize()[2], ct.GetSpacing()[2]
     assert 4.0 <= thickness <= 8.0 and 45.0 < depth * thickness <= 90.0
     assert labels.GetSize() == ct.GetSize() and labels.GetSpacing() == ct.GetSpacing()

@@ -20,7 +20,7 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from cohort_archive import EXPECTED, ONLY_BY_VOXELS, write_archive
 from dcaseg.cohort import discovery
-from dcaseg.cohort.case import folder_name
+from dcaseg.cohort.case import make_folder_name
 from dcaseg.cohort.discovery import Findings, find
 from dcaseg.dicom.archive import Rules
 from dcaseg.errors import UserError
@@ -102,7 +102,7 @@ def test_volumes_in_files_of_the_same_name_are_separate_cases(coarse_phantom, tm
 def test_a_case_that_cannot_be_distinguished_from_another_is_rejected(coarse_phantom, tmp_path, monkeypatch):
     for name in ("a", "b"):
         shutil.copytree(coarse_phantom, tmp_path / name)
-    monkeypatch.setattr(discovery, "digest", lambda parts: "same" if next(iter(parts)) == "file" else "other")
+    monkeypatch.setattr(discovery, "compute_digest", lambda parts: "same" if next(iter(parts)) == "file" else "other")
     found = found_in(tmp_path)
     assert len(found.cases) == 1 and "cannot be distinguished" in [each.reason for each in found.rejected][-1]
 
@@ -241,7 +241,7 @@ def test_macos_companion_files_are_ignored(archive, tmp_path):
 
 @pytest.mark.parametrize("text", ["../../etc", "a" * 500, "", "...", "Bauch, venös\n", "腹" * 90])
 def test_result_folders_have_short_names_without_separators(text):
-    name = folder_name(text, "0123456789abcdef")
+    name = make_folder_name(text, "0123456789abcdef")
     assert name.endswith("-01234567")
     assert not set(name) & set("/\\\n:")
     assert not name.startswith(".")

@@ -16,7 +16,7 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from dcaseg.cohort.case import Case, Outcome, Rejected
 from dcaseg.cohort.ledger import Ledger
-from dcaseg.cohort.report import concerns, distance_from_range
+from dcaseg.cohort.report import compute_distance_from_range, rank_concerns
 from dcaseg.errors import OutputError
 from dcaseg.file_lock import locked
 from dcaseg.organs import AMOS
@@ -46,28 +46,28 @@ def test_a_later_run_resumes_with_the_pending_cases(file):
     ledger.finish(Outcome("a", "ok", volumes_ml={"liver": 1500.0}, concerns=("x",), notes=("y",)))
     ledger.close()
     again = begun(file, case("a"), case("b"))
-    assert again.pending() == {"b"}
-    entry = next(entry for entry in again.entries() if entry.key == "a")
+    assert again.get_pending_keys() == {"b"}
+    entry = next(entry for entry in again.iter_entries() if entry.key == "a")
     assert entry.outcome == Outcome("a", "ok", volumes_ml={"liver": 1500.0}, concerns=("x",), notes=("y",))
 
 
 def test_a_changed_case_is_processed_again(file):
     begun(file, case("a")).finish(Outcome("a", "ok"))
-    assert begun(file, case("a", fingerprint="2")).pending() == {"a"}
+    assert begun(file, case("a", fingerprint="2")).get_pending_keys() == {"a"}
 
 
 def test_disk_and_worker_failures_are_retried_case_failures_only_on_request(file):
     ledger = begun(file, case("disk"), case("torn"))
     ledger.finish(Outcome("disk", "failed", "The disk is full.", again=True))
     ledger.finish(Outcome("torn", "failed", "incomplete"))
-    assert begun(file, case("disk"), case("torn")).pending() == {"disk"}
-    assert begun(file, case("disk"), case("torn"), retry_failed=True).pending() == {"disk", "torn"}
+    assert begun(file, case("disk"), case("torn")).get_pending_keys() == {"disk"}
+    assert begun(file, case("disk"), case("torn"), retry_failed=True).get_pending_keys() == {"disk", "torn"}
 
 
 def test_cases_that_are_gone_are_removed_unless_they_have_results(file):
     ledger = begun(file, case("done"), case("gone"), rejected=(Rejected("bad", "bad", "failed", "damaged"),))
     ledger.finish(Outcome("done", "ok"))
-    assert [entry.key for entry in begun(file, case("new")).entries()] == ["done", "new"]
+    assert [entry.key for entry in begun(file, case("new")).iter_entries()] == ["done", "new"]
 
 
 def test_a_different_model_or_different_options_are_rejected(file):
@@ -80,7 +80,7 @@ def test_a_change_is_applied_completely_or_not_at_all(file):
     ledger = begun(file, case("a"))
     with pytest.raises(AttributeError):
         ledger.enter([case("b"), None], ())
-    assert ledger.pending() == {"a"}
+    assert ledger.get_pending_keys() == {"a"}
 
 
 def test_a_file_that_is_not_a_ledger_is_rejected(file):
@@ -109,7 +109,7 @@ def test_volumes_outside_the_usual_range_rank_first(file):
     ledger.finish(Outcome("a", "ok", volumes_ml=USUAL))
     ledger.finish(Outcome("b", "ok", volumes_ml={**USUAL, "liver": 3000.0}))
     ledger.finish(Outcome("c", "ok", volumes_ml={**USUAL, "liver": 100.0, "spleen": 0.0}))
-    found = concerns(list(ledger.entries()), AMOS)
+    found = rank_concerns(list(ledger.iter_entries()), AMOS)
     assert [one.entry.key for one in found] == ["c", "b"]
     assert found[0].reasons == ("Spleen not found", "Liver 100 ml, below the usual range of 800 to 2600 ml")
 
@@ -117,7 +117,7 @@ def test_volumes_outside_the_usual_range_rank_first(file):
 def test_large_volumes_are_shown_without_exponents(file):
     ledger = begun(file, case("a"))
     ledger.finish(Outcome("a", "ok", volumes_ml={**USUAL, "liver": 33723.4}))
-    (found,) = concerns(list(ledger.entries()), AMOS)
+    (found,) = rank_concerns(list(ledger.iter_entries()), AMOS)
     assert found.reasons == ("Liver 33700 ml, above the usual range of 800 to 2600 ml",)
 
 
@@ -126,22 +126,27 @@ def test_a_review_ranks_before_volumes(file):
     ledger.finish(Outcome("a", "ok", volumes_ml={**USUAL, "spleen": 0.0}))
     ledger.finish(Outcome("b", "ok", volumes_ml=USUAL, concern=3.0, concerns=("Liver: uncertain",)))
     ledger.finish(Outcome("c", "ok", volumes_ml=USUAL, concern=30.0, concerns=("Aorta: hole",)))
-    found = concerns(list(ledger.entries()), AMOS)
+    found = rank_concerns(list(ledger.iter_entries()), AMOS)
     assert [(one.entry.key, one.reviewed) for one in found] == [("c", True), ("b", True), ("a", False)]
 
 
 def test_off_range_is_zero_inside_and_bounded_below():
     liver = AMOS.by_key["liver"]
-    assert distance_from_range(1500.0, liver) == 0
-    assert distance_from_range(5200.0, liver) == pytest.approx(0.693, abs=1e-3)
-    assert distance_from_range(0.0, liver) == distance_from_range(1e-6, liver) < distance_from_range(400.0, liver) < 0
+    assert compute_distance_from_range(1500.0, liver) == 0
+    assert compute_distance_from_range(5200.0, liver) == pytest.approx(0.693, abs=1e-3)
+    assert (
+        compute_distance_from_range(0.0, liver)
+        == compute_distance_from_range(1e-6, liver)
+        < compute_distance_from_range(400.0, liver)
+        < 0
+    )
 
 
 def test_an_outcome_keeps_all_its_fields(file):
     outcome = Outcome("a", "failed", "why", True, ("n",), {"liver": 1.5}, {"total": 2.0}, 1.0, ("c",), "host:1", 1, 9.5)
     ledger = begun(file, case("a"))
     ledger.finish(outcome)
-    assert next(ledger.entries()).outcome == outcome == replace(outcome)
+    assert next(ledger.iter_entries()).outcome == outcome == replace(outcome)
 
 
 def _other_table(file: Path) -> None:
@@ -186,7 +191,7 @@ def test_a_broken_ledger_gives_a_one_line_error_with_a_remedy(file, kind):
     BROKEN[kind](file)
     with pytest.raises(OutputError) as refused:
         ledger = begun(file, case("b"))
-        list(ledger.entries())
+        list(ledger.iter_entries())
     assert "\n" not in str(refused.value) and refused.value.remedy
 
 

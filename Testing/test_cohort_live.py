@@ -77,7 +77,7 @@ def test_without_a_terminal_occasional_lines_report_progress(state, monkeypatch)
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream = io.StringIO()
-    searching, tick = command._occasional_lines(Console(file=stream, width=200))
+    searching, tick = command._make_progress_printers(Console(file=stream, width=200))
     for _ in range(4):
         now[0] += 11
         tick(state)
@@ -87,7 +87,7 @@ def test_without_a_terminal_occasional_lines_report_progress(state, monkeypatch)
 
 def shown(state: State) -> str:
     console = Console(file=io.StringIO(), width=140, force_terminal=False)
-    console.print(command._table(state))
+    console.print(command._make_state_table(state))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -19,7 +19,7 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 pytest.importorskip("distributed", reason="the extra cohort is not installed")
 
 from dcaseg.cohort.case import Case, Outcome, Rejected
-from dcaseg.cohort.pseudonyms import Pseudonyms, own_key, read_key, without_names
+from dcaseg.cohort.pseudonyms import Pseudonyms, own_key, read_key, redact_outcome
 from dcaseg.errors import UserError
 from dicom_archive import write_ct_series
 
@@ -126,13 +126,13 @@ def test_reasons_do_not_contain_file_or_folder_names():
     case = Case(
         "k", "PID-4711-k", "Mueller_Eva/1", ("/data/Mueller_Eva/1/IM1.dcm",), True, "f", "PID-4711", "20200131", "Eva"
     )
-    hidden = pseudonyms.case(case)
+    hidden = pseudonyms.pseudonymize_case(case)
     assert hidden.files == case.files and "PID-4711" not in hidden.name + hidden.source + hidden.key
     assert (hidden.study_date, hidden.description) == ("", "")
-    outcome = without_names(Outcome("k", "failed", "IM1.dcm in Mueller_Eva cannot be read"), case)
+    outcome = redact_outcome(Outcome("k", "failed", "IM1.dcm in Mueller_Eva cannot be read"), case)
     assert outcome.reason == "(hidden) in (hidden) cannot be read"
     rejected = Rejected("r", "Mueller_Eva/IM1.dcm", "failed", "Mueller_Eva/IM1.dcm is damaged", "PID-4711")
-    assert "Mueller" not in pseudonyms.rejected(rejected, Path("/data")).reason
+    assert "Mueller" not in pseudonyms.pseudonymize_rejected(rejected, Path("/data")).reason
 
 
 def test_a_run_that_ends_while_it_writes_the_key_leaves_no_half_key(tmp_path, monkeypatch):
@@ -151,5 +151,5 @@ def test_a_run_that_ends_while_it_writes_the_key_leaves_no_half_key(tmp_path, mo
 
 def test_folders_with_ordinary_names_do_not_make_sentences_unreadable():
     case = Case("k", "n", "in/ct", ("/data/in/Eva/ct.nii.gz",), False, "f")
-    outcome = without_names(Outcome("k", "ok", notes=("Check the data in Eva: ct.nii.gz has no origin.",)), case)
+    outcome = redact_outcome(Outcome("k", "ok", notes=("Check the data in Eva: ct.nii.gz has no origin.",)), case)
     assert outcome.notes == ("Check the data in (hidden): (hidden) has no origin.",)

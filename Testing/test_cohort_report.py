@@ -12,9 +12,9 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from dcaseg.cohort.case import Case, Outcome, Rejected
 from dcaseg.cohort.ledger import ENDED_EARLY, Ledger
-from dcaseg.cohort.report import concerns, write_report, write_volumes
+from dcaseg.cohort.report import rank_concerns, write_report, write_volumes
 from dcaseg.cohort.report_template import STYLE
-from dcaseg.cohort.volume_chart import volume_chart
+from dcaseg.cohort.volume_chart import draw_volume_chart
 from dcaseg.organs import AMOS
 
 LIVER = AMOS.by_key["liver"]
@@ -96,7 +96,7 @@ def test_a_small_cohort_is_drawn_as_dots_and_a_large_one_as_histograms(cases):
     inside = (low * high) ** 0.5
     volumes = [(f"c{number}", {"liver": inside * (1 + number / cases / 10)}) for number in range(cases - 3)]
     volumes += [("small", {"liver": low / 2}), ("large", {"liver": high * 1.2}), ("none", {"liver": 0.0})]
-    svg = volume_chart(volumes, AMOS)
+    svg = draw_volume_chart(volumes, AMOS)
     assert "1 without" in svg
     counts = [int(count) for count in re.findall(r"<title>(\d+) cases?</title>", svg)]
     assert svg.count("<circle") == (cases - 1 if cases == 20 else 0)
@@ -152,4 +152,4 @@ def test_a_small_volume_of_a_cut_off_organ_is_not_a_concern(ledger):
     ledger.enter([case(1), case(2)], [])
     ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 100.0}, cut_off=("liver",)))
     ledger.finish(Outcome("2", "ok", volumes_ml={"liver": 100.0}))
-    assert [one.entry.key for one in concerns(list(ledger.entries()), AMOS)] == ["2"]
+    assert [one.entry.key for one in rank_concerns(list(ledger.iter_entries()), AMOS)] == ["2"]

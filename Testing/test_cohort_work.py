@@ -72,7 +72,7 @@ def left_in(settings: Settings) -> list[str]:
 def test_a_dicom_series_becomes_a_complete_result_folder_and_is_not_segmented_again(dicom_case, settings, monkeypatch):
     outcome = work.process(dicom_case, settings)
     assert (outcome.status, outcome.reason) == ("ok", "")
-    folder = settings.folder_of(dicom_case.name)
+    folder = settings.get_case_folder(dicom_case.name)
     assert {file.name for file in folder.iterdir()} >= {
         "case.json", "labels.nrrd", "log.txt", "request.json", "segmentation.dcm", "thumbnail.jpg", "volumes.csv",
     }  # fmt: skip
@@ -81,14 +81,14 @@ def test_a_dicom_series_becomes_a_complete_result_folder_and_is_not_segmented_ag
     assert request["ct"] == list(dicom_case.files)
     assert left_in(settings) == [dicom_case.name]
     assert outcome.seconds["total"] > outcome.seconds["network"] > 0
-    monkeypatch.setattr(work, "_segmented", lambda *_: pytest.fail("it was segmented again"))
+    monkeypatch.setattr(work, "_segment_case", lambda *_: pytest.fail("it was segmented again"))
     assert replace(work.process(dicom_case, settings), peak_mb=0.0) == replace(outcome, peak_mb=0.0)
 
 
 def test_a_review_gives_the_case_its_concern(dicom_case, settings):
     reviewed = replace(settings, options=SegmentOptions(overlap=0.0, review=True))
     outcome = work.process(dicom_case, reviewed)
-    review = json.loads((settings.folder_of(dicom_case.name) / "review.json").read_text())
+    review = json.loads((settings.get_case_folder(dicom_case.name) / "review.json").read_text())
     assert outcome.concern == pytest.approx(sum(place["expected_wrong_ml"] for place in review["places"]))
     assert len(outcome.concerns) == min(len(review["places"]), 3) > 0
     assert outcome.concerns[0].startswith(review["places"][0]["name"])
@@ -97,7 +97,7 @@ def test_a_review_gives_the_case_its_concern(dicom_case, settings):
 def test_an_image_file_gets_labels_but_no_dicom_seg(coarse_phantom, settings, case_in):
     case = case_in(coarse_phantom)
     assert work.process(case, settings).status == "ok"
-    assert not (settings.folder_of(case.name) / "segmentation.dcm").exists()
+    assert not (settings.get_case_folder(case.name) / "segmentation.dcm").exists()
 
 
 def test_a_series_and_a_file_get_the_same_labels_from_a_model_that_is_loaded_once(
@@ -106,10 +106,10 @@ def test_a_series_and_a_file_get_the_same_labels_from_a_model_that_is_loaded_onc
     labels, loads = [], []
     for case in (dicom_case, case_in(coarse_phantom)):
         loads.append(work.process(case, settings).loads)
-        labels.append(sitk.GetArrayFromImage(sitk.ReadImage(str(settings.folder_of(case.name) / "labels.nrrd"))))
+        labels.append(sitk.GetArrayFromImage(sitk.ReadImage(str(settings.get_case_folder(case.name) / "labels.nrrd"))))
     np.testing.assert_array_equal(*labels)
     assert loads[0] == loads[1]
-    assert PROCESS.segmenter(settings) is PROCESS.segmenter(settings)
+    assert PROCESS.get_segmenter(settings) is PROCESS.get_segmenter(settings)
 
 
 def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
@@ -118,7 +118,7 @@ def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
     for number in range(3):
         shutil.copytree(coarse_phantom, tmp_path / f"in/{number}")
     cases = find(tmp_path / "in", tmp_path / "out", Rules()).cases
-    PROCESS.segmenter(settings)
+    PROCESS.get_segmenter(settings)
     read: list[Path] = []
     two_are_read = threading.Event()
     in_network: list[int] = []
@@ -167,7 +167,7 @@ def test_a_file_with_an_undecodable_name_does_not_stop_the_worker(coarse_phantom
 
 def test_a_case_is_segmented_again_when_it_or_the_options_have_changed(dicom_case, settings):
     work.process(dicom_case, settings)
-    record = settings.folder_of(dicom_case.name) / "case.json"
+    record = settings.get_case_folder(dicom_case.name) / "case.json"
     other_case = replace(dicom_case, fingerprint="other")
     for case, changed in (
         (other_case, settings),
@@ -183,13 +183,13 @@ def test_a_model_that_was_replaced_between_two_cohorts_is_loaded_again(settings,
     """A Dask worker may outlive a cohort, and ``dca bundle export --replace`` puts another model into its folder."""
     folder = save_small_bundle(tmp_path / "model", vivid_network(len(AMOS)))
     first = replace(settings, bundle=str(folder), weights=Bundle.load(folder).weights.sha256)
-    old = PROCESS.segmenter(first)
+    old = PROCESS.get_segmenter(first)
     shutil.rmtree(folder)
     network = vivid_network(len(AMOS))
     torch.nn.init.zeros_(network.experts[0].head.bias)
     second = replace(first, weights=Bundle.load(save_small_bundle(folder, network)).weights.sha256)
     assert second.weights != first.weights
-    assert PROCESS.segmenter(second).model.weights.sha256 == second.weights
+    assert PROCESS.get_segmenter(second).model.weights.sha256 == second.weights
     assert not any(each is old for each in PROCESS._segmenters.values()), "it would only fill the memory"
 
 
@@ -199,7 +199,7 @@ def test_a_model_that_was_replaced_between_two_cohorts_is_loaded_again(settings,
 )
 def test_corrections_in_a_case_folder_are_kept_when_the_case_is_segmented_again(dicom_case, settings, change):
     work.process(dicom_case, settings)
-    folder = settings.folder_of(dicom_case.name)
+    folder = settings.get_case_folder(dicom_case.name)
     before = (folder / "labels.nrrd").read_bytes()
     if change != "nothing":
         (folder / change).write_bytes(before + b"corrected by hand")
@@ -220,7 +220,7 @@ def test_corrections_in_a_case_folder_are_kept_when_the_case_is_segmented_again(
 def test_corrections_of_cases_of_earlier_versions_are_kept_too(dicom_case, settings, corrected):
     """Their records have no checksums, but are the last file that was written."""
     work.process(dicom_case, settings)
-    folder = settings.folder_of(dicom_case.name)
+    folder = settings.get_case_folder(dicom_case.name)
     record = json.loads((folder / "case.json").read_text())
     del record["files"]
     (folder / "case.json").write_text(json.dumps(record))
@@ -232,7 +232,7 @@ def test_corrections_of_cases_of_earlier_versions_are_kept_too(dicom_case, setti
 
 def test_files_of_the_user_in_a_case_folder_are_not_lost(dicom_case, settings):
     work.process(dicom_case, settings)
-    folder = settings.folder_of(dicom_case.name)
+    folder = settings.get_case_folder(dicom_case.name)
     (folder / "notes.txt").write_text("mine")
     outcome = work.process(replace(dicom_case, fingerprint="other"), settings)
     assert (outcome.status, outcome.again) == ("failed", True)
@@ -292,11 +292,11 @@ def test_an_unexpected_error_gives_an_outcome_too(dicom_case, settings, monkeypa
 
 
 def test_a_case_without_its_picture_is_complete_and_has_a_note(dicom_case, settings, monkeypatch):
-    monkeypatch.setattr(work, "pictures", lambda *_: 1 / 0)
+    monkeypatch.setattr(work, "draw_pictures", lambda *_: 1 / 0)
     outcome = work.process(dicom_case, settings)
     assert outcome.status == "ok"
     assert any("was not written" in note and "division by zero" in note for note in outcome.notes)
-    folder = settings.folder_of(dicom_case.name)
+    folder = settings.get_case_folder(dicom_case.name)
     assert (folder / "labels.nrrd").is_file() and not (folder / "thumbnail.jpg").exists()
 
 
@@ -310,17 +310,17 @@ def test_a_lack_of_memory_is_reported_and_retried(dicom_case, settings, monkeypa
 
 
 def test_a_case_runs_on_the_cpu_if_the_model_does_not_fit_on_the_gpu(dicom_case, settings, monkeypatch):
-    on_cpu = PROCESS.segmenter(settings)
+    on_cpu = PROCESS.get_segmenter(settings)
     on_gpu = SimpleNamespace(device=Device(torch.device("cuda"), "a small GPU"))
-    monkeypatch.setattr(PROCESS, "segmenter", lambda settings: on_cpu if settings.device == "cpu" else on_gpu)
-    really = work._into_folder
+    monkeypatch.setattr(PROCESS, "get_segmenter", lambda settings: on_cpu if settings.device == "cpu" else on_gpu)
+    really = work._segment_and_write
 
     def full_gpu(case, settings, segmenter):
         if segmenter is on_gpu:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return really(case, settings, segmenter)
 
-    monkeypatch.setattr(work, "_into_folder", full_gpu)
+    monkeypatch.setattr(work, "_segment_and_write", full_gpu)
     outcome = work.process(dicom_case, replace(settings, device="auto"))
     assert outcome.status == "ok"
     assert "out of memory on a small GPU: ran on the CPU" in outcome.notes
@@ -332,7 +332,7 @@ def test_a_ct_without_uids_is_segmented_but_gets_no_dicom_seg(ct, tmp_path, sett
     outcome = work.process(case, settings)
     assert outcome.status == "ok"
     assert any("DICOM SEG was not written" in note for note in outcome.notes)
-    assert (settings.folder_of(case.name) / "labels.nrrd").is_file()
+    assert (settings.get_case_folder(case.name) / "labels.nrrd").is_file()
 
 
 def test_a_different_model_on_a_worker_is_rejected(dicom_case, settings):
@@ -365,7 +365,7 @@ def test_a_library_that_holds_pythons_lock_forever_ends_the_process():
         import re
         from dcaseg.cohort import case_worker as work
         work._GRACE_SECONDS = 0.5
-        work._WATCH.within(0.2, lambda: re.match("(a+)+$", "a" * 60 + "b"))
+        work._WATCH.run_with_timeout(0.2, lambda: re.match("(a+)+$", "a" * 60 + "b"))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (1, "")

@@ -29,7 +29,7 @@ def machine(monkeypatch):
     """Sets how many cores and how much memory (bytes) this machine seems to have."""
 
     def has(cores: int, memory: int) -> None:
-        monkeypatch.setattr(module, "_cores", lambda: cores)
+        monkeypatch.setattr(module, "_count_cores", lambda: cores)
         monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"total": memory}))
 
     return has
@@ -37,10 +37,10 @@ def machine(monkeypatch):
 
 def test_each_gpu_gets_a_worker_and_the_cores_are_divided(machine):
     machine(32, 256 * GIB)
-    planned = LocalWorkers.planned(None, 4)
+    planned = LocalWorkers.plan(None, 4)
     assert (planned.count, planned.threads, planned.gpus) == (4, 8, True)
     with pytest.raises(UserError, match="5 workers are too many for 4 GPUs"):
-        LocalWorkers.planned(5, 4)
+        LocalWorkers.plan(5, 4)
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def test_each_gpu_gets_a_worker_and_the_cores_are_divided(machine):
 )
 def test_without_a_gpu_cores_and_memory_limit_the_workers(cores, gib, count, threads, machine):
     machine(cores, gib * GIB)
-    planned = LocalWorkers.planned(None, 0)
+    planned = LocalWorkers.plan(None, 0)
     assert (planned.count, planned.threads, planned.gpus) == (count, threads, False)
     assert planned.memory_bytes * planned.count <= 0.9 * gib * GIB
 
 
 def test_a_given_number_of_workers_divides_cores_and_memory(machine):
     machine(8, 100 * GIB)
-    planned = LocalWorkers.planned(3, 0)
+    planned = LocalWorkers.plan(3, 0)
     assert (planned.count, planned.threads) == (3, 2)
-    assert LocalWorkers.planned(3, 0, 7 * GIB).memory_bytes == 7 * GIB
+    assert LocalWorkers.plan(3, 0, 7 * GIB).memory_bytes == 7 * GIB
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_given_number_of_workers_divides_cores_and_memory(machine):
 def test_each_worker_sees_its_own_gpu(visible, seen, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     two = LocalWorkers(2, 4, 8 * GIB, gpus=True)
-    environments = [module._local_worker(two, index)["options"]["env"] for index in range(2)]
+    environments = [module._make_worker_spec(two, index)["options"]["env"] for index in range(2)]
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == seen
 
 
@@ -175,7 +175,7 @@ def test_two_cohorts_on_one_scheduler_do_not_get_each_others_results(tmp_path, m
         cases = find(tmp_path / name, tmp_path / f"out-{name}", Rules()).cases
         settings = Settings(str(tmp_path / f"out-{name}"), "model", "0" * 64, SegmentOptions())
         with Client(address, set_as_default=False) as client:
-            (results[name],) = dispatch.outcomes(client, cases, settings, lambda running: None)
+            (results[name],) = dispatch.process_cases(client, cases, settings, lambda running: None)
 
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
         threads = [threading.Thread(target=run, args=(name, cluster.scheduler_address)) for name in ("a", "b")]

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.errors import OutputError
-from dcaseg.rendering.layout import concat_images, height_beside
+from dcaseg.rendering.layout import compute_left_height, concat_images
 
 
 def plain(path: Path, columns: int, rows: int, color: tuple[int, int, int]) -> Path:
@@ -19,7 +19,7 @@ def plain(path: Path, columns: int, rows: int, color: tuple[int, int, int]) -> P
 
 def test_pictures_are_side_by_side_unchanged_with_the_title_above_the_left_one(tmp_path):
     picture = plain(tmp_path / "picture.png", 300, 200, (0, 0, 255))
-    height = height_beside(picture)
+    height = compute_left_height(picture)
     concat_images(plain(tmp_path / "left.png", 80, height, (255, 0, 0)), "A title", picture)
     pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(picture)))[..., :3]
     assert pixels.shape[0] == 200

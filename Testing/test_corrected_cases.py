@@ -21,7 +21,7 @@ MODEL = ("dca-synthetic", "ab" * 32)
 
 
 def ct():
-    image = GRID.image_of(np.arange(720, dtype=np.int16).reshape(GRID.shape))
+    image = GRID.make_image(np.arange(720, dtype=np.int16).reshape(GRID.shape))
     image.SetMetaData("0010|0010", "Doe^Jane")
     return image
 
@@ -29,7 +29,7 @@ def ct():
 def labels():
     array = np.zeros(GRID.shape, np.uint8)
     array[2:5], array[5:7], array[7] = LIVER, SPLEEN, BLADDER
-    return GRID.image_of(array)
+    return GRID.make_image(array)
 
 
 def add(folder, name="case-1", **changes):
@@ -46,7 +46,7 @@ def test_an_added_case_is_read_back(tmp_path):
     add(tmp_path, places=(CheckedFinding(3, "liver", "corrected"),))
     (case,) = read_dataset(tmp_path)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(case.image))), sitk.GetArrayFromImage(ct()))
-    assert Grid.of(sitk.ReadImage(str(case.label))).same_as(GRID)
+    assert Grid.from_image(sitk.ReadImage(str(case.label))).is_same_as(GRID)
     assert (case.model, case.model_sha256) == MODEL
     assert case.reviewed == ("gallbladder", "liver", "bladder")
     assert case.places == (CheckedFinding(3, "liver", "corrected"),)
@@ -114,7 +114,7 @@ def test_concurrent_writers_lose_nothing(tmp_path):
         ({"reviewed": ("heart",)}, UserError, "no organ 'heart'"),
         ({"name": "../elsewhere"}, UserError, "not a valid case name"),
         ({"name": ""}, UserError, "not a valid case name"),
-        ({"labels": GRID.image_of(np.full(GRID.shape, 16, np.uint8))}, UserError, "contain 16"),
+        ({"labels": GRID.make_image(np.full(GRID.shape, 16, np.uint8))}, UserError, "contain 16"),
         ({"labels": sitk.Image(10, 9, 8, sitk.sitkUInt8)}, ImageError, "grid"),
     ],
     ids=["nothing reviewed", "unknown organ", "a way out", "no name", "unknown label", "other grid"],
@@ -135,7 +135,7 @@ def test_a_folder_has_one_vocabulary(tmp_path):
             "other",
             vocabulary=SYNAPSE,
             reviewed=("liver",),
-            labels=GRID.image_of(np.zeros(GRID.shape, np.uint8)),
+            labels=GRID.make_image(np.zeros(GRID.shape, np.uint8)),
         )
     assert tree(tmp_path) == before
 

@@ -16,12 +16,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from dcaseg.imaging.label_comparison import dice_by_label
+from dcaseg.imaging.label_comparison import compute_dice_by_label
 from dcaseg.inference.backends import selection as choosing
 from dcaseg.inference.backends.base import Task
 from dcaseg.inference.backends.eager import EagerBackend
 from dcaseg.inference.backends.selection import make_backend
-from dcaseg.inference.device import choose_device, cpu, found_devices
+from dcaseg.inference.device import choose_device, find_devices, make_cpu_device
 from dcaseg.inference.options import SegmentOptions
 from dcaseg.inference.segmenter import Segmenter
 from dcaseg.inference.sliding_window import RESULT, WindowPrediction
@@ -76,13 +76,13 @@ def array_of(image: sitk.Image) -> np.ndarray:
 def dice_with(one, other) -> np.ndarray:
     """Dice of the organs that the second holds."""
     labels = array_of(other.labels)
-    dice = dice_by_label(array_of(one.labels), labels, 15)
+    dice = compute_dice_by_label(array_of(one.labels), labels, 15)
     return dice[[label - 1 for label in np.unique(labels) if label]]
 
 
 def test_the_gpu_is_found_and_told_with_its_memory():
     name = torch.cuda.get_device_properties(0).name
-    assert found_devices()["cuda"].startswith(f"{name}, ")
+    assert find_devices()["cuda"].startswith(f"{name}, ")
     assert name in choose_device("auto").description and choose_device("auto").half
 
 
@@ -132,7 +132,7 @@ def test_memory_that_runs_out_on_the_gpu_is_told_and_the_cpu_goes_on(little_memo
     )  # What still fits is computed in half precision, the rest in single.
     given = prediction(windows)[RESULT]
     assert "2 windows at once" in said[0] and "continuing on the CPU" in said[-1]
-    expected = WindowPrediction(lambda _: network, SegmentOptions(), cpu(), print)(windows)[RESULT]
+    expected = WindowPrediction(lambda _: network, SegmentOptions(), make_cpu_device(), print)(windows)[RESULT]
     assert (given.cpu().argmax(1) == expected.argmax(1)).float().mean() > 0.97
 
 

@@ -18,7 +18,7 @@ from dcaseg.training import published_splits as splits
 from dcaseg.training.datalist import Datalist, Entry, read_datalist, require_files, write_datalist
 from dcaseg.training.datasets import check_files
 from dcaseg.training.options import GridOptions
-from dcaseg.training.training_set import training_set_of
+from dcaseg.training.training_set import make_training_set
 
 
 def touch(folder: Path, names: list[str]) -> None:
@@ -67,15 +67,15 @@ def numbers(entries: tuple[Entry, ...]) -> list[int]:
 
 @pytest.mark.parametrize("name", splits.SYNAPSE)
 def test_every_synapse_split_divides_the_thirty_cases(synapse_folder, name):
-    built = layouts.synapse(synapse_folder, name).datalist
-    groups = [numbers(entries) for _, entries in built.groups()]
+    built = layouts.create_synapse_datalist(synapse_folder, name).datalist
+    groups = [numbers(entries) for _, entries in built.iter_groups()]
     assert sorted(number for group in groups for number in group) == sorted(splits.SYNAPSE_IDS)
     assert [len(group) for group in groups[2:]] == [4, 6]
 
 
 @pytest.mark.parametrize("name", splits.AMOS)
 def test_no_amos_split_trains_on_its_validation_cases_or_on_mri(amos_folder, name):
-    built = layouts.amos(amos_folder, name).datalist
+    built = layouts.create_amos_datalist(amos_folder, name).datalist
     training = {*numbers(built.training), *numbers(built.unlabeled)}
     assert not training & set(splits.AMOS[name].validation)
     assert max(training | {*numbers(built.validation), *numbers(built.test)}) <= splits.LAST_CT_OF_AMOS
@@ -83,23 +83,23 @@ def test_no_amos_split_trains_on_its_validation_cases_or_on_mri(amos_folder, nam
 
 
 def test_the_caveats_of_amos_splits(amos_folder):
-    five = layouts.amos(amos_folder, "5p")
+    five = layouts.create_amos_datalist(amos_folder, "5p")
     assert len(five.datalist.training) == 7 and any("514, 548, 578" in caveat for caveat in five.caveats)
-    twenty = layouts.amos(amos_folder, "20p")
+    twenty = layouts.create_amos_datalist(amos_folder, "20p")
     assert len(set(splits.AMOS["20p"].labeled) & set(splits.AMOS["20p"].validation)) == 3
     assert any("66, 349, 381" in caveat for caveat in twenty.caveats)
-    assert len(layouts.amos(amos_folder, "5p", with_mri=True).datalist.training) == 10
+    assert len(layouts.create_amos_datalist(amos_folder, "5p", with_mri=True).datalist.training) == 10
 
 
 def test_a_folder_without_cases_of_the_split_is_rejected(synapse_folder, tmp_path):
     with pytest.raises(UserError, match="There is no folder"):
-        layouts.amos(tmp_path, "5p")
+        layouts.create_amos_datalist(tmp_path, "5p")
     with pytest.raises(UserError, match=r"'7p' is not a known split.*2p, 5p"):
-        layouts.amos(tmp_path, "7p")
+        layouts.create_amos_datalist(tmp_path, "7p")
     touch(tmp_path / "img", ["img0001.nii.gz"])
     touch(tmp_path / "label", ["label0001.nii.gz"])
     with pytest.raises(UserError, match="29 cases of the split not found"):
-        layouts.synapse(tmp_path, "galoss-20p")
+        layouts.create_synapse_datalist(tmp_path, "galoss-20p")
 
 
 def test_a_folder_of_cts_becomes_a_list_and_cases(dca, own_folder, tmp_path):
@@ -107,18 +107,20 @@ def test_a_folder_of_cts_becomes_a_list_and_cases(dca, own_folder, tmp_path):
     made = dca("dataset", "folder", own_folder, "-o", out, "--validation", 1, "--name", "mine")
     assert made.code == 0, made.err
     datalist = read_datalist(out)
-    assert [len(entries) for _, entries in datalist.groups()] == [2, 1, 1, 0]
+    assert [len(entries) for _, entries in datalist.iter_groups()] == [2, 1, 1, 0]
     assert json.loads(out.read_text())["unlabelled"] == [{"image": "imagesTr/d_0000.nii.gz"}]
-    labeled, unlabeled, validation = training_set_of(datalist).cases(tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0)))
+    labeled, unlabeled, validation = make_training_set(datalist).cases(
+        tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0))
+    )
     assert len(labeled) == 2 and len(validation) == 1 and unlabeled[0].labels is None
 
 
 def test_labels_of_unlabeled_cases_are_used_only_for_full_supervision(own_folder, tmp_path):
-    cohort = training_set_of(layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0, labeled=2).datalist)
+    cohort = make_training_set(layouts.create_folder_datalist(own_folder, AMOS_ORGANS, 0, 0, labeled=2).datalist)
     grid = GridOptions(spacing=(14.0, 14.0, 14.0))
     labeled, unlabeled, _ = cohort.cases(tmp_path, grid)
     assert [len(labeled), len(unlabeled)] == [2, 2] and all(case.labels is None for case in unlabeled)
-    every = cohort.fully_labeled().cases(tmp_path, grid)[0]
+    every = cohort.to_fully_labeled().cases(tmp_path, grid)[0]
     # One of the four CTs has no label map at all.
     assert sorted(case.labels is None for case in every) == [False, False, False, True]
 
@@ -126,7 +128,7 @@ def test_labels_of_unlabeled_cases_are_used_only_for_full_supervision(own_folder
 def test_monai_reads_the_list(own_folder, tmp_path):
     from monai.data import load_decathlon_datalist
 
-    datalist = layouts.folder_of_cts(own_folder, AMOS_ORGANS, 1, 0).datalist
+    datalist = layouts.create_folder_datalist(own_folder, AMOS_ORGANS, 1, 0).datalist
     write_datalist(datalist, own_folder / "list.json")
     items = load_decathlon_datalist(str(own_folder / "list.json"), True, "training")
     assert [set(item) for item in items] == [{"image", "label"}] * 2
@@ -136,15 +138,15 @@ def test_monai_reads_the_list(own_folder, tmp_path):
 def test_a_label_map_without_a_ct_is_rejected(own_folder):
     (own_folder / "labelsTr" / "z.nii.gz").touch()
     with pytest.raises(UserError, match=r"z\.nii\.gz has no CT with the same name"):
-        layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0)
+        layouts.create_folder_datalist(own_folder, AMOS_ORGANS, 0, 0)
 
 
 def test_too_few_labeled_cases_give_a_caveat_or_an_error(own_folder):
-    few = layouts.folder_of_cts(own_folder, AMOS_ORGANS, 1, 0, labeled=1)
+    few = layouts.create_folder_datalist(own_folder, AMOS_ORGANS, 1, 0, labeled=1)
     assert any("only 1 labeled case" in caveat for caveat in few.caveats)
     assert len(few.datalist.unlabeled) == 2
     with pytest.raises(UserError, match="none is left"):
-        layouts.folder_of_cts(own_folder, AMOS_ORGANS, 2, 1)
+        layouts.create_folder_datalist(own_folder, AMOS_ORGANS, 2, 1)
 
 
 @pytest.fixture
@@ -189,7 +191,7 @@ def test_a_list_round_trip(tmp_path):
 
 
 def test_checking_reports_every_unusable_file(own_folder, tmp_path):
-    datalist = layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0).datalist
+    datalist = layouts.create_folder_datalist(own_folder, AMOS_ORGANS, 0, 0).datalist
     labels = read_labels(own_folder / "labelsTr" / "a.nii.gz")
     other_grid, out_of_range = sitk.Image(labels), sitk.Cast(labels, sitk.sitkUInt8)
     other_grid.SetOrigin((5.0, 0.0, 0.0))
@@ -224,7 +226,7 @@ def test_the_list_of_corrected_cases_has_unannotated_labels(coarse_phantom, tmp_
     datalist = read_datalist(tmp_path / LIST)
     require_files(datalist)
     assert datalist.training[0].unannotated == tuple(label for label in range(1, 16) if label not in (1, 6))
-    case = training_set_of(datalist).cases(tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0)))[0][0]
+    case = make_training_set(datalist).cases(tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0)))[0][0]
     assert case.unannotated == datalist.training[0].unannotated and set(np.unique(case.labels)) == {0, 1, 6}
 
 

@@ -17,10 +17,10 @@ from dcaseg.training.strategies.base import Batch, StepState
 from dcaseg.training.strategies.dca import DCA
 from dcaseg.training.strategies.dca_losses import (
     attention_loss,
-    pseudo_labels_of,
+    compute_pseudo_labels,
+    compute_stitched_pseudo_labels,
+    compute_supervised_losses,
     pseudo_supervised_loss,
-    stitched_pseudo_labels,
-    supervised_losses,
     unsupervised_loss,
 )
 
@@ -62,19 +62,19 @@ def test_the_aggregation_loss_leaves_no_gradient_in_any_expert(network, volumes,
 
 
 def test_supervising_the_aggregation_leaves_no_gradient_in_any_expert(network, volumes, labels, options):
-    supervised_losses(network, volumes, labels, options)["aggregation"].backward()
+    compute_supervised_losses(network, volumes, labels, options)["aggregation"].backward()
     assert not any(has_gradient(expert) for expert in network.experts)
     assert has_gradient(network.aggregation)
 
 
 def test_each_expert_learns_from_its_own_loss_only(network, volumes, labels, options):
-    supervised_losses(network, volumes, labels, options)["medium"].backward()
+    compute_supervised_losses(network, volumes, labels, options)["medium"].backward()
     assert [has_gradient(expert) for expert in network.experts] == [False, True, False]
     assert not has_gradient(network.aggregation)
 
 
 def test_the_loss_of_an_expert_uses_its_split_labels(network, volumes, labels, options):
-    losses = supervised_losses(network, volumes, labels, options)
+    losses = compute_supervised_losses(network, volumes, labels, options)
     logits = network.forward_all(volumes).experts[0]
     expected = segmentation_loss(logits, split_labels(labels, (1,)), options.dice_channels, (1,))
     torch.testing.assert_close(losses["head"], expected)
@@ -82,15 +82,15 @@ def test_the_loss_of_an_expert_uses_its_split_labels(network, volumes, labels, o
 
 def test_an_unannotated_organ_is_background_only_for_the_other_experts(network, volumes, labels, options):
     labels[labels == 4] = 0
-    known = supervised_losses(network, volumes, labels, options)
-    unannotated = supervised_losses(network, volumes, labels, options, unannotated=[(4,), (4,)])
+    known = compute_supervised_losses(network, volumes, labels, options)
+    unannotated = compute_supervised_losses(network, volumes, labels, options, unannotated=[(4,), (4,)])
     assert unannotated["head"] == known["head"] and unannotated["medium"] == known["medium"]
     assert unannotated["tail"] < known["tail"] - 0.01
     assert unannotated["aggregation"] != known["aggregation"]
 
 
 def test_the_paper_preset_does_not_supervise_the_aggregation_decoder(network, volumes, labels):
-    assert "aggregation" not in supervised_losses(network, volumes, labels, TrainingOptions.paper())
+    assert "aggregation" not in compute_supervised_losses(network, volumes, labels, TrainingOptions.make_paper_preset())
 
 
 def test_two_graphs_give_the_gradients_of_one(network, volumes, labels, options):
@@ -99,7 +99,7 @@ def test_two_graphs_give_the_gradients_of_one(network, volumes, labels, options)
     joint.load_state_dict(network.state_dict())
     unlabeled = torch.rand(2, 1, 16, 16, 32)
 
-    sum(supervised_losses(network, volumes, labels, options).values()).backward()
+    sum(compute_supervised_losses(network, volumes, labels, options).values()).backward()
     (0.5 * unsupervised_loss(network, unlabeled, options)[0]).backward()
 
     encoded = joint.encoder(torch.cat([volumes, unlabeled]))
@@ -125,8 +125,8 @@ def test_two_graphs_give_the_gradients_of_one(network, volumes, labels, options)
 def test_with_joint_statistics_a_step_is_one_graph_with_the_same_gradient(network, volumes, labels, supervised):
     """With instance norm, whose statistics are per patch. Organ 3 is unannotated in the first patch."""
     options = replace(
-        TrainingOptions.paper(n_filters=2, patch=(16, 16, 32), norm="instance", unsupervised_weight=2.0, steps=1),
-        supervise_aggregation=supervised, class_balance=0.5, partition="top2",
+        TrainingOptions.make_paper_preset(n_filters=2, patch=(16, 16, 32), norm="instance", steps=1),
+        unsupervised_weight=2.0, supervise_aggregation=supervised, class_balance=0.5, partition="top2",
     )  # fmt: skip
     labels[0][labels[0] == 3] = 0
     batch = Batch(volumes, labels, ((3,), ()), torch.rand(2, 1, 16, 16, 32))
@@ -136,7 +136,7 @@ def test_with_joint_statistics_a_step_is_one_graph_with_the_same_gradient(networ
         strategy = DCA(replace(options, joint_statistics=joint), partition({1: 900, 2: 90, 3: 80, 4: 1}, "top2"))
         strategy.network = DCANet(**network.options)
         strategy.network.load_state_dict(network.state_dict())
-        parts = strategy.loss_names(step_state, batch)
+        parts = strategy.get_loss_names(step_state, batch)
         assert (parts == ("all",)) == joint
         for part in parts:
             strategy.forward(part, batch, step_state).total.backward()
@@ -146,7 +146,7 @@ def test_with_joint_statistics_a_step_is_one_graph_with_the_same_gradient(networ
 
 
 def test_joint_statistics_give_batch_norm_all_patches():
-    options = TrainingOptions.paper(n_filters=2, patch=(16, 16, 32), steps=1, joint_statistics=True)
+    options = TrainingOptions.make_paper_preset(n_filters=2, patch=(16, 16, 32), steps=1, joint_statistics=True)
     volumes, unlabeled = torch.zeros(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
     batch = Batch(volumes, torch.randint(0, 5, (2, 16, 16, 32)), ((), ()), unlabeled)
     torch.manual_seed(0)
@@ -158,11 +158,11 @@ def test_joint_statistics_give_batch_norm_all_patches():
 
 
 def test_the_experts_stage_leaves_out_the_aggregation_decoder(network, volumes, labels, options):
-    assert sorted(supervised_losses(network, volumes, labels, options, "experts")) == ["head", "medium", "tail"]
+    assert sorted(compute_supervised_losses(network, volumes, labels, options, "experts")) == ["head", "medium", "tail"]
 
 
 def test_encoder_and_experts_get_no_gradient_in_the_aggregation_stage(network, volumes, labels, options):
-    losses = supervised_losses(network, volumes, labels, options, "aggregation")
+    losses = compute_supervised_losses(network, volumes, labels, options, "aggregation")
     assert list(losses) == ["aggregation", "attention"]
     (losses["aggregation"] + unsupervised_loss(network, volumes, options, "aggregation")[0]).backward()
     assert has_gradient(network.aggregation)
@@ -174,7 +174,7 @@ def test_the_experts_learn_their_split_of_the_teachers_stitched_labels(network, 
     teacher = DCANet(OWNERS, n_filters=2, norm="instance")
     for expert in teacher.experts:
         torch.nn.init.normal_(expert.head.weight)
-    pseudo, ignored = stitched_pseudo_labels(teacher, volumes)
+    pseudo, ignored = compute_stitched_pseudo_labels(teacher, volumes)
     assert ignored is None
     assert len(pseudo.unique()) > 2, "pseudo-labels of one class would agree with any split"
     loss, agreement = pseudo_supervised_loss(network, teacher, volumes, options)
@@ -196,7 +196,7 @@ def test_uncertain_pseudo_labels_are_left_out(network, volumes, options):
         torch.nn.init.normal_(expert.head.weight)
     stitched = network.stitch(list(network.forward_all(volumes).experts)).detach()
     confidence = float(stitched.softmax(dim=1).amax(dim=1).median())
-    pseudo, ignored = pseudo_labels_of(stitched, confidence)
+    pseudo, ignored = compute_pseudo_labels(stitched, confidence)
     assert torch.equal(pseudo, stitched.argmax(dim=1)) and 0.3 < ignored.float().mean() < 0.7
     confident = replace(options, pseudo_label_confidence=confidence, attention_weight=0.0)
     for loss, _ in (
@@ -217,7 +217,7 @@ def test_the_experts_learn_from_a_strong_view_of_an_unlabeled_patch(volumes, lab
     seen = []
     strategy.network.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     batch = Batch(volumes, labels, ((), ()), volumes)
-    strategy.forward("experts", batch, strategy.step_state(99))
+    strategy.forward("experts", batch, strategy.get_step_state(99))
     teacher_volumes, student_volumes = seen
     assert torch.equal(teacher_volumes, volumes) and not torch.equal(student_volumes, volumes)
 
@@ -236,7 +236,7 @@ def test_the_decoder_can_learn_its_own_pseudo_labels_from_a_strong_view(network,
     strategy = DCA(replace(own, expert_stage_fraction=0.0), partition({1: 100, 2: 20, 3: 20, 4: 1}, "top2"))
     seen = []
     strategy.network.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    strategy.forward("unlabelled", Batch(volumes, labels, ((), ()), volumes), strategy.step_state(99))
+    strategy.forward("unlabelled", Batch(volumes, labels, ((), ()), volumes), strategy.get_step_state(99))
     weak, strong = seen
     assert torch.equal(weak, volumes) and not torch.equal(strong, volumes)
 
@@ -244,7 +244,7 @@ def test_the_decoder_can_learn_its_own_pseudo_labels_from_a_strong_view(network,
 def test_unlabeled_patches_are_used_in_the_stages_that_learn_from_them():
     options = TrainingOptions(n_filters=2, steps=1000, expert_pseudo_labels=True)
     strategy = DCA(options, partition({1: 100, 2: 20, 3: 20, 4: 1}, "top2"))
-    weights = [strategy.weight(strategy.step_state(step)) for step in range(1000)]
+    weights = [strategy.get_unsupervised_weight(strategy.get_step_state(step)) for step in range(1000)]
     border = 650
     assert sum(weight > 0 for weight in weights[:border]) > 0.8 * border
     assert sum(weight > 0 for weight in weights[border:]) > 0.8 * (1000 - border)
@@ -252,15 +252,17 @@ def test_unlabeled_patches_are_used_in_the_stages_that_learn_from_them():
 
 
 def test_batch_and_initialization_of_the_paper_preset():
-    paper = TrainingOptions.paper()
+    paper = TrainingOptions.make_paper_preset()
     assert paper.joint_statistics and paper.initialization == "kaiming" and paper.upsampling == "transposed"
     assert paper.crop == "position"
     assert not paper.residual and not paper.expert_pseudo_labels and not paper.grid.anti_aliasing
-    strategy = DCA(TrainingOptions.paper(n_filters=4, norm="instance"), partition({1: 9, 2: 5, 3: 5, 4: 1}, "top2"))
+    strategy = DCA(
+        TrainingOptions.make_paper_preset(n_filters=4, norm="instance"), partition({1: 9, 2: 5, 3: 5, 4: 1}, "top2")
+    )
     wide = strategy.network.encoder.blocks[3][3]
     assert wide.weight.std().item() == pytest.approx((2 / (32 * 27)) ** 0.5, rel=0.03)
     batch = Batch(torch.zeros(1), torch.zeros(1), [()], torch.zeros(1))
-    assert strategy.loss_names(strategy.step_state(5000), batch) == ("all",)
+    assert strategy.get_loss_names(strategy.get_step_state(5000), batch) == ("all",)
 
 
 def test_the_attention_loss_is_zero_where_each_organ_has_the_attention_of_its_own_expert(labels):
@@ -283,7 +285,7 @@ def test_small_organs_count_as_much_as_large_ones_in_the_attention_loss():
 
 
 def test_the_attention_learns_from_labels_and_pseudo_labels_alike(network, volumes, labels, options):
-    losses = supervised_losses(network, volumes, labels, options)
+    losses = compute_supervised_losses(network, volumes, labels, options)
     assert losses["attention"].item() == pytest.approx(options.attention_weight * math.log(3), rel=1e-5)
     with_attention, _ = unsupervised_loss(network, volumes, options)
     without, _ = unsupervised_loss(network, volumes, replace(options, attention_weight=0.0))
@@ -295,8 +297,8 @@ def test_the_attention_learns_from_labels_and_pseudo_labels_alike(network, volum
 
 
 def test_the_paper_and_other_fusions_have_no_attention_loss(volumes, labels, options):
-    paper = TrainingOptions.paper(supervise_aggregation=True)
+    paper = TrainingOptions.make_paper_preset(supervise_aggregation=True)
     torch.manual_seed(0)
-    assert "attention" not in supervised_losses(DCANet(OWNERS, n_filters=2), volumes, labels, paper)
+    assert "attention" not in compute_supervised_losses(DCANet(OWNERS, n_filters=2), volumes, labels, paper)
     average = DCANet(OWNERS, n_filters=2, norm="instance", fusion="average")
-    assert "attention" not in supervised_losses(average, volumes, labels, options)
+    assert "attention" not in compute_supervised_losses(average, volumes, labels, options)

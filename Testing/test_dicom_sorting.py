@@ -29,9 +29,9 @@ from dcaseg.dicom.archive import (
     group,
     order_slices,
     read_header,
+    remove_duplicates,
     select,
-    volumes,
-    without_copies,
+    split_into_volumes,
 )
 from dcaseg.errors import ImageError
 from dcaseg.imaging.readers import read_ct
@@ -62,7 +62,7 @@ def selected(folder: Path, **rules) -> Selection:
 
 def test_an_axial_ct_is_selected_with_its_slices_in_order(ct, tmp_path):
     write_ct_series(tmp_path / "a", ct)
-    stacks = volumes(selected(tmp_path).images, "a", 20)
+    stacks = split_into_volumes(selected(tmp_path).images, "a", 20)
     assert list(stacks) == [""]
     assert [image.position[2] for image in stacks[""].images] == pytest.approx(
         [30.0 + 3 * index for index in range(SLICES)]
@@ -154,20 +154,20 @@ def test_copies_of_images_are_used_once(ct, tmp_path):
     (tmp_path / "copy").mkdir()
     for file in list((tmp_path / "a").iterdir())[:3]:
         (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
-    kept, copies = without_copies(selected(tmp_path).images)
+    kept, copies = remove_duplicates(selected(tmp_path).images)
     assert (len(kept), copies) == (SLICES, 3)
 
 
 def test_different_images_with_one_uid_are_refused(ct, tmp_path):
     write_ct_series(tmp_path, ct, SOPInstanceUID="1.2.3.4")
     with pytest.raises(ValueError, match="different images with the same UID"):
-        without_copies(selected(tmp_path).images)
+        remove_duplicates(selected(tmp_path).images)
 
 
 def test_acquisitions_in_one_series_become_separate_volumes(ct, tmp_path):
     write_ct_series(tmp_path, ct, uid="1.2.3", study="1.2", AcquisitionNumber=1, stem="A")
     write_ct_series(tmp_path, ct, uid="1.2.3", study="1.2", AcquisitionNumber=2, stem="B")
-    stacks = volumes(selected(tmp_path).images, "two", 20)
+    stacks = split_into_volumes(selected(tmp_path).images, "two", 20)
     assert {number: stack.slices for number, stack in stacks.items()} == {"1": SLICES, "2": SLICES}
 
 
@@ -183,7 +183,7 @@ def test_acquisitions_in_one_series_become_separate_volumes(ct, tmp_path):
 def test_slices_that_do_not_form_a_volume_are_refused(problem, change, ct, tmp_path):
     write_ct_series(tmp_path, ct, change=change)
     with pytest.raises(ImageError, match=problem):
-        volumes(selected(tmp_path).images, "faulty", 20)
+        split_into_volumes(selected(tmp_path).images, "faulty", 20)
 
 
 @pytest.mark.parametrize("name", ["plain", "Bauch Übersicht ÅÄÖ", "腹部", f"{LONG_NAME}/{LONG_NAME}/{LONG_NAME}"])

@@ -135,13 +135,13 @@ def test_the_page_of_commands_is_the_programs():
 
 def test_the_cards_of_the_shipped_models_are_the_programs():
     from dcaseg.models.bundle import Bundle
-    from dcaseg.models.model_card import model_card
-    from dcaseg.models.store import shipped_bundles
+    from dcaseg.models.model_card import format_model_card
+    from dcaseg.models.store import find_shipped_bundles
 
-    folders = shipped_bundles()
+    folders = find_shipped_bundles()
     assert folders
     for folder in folders:
-        assert text_of(folder / "docs/README.md") == model_card(Bundle.load(folder).metadata), folder.name
+        assert text_of(folder / "docs/README.md") == format_model_card(Bundle.load(folder).metadata), folder.name
 
 
 COMMANDS: dict[str, Any] = dict(commands())

@@ -99,13 +99,13 @@ def test_a_report_is_made_of_a_result(dca, tmp_path):
 @pytest.mark.scene
 def test_a_scene_has_its_case_with_the_dominant_expert():
     slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
-    from DCASegmentationLib.scene.case_record import cases_in_scene
+    from DCASegmentationLib.scene.case_record import find_cases_in_scene
     from DCASegmentationLib.scene.headless import boot
 
     boot()
     slicer.mrmlScene.Clear(0)
     slicer.mrmlScene.ReadFromMRB(str(EARLIER / "result" / "scene.mrb"), False)
-    (nodes,) = cases_in_scene()
+    (nodes,) = find_cases_in_scene()
     assert nodes.dominant_expert is not None and nodes.ct is not None
     assert nodes.automatic is not None and nodes.finding_ranks is not None
     slicer.mrmlScene.Clear(0)

@@ -12,13 +12,13 @@ import torch
 
 from dcaseg.errors import UserError
 from dcaseg.method import streaming
-from dcaseg.method.ensemble import EnsembleNet, network_of
+from dcaseg.method.ensemble import EnsembleNet, create_network
 from dcaseg.method.network import DCANet
 from dcaseg.method.streaming import RequestedOutputs
 from dcaseg.models.bundle import Bundle
 from dcaseg.training.checkpoints import load_checkpoint
 from dcaseg.training.compact_state import Detail, read_compact, write_compact
-from dcaseg.training.export import export_bundle, trained_network
+from dcaseg.training.export import build_trained_network, export_bundle
 from dcaseg.training.run_folder import CHECKPOINT
 from dcaseg.types import StrategyName
 from strategy_samples import randomize
@@ -38,7 +38,7 @@ def two_networks() -> list[DCANet]:
 @pytest.mark.parametrize("mean_of", ["logits", "probabilities"])
 def test_an_ensemble_returns_the_mean_of_its_members(mean_of):
     networks, volume = two_networks(), torch.rand(1, 1, 16, 16, 32)
-    ensemble = EnsembleNet.of(networks, mean_of).eval()
+    ensemble = EnsembleNet.from_networks(networks, mean_of).eval()
     assert ensemble.options == {**networks[0].options, "members": 2, "mean_of": mean_of}
     with torch.no_grad():
         logits = [network(volume) for network in networks]
@@ -53,8 +53,8 @@ def test_an_ensemble_returns_the_mean_of_its_members(mean_of):
         streamed = streaming.forward(ensemble, volume, RequestedOutputs(aggregated=True, stitched=True))
     for output in (streamed.aggregated, streamed.stitched):
         torch.testing.assert_close(output, found, atol=1e-4, rtol=1e-4)
-    assert not ensemble.without_weights().has_weights and isinstance(network_of(ensemble.options), EnsembleNet)
-    assert type(network_of(PLAIN)) is DCANet
+    assert not ensemble.copy_without_weights().has_weights and isinstance(create_network(ensemble.options), EnsembleNet)
+    assert type(create_network(PLAIN)) is DCANet
 
 
 def test_impossible_ensembles_are_rejected():
@@ -68,7 +68,7 @@ def test_the_exported_state_of_two_networks_has_both_averages(tmp_path):
     trainer = trainer_for(tmp_path / "run", options_for("cps", steps=4, ema_decay=0.9))
     for _ in range(2):
         trainer._advance()
-    state = trainer._state()
+    state = trainer._make_state()
     assert all(key.startswith(("networks.0.", "networks.1.")) for key in state["averaged"])
     whole, small = tmp_path / "whole.npz", tmp_path / "small.npz"
     write_compact(whole, state)
@@ -97,8 +97,8 @@ def test_the_exported_state_of_two_networks_has_both_averages(tmp_path):
 @torch.inference_mode()
 def test_every_strategy_exports_the_network_that_it_validates(tmp_path, name):
     trainer = trainer_for(tmp_path, options_for(name, steps=4))
-    exported = trained_network(trainer.options, trainer.partition, trainer._state()).eval()
-    rebuilt = network_of(exported.options).eval()
+    exported = build_trained_network(trainer.options, trainer.partition, trainer._make_state()).eval()
+    rebuilt = create_network(exported.options).eval()
     rebuilt.load_state_dict(exported.state_dict())
     volume = torch.rand(1, 1, *trainer.options.patch)
     expected = trainer.evaluated_network.eval()(volume)

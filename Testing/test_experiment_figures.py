@@ -11,13 +11,25 @@ import pytest
 import torch
 
 from dcaseg.errors import UserError
-from dcaseg.evaluation.experiments.definitions import BASELINES, FUSIONS, STITCHED, variant
+from dcaseg.evaluation.experiments.definitions import BASELINES, FUSIONS, STITCHED, make_expert_variant
 from dcaseg.evaluation.experiments.figures import Also, make_figure
 from dcaseg.evaluation.experiments.runs import SCORES, SETTINGS, Data, Runs
-from dcaseg.evaluation.features import balanced_voxels, feature_volume, features_at, last_block, last_fusion
-from dcaseg.evaluation.figures.features import contrast, embed
-from dcaseg.evaluation.figures.overlays import Slice, fullest_slices
-from dcaseg.evaluation.label_ratios import Subset, kendall_tau, moved, stability, subsets_of
+from dcaseg.evaluation.features import (
+    extract_feature_volume,
+    extract_features,
+    get_last_block,
+    get_last_fusion,
+    sample_balanced_voxels,
+)
+from dcaseg.evaluation.figures.features import compute_contrast, embed
+from dcaseg.evaluation.figures.overlays import Slice, find_fullest_slices
+from dcaseg.evaluation.label_ratios import (
+    Subset,
+    count_moved_organs,
+    kendall_tau,
+    make_nested_subsets,
+    measure_stability,
+)
 from dcaseg.method.log_gap import partition
 from dcaseg.method.network import DCANet
 from dcaseg.training.cases import Case
@@ -84,10 +96,13 @@ def test_an_unknown_figure_is_rejected(runs):
 
 
 def test_a_variant_has_one_decoder_for_all_experts_and_the_stitched_ones_are_the_papers():
-    options = variant("deep", 2).options(COMMON, seed=3)
+    options = make_expert_variant("deep", 2).make_options(COMMON, seed=3)
     assert options.n_stages == ((4, 4, 3, 2),) * 3 and options.dilations == ((2,) * 4,) * 3
     assert not options.aggregation and options.seed == 3
-    assert not STITCHED.options(COMMON, 0).aggregation and STITCHED.options(COMMON, 0).n_stages == COMMON.n_stages
+    assert (
+        not STITCHED.make_options(COMMON, 0).aggregation
+        and STITCHED.make_options(COMMON, 0).n_stages == COMMON.n_stages
+    )
 
 
 def test_settings_written_before_an_option_existed_are_still_the_same(tmp_path, runs):
@@ -118,13 +133,13 @@ def test_moved_organs_are_those_in_another_group():
     one = partition({1: 1000, 2: 100, 3: 90, 4: 1}, "top2")
     other = partition({1: 1000, 2: 900, 3: 90, 4: 1}, "top2")
     assert one.owners == ((1,), (2, 3), (4,)) and other.owners == ((1, 2), (3,), (4,))
-    assert moved(one, other) == 1 and moved(one, one) == 0
+    assert count_moved_organs(one, other) == 1 and count_moved_organs(one, one) == 0
 
 
 def test_subsets_are_the_first_cases_and_all_cases_are_stable():
     cases = [case_of_balls(seed) for seed in range(5)]
-    assert [len(subset.cases) for subset in subsets_of(cases, (10, 40, 100))] == [1, 2, 5]
-    whole = stability(cases, THREE_BALLS, 5, "top2", draws=3)
+    assert [len(subset.cases) for subset in make_nested_subsets(cases, (10, 40, 100))] == [1, 2, 5]
+    whole = measure_stability(cases, THREE_BALLS, 5, "top2", draws=3)
     assert (whole.tau, whole.same_groups, whole.moved) == (1, 1, 0)
 
 
@@ -132,31 +147,31 @@ def test_features_come_from_the_layer_before_the_head():
     torch.manual_seed(0)
     network = DCANet(((1,), (2,), (3,)), n_filters=2, norm="instance").train()
     case = Case("one patch", np.random.default_rng(0).integers(-100, 200, OPTIONS.patch).astype(np.int16), None)
-    found = feature_volume(network, last_block(network), case, OPTIONS)
+    found = extract_feature_volume(network, get_last_block(network), case, OPTIONS)
     assert found.shape == (2, *OPTIONS.patch) and network.training
     assert network.aggregation is not None
     network.eval()
     with torch.no_grad():
         logits = network.aggregation.head(torch.from_numpy(found)[None])
-        expected = network(torch.from_numpy(case.scaled(case.hu, OPTIONS.grid))[None, None])
+        expected = network(torch.from_numpy(case.scale_intensity(case.hu, OPTIONS.grid))[None, None])
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
-    fused = feature_volume(network, last_fusion(network), case, OPTIONS)
+    fused = extract_feature_volume(network, get_last_fusion(network), case, OPTIONS)
     assert fused.shape == found.shape and not np.allclose(fused, found)
     stitched = DCANet(((1,), (2,), (3,)), n_filters=2, norm="instance", aggregation=False)
     with pytest.raises(ValueError, match="do not share a last block"):
-        last_block(stitched)
+        get_last_block(stitched)
 
 
 def test_sampled_voxels_are_balanced_and_inside_their_organ():
     cases = [case_of_balls(1), case_of_balls(2)]
-    voxels = balanced_voxels(cases, 31)
+    voxels = sample_balanced_voxels(cases, 31)
     assert np.bincount(voxels.labels).tolist() == [0, 31, 31, 31]
     for position, index, label in zip(voxels.positions, voxels.cases, voxels.labels, strict=True):
         assert cases[index].labels[tuple(position)] == label  # type: ignore[index]
     network = DCANet(((1, 2, 3),), n_filters=2, norm="instance", n_stages=[(1,) * 4], dilations=[(1,) * 4],
                      aggregation=False)  # fmt: skip
-    features = features_at(network, last_block(network), cases, OPTIONS, voxels)
-    whole = feature_volume(network, last_block(network), cases[1], OPTIONS)
+    features = extract_features(network, get_last_block(network), cases, OPTIONS, voxels)
+    whole = extract_feature_volume(network, get_last_block(network), cases[1], OPTIONS)
     row = int(np.flatnonzero(voxels.cases == 1)[0])
     assert features[row] == pytest.approx(whole[(slice(None), *voxels.positions[row])])
 
@@ -174,23 +189,23 @@ def test_contrast_is_the_ratio_of_organs_to_the_rest_of_the_body():
     labels = np.array([0, 0, 1, 1, 2, 0])
     hu = np.array([50, 50, 50, 50, 50, -1000])
     groups = {"head": (1,), "tail": (2,), "medium": (3,)}
-    found = contrast(np.array([1.0, 3.0, 4.0, 8.0, 1.0, 99.0]), hu, labels, groups)
+    found = compute_contrast(np.array([1.0, 3.0, 4.0, 8.0, 1.0, 99.0]), hu, labels, groups)
     assert found == {"head": 3.0, "tail": 0.5}
 
 
 def test_slices_show_the_patients_right_on_the_left_and_the_front_on_top():
     array = np.zeros((3, 4, 5))
     array[1, 3, 4], array[2, 0, 0] = 1, 2  # anterior and right; superior
-    assert Slice("Axial", 0, 1, 1.0).of(array)[0, 0] == 1
-    assert Slice("Coronal", 1, 0, 1.0).of(array)[0, -1] == 2
+    assert Slice("Axial", 0, 1, 1.0).extract(array)[0, 0] == 1
+    assert Slice("Coronal", 1, 0, 1.0).extract(array)[0, -1] == 2
     hu = np.full((3, 9, 12), -1000)
     hu[1, 3:6, 4:10] = 40
-    assert Slice("Axial", 0, 1, 1.0).around_body(hu).of(hu).shape == (3 + 4, 6 + 4)
+    assert Slice("Axial", 0, 1, 1.0).crop_to_body(hu).extract(hu).shape == (3 + 4, 6 + 4)
     empty = Slice("Axial", 0, 0, 1.0)
-    assert empty.around_body(hu) == empty
+    assert empty.crop_to_body(hu) == empty
     labels = np.zeros((5, 6, 7), int)
     labels[2, 1:3], labels[2, 4], labels[2, 4, :3], labels[4, 4] = 1, 2, 1, 2
-    axial, coronal = fullest_slices(labels, (3.0, 1.0, 2.0))
+    axial, coronal = find_fullest_slices(labels, (3.0, 1.0, 2.0))
     assert (axial.index, axial.aspect, coronal.index, coronal.aspect) == (2, 0.5, 4, 1.5)
 
 

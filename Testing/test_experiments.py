@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from dcaseg.errors import UserError
-from dcaseg.evaluation.experiments.anatomies import LABELED, TEST, UNLABELED, VALIDATION, anatomies_training_set
-from dcaseg.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment, fitting_rows
+from dcaseg.evaluation.experiments.anatomies import LABELED, TEST, UNLABELED, VALIDATION, make_anatomies_training_set
+from dcaseg.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment, remove_unsupported_rows
 from dcaseg.evaluation.experiments.runs import SCORES, Data, Runs, StitchedExperts, read_scores, score_cases
-from dcaseg.evaluation.experiments.tables import finished_outcome, make_runs_of, run_experiment, write_tables
+from dcaseg.evaluation.experiments.tables import load_finished_outcome, make_runs_of, run_experiment, write_tables
 from dcaseg.evaluation.metrics import ASD
 from dcaseg.organs import AMOS
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
@@ -62,9 +62,9 @@ def test_the_decoders_gain_over_its_experts_is_recorded(tmp_path, data):
     only = Experiment("one", "One", (Arm("dca", "DCA"),))
     runs = Runs(tmp_path, replace(COMMON, steps=20), data, [0])
     outcome = run_experiment(only, runs)
-    network = runs.trained(only.arms[0]).network
+    network = runs.get_trained_strategy(only.arms[0]).network
     experts = score_cases(StitchedExperts(network), runs.common, data.test, data.vocabulary)
-    assert outcome.stitched["dca"][0].by_case() == pytest.approx(experts.by_case(), abs=1e-4)
+    assert outcome.stitched["dca"][0].average_by_case() == pytest.approx(experts.average_by_case(), abs=1e-4)
     summed = json.loads((tmp_path / "one.json").read_text())["arms"]["dca"]["decoder_minus_stitched_experts"]
     assert summed["dice"] == pytest.approx(outcome.scores["dca"][0].mean() - experts.mean(), abs=1e-3)
 
@@ -72,7 +72,7 @@ def test_the_decoders_gain_over_its_experts_is_recorded(tmp_path, data):
 def test_the_benchmark_on_anatomies_tests_on_people_that_training_never_sees(tmp_path):
     for name in {*LABELED, *UNLABELED, *VALIDATION, *TEST}:
         (tmp_path / name).mkdir()
-    cohort, test, description = anatomies_training_set(tmp_path)
+    cohort, test, description = make_anatomies_training_set(tmp_path)
 
     def people(sources):
         return {Path(each.folder).name for source in sources for each in source.maps}
@@ -85,7 +85,7 @@ def test_the_benchmark_on_anatomies_tests_on_people_that_training_never_sees(tmp
     assert "4 labeled CTs of 2 people, 16 unlabeled of 4" in description
     (tmp_path / "labels_spl_atlas").rmdir()
     with pytest.raises(UserError, match="does not contain labels_spl_atlas"):
-        anatomies_training_set(tmp_path)
+        make_anatomies_training_set(tmp_path)
 
 
 @pytest.mark.slow
@@ -163,10 +163,13 @@ def test_parallel_runs_give_the_same_scores_as_sequential_ones(tmp_path, data):
         max_parallel=2,
         progress=lambda fraction, text: messages.append((fraction, text)),
     )
-    parallel, sequential = runs.scores(TWO), Runs(tmp_path / "sequential", COMMON, data, [0, 1]).scores(TWO)
+    parallel, sequential = (
+        runs.compute_scores(TWO),
+        Runs(tmp_path / "sequential", COMMON, data, [0, 1]).compute_scores(TWO),
+    )
     for arm in TWO:
         for one, other in zip(parallel[arm.key], sequential[arm.key], strict=True):
-            assert one.by_case() == other.by_case()
+            assert one.average_by_case() == other.average_by_case()
     assert messages[-1] == (1.0, "4 of 4 runs, 2 in parallel") and messages == sorted(messages)
 
 
@@ -177,7 +180,7 @@ def test_a_failing_parallel_run_is_reported_and_the_others_are_saved(tmp_path, d
     broken.mkdir(parents=True)
     (broken / "last.pt").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match=r"last\.pt"):
-        runs.scores(TWO)
+        runs.compute_scores(TWO)
     assert (tmp_path / "runs" / "stitched" / "seed-0" / "last.pt").exists()
 
 
@@ -242,10 +245,10 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, data):
     broken.mkdir(parents=True)
     (broken / "last.pt").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match=r"1 run failed, all others are finished\. V-Net, seed 0: .*last\.pt"):
-        runs.scores(TWO)
-    assert made == [1] and runs.finished(TWO) == {"stitched": (0,)}
+        runs.compute_scores(TWO)
+    assert made == [1] and runs.get_finished_seeds(TWO) == {"stitched": (0,)}
     pair = Experiment("pair", "Two", TWO)
-    outcome = finished_outcome(pair, runs)
+    outcome = load_finished_outcome(pair, runs)
     assert outcome.is_partial and [arm.key for arm in outcome.experiment.arms] == ["stitched"]
     write_tables(outcome, tmp_path)
     assert "1 of 1" in (tmp_path / "pair-partial.csv").read_text()
@@ -256,15 +259,15 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, data):
 
 
 def test_no_run_means_no_table(tmp_path, data):
-    assert finished_outcome(EXPERIMENTS["table4"], Runs(tmp_path, COMMON, data, [0])) is None
+    assert load_finished_outcome(EXPERIMENTS["table4"], Runs(tmp_path, COMMON, data, [0])) is None
 
 
 def test_table4_also_trains_with_fewer_labels(tmp_path, data):
-    arms = fitting_rows(EXPERIMENTS["table4"], 2, True).arms
+    arms = remove_unsupported_rows(EXPERIMENTS["table4"], 2, True).arms
     assert [arm.key for arm in arms] == ["average", "fixed", "dca", "average-fewer", "fixed-fewer", "dca-fewer"]
-    assert len(fitting_rows(EXPERIMENTS["table4"], 1, True).arms) == 3
+    assert len(remove_unsupported_rows(EXPERIMENTS["table4"], 1, True).arms) == 3
     runs = Runs(tmp_path, COMMON, data, [0])
-    labeled, unlabeled = runs._cases(arms[-1])
+    labeled, unlabeled = runs._select_cases(arms[-1])
     assert [case.name for case in labeled] == ["balls 1"] and [case.name for case in unlabeled] == [
         "balls 3",
         "balls 2",

@@ -45,7 +45,7 @@ def test_the_harness_sees_what_is_lost_and_what_is_left(tmp_path):
             careless(root, "earlier")
 
         def unclean(root):
-            partials.partial_name(root / "x").touch()
+            partials.make_partial_path(root / "x").touch()
             careless(root, "new")
 
         running.all_workloads = lambda: [

@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from dcaseg.imaging.grid import Grid, model_grid
-from dcaseg.inference.region import ABDOMEN_MARGIN_MM, abdominal_planes, at_least
+from dcaseg.imaging.grid import Grid, make_model_grid
+from dcaseg.inference.region import ABDOMEN_MARGIN_MM, extend_planes, find_abdominal_planes
 from dcaseg.inference.segmenter import Segmenter, SegmentOptions
 from dcaseg.models.bundle import Bundle
 from dcaseg.organs import AMOS
@@ -61,23 +61,23 @@ def test_the_planes_contain_all_organs_and_the_margin(tilted):
     if tilted:
         c, s = np.cos(0.3), np.sin(0.3)
         labels.SetDirection([1, 0, 0, 0, c, -s, 0, s, c])
-    grid = model_grid(labels, (4.0, 4.0, 4.0), "RAI")
-    planes = abdominal_planes(labels, AMOS, grid, margin_mm=12.0)
+    grid = make_model_grid(labels, (4.0, 4.0, 4.0), "RAI")
+    planes = find_abdominal_planes(labels, AMOS, grid, margin_mm=12.0)
     first, last = planes_of(grid, labels)
     assert planes.start == pytest.approx(first - 3, abs=1)
     assert planes.stop == pytest.approx(last + 1 + 3, abs=1)
-    assert abdominal_planes(labels * 0, AMOS, grid) is None
+    assert find_abdominal_planes(labels * 0, AMOS, grid) is None
     # No left kidney is this small.
     labels.SetSpacing((4.0, 4.0, 1.0))
-    assert abdominal_planes(labels, AMOS, model_grid(labels, (4.0, 4.0, 4.0)), margin_mm=12.0) is None
+    assert find_abdominal_planes(labels, AMOS, make_model_grid(labels, (4.0, 4.0, 4.0)), margin_mm=12.0) is None
 
 
 def test_planes_are_extended_to_a_window_within_the_scan():
-    assert at_least(slice(10, 20), 8, 100) == slice(10, 20)
-    assert at_least(slice(10, 20), 16, 100) == slice(7, 23)
-    assert at_least(slice(2, 6), 16, 100) == slice(0, 16)
-    assert at_least(slice(95, 99), 16, 100) == slice(84, 100)
-    assert at_least(slice(2, 6), 16, 9) == slice(0, 9)
+    assert extend_planes(slice(10, 20), 8, 100) == slice(10, 20)
+    assert extend_planes(slice(10, 20), 16, 100) == slice(7, 23)
+    assert extend_planes(slice(2, 6), 16, 100) == slice(0, 16)
+    assert extend_planes(slice(95, 99), 16, 100) == slice(84, 100)
+    assert extend_planes(slice(2, 6), 16, 9) == slice(0, 9)
 
 
 @pytest.mark.slow
@@ -96,8 +96,8 @@ def test_the_shipped_model_finds_the_abdomen_and_nothing_else_is_computed(phanto
     # The random labels are implausible, so there are other warnings.
     assert not any("No abdomen was found" in warning for warning in found.warnings)
     # The small network finds organs in all planes it computes, so its labels show which these are.
-    first, last = planes_of(Grid.of(long_ct), found.labels)
-    organs_first, organs_last = planes_of(Grid.of(long_ct), phantom.labels)
+    first, last = planes_of(Grid.from_image(long_ct), found.labels)
+    organs_first, organs_last = planes_of(Grid.from_image(long_ct), phantom.labels)
     assert first < organs_first and organs_last <= last
     assert (last - first) * 6.0 < (organs_last - organs_first) * 6.0 + 2 * ABDOMEN_MARGIN_MM + 200.0
 

@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 import torch
 
-from dcaseg.inference.device import choose_device, found_devices, missing_devices
+from dcaseg.inference.device import choose_device, find_devices, find_missing_devices
 from dcaseg.worker.protocol import FoundDevices
 
 GIB = 2**30
 
 
 def test_every_device_found_can_be_chosen():
-    assert list(found_devices())[-1] == "cpu"
-    for name in found_devices():
+    assert list(find_devices())[-1] == "cpu"
+    for name in find_devices():
         assert choose_device(name).torch_device.type == name.split(":")[0]
 
 
 def test_each_device_is_either_found_or_missing():
-    assert not set(found_devices()) & set(missing_devices())
-    assert {"cuda", "mps", "cpu"} <= {*found_devices(), *missing_devices()}
+    assert not set(find_devices()) & set(find_missing_devices())
+    assert {"cuda", "mps", "cpu"} <= {*find_devices(), *find_missing_devices()}
 
 
 def test_each_gpu_is_listed_with_its_memory(monkeypatch):
@@ -35,9 +35,9 @@ def test_each_gpu_is_listed_with_its_memory(monkeypatch):
         "get_device_properties",
         lambda index: SimpleNamespace(name=cards[index][0], total_memory=cards[index][1]),
     )
-    found = found_devices()
+    found = find_devices()
     assert (found["cuda"], found["cuda:1"]) == ("NVIDIA RTX 3090, 24 GiB", "NVIDIA T4, 15 GiB")
-    assert "cuda" not in missing_devices()
+    assert "cuda" not in find_missing_devices()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_each_gpu_is_listed_with_its_memory(monkeypatch):
 def test_the_reason_for_missing_cuda_is_reported(monkeypatch, built, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
-    assert missing_devices()["cuda"] == reason
+    assert find_missing_devices()["cuda"] == reason
 
 
 def titles(panel: Any) -> list[str]:
@@ -75,8 +75,8 @@ def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, fake_slice
     fake_slicer.wait_for(lambda: titles(panel) != BARE, 60)
     shown = dict(zip(BARE, titles(panel), strict=True))
     assert re.fullmatch(r"CPU: (1 thread|\d+ threads)", shown["CPU"])
-    assert shown["Automatic"] == f"Automatic: {next(iter(found_devices())).upper()}"
-    for name, reason in missing_devices().items():
+    assert shown["Automatic"] == f"Automatic: {next(iter(find_devices())).upper()}"
+    for name, reason in find_missing_devices().items():
         assert shown[name.upper()] == f"{name.upper()}: {reason}"
     assert panel.parameters.device is Device.CPU
     assert panel.segmentPanel.ui.deviceNoteLabel.text != "Looking for devices..."
@@ -110,7 +110,7 @@ def test_a_worker_that_cannot_start_leaves_the_list_usable(module_panel, fake_sl
     from DCASegmentationLib.worker_client import WorkerProcess
 
     monkeypatch.setattr(
-        "DCASegmentationLib.logic.newWorker",
+        "DCASegmentationLib.logic.createWorker",
         lambda: WorkerProcess(str(tmp_path / "no-python"), tmp_path),
     )
     module_panel.segmentPanel.ui.advancedGroup.collapsed = False

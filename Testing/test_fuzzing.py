@@ -33,7 +33,7 @@ from dcaseg.method.network import DCANet
 from dcaseg.models.download import Source
 from dcaseg.models.metadata_reader import parse_metadata
 from dcaseg.models.user_models import add_bundle
-from dcaseg.models.weight_headers import stored_tensors
+from dcaseg.models.weight_headers import list_stored_tensors
 from dcaseg.organs import AMOS
 from dcaseg.review.schema import Alternative, Finding, OrganNote, Reason, Review, read_review
 from dcaseg.training.checkpoints import RunRecord, read_record
@@ -134,7 +134,7 @@ def test_damaged_weight_files(weight_file, seed):
     content = damaged(weight_file[:3000], dice) + weight_file[3000:]
 
     def read() -> None:
-        for tensor in stored_tensors(io.BytesIO(content), len(content), "model.safetensors").values():
+        for tensor in list_stored_tensors(io.BytesIO(content), len(content), "model.safetensors").values():
             assert tensor.offset >= 0 and tensor.offset + tensor.bytes <= len(content)
 
     taken_or_refused(read, BundleError)
@@ -143,7 +143,7 @@ def test_damaged_weight_files(weight_file, seed):
 @fuzzed
 @given(content=BYTES)
 def test_made_up_weight_files(content):
-    taken_or_refused(lambda: stored_tensors(io.BytesIO(content), len(content), "model.safetensors"), BundleError)
+    taken_or_refused(lambda: list_stored_tensors(io.BytesIO(content), len(content), "model.safetensors"), BundleError)
 
 
 @settings(fuzzed, max_examples=max(EXAMPLES // 4, 10))
@@ -173,7 +173,7 @@ def documents() -> dict[str, tuple[Any, Callable[[Path], object]]]:
     )
     review = Review("AMOS", {"size": [1, 2, 3]}, (place,), (OrganNote("liver", 6, 1.0, ("small",)),)).to_json()
     groups = partition({organ.label: 100 - organ.label for organ in AMOS}, "average")
-    run = RunRecord(AMOS, TrainingOptions(), TrainingSet.of_phantoms(2, 1, 1), groups).to_json()
+    run = RunRecord(AMOS, TrainingOptions(), TrainingSet.from_phantoms(2, 1, 1), groups).to_json()
     case = {
         "format": "dca-corrected-case", "version": 1, "vocabulary": "AMOS", "model": {"name": "m", "sha256": "0" * 64},
         "date": "2026-01-01", "reviewed": ["liver"], "unknown": [1, 2], "places": [
@@ -239,7 +239,7 @@ def test_scene_records_of_any_content(content, text):
 def test_unchanged_content_is_accepted(metadata, weight_file, documents, tmp_path):
     """The content that the tests above damage is valid."""
     parse_metadata(json.dumps(metadata).encode(), Path("bundle"))
-    assert len(stored_tensors(io.BytesIO(weight_file), len(weight_file), "model.safetensors")) >= 6
+    assert len(list_stored_tensors(io.BytesIO(weight_file), len(weight_file), "model.safetensors")) >= 6
     for name in ("dataset.json", "review.json", "run.json"):
         content, read = documents[name]
         (tmp_path / name).write_text(json.dumps(content))

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation, Spacing
 from scipy.spatial.transform import Rotation
 
-from dcaseg.imaging.grid import Grid, canonical_view, model_grid
+from dcaseg.imaging.grid import Grid, get_canonical_view, make_model_grid
 from dcaseg.imaging.resampling import resample
 
 ORIENTATIONS = [
@@ -44,7 +44,7 @@ def monai_on_model_grid(image: sitk.Image, spacing: tuple[float, float, float], 
     """The image as preprocessed by a MONAI bundle, in the array order (z, y, x) of SimpleITK and of our networks."""
     array = torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float64))[None]
     # MONAI's affine is for the array's axes, so its columns are reversed here.
-    affine = affine_ras(Grid.of(image))[:, [2, 1, 0, 3]]
+    affine = affine_ras(Grid.from_image(image))[:, [2, 1, 0, 3]]
     tensor = Orientation(axcodes=orientation[::-1], labels=None)(MetaTensor(array, affine=torch.from_numpy(affine)))
     return Spacing(pixdim=spacing[::-1], mode="bilinear", padding_mode="border")(tensor)
 
@@ -56,7 +56,7 @@ def test_the_model_grid_and_its_values_equal_monais(seed: int) -> None:
     spacing = tuple(rng.uniform(0.7, 6.0, 3).tolist())
     orientation = ORIENTATIONS[int(rng.integers(48))]
 
-    grid = model_grid(image, spacing, orientation)
+    grid = make_model_grid(image, spacing, orientation)
     ours = sitk.GetArrayFromImage(resample(image, grid))
     theirs = monai_on_model_grid(image, spacing, orientation)
 
@@ -73,7 +73,7 @@ def test_halves_and_nearly_equal_spacings_are_rounded_as_monai_does(
 ) -> None:
     image = sitk.Image([count] * 3, sitk.sitkInt16)
     image.SetSpacing([spacing] * 3)
-    grid = model_grid(image, (target,) * 3)
+    grid = make_model_grid(image, (target,) * 3)
     theirs = monai_on_model_grid(image, (target,) * 3, "RAS")
     assert grid.size == (expected,) * 3 == tuple(theirs.shape[1:])
     np.testing.assert_allclose(affine_ras(grid)[:, [2, 1, 0, 3]], theirs.affine.numpy(), atol=1e-9)
@@ -83,10 +83,10 @@ def test_halves_and_nearly_equal_spacings_are_rounded_as_monai_does(
 def test_a_view_shows_the_image_as_the_model_grid_does(orientation: str) -> None:
     image = a_random_ct(7)
     image.SetSpacing([1.0, 1.0, 1.0])
-    grid = model_grid(image, (1.0, 1.0, 1.0), orientation)
+    grid = make_model_grid(image, (1.0, 1.0, 1.0), orientation)
     array = sitk.GetArrayFromImage(image)
 
-    view = canonical_view(array, image, orientation)
+    view = get_canonical_view(array, image, orientation)
 
     assert np.shares_memory(view, array)
     np.testing.assert_array_equal(view, sitk.GetArrayFromImage(resample(image, grid, "nearest")))
@@ -94,26 +94,26 @@ def test_a_view_shows_the_image_as_the_model_grid_does(orientation: str) -> None
 
 def test_writing_into_a_view_writes_into_the_array() -> None:
     image = a_random_ct(3)
-    labels = np.zeros(Grid.of(image).shape, np.uint8)
-    canonical_view(labels, image, "RAS")[0, 0, 0] = 5
+    labels = np.zeros(Grid.from_image(image).shape, np.uint8)
+    get_canonical_view(labels, image, "RAS")[0, 0, 0] = 5
     assert np.count_nonzero(labels == 5) == 1
 
-    marked = Grid.of(image).image_of(labels)
+    marked = Grid.from_image(image).make_image(labels)
     z, y, x = (int(where[0]) for where in np.nonzero(labels))
     corner = marked.TransformIndexToPhysicalPoint((x, y, z))
-    np.testing.assert_allclose(corner, model_grid(image, (2.0, 2.0, 2.0), "RAS").origin, atol=1e-6)
+    np.testing.assert_allclose(corner, make_model_grid(image, (2.0, 2.0, 2.0), "RAS").origin, atol=1e-6)
 
 
 def test_a_view_keeps_leading_axes() -> None:
     image = a_random_ct(4)
-    channels = np.random.default_rng(0).random((3, *Grid.of(image).shape))
-    view = canonical_view(channels, image, "LIP")
-    np.testing.assert_array_equal(view[1], canonical_view(channels[1], image, "LIP"))
+    channels = np.random.default_rng(0).random((3, *Grid.from_image(image).shape))
+    view = get_canonical_view(channels, image, "LIP")
+    np.testing.assert_array_equal(view[1], get_canonical_view(channels[1], image, "LIP"))
 
 
 def test_a_grid_gives_its_geometry_to_an_image_bit_for_bit() -> None:
     image = a_random_ct(5)
-    labels = Grid.of(image).image_of(np.zeros(Grid.of(image).shape, np.uint8))
+    labels = Grid.from_image(image).make_image(np.zeros(Grid.from_image(image).shape, np.uint8))
     assert labels.GetSize() == image.GetSize()
     assert labels.GetOrigin() == image.GetOrigin()
     assert labels.GetSpacing() == image.GetSpacing()
@@ -122,31 +122,31 @@ def test_a_grid_gives_its_geometry_to_an_image_bit_for_bit() -> None:
 
 def test_grids_are_the_same_only_if_all_voxels_coincide() -> None:
     image = a_random_ct(6)
-    grid = Grid.of(image)
-    assert grid.same_as(Grid.of(sitk.Image(image)))
+    grid = Grid.from_image(image)
+    assert grid.is_same_as(Grid.from_image(sitk.Image(image)))
     image.SetOrigin([value + 0.01 for value in image.GetOrigin()])
-    assert not grid.same_as(Grid.of(image))
-    assert grid.same_as(Grid.of(image), tolerance_mm=0.02)
-    assert not grid.same_as(Grid.of(image[1:, :, :]), tolerance_mm=100.0)
+    assert not grid.is_same_as(Grid.from_image(image))
+    assert grid.is_same_as(Grid.from_image(image), tolerance_mm=0.02)
+    assert not grid.is_same_as(Grid.from_image(image[1:, :, :]), tolerance_mm=100.0)
 
 
 def test_the_volume_of_a_voxel_is_in_ml() -> None:
     image = sitk.Image([4, 4, 4], sitk.sitkUInt8)
     image.SetSpacing((2.0, 3.0, 5.0))
-    assert Grid.of(image).volume_ml_per_voxel == pytest.approx(0.03)
+    assert Grid.from_image(image).volume_ml_per_voxel == pytest.approx(0.03)
 
 
 @pytest.mark.parametrize("code", ["RAA", "RA", "XYZ", "RASP", ""])
 def test_an_invalid_orientation_code_is_refused(code: str) -> None:
     with pytest.raises(ValueError, match="orientation"):
-        model_grid(a_random_ct(0), (1.0, 1.0, 1.0), code)
+        make_model_grid(a_random_ct(0), (1.0, 1.0, 1.0), code)
 
 
 def test_an_array_or_image_of_another_size_is_refused() -> None:
     image = a_random_ct(1)
     with pytest.raises(ValueError, match="shape"):
-        canonical_view(np.zeros((1, 2, 3)), image, "RAS")
+        get_canonical_view(np.zeros((1, 2, 3)), image, "RAS")
     with pytest.raises(ValueError, match="voxels"):
-        Grid.of(image).to_image_geometry(sitk.Image([2, 2, 2], sitk.sitkUInt8))
+        Grid.from_image(image).to_image_geometry(sitk.Image([2, 2, 2], sitk.sitkUInt8))
     with pytest.raises(ValueError, match="positive"):
-        model_grid(image, (1.0, 0.0, 1.0))
+        make_model_grid(image, (1.0, 0.0, 1.0))

@@ -209,6 +209,6 @@ def test_added_files_have_ordinary_permissions(small_bundle, tmp_path):
 def test_a_bundle_cannot_have_the_name_of_a_shipped_one(small_bundle, tmp_path, monkeypatch):
     from dcaseg.models import user_models as adding
 
-    monkeypatch.setattr(adding, "shipped_bundles", lambda: [Path("/program/models/random-weights")])
+    monkeypatch.setattr(adding, "find_shipped_bundles", lambda: [Path("/program/models/random-weights")])
     with pytest.raises(BundleError, match="shipped with the program"):
         add_bundle(small_bundle, tmp_path / "models")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dcaseg.errors import BundleError, UserError
-from dcaseg.inference.device import Device, Plan, choose_device, cpu, is_out_of_memory
+from dcaseg.inference.device import Device, Plan, choose_device, is_out_of_memory, make_cpu_device
 from dcaseg.inference.options import SegmentOptions
 from dcaseg.inference.sliding_window import RESULT, WindowPrediction
 from small_model import PATCH, vivid_network
@@ -38,8 +38,8 @@ def hungry(max_windows):
 
 def test_running_out_of_memory_halves_the_batch_and_changes_no_result(windows):
     messages = []
-    enough = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=5), cpu(), messages.append)
-    short = WindowPrediction(lambda _: hungry(2), SegmentOptions(batch=8), cpu(), messages.append)
+    enough = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=5), make_cpu_device(), messages.append)
+    short = WindowPrediction(lambda _: hungry(2), SegmentOptions(batch=8), make_cpu_device(), messages.append)
     torch.testing.assert_close(short(windows)[RESULT], enough(windows)[RESULT], rtol=1e-3, atol=2e-3)
     assert short.plan.batch == 2
     assert len(messages) == 2
@@ -48,7 +48,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_result(windows):
 
 
 def test_a_device_too_small_for_one_window_falls_back_to_the_cpu():
-    plan, message = Plan(GPU, 1).after(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    plan, message = Plan(GPU, 1).get_fallback(torch.cuda.OutOfMemoryError("CUDA out of memory."))
     assert plan.device.torch_device.type == "cpu"
     assert not plan.device.half
     assert "a GPU" in message
@@ -57,7 +57,9 @@ def test_a_device_too_small_for_one_window_falls_back_to_the_cpu():
 
 def test_an_operation_missing_on_a_device_falls_back_to_the_cpu():
     apple = Device(torch.device("mps"), "Apple GPU (MPS)")
-    plan, message = Plan(apple, 2).after(NotImplementedError("The operator 'aten::conv3d' is not implemented for MPS"))
+    plan, message = Plan(apple, 2).get_fallback(
+        NotImplementedError("The operator 'aten::conv3d' is not implemented for MPS")
+    )
     assert plan.device.torch_device.type == "cpu"
     assert "lacks an operation" in message
 
@@ -80,13 +82,13 @@ def test_the_network_moves_with_the_device(windows):
 
 
 def test_too_little_memory_for_one_window_on_the_cpu_is_a_user_error(windows):
-    predict = WindowPrediction(lambda _: hungry(0), SegmentOptions(), cpu(), print)
+    predict = WindowPrediction(lambda _: hungry(0), SegmentOptions(), make_cpu_device(), print)
     with pytest.raises(UserError, match="memory"):
         predict(windows)
 
 
 def test_other_errors_of_the_network_are_not_memory_errors(windows):
-    predict = WindowPrediction(lambda _: vivid_network(), SegmentOptions(), cpu(), print)
+    predict = WindowPrediction(lambda _: vivid_network(), SegmentOptions(), make_cpu_device(), print)
     with pytest.raises(RuntimeError) as caught:
         predict(windows[:, :, :-3])
     assert not is_out_of_memory(caught.value)
@@ -96,7 +98,7 @@ def test_outputs_that_are_not_finite_are_reported(windows):
     network = vivid_network()
     with torch.no_grad():
         network.encoder.get_parameter(next(name for name, _ in network.encoder.named_parameters())).fill_(torch.nan)
-    predict = WindowPrediction(lambda _: network, SegmentOptions(), cpu(), print)
+    predict = WindowPrediction(lambda _: network, SegmentOptions(), make_cpu_device(), print)
     with pytest.raises(BundleError, match="not finite"):
         predict(windows[:1])
 

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from dcaseg.imaging.grid import Grid, canonical_view, model_grid
+from dcaseg.imaging.grid import Grid, get_canonical_view, make_model_grid
 from dcaseg.inference.label_resampling import LabelResampler
 
 N_CHANNELS = 6
@@ -37,7 +37,7 @@ def blobs(shape, background):
 
 def streamed_labels(probabilities, ct, model, kept=None, orientation="RAS"):
     labels = np.full(ct.shape, 99, dtype=np.uint8)
-    writer = LabelResampler(canonical_view(labels, ct, orientation), ct, model, kept)
+    writer = LabelResampler(get_canonical_view(labels, ct, orientation), ct, model, kept)
     for z in range(model.shape[0]):
         writer.add(z, probabilities[:, z].copy())
     return labels
@@ -46,10 +46,10 @@ def streamed_labels(probabilities, ct, model, kept=None, orientation="RAS"):
 def resampled_probabilities(probabilities, ct, model):
     """Every channel on the whole CT grid, (channel, z, y, x); values at the border are repeated outward."""
     resampler = sitk.ResampleImageFilter()
-    resampler.SetReferenceImage(ct.image_of(np.zeros(ct.shape, np.uint8)))
+    resampler.SetReferenceImage(ct.make_image(np.zeros(ct.shape, np.uint8)))
     resampler.SetInterpolator(sitk.sitkLinear)
     resampler.SetOutputPixelType(sitk.sitkFloat64)
-    padded = (sitk.ZeroFluxNeumannPad(model.image_of(channel), [3] * 3, [3] * 3) for channel in probabilities)
+    padded = (sitk.ZeroFluxNeumannPad(model.make_image(channel), [3] * 3, [3] * 3) for channel in probabilities)
     return np.stack([sitk.GetArrayFromImage(resampler.Execute(channel)) for channel in padded])
 
 
@@ -64,7 +64,7 @@ def assert_same_but_for_ties(labels, probabilities):
 @pytest.mark.parametrize("background", [0.0, 6.0])
 def test_labels_are_those_of_resampled_probabilities(direction, background):
     ct = ct_grid(direction)
-    model = model_grid(ct, (3.0, 2.5, 4.0), "RAS")
+    model = make_model_grid(ct, (3.0, 2.5, 4.0), "RAS")
     probabilities = blobs(model.shape, background)
     labels = streamed_labels(probabilities, ct, model)
     expected = resampled_probabilities(probabilities, ct, model)
@@ -76,7 +76,7 @@ def test_labels_are_those_of_resampled_probabilities(direction, background):
 def test_labels_are_correct_for_any_spacing_of_the_model_grid(spacing):
     """Equal to the CT's, finer than it, and so coarse that one voxel or two span the scan."""
     ct = ct_grid(FLIPPED)
-    model = model_grid(ct, spacing, "RAS")
+    model = make_model_grid(ct, spacing, "RAS")
     probabilities = blobs(model.shape, 2.0)
     assert_same_but_for_ties(
         streamed_labels(probabilities, ct, model), resampled_probabilities(probabilities, ct, model)
@@ -86,19 +86,19 @@ def test_labels_are_correct_for_any_spacing_of_the_model_grid(spacing):
 def test_an_organ_second_everywhere_can_still_win_between_voxels():
     """Between two neighbors with different first organs, a third organ can be the most probable one."""
     ct = ct_grid(AXIAL, size=(5, 5, 5), spacing=(1.0, 1.0, 1.0))
-    model = model_grid(ct, (2.0, 2.0, 2.0), "RAS")
+    model = make_model_grid(ct, (2.0, 2.0, 2.0), "RAS")
     probabilities = np.zeros((4, *model.shape), np.float32)
     probabilities[1, :, :, 0::2] = probabilities[2, :, :, 1::2] = 0.55
     probabilities[3] = 0.40
     probabilities[0] = 0.05
-    labels = canonical_view(streamed_labels(probabilities, ct, model), ct, "RAS")
+    labels = get_canonical_view(streamed_labels(probabilities, ct, model), ct, "RAS")
     assert set(np.unique(labels[:, :, 1::2])) == {3}
     assert set(np.unique(labels[:, :, 0::2])) == {1, 2}
 
 
 def test_pure_background_has_no_labels():
     ct = ct_grid(CORONAL)
-    model = model_grid(ct, (3.0, 3.0, 3.0), "RAS")
+    model = make_model_grid(ct, (3.0, 3.0, 3.0), "RAS")
     probabilities = np.zeros((3, *model.shape), np.float32)
     probabilities[0] = 1
     assert not streamed_labels(probabilities, ct, model).any()
@@ -106,7 +106,7 @@ def test_pure_background_has_no_labels():
 
 def test_only_chosen_organs_are_written():
     ct = ct_grid(FLIPPED)
-    model = model_grid(ct, (3.0, 3.0, 3.0), "RAS")
+    model = make_model_grid(ct, (3.0, 3.0, 3.0), "RAS")
     probabilities = blobs(model.shape, 0.0)
     everything = streamed_labels(probabilities, ct, model)
     chosen = streamed_labels(probabilities, ct, model, kept=frozenset({2, 5}))
@@ -116,7 +116,7 @@ def test_only_chosen_organs_are_written():
 
 def test_a_model_grid_in_another_orientation_works_too():
     ct = ct_grid(FLIPPED)
-    model = model_grid(ct, (3.0, 2.5, 4.0), "LPS")
+    model = make_model_grid(ct, (3.0, 2.5, 4.0), "LPS")
     probabilities = blobs(model.shape, 0.0)
     labels = streamed_labels(probabilities, ct, model, orientation="LPS")
     assert_same_but_for_ties(labels, resampled_probabilities(probabilities, ct, model))
@@ -124,18 +124,18 @@ def test_a_model_grid_in_another_orientation_works_too():
 
 def test_grids_rotated_against_each_other_are_refused():
     ct = ct_grid(OBLIQUE)
-    model = model_grid(ct_grid(AXIAL), (3.0, 3.0, 3.0), "RAS")
+    model = make_model_grid(ct_grid(AXIAL), (3.0, 3.0, 3.0), "RAS")
     with pytest.raises(ValueError, match="axes"):
-        LabelResampler(canonical_view(np.zeros(ct.shape, np.uint8), ct), ct, model)
+        LabelResampler(get_canonical_view(np.zeros(ct.shape, np.uint8), ct), ct, model)
 
 
 def peak_while_streaming(n_slices):
     """Bytes that numpy holds at most while a scan of ``n_slices`` is labeled, the label array itself left out."""
     ct = ct_grid(AXIAL, size=(60, 60, n_slices), spacing=(1.0, 1.0, 1.0))
-    model = model_grid(ct, (2.0, 2.0, 2.0), "RAS")
+    model = make_model_grid(ct, (2.0, 2.0, 2.0), "RAS")
     labels = np.zeros(ct.shape, np.uint8)
     plane = blobs((1, *model.shape[1:]), 0.0)[:, 0]
-    writer = LabelResampler(canonical_view(labels, ct), ct, model)
+    writer = LabelResampler(get_canonical_view(labels, ct), ct, model)
     tracemalloc.start()
     for z in range(model.shape[0]):
         writer.add(z, plane.copy())

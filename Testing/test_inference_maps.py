@@ -11,7 +11,7 @@ from dcaseg.imaging.scan_edges import ScanEdges
 from dcaseg.inference.maps import MapsOnModelGrid, normalized_entropy, to_float, total_variation
 from dcaseg.inference.measurements import measure
 from dcaseg.inference.planes import Plane
-from dcaseg.inference.sliding_window import at_patch_resolution
+from dcaseg.inference.sliding_window import upsample_attention
 from dcaseg.organs import AMOS, Vocabulary
 
 TWO_ORGANS = Vocabulary("two", AMOS.organs[:2])
@@ -41,10 +41,10 @@ def test_the_dominant_expert_has_the_largest_attention_and_is_0_in_the_backgroun
     maps.add(Plane(0, probabilities, attention={1: finest[::-1], 4: finest}), (1, 4))
     grid = Grid((4, 1, 1), (4.0, 4.0, 4.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     labels = np.array([[[0, 1, 2, 1]]], np.uint8)
-    assert maps.dominant_expert_on(labels, grid, grid).tolist() == [[[0, 1, 3, 2]]]
+    assert maps.resample_dominant_expert(labels, grid, grid).tolist() == [[[0, 1, 3, 2]]]
     fine = Grid((8, 1, 1), (2.0, 4.0, 4.0), (-1.0, 0.0, 0.0), grid.direction)
     labels = np.array([[[0, 0, 0, 1, 2, 2, 1, 1]]], np.uint8)
-    assert maps.dominant_expert_on(labels, grid, fine).tolist() == [[[0, 0, 0, 1, 3, 3, 2, 2]]]
+    assert maps.resample_dominant_expert(labels, grid, fine).tolist() == [[[0, 0, 0, 1, 3, 3, 2, 2]]]
 
 
 def test_values_close_to_0_do_not_become_holes_in_maps():
@@ -68,7 +68,7 @@ def test_mean_attention_of_an_organ_covers_its_voxels_alone():
     spleen, background = [0, 1, 0], [1, 0, 0]
     maps.add(Plane(0, plane(spleen, background), attention={4: plane([0.6, 0.3, 0.1], [0, 0, 1])}), (4,))
     maps.add(Plane(1, plane(background, spleen), attention={4: plane([0, 0, 1], [0.2, 0.5, 0.3])}), (4,))
-    means = maps.attention_by_organ()
+    means = maps.compute_attention_by_organ()
     assert set(means[4]) == {"spleen"}, "an organ that was not found has no mean"
     assert means[4]["spleen"] == pytest.approx({"head": 0.4, "medium": 0.4, "tail": 0.2})
     np.testing.assert_allclose(to_float(maps.attention[4]["tail"][:, 0]), [[0.1, 1], [1, 0.3]], atol=1e-5)
@@ -77,7 +77,7 @@ def test_mean_attention_of_an_organ_covers_its_voxels_alone():
 @pytest.mark.parametrize("factor", [1, 2, 8])
 def test_interpolated_attention_sums_to_one(factor):
     coarse = torch.softmax(torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0)) * 5, dim=1)
-    fine = at_patch_resolution(coarse, torch.Size([4 * factor] * 3))
+    fine = upsample_attention(coarse, torch.Size([4 * factor] * 3))
     assert fine.shape == (2, 3, *[4 * factor] * 3)
     torch.testing.assert_close(fine.sum(dim=1), torch.ones(2, *[4 * factor] * 3))
 

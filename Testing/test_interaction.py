@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from dcaseg.errors import UserError
 from dcaseg.imaging.grid import Grid
-from dcaseg.imaging.intensity import voxel_checksum
+from dcaseg.imaging.intensity import compute_voxel_checksum
 from dcaseg.imaging.writers import write_image
 from dcaseg.interaction.random_walker import RandomWalkerEngine, SeededRandomWalker, solve
 from dcaseg.interaction.session import BOX_MM, CorrectionSession
@@ -47,13 +47,13 @@ class Scene:
         hu += random.normal(0, 12, shape)
         hu[:3] = -1000
         self.grid = Grid(shape[::-1], spacing, (-31.0, 47.0, 12.0), tuple(float(value) for value in axes))
-        self.ct = self.grid.image_of(np.rint(hu).astype(np.int16))
+        self.ct = self.grid.make_image(np.rint(hu).astype(np.int16))
 
     def labels(self, spleen=None, liver=None):
         array = np.zeros(self.spleen.shape, np.uint8)
         array[self.spleen if spleen is None else spleen] = SPLEEN
         array[self.liver if liver is None else liver] = LIVER
-        return self.grid.image_of(array)
+        return self.grid.make_image(array)
 
     def session(self, labels=None, **options):
         return CorrectionSession(self.ct, self.labels() if labels is None else labels, NAMES, **options)
@@ -153,7 +153,7 @@ def test_a_click_that_adds_never_removes_more_than_it_adds(scene):
     class Destroyer:
         name = "destroyer"
 
-        def foreground(self, view):
+        def predict_foreground(self, view):
             return np.zeros(view.mask.shape, np.float32)
 
     half = scene.spleen.copy()
@@ -251,10 +251,10 @@ def test_nothing_changes_beyond_the_block_around_a_click():
     shape = (20, 90, 90)
     hu = np.full(shape, 60.0) + np.random.default_rng(1).normal(0, 5, shape)
     grid = Grid(shape[::-1], (3.0, 3.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-    ct = grid.image_of(hu.astype(np.int16))
+    ct = grid.make_image(hu.astype(np.int16))
     start = np.zeros(shape, np.uint8)
     start[:, 40:51, 30:40] = LIVER
-    session = CorrectionSession(ct, grid.image_of(start), NAMES)
+    session = CorrectionSession(ct, grid.make_image(start), NAMES)
     session.apply(LIVER, Stroke((to_point((10, 45, 45), grid),)))
     changed = np.argwhere(session.labels != start)
     assert len(changed) > 100
@@ -269,7 +269,7 @@ def tube_scene(spacing):
     square = (y * spacing[1] - 75 - 18 * np.sin(z / 20)) ** 2 + (x * spacing[0] - 75) ** 2
     vessel = (square <= 10**2) & (z >= 2) & (z < 82)
     hu = np.where(vessel, 150.0, -100.0) + np.random.default_rng(3).normal(0, 10, shape)
-    return grid, vessel, grid.image_of(hu.astype(np.int16))
+    return grid, vessel, grid.make_image(hu.astype(np.int16))
 
 
 @pytest.mark.parametrize("spacing", [(3.0, 3.0, 3.0), (1.25, 1.0, 3.0)])
@@ -278,7 +278,7 @@ def test_a_missing_organ_is_followed_beyond_the_block(spacing):
     labels = np.zeros(vessel.shape, np.uint8)
     rows, columns = (slice(round(a / b), round(c / b)) for a, c, b in ((60, 90, spacing[1]), (45, 105, spacing[0])))
     labels[74:79, rows, columns] = SPLEEN
-    session = CorrectionSession(ct, grid.image_of(labels), {1: "spleen", 8: "aorta"}, locked=[SPLEEN])
+    session = CorrectionSession(ct, grid.make_image(labels), {1: "spleen", 8: "aorta"}, locked=[SPLEEN])
     at = np.argwhere(vessel[42]).mean(axis=0).round().astype(int)
     change = session.apply(8, Stroke((to_point((42, *at), grid),)))
     found = session.labels == 8
@@ -295,7 +295,7 @@ def test_a_missing_organ_is_not_followed_beyond_its_usual_volume():
     shape = (40, 90, 90)
     hu = np.full(shape, 60.0) + np.random.default_rng(1).normal(0, 5, shape)
     grid = Grid(shape[::-1], (3.0, 3.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-    ct, empty = grid.image_of(hu.astype(np.int16)), grid.image_of(np.zeros(shape, np.uint8))
+    ct, empty = grid.make_image(hu.astype(np.int16)), grid.make_image(np.zeros(shape, np.uint8))
     for names in ({2: "gallbladder"}, {}):
         # A segment that the vocabulary does not know is not followed at all.
         session = CorrectionSession(ct, empty, names)
@@ -331,7 +331,7 @@ def test_a_scribble_is_one_undo_step_and_all_of_its_points_count(scene):
 
 def test_points_are_in_ras_millimeters_on_any_grid():
     image = generate(3, spacing=(7.0, 6.0, 8.0), orientation="PSL", tilt_degrees=8).ct
-    grid = Grid.of(image)
+    grid = Grid.from_image(image)
     for index in ((0, 0, 0), (3, 5, 7), tuple(n - 1 for n in grid.shape)):
         point = to_point(index, grid)
         lps = image.TransformIndexToPhysicalPoint(tuple(int(i) for i in index[::-1]))
@@ -408,7 +408,7 @@ def test_gas_in_a_hollow_organ_can_be_clicked(scene):
     z, y, x = scene.spleen_at
     gas = ball(hu.shape, (z, y, x), 8.0)
     hu[gas] = -900
-    session = CorrectionSession(scene.grid.image_of(hu), scene.labels(spleen=np.zeros_like(gas)), NAMES)
+    session = CorrectionSession(scene.grid.make_image(hu), scene.labels(spleen=np.zeros_like(gas)), NAMES)
     session.apply(3, scene.stroke((z, y, x), add=True))
     assert (session.labels == 3).sum() > 0.5 * gas.sum()
     # A new segment that is not in the vocabulary.
@@ -426,12 +426,12 @@ def test_a_segmentation_on_another_grid_is_refused(scene):
 
 
 def test_a_ct_that_has_changed_is_refused(scene):
-    right = voxel_checksum(sitk.GetArrayViewFromImage(scene.ct))
+    right = compute_voxel_checksum(sitk.GetArrayViewFromImage(scene.ct))
     scene.session(checksum=right)
     other = sitk.GetArrayFromImage(scene.ct)
     other[30, 30, 30] += 1
     with pytest.raises(UserError, match="changed"):
-        CorrectionSession(scene.grid.image_of(other), scene.labels(), NAMES, checksum=right)
+        CorrectionSession(scene.grid.make_image(other), scene.labels(), NAMES, checksum=right)
 
 
 @pytest.mark.parametrize(
@@ -594,9 +594,9 @@ def test_a_click_that_adds_to_a_thin_organ_loses_none_of_it(thickness):
     hu = np.where(truth, 70, -90) + np.random.default_rng(0).normal(0, 12, shape)
     ct = sitk.GetImageFromArray(hu.astype(np.int16))
     ct.SetSpacing(spacing)
-    grid = Grid.of(ct)
+    grid = Grid.from_image(ct)
     mask = truth & (x < 78)
-    session = CorrectionSession(ct, grid.image_of(mask.astype(np.uint8)), {1: "left_adrenal_gland"})
+    session = CorrectionSession(ct, grid.make_image(mask.astype(np.uint8)), {1: "left_adrenal_gland"})
     change = session.apply(1, Stroke((to_point((40, 70, 83), grid),), True))
     result = session.labels == 1
     assert change.removed == 0 and (result & mask).sum() == mask.sum()
@@ -612,9 +612,9 @@ def test_nothing_changes_outside_a_box_on_an_oblique_ct():
     ct = sitk.GetImageFromArray(np.where(organ, 100, -50).astype(np.int16))
     ct.SetSpacing((spacing,) * 3)
     ct.SetDirection(direction)
-    grid = Grid.of(ct)
+    grid = Grid.from_image(ct)
     labels = (organ & (np.indices((size,) * 3)[2] < 30)).astype(np.uint8)
-    session = CorrectionSession(ct, grid.image_of(labels), {1: "liver"})
+    session = CorrectionSession(ct, grid.make_image(labels), {1: "liver"})
     center = np.array(to_point((30, 30, 34), grid))
     corners = (tuple((center - 15).tolist()), tuple((center + 15).tolist()))
     change = session.apply(1, Stroke((tuple(center.tolist()),), True), corners)

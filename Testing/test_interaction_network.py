@@ -20,13 +20,13 @@ from dcaseg.interaction.click_network import (
     CHANNELS,
     ClickNetwork,
     NetworkEngine,
-    cube_around,
-    features_of,
     load_click_bundle,
+    make_cube_grid,
+    make_network_input,
     save_click_bundle,
 )
 from dcaseg.interaction.click_options import ClickNetworkOptions
-from dcaseg.interaction.engines import default_engine, engine_of
+from dcaseg.interaction.engines import create_default_engine, create_engine
 from dcaseg.interaction.session import CorrectionSession
 from dcaseg.interaction.strokes import Stroke, to_point
 from dcaseg.interaction.view import SeenStroke, View
@@ -35,7 +35,7 @@ from dcaseg.training.cases import Case
 from dcaseg.training.click_training import (
     ClickSampler,
     ClickTrainer,
-    error_center,
+    simulate_click,
     simulate_mask,
 )
 from dcaseg.training.options import ClickTrainingOptions
@@ -79,7 +79,7 @@ def test_a_fresh_network_is_the_identity(case):
     mask = case.labels == 1
     stroke = SeenStroke(np.array([[8, 8, 8]]), True, 5.0)
     cube = tuple(slice(8, 24) for _ in range(3))
-    inputs = features_of(case.hu[cube].astype(np.float32), mask[cube], ~mask[cube], [stroke], 4.0)
+    inputs = make_network_input(case.hu[cube].astype(np.float32), mask[cube], ~mask[cube], [stroke], 4.0)
     assert inputs.shape == (len(CHANNELS), 16, 16, 16)
     with torch.inference_mode():
         odds = network(torch.from_numpy(inputs)[None])
@@ -90,13 +90,13 @@ def test_a_fresh_network_is_the_identity(case):
 def test_a_network_that_repeats_the_mask_changes_only_the_clicked_voxel(case):
     network = ClickNetwork(4, 16, 4.0)
     mask = case.labels == 1
-    found = NetworkEngine(network).foreground(view_of(case, (16, 16, 17), mask)) > 0.5
+    found = NetworkEngine(network).predict_foreground(view_of(case, (16, 16, 17), mask)) > 0.5
     assert np.argwhere(found != mask).tolist() == [[16, 16, 17]]
 
 
 def test_the_cube_lies_around_the_click_on_any_grid(case):
     view = view_of(case, (20, 9, 13), case.labels == 1)
-    cube = cube_around(view, SMALL)
+    cube = make_cube_grid(view, SMALL)
     middle = np.array(cube.origin) + cube.axes @ (np.full(3, 8) * np.array(cube.spacing))
     place = np.array(view.grid.origin) + view.grid.axes @ (np.array([13, 9, 20]) * 4.0)
     assert np.allclose(middle, place)
@@ -108,13 +108,13 @@ def test_simulated_masks_have_errors_and_clicks_lie_in_them(case):
     kinds = set()
     for _ in range(30):
         mask = simulate_mask(truth, case.labels, 1, 4.0, random)
-        click = error_center(mask, truth, 4.0, random)
+        click = simulate_click(mask, truth, 4.0, random)
         if click is not None:
             at, adds = click
             assert truth[tuple(at)] == adds and mask[tuple(at)] != adds
             kinds.add(adds)
     assert kinds == {True, False}
-    assert error_center(truth, truth, 4.0, random) is None
+    assert simulate_click(truth, truth, 4.0, random) is None
 
 
 def test_samples_have_the_click_in_the_middle_and_an_error_there(case):
@@ -216,7 +216,7 @@ def test_a_bundle_restores_the_network(bundle, case):
     loaded = load_click_bundle(saved.folder)
     assert (loaded.steps, loaded.options, loaded.scores) == (7, network.options, {"dice_after": 0.9})
     view = view_of(case, (16, 16, 17), case.labels == 1)
-    one, other = (NetworkEngine(each).foreground(view) for each in (network, loaded.network()))
+    one, other = (NetworkEngine(each).predict_foreground(view) for each in (network, loaded.network()))
     # Weights are stored as float16.
     assert ((one > 0.5) == (other > 0.5)).mean() > 0.999
 
@@ -248,7 +248,7 @@ def test_other_folders_are_not_click_bundles(bundle, small_bundle, tmp_path):
 def test_a_session_with_the_network_changes_nothing_outside_its_cube(bundle, case):
     network, _ = bundle
     view = view_of(case, (16, 16, 17), case.labels == 1)
-    ct, labels = view.grid.image_of(case.hu), view.grid.image_of(case.labels)
+    ct, labels = view.grid.make_image(case.hu), view.grid.make_image(case.labels)
     session = CorrectionSession(ct, labels, {1: "spleen", 2: "liver"}, engine=NetworkEngine(network))
     change = session.apply(1, Stroke((to_point((16, 16, 17), view.grid),)))
     assert change.engine == "network"
@@ -263,25 +263,27 @@ def computer(tmp_path, monkeypatch):
     """A computer without any bundle; returns the folder of the shipped ones."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("DCA_MODELS", raising=False)
-    monkeypatch.setattr(store, "_shipped", lambda: [tmp_path / "shipped"])
+    monkeypatch.setattr(store, "_get_shipped_folders", lambda: [tmp_path / "shipped"])
     return tmp_path / "shipped"
 
 
 def test_a_shipped_click_network_becomes_the_default_engine(bundle, computer, monkeypatch):
     network, _ = bundle
-    assert default_engine().name == "classifier"
+    assert create_default_engine().name == "classifier"
     with pytest.raises(UserError, match="engine 'dca-clicks' does not exist"):
-        engine_of("dca-clicks")
+        create_engine("dca-clicks")
     save_click_bundle(computer / "dca-clicks", network, "dca-clicks", [], 5)
-    assert default_engine().name == engine_of("auto").name == engine_of("dca-clicks").name == "dca-clicks"
-    assert engine_of("classifier").name == "classifier"
+    assert (
+        create_default_engine().name == create_engine("auto").name == create_engine("dca-clicks").name == "dca-clicks"
+    )
+    assert create_engine("classifier").name == "classifier"
     # It is not a model that segments.
-    assert store.find_bundles() == [] and store.shipped_bundles() == []
+    assert store.find_bundles() == [] and store.find_shipped_bundles() == []
     assert store.find_click_bundles() == [computer / "dca-clicks"]
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert default_engine().name == "classifier"
+    assert create_default_engine().name == "classifier"
     with pytest.raises(UserError, match="needs PyTorch"):
-        engine_of("dca-clicks")
+        create_engine("dca-clicks")
 
 
 def test_a_damaged_shipped_network_is_reported_and_clicks_still_work(bundle, computer, caplog):
@@ -289,25 +291,25 @@ def test_a_damaged_shipped_network_is_reported_and_clicks_still_work(bundle, com
     saved = save_click_bundle(computer / "dca-clicks", network, "dca-clicks", [], 5)
     weights = saved.folder / saved.weights.file
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert default_engine().name == "classifier"
+    assert create_default_engine().name == "classifier"
     assert "dca-clicks" in caplog.text
     with pytest.raises(BundleError):
-        engine_of("dca-clicks")
+        create_engine("dca-clicks")
 
 
 def test_the_worker_answers_with_the_shipped_network_which_it_loads_once(bundle, case, computer, tmp_path, monkeypatch):
     network, _ = bundle
     save_click_bundle(computer / "dca-clicks", network, "dca-clicks", [], 5)
-    loaded, load = [], engines._network_engine
+    loaded, load = [], engines._create_network_engine
 
     def count(folder):
         loaded.append(folder)
         return load(folder)
 
-    monkeypatch.setattr(engines, "_network_engine", count)
+    monkeypatch.setattr(engines, "_create_network_engine", count)
     view = view_of(case, (16, 16, 17), case.labels == 1)
-    write_image(view.grid.image_of(case.hu), tmp_path / "ct.nrrd")
-    write_image(view.grid.image_of(case.labels), tmp_path / "labels.nrrd")
+    write_image(view.grid.make_image(case.hu), tmp_path / "ct.nrrd")
+    write_image(view.grid.make_image(case.labels), tmp_path / "labels.nrrd")
     corrections = CorrectionHandler()
 
     def ask(action):
@@ -337,7 +339,7 @@ def test_train_clicks_trains_resumes_and_writes_a_bundle_for_dca_correct(dca, tm
     assert run.code == 0 and "at step 4 of 4" in run.out, run.err
     bundle = load_click_bundle(made)
     assert bundle.steps == 4 and bundle.training_data[0].synthetic
-    assert engine_of(str(made)).name == "dca-clicks"
+    assert create_engine(str(made)).name == "dca-clicks"
 
 
 @pytest.mark.parametrize(

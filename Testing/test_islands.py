@@ -74,8 +74,8 @@ def test_the_result_in_slabs_is_that_of_the_whole(density, planes):
 
 def test_no_slab_has_more_voxels_than_allowed(monkeypatch):
     sizes = []
-    numbered = islands.numbered
-    monkeypatch.setattr(islands, "numbered", lambda mask: (sizes.append(mask.size), numbered(mask))[1])
+    numbered = islands.label_components
+    monkeypatch.setattr(islands, "label_components", lambda mask: (sizes.append(mask.size), numbered(mask))[1])
     labels = two_pieces(large=40, small=3)
     remove_islands(labels, slab_voxels=800)
     assert max(sizes) <= 800 and len(sizes) > 1

@@ -14,7 +14,7 @@ from typing import Literal
 import pytest
 
 from dcaseg.json_io import DataError, check, dump, load, parse_json, read_json
-from dcaseg.option_fields import option, stated
+from dcaseg.option_fields import make_option_metadata, option
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ class Point:
 class Stored:
     """One field of each type that ``load`` supports."""
 
-    count: int = field(metadata=stated(minimum=1, maximum=8, key="n", earlier=("number",)))
+    count: int = field(metadata=make_option_metadata(minimum=1, maximum=8, key="n", earlier=("number",)))
     kind: Literal["a", "b"] = "a"
     share: float = option(0.5, minimum=0, below=1)
     sides: tuple[float, float] = (1.0, 2.0)

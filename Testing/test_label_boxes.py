@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from dcaseg.inference.measurements import boxes_of
+from dcaseg.inference.measurements import compute_bounding_boxes
 
 
 @pytest.mark.parametrize("density", [0.02, 1.0])
 def test_each_label_has_the_smallest_box_around_its_voxels(density):
     random = np.random.default_rng(3)
     labels = random.integers(0, 256, (9, 11, 13), np.uint8) * (random.random((9, 11, 13)) < density).astype(np.uint8)
-    boxes = boxes_of(labels)
+    boxes = compute_bounding_boxes(labels)
     assert list(boxes) == [label for label in np.unique(labels).tolist() if label]
     for label, box in boxes.items():
         where = np.argwhere(labels == label)
@@ -18,4 +18,4 @@ def test_each_label_has_the_smallest_box_around_its_voxels(density):
 
 
 def test_an_empty_label_map_has_no_boxes():
-    assert boxes_of(np.zeros((2, 3, 4), np.uint8)) == {}
+    assert compute_bounding_boxes(np.zeros((2, 3, 4), np.uint8)) == {}

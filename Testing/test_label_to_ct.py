@@ -19,13 +19,19 @@ from dcaseg.organs import AMOS
 from dcaseg.synthesis.label_to_ct.anatomy import Anatomy, load_anatomy, prepare
 from dcaseg.synthesis.label_to_ct.geometry import Warp
 from dcaseg.synthesis.label_to_ct.label_map import LabelMap, read_label_map, read_names
-from dcaseg.synthesis.label_to_ct.noise import normal, smooth_noise
+from dcaseg.synthesis.label_to_ct.noise import sample_normal, smooth_noise
 from dcaseg.synthesis.label_to_ct.recipe import RECIPE_VERSION, Deformation, FieldOfView, Recipe, read_recipe
 from dcaseg.synthesis.label_to_ct.recipe_generator import draw_recipe
-from dcaseg.synthesis.label_to_ct.registration import MAX_WEIGHT, jacobian, register, warp_name, write_warp
+from dcaseg.synthesis.label_to_ct.registration import (
+    MAX_WEIGHT,
+    compute_jacobian_determinant,
+    register,
+    warp_name,
+    write_warp,
+)
 from dcaseg.synthesis.label_to_ct.renderer import Renderer
-from dcaseg.synthesis.label_to_ct.tissues import TISSUES, structure_of
-from dcaseg.synthesis.label_to_ct.volumes import distance_to, hull_distance
+from dcaseg.synthesis.label_to_ct.tissues import TISSUES, find_structure
+from dcaseg.synthesis.label_to_ct.volumes import compute_hull_distance, compute_signed_distance
 from dcaseg.synthesis.phantom.case import generate
 from dcaseg.training.options import GridOptions, TrainingOptions
 from dcaseg.training.sources import LabelMapFolder, SynthesizedCTs, synthesize_case
@@ -90,7 +96,7 @@ def paint_case(seed, anatomies, grid, phase=None):
     ],
 )
 def test_structures_are_recognized_by_name(name, structure):
-    assert structure_of(name) == structure
+    assert find_structure(name) == structure
 
 
 def test_every_organ_of_amos_has_a_tissue():
@@ -186,7 +192,7 @@ def test_labels_agree_with_the_image(anatomy):
         case = paint_case(seed, [anatomy], GRID, "portal_venous")
         if (case.labels == liver).sum() < 200:
             continue
-        rim = (case.labels == liver) & (distance_to(case.labels == liver, (6.0, 6.0, 6.0)) > -7.0)
+        rim = (case.labels == liver) & (compute_signed_distance(case.labels == liver, (6.0, 6.0, 6.0)) > -7.0)
         middle = np.median(case.hu[case.labels == liver])
         assert 20 < middle < 200
         fits.append(np.median(np.abs(case.hu[rim] - middle)))
@@ -378,7 +384,7 @@ def test_positions_of_organs_are_found_in_the_body(anatomy, renderer):
     for seed in range(4):
         scene = renderer.prepare(draw_recipe(seed, [anatomy]))
         label = AMOS.by_key["liver"].label
-        voxels = np.rint(scene.voxels_of(anatomy.positions[label])).astype(int)
+        voxels = np.rint(scene.compute_voxel_indices(anatomy.positions[label])).astype(int)
         labels = scene.render_case().labels.numpy()
         inside = ((voxels >= 0) & (voxels < np.array(labels.shape))).all(axis=1)
         if inside.sum() > 50:
@@ -406,7 +412,7 @@ def test_a_registration_increases_the_overlap_without_folding(anatomy, other):
     assert found.after > found.before + 0.05
     vectors = np.moveaxis(found.warp.field.astype(np.float32), 0, -1)
     assert np.abs(vectors).max() > 3.0
-    assert jacobian(MAX_WEIGHT * vectors, found.warp.step).min() > 0
+    assert compute_jacobian_determinant(MAX_WEIGHT * vectors, found.warp.step).min() > 0
 
 
 @pytest.mark.slow
@@ -500,7 +506,7 @@ def test_a_source_ignores_registrations_to_label_maps_that_it_does_not_have(anat
     source = SynthesizedCTs((LabelMapFolder(str(folder)),), 0, 1, str(tmp_path))
     assert load(SynthesizedCTs, json.loads(json.dumps(source.to_json()))) == source
     # The other label map is not among those of the source: its shape must not leak in.
-    assert not any(source.renderer(tmp_path / "cache", GRID).warps.values())
+    assert not any(source.make_renderer(tmp_path / "cache", GRID).warps.values())
 
 
 def test_fixed_shapes_cannot_be_drawn_from_recipes(renderer):
@@ -512,18 +518,18 @@ def test_fixed_shapes_cannot_be_drawn_from_recipes(renderer):
 def test_random_numbers_depend_only_on_position():
     cpu = torch.device("cpu")
     axes = [np.arange(-20, 30), np.arange(40), np.arange(100, 150)]
-    whole = normal(3, axes, cpu)
-    assert torch.equal(normal(3, [axes[0][7:9], axes[1], axes[2][30:]], cpu), whole[7:9, :, 30:])
+    whole = sample_normal(3, axes, cpu)
+    assert torch.equal(sample_normal(3, [axes[0][7:9], axes[1], axes[2][30:]], cpu), whole[7:9, :, 30:])
     assert abs(float(whole.mean())) < 0.02 and abs(float(whole.std()) - 1) < 0.02
     assert abs(float(np.corrcoef(whole[1:].ravel(), whole[:-1].ravel())[0, 1])) < 0.02
-    assert abs(float(np.corrcoef(normal(4, axes, cpu).ravel(), whole.ravel())[0, 1])) < 0.02
+    assert abs(float(np.corrcoef(sample_normal(4, axes, cpu).ravel(), whole.ravel())[0, 1])) < 0.02
 
 
 def test_a_convex_hull_contains_its_mask_and_gives_distances():
     mask = np.zeros((1, 30, 40), bool)
     mask[0, 5:15, 10:21] = True
     mask[0, 8:11, 12:15] = False
-    distance = hull_distance(mask, (2.0, 2.0, 1.0))
+    distance = compute_hull_distance(mask, (2.0, 2.0, 1.0))
     assert (distance[mask] <= 1e-4).all()
     assert distance[0, 9, 13] == pytest.approx(-6.0, abs=1e-4)
     assert distance[0, 9, 25] == pytest.approx(10.0, abs=1e-4)

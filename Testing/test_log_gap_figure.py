@@ -6,7 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from dcaseg.errors import OutputError
-from dcaseg.evaluation.figures.log_gap import draw_log_gap, log_gap_figure
+from dcaseg.evaluation.figures.log_gap import draw_log_gap, plot_log_gap
 from dcaseg.method.log_gap import partition
 from dcaseg.organs import AMOS
 
@@ -16,7 +16,7 @@ COUNTS = {6: 8000, 1: 900, 2: 800, 3: 700, 11: 30, 12: 20, 4: 0}
 
 @pytest.fixture
 def axes():
-    return log_gap_figure(partition(COUNTS), AMOS).axes[0]
+    return plot_log_gap(partition(COUNTS), AMOS).axes[0]
 
 
 def test_organs_are_sorted_by_volume_with_absent_organs_last(axes):
@@ -48,7 +48,7 @@ def test_the_two_gaps_are_marked_between_the_groups(axes):
 def test_no_gaps_are_marked_for_groups_that_are_not_consecutive():
     manual = partition(COUNTS, "manual", groups=[[1, 12], [6, 2], [3, 11, 4]])
 
-    axes = log_gap_figure(manual, AMOS).axes[0]
+    axes = plot_log_gap(manual, AMOS).axes[0]
 
     assert not [text for text in axes.texts if text.get_text().startswith("gap")]
 

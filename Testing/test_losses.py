@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dcaseg.method.losses import segmentation_loss, unsupervised_weight
+from dcaseg.method.losses import compute_sigmoid_rampup, segmentation_loss
 
 
 def test_the_loss_is_half_dice_and_half_cross_entropy():
@@ -89,11 +89,11 @@ def test_unknown_dice_channels_are_rejected():
     ("progress", "weight"), [(0, 0.067), (0.1, 0.174), (0.25, 0.60), (0.5, 2.87), (0.75, 7.32), (1, 10), (2, 10)]
 )
 def test_ramp_values(progress, weight):
-    assert unsupervised_weight(round(progress * 1000), 1000) == pytest.approx(weight, abs=0.005)
+    assert compute_sigmoid_rampup(round(progress * 1000), 1000) == pytest.approx(weight, abs=0.005)
 
 
 def test_a_ramp_of_zero_steps_starts_at_its_maximum():
-    assert unsupervised_weight(0, 0, maximum=3.0) == 3.0
+    assert compute_sigmoid_rampup(0, 0, maximum=3.0) == 3.0
 
 
 def test_class_balance_increases_the_cross_entropy_weight_of_small_classes():

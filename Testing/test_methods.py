@@ -18,14 +18,14 @@ from dcaseg.evaluation.experiments.definitions import (
     IMBALANCE,
     METHODS,
     TABLES,
-    equal_compute,
-    fitting_rows,
+    equalize_compute,
+    make_small_options,
+    remove_unsupported_rows,
     require_data,
-    small_options,
 )
 from dcaseg.evaluation.experiments.runs import COSTS, Data, Runs
-from dcaseg.evaluation.experiments.step_cost import StepCost, step_cost, step_seconds
-from dcaseg.evaluation.experiments.tables import PAPER, leading_columns, run_experiment, significant
+from dcaseg.evaluation.experiments.step_cost import StepCost, compute_step_cost, measure_step_time
+from dcaseg.evaluation.experiments.tables import PAPER, format_significant, make_leading_columns, run_experiment
 from dcaseg.evaluation.method_table import MethodTable
 from dcaseg.evaluation.metrics import ASD, DICE
 from dcaseg.evaluation.scores import Scores
@@ -59,15 +59,15 @@ def test_all_twenty_rows_have_a_strategy():
     strategies = [arm.changes.get("strategy", "dca") for arm in METHODS]
     assert set(strategies) == set(get_args(StrategyName)) - {"plain_experts"}
     assert all(set(rows) == set(BY_KEY) for rows in PAPER.values())
-    for preset in (small_options(), TrainingOptions(), TrainingOptions.paper()):
+    for preset in (make_small_options(), TrainingOptions(), TrainingOptions.make_paper_preset()):
         for arm in METHODS:
-            arm.options(preset, 1)
-    assert BY_KEY["magicnet"].options(small_options(), 0).strategy_options == {"cubes": 2}
+            arm.make_options(preset, 1)
+    assert BY_KEY["magicnet"].make_options(make_small_options(), 0).strategy_options == {"cubes": 2}
 
 
 def test_the_cost_of_a_step_is_the_sum_of_its_passes():
     def cost(name: str) -> StepCost:
-        return step_cost(options_for(name, steps=1000), GROUPS, FACTS)
+        return compute_step_cost(options_for(name, steps=1000), GROUPS, FACTS)
 
     vnet = cost("vnet")
     assert vnet.passes == 2
@@ -83,28 +83,28 @@ def test_the_cost_of_a_step_is_the_sum_of_its_passes():
 
 
 def test_the_cost_of_a_large_patch_is_scaled_from_a_smaller_one():
-    small = step_cost(options_for("vnet", patch=(64, 32, 64), steps=10), GROUPS, FACTS)
-    large = step_cost(options_for("vnet", patch=(128, 64, 128), steps=10), GROUPS, FACTS)
+    small = compute_step_cost(options_for("vnet", patch=(64, 32, 64), steps=10), GROUPS, FACTS)
+    large = compute_step_cost(options_for("vnet", patch=(128, 64, 128), steps=10), GROUPS, FACTS)
     assert large.macs == 8 * small.macs and large.passes == small.passes
 
 
 def test_equal_compute_adjusts_the_number_of_steps():
     costs = {arm.key: StepCost(float(index + 1), 4.0) for index, arm in enumerate(METHODS)}
-    experiment = equal_compute(TABLES["table1"], 1000, costs)
+    experiment = equalize_compute(TABLES["table1"], 1000, costs)
     for arm in experiment.arms:
-        options, cost = arm.options(COMMON, 0), costs[arm.key.removesuffix("-equal")]
+        options, cost = arm.make_options(COMMON, 0), costs[arm.key.removesuffix("-equal")]
         steps = 1000 if arm.key == "dca" else options.steps
         assert steps * cost.macs == pytest.approx(1000 * costs["dca"].macs, rel=0.02)
     with pytest.raises(UserError, match="no DCA row"):
-        equal_compute(TABLES["table1"], 1000, {})
+        equalize_compute(TABLES["table1"], 1000, {})
 
 
 @pytest.mark.slow
 def test_rows_are_trained_scored_and_written(tmp_path, data):
     few = replace(TABLES["table1"], arms=tuple(BY_KEY[key] for key in ("vnet-full", "cps", "dhc", "dca")))
     runs = Runs(tmp_path, COMMON, data, [0], validate_every=1)
-    costs = runs.costs(few.arms)
-    assert runs.costs(few.arms) == costs and (tmp_path / COSTS).exists()
+    costs = runs.compute_step_costs(few.arms)
+    assert runs.compute_step_costs(few.arms) == costs and (tmp_path / COSTS).exists()
     run_experiment(few, runs, costs, PAPER["table1"])
     header, *rows = list(csv.reader((tmp_path / "table1.csv").open()))
     assert header[:3] == ["Group", "Method", "Avg. Dice"] and header[-1] == "Paper: protocol"
@@ -126,7 +126,7 @@ def test_rows_are_trained_scored_and_written(tmp_path, data):
 
     # Both networks must be those of the best step, not one of the best and one of the last step.
     best = load_checkpoint(tmp_path / "runs" / "cps" / "seed-0" / BEST)
-    validated_network = runs.trained(BY_KEY["cps"]).validated_network()
+    validated_network = runs.get_trained_strategy(BY_KEY["cps"]).get_validated_network()
     for key, value in validated_network.state_dict().items():
         assert torch.equal(value, best["averaged"][key]), key
 
@@ -145,8 +145,8 @@ def test_tables_use_their_own_data():
     require_data("table2", AMOS, False)
     with pytest.raises(UserError, match="Use table2"):
         require_data("table1", AMOS, True)
-    assert len(fitting_rows(TABLES["table1"], 4, False).arms) == 19
-    assert len(fitting_rows(TABLES["table1"], 4, True).arms) == 20
+    assert len(remove_unsupported_rows(TABLES["table1"], 4, False).arms) == 19
+    assert len(remove_unsupported_rows(TABLES["table1"], 4, True).arms) == 20
 
 
 def test_the_papers_numbers_match_the_slides():
@@ -171,29 +171,29 @@ def test_the_three_best_of_each_column_are_marked():
         THREE_BALLS, rows, groups={"a": "General", "b": "General"}, marked=True, unranked=["full"],
         further={"Steps": {"a": "5"}},
     )  # fmt: skip
-    places = made.places()
+    places = made.compute_ranks()
     assert {name: place for (name, column), place in places.items() if column == 0} == {"b": 1, "c": 1, "d": 2, "a": 3}
     assert {name: place for (name, column), place in places.items() if column == 1} == {"b": 1, "c": 2, "a": 3}
     assert not any(column == 4 for _, column in places)
-    markdown = made.text("markdown").splitlines()
+    markdown = made.render("markdown").splitlines()
     assert "| General | b | **46.67** ¹ | **1.00** ¹ | **70.0** ¹" in markdown[4]
     assert "¹" not in markdown[2] and markdown[3].endswith("| 5 |")
-    assert "¹" not in made.text("csv") and r"\textbf{\textcolor{red}{46.67}}" in made.text("latex")
+    assert "¹" not in made.render("csv") and r"\textbf{\textcolor{red}{46.67}}" in made.render("latex")
 
 
 def test_a_method_that_finds_only_easy_organs_gets_no_mark_for_its_distance():
     easy, all_found = scores_of(0.3, 1.0), scores_of(0.6, 5.0)
     easy.values["asd"][0][1:] = np.nan
     made = MethodTable(THREE_BALLS, {"easy": [easy], "all": [all_found]}, marked=True)
-    assert not any(column == 1 for _, column in made.places())
-    assert made.places()["all", 0] == 1
+    assert not any(column == 1 for _, column in made.compute_ranks())
+    assert made.compute_ranks()["all", 0] == 1
 
 
 def test_rows_of_tables_three_and_five():
     def columns(name: str) -> dict[str, list[str]]:
         experiment = EXPERIMENTS[name]
-        options = {arm.key: arm.options(small_options(), 0) for arm in experiment.arms}
-        found = leading_columns(experiment, options)
+        options = {arm.key: arm.make_options(make_small_options(), 0) for arm in experiment.arms}
+        found = make_leading_columns(experiment, options)
         return {title: [cells[arm.key] for arm in experiment.arms] for title, cells in found.items()}
 
     marks = columns("table3")
@@ -206,9 +206,9 @@ def test_rows_of_tables_three_and_five():
     made = MethodTable(
         THREE_BALLS, {"β-FFT": [scores_of(0.5, 1.0)]}, leading={"DFAM": {"β-FFT": "✓"}}, colors={1: "red"}
     )
-    latex = made.text("latex")
+    latex = made.render("latex")
     assert r"$\beta$-FFT & \checkmark & 33.33" in latex and r"\textcolor{red}{large} & middle" in latex
-    assert made.header()[:3] == ["Method", "DFAM", "Avg. Dice"] and made.cells()[0][1] == "✓"
+    assert made.make_header()[:3] == ["Method", "DFAM", "Avg. Dice"] and made.format_cells()[0][1] == "✓"
 
 
 def test_a_row_with_lines_for_each_decoder():
@@ -216,21 +216,21 @@ def test_a_row_with_lines_for_each_decoder():
         THREE_BALLS, {"one": [scores_of(0.5, 1.0)], "two": [scores_of(0.4, 2.0)]}, titles={"one": "V1 & more"},
         leading={"Stages": {"one": "3, 3\n2, 2", "two": "1, 1\n4, 4"}}, caption="What it shows.",
     )  # fmt: skip
-    latex = made.text("latex").splitlines()
+    latex = made.render("latex").splitlines()
     assert r"\multirow{2}{*}{V1 \& more} & 3, 3 & \multirow{2}{*}{33.33} & \multirow{2}{*}{1.00}" in latex[7]
     assert latex[8].startswith(" & 2, 2 &  &  & ") and latex[9] == r"\hline" and latex[0] == "% What it shows."
     assert {line.count("&") for line in (latex[7].replace(r"\&", ""), latex[8])} == {6}
-    assert made.cells()[0][0] == "V1 & more" and "3, 3; 2, 2" in made.text("csv")
-    assert "3, 3<br>2, 2" in made.text("markdown") and made.text("markdown").endswith("\n\nWhat it shows.\n")
+    assert made.format_cells()[0][0] == "V1 & more" and "3, 3; 2, 2" in made.render("csv")
+    assert "3, 3<br>2, 2" in made.render("markdown") and made.render("markdown").endswith("\n\nWhat it shows.\n")
 
 
 def test_costs_are_printed_without_exponents():
     values = (1846.2, 849.6, 12.34, 3.646, 0.1322, 2.0, 0.0)
-    assert [significant(value) for value in values] == ["1846", "850", "12.3", "3.65", "0.132", "2", "0"]
+    assert [format_significant(value) for value in values] == ["1846", "850", "12.3", "3.65", "0.132", "2", "0"]
 
 
 def test_the_time_of_a_step_grows_with_its_passes():
-    vnet, cps = (step_seconds(options_for(name, steps=10), GROUPS, FACTS) for name in ("vnet", "cps"))
+    vnet, cps = (measure_step_time(options_for(name, steps=10), GROUPS, FACTS) for name in ("vnet", "cps"))
     assert cps > 1.5 * vnet > 0
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dcaseg.errors import UserError
-from dcaseg.evaluation.metrics import METRICS, POLICIES, measure, metrics_named, policy_named
+from dcaseg.evaluation.metrics import METRICS, POLICIES, get_metrics, get_policy, measure
 
 ALL = tuple(METRICS.values())
 SPACING = (3.0, 1.5, 0.8)
@@ -127,16 +127,16 @@ def test_only_galoss_validation_gives_an_empty_prediction_a_perfect_distance():
 
 def test_unknown_names_are_rejected_with_the_known_ones():
     with pytest.raises(UserError, match="leave_out, dhc"):
-        policy_named("strict")
+        get_policy("strict")
     with pytest.raises(UserError, match="dice, asd"):
-        metrics_named(["jaccard"])
+        get_metrics(["jaccard"])
 
 
 def test_an_organ_whose_box_does_not_fit_into_memory_is_refused_before_it_is_measured(monkeypatch):
     """A stray voxel in the far corner makes the box as large as the CT."""
     labels = box((0, 2), (0, 2), (0, 2), shape=(40, 50, 60))
     labels[-1, -1, -1] = 1
-    monkeypatch.setattr("dcaseg.evaluation.metrics.total_memory", lambda: 40 * 50 * 60 * 100)
+    monkeypatch.setattr("dcaseg.evaluation.metrics.get_total_memory", lambda: 40 * 50 * 60 * 100)
     nsd = tuple(metric for metric in ALL if metric.key == "nsd")
     with pytest.raises(UserError, match="span 60 x 50 x 40 voxels"):
         measure(labels, labels, SPACING, 1, nsd)

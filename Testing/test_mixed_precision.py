@@ -21,7 +21,9 @@ def losses_of(tmp_path, options, steps=20):
     return trainer, [line for line in log_of(trainer) if line["step"] <= steps]
 
 
-@pytest.mark.skipif(mixed_precision.low_precision(torch.device("cpu")) is None, reason="this processor has no AMX")
+@pytest.mark.skipif(
+    mixed_precision.select_autocast_dtype(torch.device("cpu")) is None, reason="this processor has no AMX"
+)
 @pytest.mark.parametrize("fraction", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_losses_agree_with_those_in_single_precision(tmp_path, fraction):
     options = replace(OPTIONS, expert_stage_fraction=fraction, learning_rate=2e-3, steps=20)
@@ -42,7 +44,7 @@ def test_the_same_weights_have_gradients_in_mixed_precision(tmp_path, name):
     """Versions of PyTorch before 2.11 lose gradients of weights that are first used under no_grad, if they cache."""
     trainer = trainer_for(tmp_path, options_for(name, steps=100, expert_stage_fraction=0.0 if "joint" in name else 0.5))
     trainer.strategy.train()
-    step_state = trainer.strategy.step_state(70)
+    step_state = trainer.strategy.get_step_state(70)
     batch = trainer._draw(step_state)
     assert (batch.unlabeled is None) == (name in ("vnet", "plain_experts"))
     caches: list[bool] = []

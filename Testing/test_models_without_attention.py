@@ -10,10 +10,10 @@ import torch
 
 import dcaseg
 from dcaseg.errors import UserError
-from dcaseg.inference.options import SegmentOptions, without_unavailable
+from dcaseg.inference.options import SegmentOptions, drop_unavailable_maps
 from dcaseg.method import streaming
 from dcaseg.method.channel_attention import AttendingNet
-from dcaseg.method.ensemble import EnsembleNet, network_of
+from dcaseg.method.ensemble import EnsembleNet, create_network
 from dcaseg.method.network import DCANet
 from dcaseg.method.streaming import RequestedOutputs
 from dcaseg.method.variants import VNET_N_STAGES
@@ -58,7 +58,7 @@ def test_a_loaded_network_gives_the_same_logits_in_both_passes(kind, tmp_path):
     network = network_for(kind).half().float()
     volume = torch.rand(1, 1, *PATCH)
     loaded = Bundle.load(save_small_bundle(tmp_path / kind, network)).network()
-    assert type(loaded) is type(network) and type(loaded.without_weights()) is type(network)
+    assert type(loaded) is type(network) and type(loaded.copy_without_weights()) is type(network)
     torch.testing.assert_close(loaded(volume), network(volume))
     streamed = streaming.forward(loaded, volume, RequestedOutputs())
     assert streamed.aggregated is not None
@@ -92,19 +92,19 @@ def test_impossible_networks_with_channel_attention_are_rejected(tmp_path):
     (folder / "configs" / "metadata.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="attended_patch is not the model's patch"):
         Bundle.load(folder)
-    assert isinstance(network_of(network_for("attending").options), AttendingNet)
+    assert isinstance(create_network(network_for("attending").options), AttendingNet)
 
 
 def test_only_the_maps_that_a_network_lacks_are_left_out():
     everything = SegmentOptions(attention_levels=(1, 4), dominant_expert=True, entropy=True, disagreement=True)
-    assert without_unavailable(everything, vivid_network().options) == (everything, "")
-    options, note = without_unavailable(everything, vivid_network(fusion="concat").options)
+    assert drop_unavailable_maps(everything, vivid_network().options) == (everything, "")
+    options, note = drop_unavailable_maps(everything, vivid_network(fusion="concat").options)
     assert options == SegmentOptions(entropy=True, disagreement=True)
     assert note.startswith("This model has no attention or dominant expert, because its fusion (concat) has no weights")
-    options, note = without_unavailable(everything, PLAIN)
+    options, note = drop_unavailable_maps(everything, PLAIN)
     assert options == SegmentOptions(entropy=True)
     assert note == f"{NOTE}: these maps are left out."
-    assert without_unavailable(SegmentOptions(review=True), PLAIN) == (SegmentOptions(review=True), "")
+    assert drop_unavailable_maps(SegmentOptions(review=True), PLAIN) == (SegmentOptions(review=True), "")
 
 
 def test_the_command_leaves_maps_out_with_one_note(dca, plain, coarse_phantom, tmp_path):

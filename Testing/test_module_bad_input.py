@@ -239,7 +239,7 @@ def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
         (package / "worker.py").write_text(f"REAL = {str(LIBRARY_FOLDER)!r}\n{source}")
 
     monkeypatch.setattr(
-        "DCASegmentationLib.logic.newWorker",
+        "DCASegmentationLib.logic.createWorker",
         lambda: WorkerProcess(sys.executable, package.parent),
     )
     return use
@@ -319,7 +319,7 @@ def launched_worker_from(worker_from, monkeypatch, tmp_path) -> Callable[[str], 
     launcher.write_text(LAUNCHER.format(python=sys.executable))
     launcher.chmod(0o755)
     monkeypatch.setattr(
-        "DCASegmentationLib.logic.newWorker", lambda: WorkerProcess(str(launcher), tmp_path / "library")
+        "DCASegmentationLib.logic.createWorker", lambda: WorkerProcess(str(launcher), tmp_path / "library")
     )
     return worker_from
 

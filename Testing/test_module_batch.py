@@ -115,9 +115,9 @@ def test_cts_that_have_a_result_are_not_added_again(batch, panel, fake_slicer):
 
 @pytest.mark.slow
 def test_results_appear_in_the_views_only_when_they_are_shown(batch, panel, fake_slicer):
-    from DCASegmentationLib.scene.view_setup import view_node
+    from DCASegmentationLib.scene.view_setup import get_view_node
 
-    red = view_node("vtkMRMLSliceCompositeNode", "Red")
+    red = get_view_node("vtkMRMLSliceCompositeNode", "Red")
     cts = [add_ct(name) for name in ("First", "Second")]
     add_scene(batch, fake_slicer)
     run_to_end(batch, fake_slicer)
@@ -321,11 +321,11 @@ def test_the_section_is_no_wider_than_the_panel(batch, panel, archive, fake_slic
 
 
 def test_result_folders_get_new_names_and_no_signs_that_a_disk_refuses(fake_slicer, tmp_path):
-    from DCASegmentationLib.batch import _newFolder
+    from DCASegmentationLib.batch import _getUniquePath
 
-    assert _newFolder(tmp_path, "P1: abdomen/pelvis?").name == "P1_ abdomen_pelvis_"
-    assert _newFolder(tmp_path, "..").name == "CT"
+    assert _getUniquePath(tmp_path, "P1: abdomen/pelvis?").name == "P1_ abdomen_pelvis_"
+    assert _getUniquePath(tmp_path, "..").name == "CT"
     (tmp_path / "CT").mkdir()
     (tmp_path / "CT-2").symlink_to("nowhere")
-    assert _newFolder(tmp_path, "/").name in ("_", "CT-3")
-    assert _newFolder(tmp_path, "CT").name == "CT-3"
+    assert _getUniquePath(tmp_path, "/").name in ("_", "CT-3")
+    assert _getUniquePath(tmp_path, "CT").name == "CT-3"

@@ -130,7 +130,7 @@ def accept(case, segment_id):
 
 
 def test_a_click_is_previewed_and_enter_keeps_it_as_one_step_of_undo(panel, tool, case, fake_slicer):
-    from DCASegmentationLib.scene.click_labels import counted_clicks
+    from DCASegmentationLib.scene.click_labels import get_clicks_by_segment
 
     before = labels_of(case)
     tool.click(IN_GONE)
@@ -144,12 +144,12 @@ def test_a_click_is_previewed_and_enter_keeps_it_as_one_step_of_undo(panel, tool
         after[before != SPLEEN][~gained[before != SPLEEN]], before[before != SPLEEN][~gained[before != SPLEEN]]
     )
     assert preview() == () and status_of(case, "spleen") == "inprogress"
-    assert counted_clicks(case.segmentation) == {"Spleen": (1, 0)}
+    assert get_clicks_by_segment(case.segmentation) == {"Spleen": (1, 0)}
     fake_slicer.process_events(0.7)
     assert panel.reviewPanel._state.status(2) == "to_check", "its voxels were not touched"
     panel.correctPanel.ui.segmentEditor.undo()
     np.testing.assert_array_equal(labels_of(case), before)
-    assert counted_clicks(case.segmentation) == {}
+    assert get_clicks_by_segment(case.segmentation) == {}
 
 
 def test_escape_drops_the_preview_and_the_click_can_be_repeated(tool, case):
@@ -454,7 +454,7 @@ def deleted_ct(tool, case):
 def deleted_segment(tool, case):
     target = tool.panel._target
     case.segmentation.GetSegmentation().RemoveSegment("spleen")
-    tool.panel.correction.stroke(target, (position(IN_GONE),), True)
+    tool.panel.correction.addStroke(target, (position(IN_GONE),), True)
     tool.wait()
 
 

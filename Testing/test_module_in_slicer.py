@@ -46,9 +46,9 @@ def segmented(panel: Any, fake: Any) -> Any:
 
 
 def composite(view: str) -> Any:
-    from DCASegmentationLib.scene.view_setup import view_node
+    from DCASegmentationLib.scene.view_setup import get_view_node
 
-    return view_node("vtkMRMLSliceCompositeNode", view)
+    return get_view_node("vtkMRMLSliceCompositeNode", view)
 
 
 def slice_node(view: str) -> Any:
@@ -249,13 +249,13 @@ def test_a_new_result_is_shown_in_an_abdominal_window_and_in_3d(panel, fake_slic
 
 
 def test_surfaces_computed_one_by_one_equal_slicers_own_and_follow_an_accepted_alternative(panel, case, fake_slicer):
-    from DCASegmentationLib.scene.surfaces import making_surfaces
+    from DCASegmentationLib.scene.surfaces import compute_surfaces_in_steps
 
     content = case.segmentation.GetSegmentation()
     case.segmentation.CreateClosedSurfaceRepresentation()
     expected = points_of(content)
     case.segmentation.RemoveClosedSurfaceRepresentation()
-    for _step in making_surfaces(case.segmentation):
+    for _step in compute_surfaces_in_steps(case.segmentation):
         pass
     assert points_of(content) == expected
     review = panel.reviewPanel

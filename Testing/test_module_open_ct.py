@@ -85,14 +85,14 @@ def test_a_volume_without_voxels_is_checked_again_when_shown(module_panel, fake_
 
 
 def test_the_ct_in_the_red_view_is_selected_first(module_panel, fake_slicer):
-    from DCASegmentationLib.scene.view_setup import view_node
+    from DCASegmentationLib.scene.view_setup import get_view_node
 
     module_panel.exit()
     add_ct("First")
     shown = add_ct("Shown")
     fake_slicer.process_events()
     assert chosen(module_panel) is None, "nothing is selected while the module is closed"
-    view_node("vtkMRMLSliceCompositeNode", "Red").SetBackgroundVolumeID(shown.GetID())
+    get_view_node("vtkMRMLSliceCompositeNode", "Red").SetBackgroundVolumeID(shown.GetID())
     module_panel.enter()
     assert chosen(module_panel) == "Shown"
 
@@ -107,11 +107,11 @@ def test_after_the_ct_is_deleted_the_next_one_is_selected(module_panel, fake_sli
 
 
 def test_a_large_ct_is_checked_on_a_part_of_its_voxels(fake_slicer):
-    from DCASegmentationLib.scene.ct_export import _thinned, looks_like_ct
+    from DCASegmentationLib.scene.ct_export import _downsample, looks_like_ct
 
     voxels = np.random.default_rng(0).integers(-1000, 400, (9, 300, 300), np.int16)
     node = slicer.util.addVolumeFromArray(voxels)
     node.SetSpacing(1.0, 1.0, 5.0)
-    assert _thinned(node).GetSize() == (300, 300, 9) and looks_like_ct(node)
+    assert _downsample(node).GetSize() == (300, 300, 9) and looks_like_ct(node)
     node = slicer.util.addVolumeFromArray(np.tile(voxels, (10, 1, 1)))
-    assert _thinned(node).GetNumberOfPixels() < 1_000_000 and looks_like_ct(node)
+    assert _downsample(node).GetNumberOfPixels() < 1_000_000 and looks_like_ct(node)

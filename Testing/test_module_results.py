@@ -202,7 +202,7 @@ def case_with_map_files(folder):
 
 def test_maps_of_later_results_and_their_colors_are_saved_too(fake_slicer, experts, parameters, tmp_path):
     from DCASegmentationLib.scene.case_record import recall
-    from DCASegmentationLib.scene.maps import available_maps
+    from DCASegmentationLib.scene.maps import list_available_maps
 
     first = case_with_map_files(tmp_path / "first")
     experts.setResult(first)
@@ -211,7 +211,7 @@ def test_maps_of_later_results_and_their_colors_are_saved_too(fake_slicer, exper
     experts.setResult(second)
     fake_slicer.wait_for(lambda: not experts._loading.isRunning)
     maps = recall(second.segmentation).maps()
-    assert len(maps) == len(available_maps(second)) == 5
+    assert len(maps) == len(list_available_maps(second)) == 5
     assert all(node.GetSaveWithScene() for node in maps)
     parameters.expertMap, parameters.colorMap = "head", "Cividis"
     node = recall(second.segmentation).attention[4]["head"]
@@ -231,15 +231,15 @@ def test_a_map_loaded_by_another_part_of_the_panel_is_not_loaded_twice(fake_slic
 
 
 def test_the_maps_stay_when_a_clone_gets_another_result(fake_slicer, tmp_path):
-    from DCASegmentationLib.scene.maps import available_maps, remove_map_files
+    from DCASegmentationLib.scene.maps import list_available_maps, remove_map_files
 
     nodes = case_with_map_files(tmp_path / "result")
     clone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Clone")
     clone.CopyContent(nodes.segmentation)
     remove_map_files(clone)
-    assert len(available_maps(nodes)) == 5
+    assert len(list_available_maps(nodes)) == 5
     remove_map_files(nodes.segmentation)
-    assert available_maps(nodes) == set()
+    assert list_available_maps(nodes) == set()
 
 
 @pytest.mark.parametrize("is_hardened", [False, True])

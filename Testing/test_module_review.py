@@ -187,13 +187,13 @@ def test_a_changed_finding_counts_only_after_the_user_went_to_it(review, case, f
 
 
 def test_the_report_lists_a_changed_finding_that_nobody_looked_at_as_not_checked(review, case, fake_slicer):
-    from DCASegmentationLib.scene.case_report import case_report
+    from DCASegmentationLib.scene.case_report import create_case_report
 
     paint(case, "right_kidney", (slice(4, 5), slice(22, 28), slice(8, 14)), 0)
     fake_slicer.process_events(0.7)
-    assert [finding.outcome for finding in case_report(case, "").findings] == ["not checked"] * 3
+    assert [finding.outcome for finding in create_case_report(case, "").findings] == ["not checked"] * 3
     review.goTo(2)
-    assert case_report(case, "").findings[2].outcome == "corrected by hand"
+    assert create_case_report(case, "").findings[2].outcome == "corrected by hand"
 
 
 def test_the_shortcuts_are_none_of_slicers_own(review):

@@ -52,7 +52,7 @@ def test_one_click_segments_the_open_ct(panel, ct, fake_slicer):
 
 def test_maps_are_prepared_before_one_is_chosen_and_are_empty_outside_the_body(panel, ct, fake_slicer):
     from DCASegmentationLib.scene.case_record import recall
-    from DCASegmentationLib.scene.maps import body_mask, map_volume
+    from DCASegmentationLib.scene.maps import compute_body_mask, map_volume
 
     apply(panel)
     wait_for_end(panel, fake_slicer)
@@ -62,7 +62,7 @@ def test_maps_are_prepared_before_one_is_chosen_and_are_empty_outside_the_body(p
     node = map_volume(recall(panel.parameters.resultSegmentation), "entropy")
     assert list(folder.glob("*-body.npy")) == [prepared], "choosing a map computes no other mask"
     body = ~np.load(prepared)
-    assert np.array_equal(body, body_mask(ct, node)) and 0.3 < body.mean() < 0.95
+    assert np.array_equal(body, compute_body_mask(ct, node)) and 0.3 < body.mean() < 0.95
     values = slicer.util.arrayFromVolume(node)
     assert not values[~body].any() and values[body].any()
 
@@ -226,8 +226,8 @@ def test_a_run_for_one_organ_asks_for_it_leaves_the_others_and_can_be_undone(pan
 
 
 def test_a_run_in_a_region_asks_for_the_organs_in_it_and_changes_nothing_outside(panel, ct, fake_slicer):
-    from DCASegmentationLib.scene.ct_export import region_of_interest
-    from DCASegmentationLib.scene.volumes import index_to_world
+    from DCASegmentationLib.scene.ct_export import convert_roi_to_region
+    from DCASegmentationLib.scene.volumes import get_ijk_to_world
 
     apply(panel)
     wait_for_end(panel, fake_slicer)
@@ -238,7 +238,7 @@ def test_a_run_in_a_region_asks_for_the_organs_in_it_and_changes_nothing_outside
     roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
     roi.SetCenter(*[(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)])
     roi.SetSize(100.0, 100.0, 120.0)
-    region = region_of_interest(roi, index_to_world(ct), slicer.util.arrayFromVolume(ct).shape)
+    region = convert_roi_to_region(roi, get_ijk_to_world(ct), slicer.util.arrayFromVolume(ct).shape)
     panel.parameters.regionOfInterest, panel.parameters.outputSegmentation = roi, segmentation
     fake_slicer.dialogs.answer(True)
     apply(panel)
@@ -348,14 +348,14 @@ def test_maps_and_findings_follow_a_ct_that_is_moved_during_the_run(panel, ct, f
     from DCASegmentationLib.scene.case_record import recall
     from DCASegmentationLib.scene.maps import map_volume
     from DCASegmentationLib.scene.review_record import read_review
-    from DCASegmentationLib.scene.volumes import index_to_ras
+    from DCASegmentationLib.scene.volumes import get_ijk_to_ras
 
     def outcome():
         """Where the uncertainty map and the findings (RAS) are in the CT's own space."""
         wait_for_end(panel, fake_slicer)
         nodes = recall(panel.parameters.resultSegmentation)
         assert nodes.segmentation.GetTransformNodeID() == ct.GetTransformNodeID()
-        grid = np.array(slicer.util.arrayFromVTKMatrix(index_to_ras(map_volume(nodes, "entropy"))))
+        grid = np.array(slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(map_volume(nodes, "entropy"))))
         findings = [[*each.position_mm, 1.0] for each in read_review(nodes.segmentation).findings]
         return grid, np.array(findings) * [-1.0, -1.0, 1.0, 1.0]
 
@@ -436,7 +436,7 @@ def test_a_ct_whose_axes_are_left_handed_is_segmented(panel, ct, fake_slicer):
 
 
 def test_a_script_gets_the_nodes_without_any_widget(ct, module, fake_slicer):
-    from DCASegmentationLib.scene.maps import levels_of, map_volume
+    from DCASegmentationLib.scene.maps import list_attention_levels, map_volume
 
     logic = module.DCASegmentationLogic()
     progress: list[float] = []
@@ -444,7 +444,7 @@ def test_a_script_gets_the_nodes_without_any_widget(ct, module, fake_slicer):
         nodes = logic.segment(ct, device="cpu", onProgress=lambda fraction, text: progress.append(fraction))
     finally:
         logic.stop()
-    assert nodes.segmentation in segmentations() and levels_of(nodes) == [1, 2, 3, 4]
+    assert nodes.segmentation in segmentations() and list_attention_levels(nodes) == [1, 2, 3, 4]
     assert map_volume(nodes, "entropy").GetImageData() is not None
     assert progress == sorted(progress) and progress[0] == 0.0
 

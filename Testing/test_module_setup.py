@@ -35,7 +35,7 @@ from worker_client import is_gone
 def a_computer_without_models(monkeypatch, tmp_path):
     monkeypatch.delenv("DCA_MODELS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("dcaseg.models.store._shipped", lambda: [])
+    monkeypatch.setattr("dcaseg.models.store._get_shipped_folders", lambda: [])
 
 
 @pytest.fixture
@@ -150,8 +150,8 @@ def test_a_slider_step_does_not_look_for_packages_or_models(module_panel, small_
     monkeypatch.setenv("DCA_MODELS", str(small_bundle))
     module_panel.segmentControl.updateModels()
     looked = []
-    monkeypatch.setattr(requirements, "_installedVersion", lambda package: looked.append(package))
-    monkeypatch.setattr(segment_panel, "modelCard", lambda model: looked.append(model) or "")
+    monkeypatch.setattr(requirements, "_getInstalledVersion", lambda package: looked.append(package))
+    monkeypatch.setattr(segment_panel, "formatModelCard", lambda model: looked.append(model) or "")
     module_panel.parameters.mapOpacity = 0.7
     assert looked == []
     module_panel.setupPanel.update()
@@ -181,7 +181,7 @@ def test_an_intel_mac_is_reported_before_anything_is_downloaded(setup, fake_slic
 def test_a_pytorch_that_is_too_old_is_reported(setup, monkeypatch, version, old):
     from DCASegmentationLib import requirements
 
-    monkeypatch.setattr(requirements, "torchVersion", lambda: version)
+    monkeypatch.setattr(requirements, "getTorchVersion", lambda: version)
     setup.update()
     assert ("but models need 2.4.1+" in setup.ui.torchLabel.text) == old
     assert setup.ui.installTorchButton.isHidden() != old
@@ -193,7 +193,7 @@ def test_a_pytorch_that_is_too_old_is_updated_by_one_button_or_by_apply(
     from DCASegmentationLib import requirements
 
     version = "2.2.2"
-    monkeypatch.setattr(requirements, "torchVersion", lambda: version)
+    monkeypatch.setattr(requirements, "getTorchVersion", lambda: version)
     monkeypatch.setenv("DCA_MODELS", str(small_bundle))
     module_panel.parameters.inputVolume = add_ct("CT")
     setup.update()

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from dcaseg.errors import Cancelled
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.phantom.anatomy import Anatomy
-from dcaseg.synthesis.phantom.case import Phantom, _anatomy, generate
+from dcaseg.synthesis.phantom.case import Phantom, _build_anatomy, generate
 from dcaseg.synthesis.phantom.person import Contrast
 from dcaseg.synthesis.phantom.rendering import add_noise, paint, paint_labels
 from dcaseg.synthesis.phantom.scan import Scan
@@ -52,7 +52,7 @@ def test_ct_and_labels_share_a_grid_and_have_the_documented_types() -> None:
 
 def test_the_same_seed_gives_the_same_voxels() -> None:
     first = generate(SEED, spacing=(8, 8, 8), noise_hu=12)
-    _anatomy.cache_clear()
+    _build_anatomy.cache_clear()
     second = generate(SEED, spacing=(8, 8, 8), noise_hu=12)
 
     assert np.array_equal(sitk.GetArrayViewFromImage(first.ct), sitk.GetArrayViewFromImage(second.ct))
@@ -94,10 +94,10 @@ def test_a_finer_scan_shows_the_same_person_in_more_detail() -> None:
 
 def test_labels_of_thick_slices_are_taken_at_the_voxel_centers() -> None:
     """Thick slices are sampled three times per voxel for the CT; the labels are those of the middle samples."""
-    anatomy = Anatomy.of(scan().person)
-    grid = Scan.around(anatomy, (6.0, 6.0, 18.0), "RAS", 0.0)
+    anatomy = Anatomy.from_person(scan().person)
+    grid = Scan.from_anatomy(anatomy, (6.0, 6.0, 18.0), "RAS", 0.0)
 
-    _, labels = paint(grid, anatomy, Contrast.of(scan().person, "none"), lambda _: None)
+    _, labels = paint(grid, anatomy, Contrast.from_person(scan().person, "none"), lambda _: None)
 
     assert np.array_equal(labels, paint_labels(grid, anatomy, lambda _: None))
 

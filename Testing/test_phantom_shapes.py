@@ -11,7 +11,7 @@ from dcaseg.synthesis.phantom.body import Body
 from dcaseg.synthesis.phantom.materials import Canvas, Hollow, Solid
 from dcaseg.synthesis.phantom.person import Contrast, Person, Posture
 from dcaseg.synthesis.phantom.shapes import MARGIN, Capsule, Ellipsoid, smooth_minimum, tube
-from dcaseg.synthesis.phantom.structure import Block, Structure, empty_distance, place
+from dcaseg.synthesis.phantom.structure import Block, Structure, create_empty_distance, place
 
 CUBE = ((-60.0, -60.0, -60.0), (60.0, 60.0, 60.0))
 
@@ -23,7 +23,7 @@ def person() -> Person:
 
 @pytest.fixture
 def cube(person: Person) -> Block:
-    return Block.around(CUBE, 3.0, Body(person))
+    return Block.from_box(CUBE, 3.0, Body(person))
 
 
 def test_distance_to_a_sphere_is_exact(cube: Block) -> None:
@@ -66,14 +66,14 @@ def test_the_box_of_a_shape_contains_all_points_near_it(shape: Ellipsoid | Capsu
 def test_a_part_of_a_block_is_found_by_its_box(cube: Block, regular: bool) -> None:
     if not regular:
         cube = replace(cube, axes=None)
-    part = cube.slices(((-10, -20, 30), (10, 0, 50)))
+    part = cube.find_slices(((-10, -20, 30), (10, 0, 50)))
 
     assert part is not None
     outside = np.ones(cube.x.shape, dtype=bool)
     outside[part] = False
     inside = (np.abs(cube.x) <= 10) & (cube.y >= -20) & (cube.y <= 0) & (cube.z >= 30) & (cube.z <= 50)
     assert not (inside & outside).any()
-    assert cube.slices(((100, 0, 0), (120, 10, 10))) is None
+    assert cube.find_slices(((100, 0, 0), (120, 10, 10))) is None
 
 
 def test_a_tube_passes_through_its_points_with_their_radii() -> None:
@@ -95,7 +95,7 @@ def test_a_fillet_only_adds_to_a_union() -> None:
 
 
 def test_a_later_structure_leaves_a_fat_plane_to_an_earlier_one(cube: Block) -> None:
-    occupied = empty_distance(cube)
+    occupied = create_empty_distance(cube)
     free = {"wall_gap": None, "diaphragm_gap": None, "material": Solid("liver")}
     first = Structure("first", (Ellipsoid((-10, 0, 0), (20, 20, 20)),), **free)  # type: ignore[arg-type]
     second = Structure("second", (Ellipsoid((10, 0, 0), (20, 20, 20)),), gap=4.0, **free)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def test_a_later_structure_leaves_a_fat_plane_to_an_earlier_one(cube: Block) -> 
 
 
 def test_a_voxel_on_a_boundary_gets_a_mixture_of_both_sides(person: Person) -> None:
-    contrast = Contrast.of(person, "portal_venous")
+    contrast = Contrast.from_person(person, "portal_venous")
     hu = np.full(5, -100.0, dtype=np.float32)
     distance = np.array([-4.0, -1.0, 0.0, 1.0, 4.0], dtype=np.float32)
     canvas = Canvas(hu, np.zeros(5), np.zeros(5), np.zeros(5), blur=4.0, contrast=contrast)
@@ -124,7 +124,7 @@ def test_a_voxel_on_a_boundary_gets_a_mixture_of_both_sides(person: Person) -> N
 
 
 def test_gas_rises_to_the_front_of_a_hollow_organ(person: Person) -> None:
-    contrast = Contrast.of(person, "none")
+    contrast = Contrast.from_person(person, "none")
     hu = np.zeros(2, dtype=np.float32)
     canvas = Canvas(hu, np.array([-20.0, 20.0]), np.zeros(2), np.zeros(2), blur=1.0, contrast=contrast)
 
@@ -136,7 +136,7 @@ def test_gas_rises_to_the_front_of_a_hollow_organ(person: Person) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_posture_never_folds_the_body_and_its_volume_factor_is_correct(seed: int) -> None:
-    posture = Posture.of(Person.draw(seed))
+    posture = Posture.from_person(Person.draw(seed))
     axis = np.linspace(-150, 150, 7)
     x, y, z = np.meshgrid(axis, axis, axis)
     h = 0.01
@@ -150,5 +150,5 @@ def test_posture_never_folds_the_body_and_its_volume_factor_is_correct(seed: int
     shrinkage = np.linalg.det(jacobian)
 
     assert shrinkage.min() > 0.3
-    factor = posture.volume_factor(*posture.to_reference(x, y, z))
+    factor = posture.compute_volume_factor(*posture.to_reference(x, y, z))
     assert np.abs(factor * shrinkage - 1).mean() < 0.02

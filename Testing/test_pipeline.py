@@ -95,7 +95,7 @@ def test_only_requested_files_are_written(job):
 
 def test_written_labels_have_the_geometry_of_the_ct(everything, ct_path):
     labels = sitk.ReadImage(str(everything[0] / "labels.nrrd"))
-    assert Grid.of(labels).same_as(Grid.of(sitk.ReadImage(str(ct_path))))
+    assert Grid.from_image(labels).is_same_as(Grid.from_image(sitk.ReadImage(str(ct_path))))
     assert sitk.Hash(labels) == sitk.Hash(everything[1].labels)
     assert len(np.unique(sitk.GetArrayViewFromImage(labels))) > 5
 
@@ -110,7 +110,7 @@ def test_written_maps_are_those_of_the_result(everything):
     ]:
         written = sitk.ReadImage(str(folder / f"{name}.nrrd"))
         assert sitk.Hash(written) == sitk.Hash(image)
-        assert Grid.of(written).same_as(Grid.of(image))
+        assert Grid.from_image(written).is_same_as(Grid.from_image(image))
 
 
 def test_volumes_are_counted_in_the_written_labels(everything, ct_path):
@@ -171,7 +171,7 @@ def test_images_have_the_requested_format(job, extension, ct_path):
     job = replace(job, extension=extension)
     segment_to_folder(job)
     labels = sitk.ReadImage(str(job.out / f"labels{extension}"))
-    assert Grid.of(labels).same_as(Grid.of(sitk.ReadImage(str(ct_path))))
+    assert Grid.from_image(labels).is_same_as(Grid.from_image(sitk.ReadImage(str(ct_path))))
 
 
 def test_an_unknown_format_is_refused(job):
@@ -283,7 +283,7 @@ def image(change):
 def with_nan(ct):
     array = sitk.GetArrayFromImage(ct).astype(np.float32)
     array[3, 4, 5] = np.nan
-    return Grid.of(ct).image_of(array)
+    return Grid.from_image(ct).make_image(array)
 
 
 BAD_INPUT = {
@@ -379,4 +379,4 @@ def test_real_cts_run_to_the_end_on_their_own_grid(case, bundle, tmp_path):
     path = REAL_CTS / case / "ct.nii.gz"
     segment_to_folder(Job(path, tmp_path / "out", bundle, device="cpu"))
     labels = sitk.ReadImage(str(tmp_path / "out" / "labels.nrrd"))
-    assert Grid.of(labels).same_as(Grid.of(sitk.ReadImage(str(path))))
+    assert Grid.from_image(labels).is_same_as(Grid.from_image(sitk.ReadImage(str(path))))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dcaseg.rendering.body import thinned
-from dcaseg.rendering.planes import _body_box, _points
+from dcaseg.rendering.body import downsample
+from dcaseg.rendering.planes import _compute_body_box, _compute_points
 
 
 def body(seed: int) -> sitk.Image:
@@ -27,14 +27,14 @@ def body(seed: int) -> sitk.Image:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_box_contains_the_body_and_excludes_the_table(seed):
     image = body(seed)
-    opened = sitk.BinaryMorphologicalOpening(thinned(image) > -300, [1, 1, 1])
+    opened = sitk.BinaryMorphologicalOpening(downsample(image) > -300, [1, 1, 1])
     largest = sitk.RelabelComponent(sitk.ConnectedComponent(opened)) == 1
-    points, _ = _points(image, sitk.GetArrayViewFromImage(largest) > 0)
-    np.testing.assert_allclose(_body_box(image), (points.min(axis=0), points.max(axis=0)))
+    points, _ = _compute_points(image, sitk.GetArrayViewFromImage(largest) > 0)
+    np.testing.assert_allclose(_compute_body_box(image), (points.min(axis=0), points.max(axis=0)))
 
 
 def test_the_box_of_an_image_of_air_is_the_image():
     image = sitk.Image([4, 5, 6], sitk.sitkInt16) - 1000
     image.SetSpacing((4.0, 4.0, 4.0))
-    low, high = _body_box(image)
+    low, high = _compute_body_box(image)
     np.testing.assert_allclose(high - low, (12, 16, 20))

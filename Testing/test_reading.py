@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.errors import ImageError
-from dcaseg.imaging.grid import Grid, model_grid
+from dcaseg.imaging.grid import Grid, make_model_grid
 from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.imaging.resampling import resample
 from dcaseg.imaging.writers import write_image
@@ -55,18 +55,18 @@ def test_all_48_orientations_come_back_from_every_format(extension: str, tmp_pat
         np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(ct))
         # NIfTI stores its geometry in 32 bits.
         tolerance = 1e-4 if extension.startswith(".nii") else 1e-9
-        assert Grid.of(read).same_as(Grid.of(ct), tolerance)
+        assert Grid.from_image(read).is_same_as(Grid.from_image(ct), tolerance)
 
 
 @pytest.mark.parametrize("extension", FORMATS)
 def test_labels_come_back_on_exactly_the_input_grid(extension: str, tmp_path: Path) -> None:
     write_image(a_ct(oblique()), tmp_path / f"ct{extension}")
     ct = read_ct(tmp_path / f"ct{extension}")
-    on_model_grid = resample(ct, model_grid(ct, (1.1, 1.2, 1.3))) > 0
-    labels = resample(on_model_grid, Grid.of(ct), "nearest")
-    assert Grid.of(labels) == Grid.of(ct)
+    on_model_grid = resample(ct, make_model_grid(ct, (1.1, 1.2, 1.3))) > 0
+    labels = resample(on_model_grid, Grid.from_image(ct), "nearest")
+    assert Grid.from_image(labels) == Grid.from_image(ct)
     write_image(labels, tmp_path / f"labels{extension}")
-    assert Grid.of(read_labels(tmp_path / f"labels{extension}")).same_as(Grid.of(ct), 1e-6)
+    assert Grid.from_image(read_labels(tmp_path / f"labels{extension}")).is_same_as(Grid.from_image(ct), 1e-6)
 
 
 @pytest.mark.parametrize("extension", [".nhdr", ".mhd"])
@@ -142,7 +142,7 @@ def test_a_nrrd_axis_of_length_one_that_is_not_in_space_is_dropped(sizes: str, k
     )
     (tmp_path / "ct.nrrd").write_bytes(header.encode() + sitk.GetArrayFromImage(ct).tobytes())
     read = read_ct(tmp_path / "ct.nrrd")
-    assert read.GetPixelID() == sitk.sitkInt16 and Grid.of(read).same_as(Grid.of(ct))
+    assert read.GetPixelID() == sitk.sitkInt16 and Grid.from_image(read).is_same_as(Grid.from_image(ct))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(ct))
     assert read_labels(labels_like(tmp_path / "labels.nrrd", header)).GetPixelID() == sitk.sitkUInt8
 
@@ -157,7 +157,7 @@ def test_a_fourth_axis_of_length_one_is_dropped(extension: str, tmp_path: Path) 
     sitk.WriteImage(sitk.JoinSeries([a_ct()]), str(tmp_path / f"ct{extension}"))
     read = read_ct(tmp_path / f"ct{extension}")
     assert read.GetSize() == a_ct().GetSize()
-    assert Grid.of(read).same_as(Grid.of(a_ct()))
+    assert Grid.from_image(read).is_same_as(Grid.from_image(a_ct()))
 
 
 def test_label_maps_are_uint8_or_uint16(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_label_maps_are_uint8_or_uint16(tmp_path: Path) -> None:
     ]:
         array = np.zeros((3, 4, 5))
         array[1, 2, 3] = highest
-        sitk.WriteImage(sitk.Cast(Grid.of(a_ct()).image_of(array), stored), str(tmp_path / "labels.nrrd"))
+        sitk.WriteImage(sitk.Cast(Grid.from_image(a_ct()).make_image(array), stored), str(tmp_path / "labels.nrrd"))
         labels = read_labels(tmp_path / "labels.nrrd")
         assert labels.GetPixelID() == expected
         assert labels[3, 2, 1] == highest
@@ -178,7 +178,7 @@ def test_label_maps_are_uint8_or_uint16(tmp_path: Path) -> None:
 def test_images_that_are_not_label_maps_are_refused(bad: float, tmp_path: Path) -> None:
     array = np.zeros((3, 4, 5))
     array[1, 2, 3] = bad
-    sitk.WriteImage(Grid.of(a_ct()).image_of(array), str(tmp_path / "labels.nrrd"))
+    sitk.WriteImage(Grid.from_image(a_ct()).make_image(array), str(tmp_path / "labels.nrrd"))
     with pytest.raises(ImageError, match="not a label map"):
         read_labels(tmp_path / "labels.nrrd")
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from dcaseg.evaluation.experiments.anatomies import TEST
-from dcaseg.evaluation.experiments.definitions import ALL_EXPERIMENTS, METHODS, anatomies_options
+from dcaseg.evaluation.experiments.definitions import ALL_EXPERIMENTS, METHODS, make_anatomies_options
 from dcaseg.evaluation.experiments.runs import SCORES, read_scores
 from dcaseg.evaluation.metrics import ASD, DICE
 from dcaseg.evaluation.scores import Scores, mean_of_organs
-from dcaseg.evaluation.statistics import over_seeds, paired_difference
+from dcaseg.evaluation.statistics import average_over_seeds, compute_paired_difference
 from dcaseg.organs import AMOS
 from dcaseg.training.options import TrainingOptions
 
@@ -34,12 +34,12 @@ def scores_of(key: str, of: str = "cases") -> dict[int, Scores]:
 
 def recorded(key: str) -> dict[int, float]:
     """Mean Dice of a row on the test cases, by seed."""
-    return {seed: over_seeds([scores], DICE).mean for seed, scores in scores_of(key).items()}
+    return {seed: average_over_seeds([scores], DICE).mean for seed, scores in scores_of(key).items()}
 
 
 def test_the_recorded_runs_have_todays_options():
     record = json.loads((RECORDED / "experiment.json").read_text(encoding="utf-8"))
-    assert TrainingOptions.from_json(record["options"]) == anatomies_options(steps=2000)
+    assert TrainingOptions.from_json(record["options"]) == make_anatomies_options(steps=2000)
     assert len(record["test"]) == sum(TEST.values())
     for path in (RECORDED / "runs").iterdir():
         assert path.name in ARMS
@@ -88,9 +88,9 @@ def difference_cells(title: str) -> list[str]:
     key, other = DIFFERENCES[title]
     runs, others = scores_of(key), scores_of(key, "stitched") if other is None else scores_of(other)
     assert list(runs) == list(others) == list(SEEDS)
-    difference = paired_difference(list(runs.values()), list(others.values()))
-    by_seed = [over_seeds([runs[seed]]).mean - over_seeds([others[seed]]).mean for seed in SEEDS]
-    tables = [(runs[seed].table(), others[seed].table()) for seed in SEEDS]
+    difference = compute_paired_difference(list(runs.values()), list(others.values()))
+    by_seed = [average_over_seeds([runs[seed]]).mean - average_over_seeds([others[seed]]).mean for seed in SEEDS]
+    tables = [(runs[seed].to_array(), others[seed].to_array()) for seed in SEEDS]
     by_person = [
         np.mean([mean_of_organs(one[rows]) - mean_of_organs(other[rows]) for one, other in tables])
         for rows in PEOPLE.values()
@@ -118,7 +118,7 @@ GROUPS = {"adrenal glands": ("right_adrenal_gland", "left_adrenal_gland"), "live
 
 def missed_share(scores: Scores) -> float:
     """The share of the organs in the label maps of which no voxel was found."""
-    dice, distance = scores.table(DICE), scores.table(ASD)
+    dice, distance = scores.to_array(DICE), scores.to_array(ASD)
     return float(np.mean(np.isnan(distance[~np.isnan(dice)])))
 
 
@@ -129,7 +129,7 @@ def cells_of_method(key: str) -> list[str]:
     groups.append([label for label in AMOS.by_label if not any(label in group for group in groups)])
     operations, patches = json.loads((RECORDED / "costs.json").read_text(encoding="utf-8"))[key]
     return [
-        f"{over_seeds([scores], DICE).mean:.3f}",
+        f"{average_over_seeds([scores], DICE).mean:.3f}",
         *(f"{scores.mean(group):.3f}" for group in groups),
         f"{100 * missed_share(scores):.0f} %",
         f"{operations / 1e9:.1f}",

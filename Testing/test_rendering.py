@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from dcaseg.organs import AMOS
-from dcaseg.rendering.case_picture import add_organs, draw_ct, plane_panel
+from dcaseg.rendering.case_picture import add_organs, draw_ct, make_plane_panel
 from dcaseg.rendering.layout import Picture, color_table, write_picture
 from dcaseg.rendering.planes import Plane
-from DCASegmentationLib.scene.headless import rendering_problem
+from DCASegmentationLib.scene.headless import find_rendering_problem
 from scene_case import BOXES, small_ct, small_result
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
@@ -25,7 +25,7 @@ PIXELS = (260, 220)
 
 @pytest.fixture(scope="module")
 def case():
-    if problem := rendering_problem():
+    if problem := find_rendering_problem():
         pytest.skip(problem)
     from DCASegmentationLib.scene.headless import boot
     from DCASegmentationLib.scene.scene_builder import build_scene
@@ -81,9 +81,9 @@ def test_the_legend_of_a_map_shown_in_a_view_can_be_switched(case, through_the_l
         legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
         view.show(through_the_liver, case.ct, overlay=node, opacity=0.5)
         legend.SetVisibility(False)
-        without = view.pixels()
+        without = view.render_pixels()
         legend.SetVisibility(True)
-        with_legend = view.pixels()
+        with_legend = view.render_pixels()
     slicer.mrmlScene.RemoveNode(node)
     changed = np.nonzero((without != with_legend).any(axis=(0, 2)))[0]
     assert len(changed) > 10
@@ -159,7 +159,7 @@ def _rendered(case, plane: Plane) -> np.ndarray:
 
     with SliceView("Test", PIXELS) as view:
         view.show(plane, case.ct)
-        return view.pixels()
+        return view.render_pixels()
 
 
 def _without_organs(case, plane: Plane, overlay=None, opacity: float = 0.0) -> np.ndarray:
@@ -168,7 +168,7 @@ def _without_organs(case, plane: Plane, overlay=None, opacity: float = 0.0) -> n
     case.segmentation.GetDisplayNode().SetVisibility(False)
     with SliceView("Test", PIXELS) as view:
         view.show(plane, case.ct, overlay=overlay, opacity=opacity)
-        pixels = view.pixels()
+        pixels = view.render_pixels()
     case.segmentation.GetDisplayNode().SetVisibility(True)
     return pixels
 
@@ -217,13 +217,13 @@ def _assert_is_a_rich_picture(path: Path) -> None:
 
 
 def test_a_panel_has_the_size_of_its_pixels():
-    panel = plane_panel(np.zeros((100, 200, 3), dtype=np.uint8), Plane("axial", (0, 0, 0), 300.0, 150.0), "Axial")
+    panel = make_plane_panel(np.zeros((100, 200, 3), dtype=np.uint8), Plane("axial", (0, 0, 0), 300.0, 150.0), "Axial")
     assert panel.mm_per_pixel == 1.5
     assert (panel.left, panel.right) == ("R", "L")
 
 
 def test_names_in_other_scripts_and_with_dollar_signs_are_drawn_as_they_are(tmp_path):
-    panel = plane_panel(np.zeros((100, 200, 3), dtype=np.uint8), Plane("axial", (0, 0, 0), 300.0, 150.0), "Axial")
+    panel = make_plane_panel(np.zeros((100, 200, 3), dtype=np.uint8), Plane("axial", (0, 0, 0), 300.0, 150.0), "Axial")
     pixels = []
     for title in ("$x^2$", "x2", "患者_$\\frac$"):
         write_picture(Picture(title, "", [panel], [], [], []), tmp_path / "picture.png")

@@ -26,9 +26,9 @@ def report():
 
 
 def test_the_report_contains_pictures_volumes_ranges_findings_and_a_warning(report):
-    from dcaseg.rendering.report import page
+    from dcaseg.rendering.report import render_html
 
-    text = page(report)
+    text = render_html(report)
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert len(pictures) == 4 and all(base64.b64decode(each).startswith(b"\x89PNG") for each in pictures)
     assert "Report: &lt;CT&gt;" in text and "made-up &amp; tested" in text and "80 % &lt;differs&gt;." in text
@@ -40,13 +40,13 @@ def test_the_report_contains_pictures_volumes_ranges_findings_and_a_warning(repo
 
 
 def test_an_organ_at_the_edge_of_the_scan_is_reported_as_cut_off(report):
-    from dcaseg.rendering.report import organ_rows
+    from dcaseg.rendering.report import make_organ_rows
 
     array = sitk.GetArrayFromImage(report.labels)
     array[0, 22:28, 8:14] = AMOS.by_key["right_kidney"].label
     labels = sitk.GetImageFromArray(array)
     labels.CopyInformation(report.labels)
-    notes = {row.organ.key: row.notes for row in organ_rows(replace(report, labels=labels))}
+    notes = {row.organ.key: row.notes for row in make_organ_rows(replace(report, labels=labels))}
     assert notes["right_kidney"] == ("cut off at the lower end of the scan",) and notes["left_kidney"] == (
         "below the usual range",
     )
@@ -54,14 +54,14 @@ def test_an_organ_at_the_edge_of_the_scan_is_reported_as_cut_off(report):
 
 
 def test_each_picture_states_the_sides_of_the_patient(report):
-    from dcaseg.rendering.report import page, pictures_of
+    from dcaseg.rendering.report import draw_pictures, render_html
 
-    axial, coronal, sagittal, front = pictures_of(report.ct, report.labels, report.vocabulary)
+    axial, coronal, sagittal, front = draw_pictures(report.ct, report.labels, report.vocabulary)
     assert axial.sides == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
     assert axial.title.startswith("Axial, slice")
     assert coronal.sides == front.sides == {"left": "R", "right": "L", "top": "S", "bottom": "I"}
     assert sagittal.sides == {"left": "A", "right": "P", "top": "S", "bottom": "I"}
-    assert page(report).count('class="side') == 16
+    assert render_html(report).count('class="side') == 16
     # The liver of the phantom is on the patient's right: in the left half of the picture.
     liver = np.array(AMOS.by_key["liver"].color) / max(AMOS.by_key["liver"].color)
     hue = front.pixels / front.pixels.max(axis=2, keepdims=True).clip(1)
@@ -70,12 +70,12 @@ def test_each_picture_states_the_sides_of_the_patient(report):
 
 
 def test_the_slice_and_the_outcome_of_every_decision_are_listed_and_long_lists_end(report):
-    from dcaseg.rendering.report import NOT_CHECKED, page
+    from dcaseg.rendering.report import NOT_CHECKED, render_html
 
     place = report.ct.TransformIndexToPhysicalPoint((5, 5, 11))
     (one,) = report.findings
     findings = [replace(one, outcome=NOT_CHECKED, reasons=("Liver: it is cut.",), position_mm=place)] * 30 + [one]
-    text = page(replace(report, findings=findings))
+    text = render_html(replace(report, findings=findings))
     assert "31 findings, the most urgent first: 30 not checked, 1 accepted as is." in text
     assert "The 10 least urgent of those that were not checked are left out." in text
     assert text.count("<td class=number>12</td>") == 21, "20 times slice 12, and once rank 12"
@@ -84,9 +84,9 @@ def test_the_slice_and_the_outcome_of_every_decision_are_listed_and_long_lists_e
 
 
 def test_organs_that_were_not_requested_are_not_reported_as_missing(report):
-    from dcaseg.rendering.report import organ_rows
+    from dcaseg.rendering.report import make_organ_rows
 
-    assert [row.organ.key for row in organ_rows(replace(report, asked=("liver",)))] == ["liver"]
+    assert [row.organ.key for row in make_organ_rows(replace(report, asked=("liver",)))] == ["liver"]
 
 
 def test_a_report_is_never_overwritten_without_request(report, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter1d
 
-from dcaseg.imaging.grid import Grid, model_grid
+from dcaseg.imaging.grid import Grid, make_model_grid
 from dcaseg.imaging.resampling import resample
 
 
@@ -22,14 +22,14 @@ def a_ramp(size: tuple[int, int, int] = (7, 6, 5), spacing: float = 1.0) -> sitk
 def test_the_border_repeats_the_outermost_voxels_and_interpolates_along_it() -> None:
     image = a_ramp((6, 5, 5))
     # The last voxel center lies at x = 5 mm, the last sample at 6 mm.
-    grid = Grid((4, 9, 5), (2.0, 0.5, 1.0), (0.0, 0.0, 0.0), Grid.of(image).direction)
+    grid = Grid((4, 9, 5), (2.0, 0.5, 1.0), (0.0, 0.0, 0.0), Grid.from_image(image).direction)
     array = sitk.GetArrayFromImage(resample(image, grid))
     np.testing.assert_allclose(array[0, :, 3], 500 + 5 * np.arange(9), atol=1e-3)
 
 
 def test_voxels_further_out_are_air_for_a_ct_and_background_for_labels() -> None:
     image = a_ramp()
-    wide = Grid((17, 6, 5), (1.0, 1.0, 1.0), (-5.0, 0.0, 0.0), Grid.of(image).direction)
+    wide = Grid((17, 6, 5), (1.0, 1.0, 1.0), (-5.0, 0.0, 0.0), Grid.from_image(image).direction)
     ct = sitk.GetArrayFromImage(resample(image, wide))
     labels = sitk.GetArrayFromImage(resample(sitk.Cast(image > 0, sitk.sitkUInt8) + 1, wide, "nearest"))
     assert np.all(ct[:, :, :4] == -1024.0)
@@ -41,7 +41,7 @@ def test_voxels_further_out_are_air_for_a_ct_and_background_for_labels() -> None
 
 def test_linear_gives_float32_and_nearest_keeps_type_and_values() -> None:
     image = a_ramp()
-    grid = model_grid(image, (1.3, 1.7, 0.8))
+    grid = make_model_grid(image, (1.3, 1.7, 0.8))
     assert resample(image, grid).GetPixelID() == sitk.sitkFloat32
     nearest = resample(image, grid, "nearest")
     assert nearest.GetPixelID() == sitk.sitkInt16
@@ -51,15 +51,15 @@ def test_linear_gives_float32_and_nearest_keeps_type_and_values() -> None:
 def test_an_image_resampled_to_its_own_grid_is_unchanged() -> None:
     image = a_ramp()
     np.testing.assert_array_equal(
-        sitk.GetArrayFromImage(resample(image, Grid.of(image))), sitk.GetArrayFromImage(image)
+        sitk.GetArrayFromImage(resample(image, Grid.from_image(image))), sitk.GetArrayFromImage(image)
     )
 
 
 def test_a_ramp_is_restored_from_a_finer_grid_in_another_orientation() -> None:
     image = a_ramp(spacing=2.0)
-    there = resample(image, model_grid(image, (0.7, 0.9, 0.5), "SPL"))
-    back = resample(there, Grid.of(image))
-    assert Grid.of(back) == Grid.of(image)
+    there = resample(image, make_model_grid(image, (0.7, 0.9, 0.5), "SPL"))
+    back = resample(there, Grid.from_image(image))
+    assert Grid.from_image(back) == Grid.from_image(image)
     np.testing.assert_allclose(sitk.GetArrayFromImage(back)[1:-1, 1:-1, 1:-1],
                                sitk.GetArrayFromImage(image)[1:-1, 1:-1, 1:-1], atol=0.01)  # fmt: skip
 
@@ -78,7 +78,7 @@ def noise(
 
 def test_noise_of_a_fine_ct_is_filtered_on_a_coarse_grid() -> None:
     image = noise((120, 110, 60), (0.8, 0.8, 2.5))
-    grid = model_grid(image, (4.0, 4.0, 4.0))
+    grid = make_model_grid(image, (4.0, 4.0, 4.0))
     aliased = sitk.GetArrayFromImage(resample(image, grid))
     smooth = sitk.GetArrayFromImage(resample(image, grid, anti_aliasing=True))
     # Linear interpolation leaves 13 to 17 of 20 HU of noise, and a filter about 2.
@@ -94,14 +94,14 @@ OBLIQUE = np.reshape(sitk.VersorRigid3DTransform((0.02, 0.13, 0.05, 0.99)).GetMa
 @pytest.mark.parametrize("orientation", ["RAS", "LPI", "SAL"])
 def test_anti_aliasing_is_a_gaussian_of_the_coarser_axes_before_linear_interpolation(direction, orientation) -> None:
     image = noise((40, 30, 20), (0.9, 2.0, 5.0), direction)
-    grid = model_grid(image, (3.0, 3.0, 3.0), orientation)
+    grid = make_model_grid(image, (3.0, 3.0, 3.0), orientation)
     array = sitk.GetArrayFromImage(image).astype(np.float32)
     # Only the first two axes of the image become coarser.
     for axis, spacing in ((2, 0.9), (1, 2.0)):
         array = gaussian_filter1d(array, (3.0 / spacing - 1) / 2, axis=axis, mode="nearest", truncate=4.0)
-    filtered = Grid.of(image).image_of(array)
+    filtered = Grid.from_image(image).make_image(array)
     ours = resample(image, grid, anti_aliasing=True)
-    assert Grid.of(ours) == grid
+    assert Grid.from_image(ours) == grid
     np.testing.assert_allclose(
         sitk.GetArrayFromImage(ours), sitk.GetArrayFromImage(resample(filtered, grid)), atol=2e-3
     )
@@ -109,7 +109,7 @@ def test_anti_aliasing_is_a_gaussian_of_the_coarser_axes_before_linear_interpola
 
 def test_anti_aliasing_changes_nothing_if_no_axis_becomes_coarser() -> None:
     image = noise((20, 18, 9), (3.0, 3.0, 5.0))
-    grid = model_grid(image, (3.0, 2.0, 4.0))
+    grid = make_model_grid(image, (3.0, 2.0, 4.0))
     np.testing.assert_allclose(
         sitk.GetArrayFromImage(resample(image, grid, anti_aliasing=True)),
         sitk.GetArrayFromImage(resample(image, grid)), atol=2e-3,
@@ -119,7 +119,7 @@ def test_anti_aliasing_changes_nothing_if_no_axis_becomes_coarser() -> None:
 def test_anti_aliasing_is_refused_for_labels_and_for_a_rotated_grid() -> None:
     image = noise((20, 18, 9), (3.0, 3.0, 5.0))
     with pytest.raises(ValueError, match="not for labels"):
-        resample(image, model_grid(image, (4.0, 4.0, 4.0)), "nearest", anti_aliasing=True)
+        resample(image, make_model_grid(image, (4.0, 4.0, 4.0)), "nearest", anti_aliasing=True)
     rotated = Grid((10, 10, 5), (4.0, 4.0, 4.0), image.GetOrigin(), tuple(OBLIQUE.ravel()))
     with pytest.raises(ValueError, match="permuted or flipped"):
         resample(image, rotated, anti_aliasing=True)
@@ -129,7 +129,7 @@ def test_planes_that_are_filtered_together_equal_those_filtered_alone() -> None:
     rng = np.random.default_rng(3)
     # More planes than are processed at once, and the last group is smaller.
     image = sitk.GetImageFromArray(rng.integers(-1000, 1000, (37, 11, 14), np.int16))
-    source = Grid.of(image)
+    source = Grid.from_image(image)
 
     def coarse(planes: int, first: float) -> Grid:
         return Grid((6, 5, planes), (2.4, 2.1, 1.0), (0.3, 0.2, first), source.direction)

@@ -14,8 +14,8 @@ from dcaseg.inference.planes import Plane
 from dcaseg.organs import AMOS
 from dcaseg.review.builder import make_review
 from dcaseg.review.evidence import Evidence
-from dcaseg.review.normal_ranges import usual_ml
-from dcaseg.review.regions import ReviewOptions, error_probability_of, grown, regions
+from dcaseg.review.normal_ranges import compute_typical_volume
+from dcaseg.review.regions import ReviewOptions, compute_error_probability, dilate, split_into_regions
 from dcaseg.review.schema import MAX_FINDINGS
 
 SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY, LIVER = (
@@ -227,7 +227,7 @@ def or_liver(labels, sure):
 
 def near(labels, sure):
     """``sure`` in and next to organs, certainty elsewhere."""
-    return np.where(grown(labels > 0), np.float32(sure), np.float32(0.999))
+    return np.where(dilate(labels > 0), np.float32(sure), np.float32(0.999))
 
 
 def add_all(evidence, mine, others=None):
@@ -282,7 +282,7 @@ def test_each_finding_can_be_judged_at_a_glance():
     assert {"liver", "right_kidney"} <= {finding.organ for finding in result.review.findings}
     for finding in result.review.findings:
         organ = next(each for each in measured if each.organ.key == finding.organ)
-        assert finding.ml <= min(30.0, max(organ.ml, usual_ml(organ.organ)) / 5)
+        assert finding.ml <= min(30.0, max(organ.ml, compute_typical_volume(organ.organ)) / 5)
         first, last = np.array(finding.box_voxels)
         assert ((last - first + 1) * 4.0).max() <= ReviewOptions.max_extent_mm
         rim = (labels == finding.label) & (other != finding.label)
@@ -292,11 +292,11 @@ def test_each_finding_can_be_judged_at_a_glance():
 def test_a_finding_covers_at_most_a_fifth_of_a_small_organ():
     kidney = np.zeros((30, 30, 30), np.int64)
     kidney[5:20, 5:20, 5:20] = 10
-    cut = regions(kidney, (4.0, 4.0, 4.0), 200.0, 100, lambda box, mask: 100.0)
+    cut = split_into_regions(kidney, (4.0, 4.0, 4.0), 200.0, 100, lambda box, mask: 100.0)
     sizes = np.bincount(cut.ravel())[1:]
     assert sizes.max() <= 100 and sizes.sum() == 15**3
     kinds_of = np.where(np.indices(kidney.shape)[0] < 10, np.uint8(1), np.uint8(2))
-    apart = regions(kidney, (4.0, 4.0, 4.0), 200.0, 100, None, kinds_of)
+    apart = split_into_regions(kidney, (4.0, 4.0, 4.0), 200.0, 100, None, kinds_of)
     assert [len(np.unique(kinds_of[apart == number])) for number in range(1, apart.max() + 1)] == [1, 1]
 
 
@@ -310,8 +310,8 @@ def test_at_most_a_hundred_findings_the_most_urgent_first():
 
 
 def test_borders_are_more_likely_wrong_than_the_interior_and_more_so_with_an_uncertain_network():
-    likely = error_probability_of(evidence_of(body(), sure=0.9))
-    doubtful = error_probability_of(evidence_of(body(), sure=0.5))
+    likely = compute_error_probability(evidence_of(body(), sure=0.9))
+    doubtful = compute_error_probability(evidence_of(body(), sure=0.5))
     assert likely[13, 13, 13] < likely[13, 13, 9]
     assert (doubtful > likely).all()
 
@@ -321,19 +321,19 @@ def test_weights_are_split_into_connected_regions_the_heaviest_first_on_any_grid
     weights[2, 2, 2:10] = 5
     weights[20, 20, 4] = 7
     weights[20, 20, 8] = 1
-    coarse = regions(weights, (8.0, 8.0, 8.0), 40.0, 10)
+    coarse = split_into_regions(weights, (8.0, 8.0, 8.0), 40.0, 10)
     assert (coarse[2, 2, 2:7] == 1).all() and (coarse[2, 2, 7:10] == 2).all(), "five voxels fit into 40 mm"
     assert coarse[20, 20, 4] == 3 and coarse[20, 20, 8] == 4, "not connected, so two regions"
     assert np.count_nonzero(coarse) == np.count_nonzero(weights)
-    fine = regions(weights.repeat(4, 0).repeat(4, 1).repeat(4, 2), (2.0, 2.0, 2.0), 40.0, 10)
+    fine = split_into_regions(weights.repeat(4, 0).repeat(4, 1).repeat(4, 2), (2.0, 2.0, 2.0), 40.0, 10)
     np.testing.assert_array_equal(fine[::4, ::4, ::4], coarse)
-    assert regions(weights, (8.0, 8.0, 8.0), 40.0, 2).max() == 2
-    assert not regions(np.zeros((3, 3, 3), np.int64), (8.0, 8.0, 8.0), 40.0, 2).any()
+    assert split_into_regions(weights, (8.0, 8.0, 8.0), 40.0, 2).max() == 2
+    assert not split_into_regions(np.zeros((3, 3, 3), np.int64), (8.0, 8.0, 8.0), 40.0, 2).any()
 
 
 def test_box_sums_stay_correct_while_regions_are_removed():
     weights = np.random.default_rng(3).integers(0, 9, (13, 17, 11))
-    numbers = regions(weights, (6.0, 5.0, 4.0), 21.0, 200)
+    numbers = split_into_regions(weights, (6.0, 5.0, 4.0), 21.0, 200)
     remaining = weights.copy()
     for number in range(1, int(numbers.max()) + 1):
         taken = numbers == number
@@ -357,7 +357,7 @@ def test_each_region_comes_from_the_box_with_the_largest_remaining_weight(spacin
     weights = random.integers(0, 9, (12, 14, 24)) * (random.random((12, 14, 24)) < 0.12)
     tile = [max(round(4 / step), 1) for step in spacing]
     side = [int(17 / (step * count)) for step, count in zip(spacing, tile, strict=True)]
-    numbers = regions(weights, spacing, 17.0, 100)
+    numbers = split_into_regions(weights, spacing, 17.0, 100)
     assert numbers.max() > 50
     remaining = weights.copy()
     for number in range(1, int(numbers.max()) + 1):
@@ -406,7 +406,7 @@ def test_the_two_images_lie_on_the_ct_and_differ_from_the_labels_only_within_fin
     other = body()
     other[12:14, 22:26, 12:14] = RIGHT_KIDNEY
     result = review_of(labels, other, ct=FINE)
-    assert Grid.of(result.ranks) == FINE and Grid.of(result.alternative) == FINE
+    assert Grid.from_image(result.ranks) == FINE and Grid.from_image(result.alternative) == FINE
     ranks, alternative = array(result.ranks), array(result.alternative)
     on_ct = labels.repeat(2, 0).repeat(2, 1).repeat(2, 2)
     np.testing.assert_array_equal(alternative[ranks == 0], on_ct[ranks == 0])

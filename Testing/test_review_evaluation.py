@@ -20,7 +20,7 @@ from dcaseg.evaluation.review_evaluation import (
     draw_shifted_scan,
     measure_orders,
 )
-from dcaseg.evaluation.scoring import read_table, translated
+from dcaseg.evaluation.scoring import read_table, remap_labels
 from dcaseg.inference.segmenter import Result
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.phantom.case import generate
@@ -47,7 +47,7 @@ def case():
         measured,
         ((1, 6), (2, 3), (4, 5, *range(7, 16))),
     )
-    return Result(GRID.image_of(labels), measured, "CPU", review=review), GRID.image_of(truth)
+    return Result(GRID.make_image(labels), measured, "CPU", review=review), GRID.make_image(truth)
 
 
 def rows_of(result, truth, first=(1, 2), **options):
@@ -74,12 +74,12 @@ def test_the_calibration_error_is_the_distance_between_the_probability_and_the_s
 
 def test_the_calibration_counts_the_voxels_of_organs_and_uncertain_background():
     result, truth = case()
-    counts = TruthOfCase("case", result, truth, AMOS).calibration().counts
+    counts = TruthOfCase("case", result, truth, AMOS).compute_calibration().counts
     evidence = result.review.evidence
     assert counts[:, :, 1].sum() == 4, "the voxels of the island"
     assert counts[:, :, 0].sum() == np.count_nonzero((evidence.error_probability > 0) | (evidence.labels > 0))
     without_liver = [label for label in AMOS.by_label if label != LIVER]
-    assert TruthOfCase("case", result, truth, AMOS, without_liver).calibration().counts[:, :, 1].sum() == 0
+    assert TruthOfCase("case", result, truth, AMOS, without_liver).compute_calibration().counts[:, :, 1].sum() == 0
 
 
 def test_errors_in_the_first_findings_are_counted_for_every_order():
@@ -111,18 +111,18 @@ def test_a_border_that_is_off_by_one_voxel_is_not_a_gross_error():
     result, _ = case()
     array = sitk.GetArrayFromImage(result.labels)
     moved = np.roll(array, 1, axis=0)
-    counted = TruthOfCase("case", result, GRID.image_of(moved), AMOS)
+    counted = TruthOfCase("case", result, GRID.make_image(moved), AMOS)
     assert counted.error_ml > 0
-    assert counted.of_review().gross.sum() == 0
+    assert counted.measure_review_findings().gross.sum() == 0
 
 
 def test_wrongly_segmented_organs_have_a_low_dice():
     result, truth = case()
     lost = sitk.GetArrayFromImage(truth)
     lost[lost == SPLEEN] = 0
-    counted = TruthOfCase("case", result, GRID.image_of(lost), AMOS)
+    counted = TruthOfCase("case", result, GRID.make_image(lost), AMOS)
     assert [organ.key for organ in counted.wrong_organs] == ["spleen"]
-    assert counted.of_review().organ_errors["spleen"].sum() == 32
+    assert counted.measure_review_findings().organ_errors["spleen"].sum() == 32
 
 
 def test_a_result_without_review_is_rejected():
@@ -162,7 +162,7 @@ def test_label_maps_of_other_programs_are_read_by_label_name(tmp_path):
     table = read_table(path, AMOS)
     assert table == {2: 2, 5: LIVER, 104: AMOS.by_key["bladder"].label}
     image = sitk.GetImageFromArray(np.array([[[0, 2, 5, 9, 104]]], np.uint8))
-    assert sitk.GetArrayFromImage(translated(image, table)).tolist() == [[[0, 2, 6, 0, 14]]]
+    assert sitk.GetArrayFromImage(remap_labels(image, table)).tolist() == [[[0, 2, 6, 0, 14]]]
     path.write_text("number,organ\n1,liver\n")
     with pytest.raises(UserError, match="is not a table of labels"):
         read_table(path, AMOS)

@@ -56,7 +56,7 @@ def test_the_whole_workflow(
     module_panel, warm_worker, fake_slicer, coarse_phantom, small_bundle, monkeypatch, tmp_path
 ):
     from DCASegmentationLib.scene.volumes import show_ct
-    from DCASegmentationLib.widgets.segment_control import replacementQuestion
+    from DCASegmentationLib.widgets.segment_control import formatReplacementQuestion
 
     panel, review = module_panel, module_panel.reviewPanel
     panel.parameters.inputVolume = show_ct(sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")), "CT")
@@ -94,7 +94,7 @@ def test_the_whole_workflow(
     assert [review.ui.findingsTable.item(each, 2).text() for each in (row, painted)] == words
     np.testing.assert_array_equal(labels_of(review._nodes), corrected)
     panel.parameters.outputSegmentation = panel.parameters.resultSegmentation
-    if replacementQuestion(panel.parameters.outputSegmentation, keepCorrected=True):
+    if formatReplacementQuestion(panel.parameters.outputSegmentation, keepCorrected=True):
         fake_slicer.dialogs.answer(True)
     nodes = segmented(panel, fake_slicer)
     name = AMOS.by_key[key].name

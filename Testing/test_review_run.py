@@ -58,7 +58,7 @@ def test_the_review_changes_nothing_else(segmenter, ct, reviewed):
 
 def test_findings_lie_on_the_ct_and_contain_their_points(ct, reviewed):
     ranks = reviewed.review.ranks
-    assert Grid.of(ranks) == Grid.of(ct) == Grid.of(reviewed.review.alternative)
+    assert Grid.from_image(ranks) == Grid.from_image(ct) == Grid.from_image(reviewed.review.alternative)
     assert reviewed.review.review.findings
     for finding in reviewed.review.review.findings:
         assert ranks[ranks.TransformPhysicalPointToIndex(finding.position_mm)] == finding.rank
@@ -118,7 +118,7 @@ def test_the_command_writes_the_review_files_on_request_and_prints_the_findings(
 
     review = read_review(tmp_path / "with" / "review.json")
     ranks = sitk.ReadImage(str(tmp_path / "with" / "review_places.nrrd"))
-    assert Grid.of(ranks).same_as(Grid.of(sitk.ReadImage(str(ct))))
+    assert Grid.from_image(ranks).is_same_as(Grid.from_image(sitk.ReadImage(str(ct))))
     assert int(array(ranks).max()) == len(review.findings)
     assert review.ct["size"] == list(ranks.GetSize())
     request = json.loads((tmp_path / "with" / "request.json").read_text())

@@ -29,25 +29,25 @@ def test_a_case_is_recalled_with_all_its_nodes(case):
 
 
 def test_a_segmentation_of_another_program_is_not_a_case(case):
-    from DCASegmentationLib.scene.case_record import cases_in_scene, recall
+    from DCASegmentationLib.scene.case_record import find_cases_in_scene, recall
 
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "By hand")
     assert recall(other) is None
     assert recall(None) is None
-    assert cases_in_scene() == [case]
+    assert find_cases_in_scene() == [case]
 
 
 @pytest.mark.parametrize("beside_another_case", [False, True])
 def test_a_saved_scene_contains_the_record(case, tmp_path, beside_another_case):
-    from DCASegmentationLib.scene.case_record import cases_in_scene
+    from DCASegmentationLib.scene.case_record import find_cases_in_scene
     from DCASegmentationLib.scene.storage import save_scene_bundle
 
     save_scene_bundle(tmp_path / "case.mrb")
     if not beside_another_case:
         slicer.mrmlScene.Clear(False)
     assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "case.mrb"), not beside_another_case)
-    loaded = cases_in_scene()[-1]
-    assert len(cases_in_scene()) == 1 + beside_another_case
+    loaded = find_cases_in_scene()[-1]
+    assert len(find_cases_in_scene()) == 1 + beside_another_case
     assert loaded.segmentation is not case.segmentation
     assert loaded.ct.GetName() == "Case CT"
     assert [node.GetName() for node in loaded.maps()] == [
@@ -82,13 +82,19 @@ def clone_of(segmentation):
 
 @pytest.mark.parametrize("has_references", [False, True])
 def test_a_clone_is_a_case_only_once_it_has_a_result_of_its_own(case, has_references):
-    from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, recall, recorded_parts, remember
+    from DCASegmentationLib.scene.case_record import (
+        CaseNodes,
+        find_cases_in_scene,
+        get_recorded_volumes,
+        recall,
+        remember,
+    )
 
     clone = clone_of(case.segmentation)
     if has_references:
         clone.CopyReferences(case.segmentation)
     assert clone.GetAttribute("DCASegmentation.case") is not None
-    assert recall(clone) is None and cases_in_scene() == [case] and recorded_parts(clone) == []
+    assert recall(clone) is None and find_cases_in_scene() == [case] and get_recorded_volumes(clone) == []
     remember(CaseNodes(case.ct, clone))
     assert recall(clone) == CaseNodes(case.ct, clone) and recall(case.segmentation) == case
 

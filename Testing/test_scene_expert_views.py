@@ -48,10 +48,10 @@ def show(case, choice, may_switch=False, **style):
 
 
 def test_only_available_maps_can_be_selected(case):
-    from DCASegmentationLib.scene.expert_views import available_choices
+    from DCASegmentationLib.scene.expert_views import list_choices
 
-    assert available_choices(case, 4) == ["none", "deciding", "head", "medium", "tail", "uncertainty"]
-    assert available_choices(case, 1) == ["none", "deciding", "uncertainty"]
+    assert list_choices(case, 4) == ["none", "deciding", "head", "medium", "tail", "uncertainty"]
+    assert list_choices(case, 1) == ["none", "deciding", "uncertainty"]
 
 
 def test_an_attention_map_is_shown_over_the_ct_in_all_of_its_views(case):
@@ -170,11 +170,11 @@ def test_a_view_created_after_the_maps_shows_only_the_legend_of_its_map(case):
     """As the comparison views are; Slicer's legends do not appear in new views by themselves."""
     from dcaseg.rendering.planes import Plane
     from DCASegmentationLib.scene.expert_views import MapStyle, apply_style, set_map_layer
-    from DCASegmentationLib.scene.headless import rendering_problem
+    from DCASegmentationLib.scene.headless import find_rendering_problem
     from DCASegmentationLib.scene.offscreen import SliceView
 
-    if rendering_problem():
-        pytest.skip(rendering_problem())
+    if find_rendering_problem():
+        pytest.skip(find_rendering_problem())
     head, tail = case.attention[4]["head"], case.attention[4]["tail"]
 
     def pixels_changed_by_legend_of(node, shown):
@@ -184,7 +184,7 @@ def test_a_view_created_after_the_maps_shows_only_the_legend_of_its_map(case):
             pictures = []
             for legend in (True, False):
                 apply_style(node, MapStyle(legend=legend))
-                pictures.append(view.pixels())
+                pictures.append(view.render_pixels())
         return int((pictures[0] != pictures[1]).any(axis=2).sum())
 
     assert pixels_changed_by_legend_of(head, shown=head) > 500
@@ -223,11 +223,11 @@ def test_a_map_in_the_usual_views_does_not_change_the_comparison(case, layout_no
 
 
 def test_the_bar_plot_is_shown_in_the_plot_view_and_the_layout_is_restored(case, layout_node):
-    from DCASegmentationLib.scene.expert_attention import attention_by_segment, update_chart
+    from DCASegmentationLib.scene.expert_attention import compute_segment_attention, update_chart
     from DCASegmentationLib.scene.view_setup import BAR_PLOT, ViewLayouts
 
     layouts = ViewLayouts()
-    chart = update_chart(case, 4, attention_by_segment(case, 4))
+    chart = update_chart(case, 4, compute_segment_attention(case, 4))
     layouts.show_comparison(case)
     layouts.show_bar_plot(chart)
     assert layout_node.GetViewArrangement() == BAR_PLOT
@@ -238,15 +238,15 @@ def test_the_bar_plot_is_shown_in_the_plot_view_and_the_layout_is_restored(case,
 
 
 def test_the_panels_editor_node_is_one_per_scene_and_not_slicers_own(case):
-    from DCASegmentationLib.scene.editable_area import editor_node
+    from DCASegmentationLib.scene.editable_area import get_editor_node
 
-    node = editor_node()
-    assert editor_node() is node
+    node = get_editor_node()
+    assert get_editor_node() is node
     assert node.GetSingletonTag() == "DCASegmentation"
 
 
 def test_the_body_mask_holds_gas_but_neither_air_nor_table(fake_slicer):
-    from DCASegmentationLib.scene.maps import body_mask
+    from DCASegmentationLib.scene.maps import compute_body_mask
     from DCASegmentationLib.scene.volumes import show_ct
 
     z, y, x = np.ogrid[:20, :60, :80]
@@ -256,7 +256,7 @@ def test_the_body_mask_holds_gas_but_neither_air_nor_table(fake_slicer):
     image = sitk.GetImageFromArray(hu)
     image.SetSpacing((4.0, 4.0, 4.0))
     node = show_ct(image, "CT")
-    body = body_mask(node, node)
+    body = compute_body_mask(node, node)
     assert body[10, 28, 40] and body[:, 28, 20:60].all()
     assert not body[:, 52:].any() and not body[:, :, :8].any()
     assert 0.8 < body.sum() / np.count_nonzero(hu[:, :52] > -500) < 1.0

@@ -127,17 +127,17 @@ def test_the_table_is_csv_with_a_header(case):
 
 
 def test_attention_by_organ_is_the_mean_within_the_organ(case):
-    from DCASegmentationLib.scene.expert_attention import attention_by_segment
+    from DCASegmentationLib.scene.expert_attention import compute_segment_attention
 
-    rows = {row.segment_id: row for row in attention_by_segment(case, 4)}
+    rows = {row.segment_id: row for row in compute_segment_attention(case, 4)}
     assert rows["liver"].means == pytest.approx({"head": 0.9, "medium": 0.095, "tail": 0.005}, abs=1e-6)
     assert rows["left_kidney"].means == pytest.approx({"head": 0.1, "medium": 0.09, "tail": 0.81}, abs=1e-6)
-    assert attention_by_segment(case, 1) == []
+    assert compute_segment_attention(case, 1) == []
 
 
 def test_attention_is_read_on_the_models_grid_for_any_orientation(case):
     """The model's grid is coarser, with axes toward R, A, S; the CT's axes are toward L, P, S."""
-    from DCASegmentationLib.scene.expert_attention import attention_by_segment
+    from DCASegmentationLib.scene.expert_attention import compute_segment_attention
     from DCASegmentationLib.scene.maps import show_attention
 
     def on_model_grid(image):
@@ -148,17 +148,17 @@ def test_attention_is_read_on_the_models_grid_for_any_orientation(case):
     maps = {name: on_model_grid(image) for name, image in small_result().attention[4].items()}
     case.attention[3] = show_attention(maps, level=3)
     labels = sitk.GetArrayFromImage(on_model_grid(small_labels()))
-    rows = {row.segment_id: row for row in attention_by_segment(case, 3)}
+    rows = {row.segment_id: row for row in compute_segment_attention(case, 3)}
     for key in BOXES:
         expected = sitk.GetArrayFromImage(maps["tail"])[labels == AMOS.by_key[key].label].mean()
         assert rows[key].means["tail"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_bar_plot_has_a_series_per_expert_and_names_every_organ(case):
-    from DCASegmentationLib.scene.expert_attention import attention_by_segment, update_chart
+    from DCASegmentationLib.scene.expert_attention import compute_segment_attention, update_chart
 
     case.segmentation.GetSegmentation().AddEmptySegment("new", "New")
-    chart = update_chart(case, 4, attention_by_segment(case, 4))
+    chart = update_chart(case, 4, compute_segment_attention(case, 4))
     series = [chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes())]
     assert [each.GetName() for each in series] == ["Large organs (head)", "Medium organs", "Small organs (tail)"]
     assert chart.GetXAxisTitle() == "1 Sp   2 RK   3 LK   4 Li"
@@ -166,7 +166,7 @@ def test_the_bar_plot_has_a_series_per_expert_and_names_every_organ(case):
     assert [table.GetValueByName(row, "Organ").ToString() for row in range(table.GetNumberOfRows())][3] == "Liver"
     assert table.GetValueByName(3, series[0].GetYColumnName()).ToDouble() == pytest.approx(0.9, abs=1e-6)
     assert table.GetValueByName(3, series[0].GetXColumnName()).ToDouble() == 4
-    assert update_chart(case, 4, attention_by_segment(case, 4)) is chart
+    assert update_chart(case, 4, compute_segment_attention(case, 4)) is chart
 
 
 def ras_of(index):
@@ -259,13 +259,13 @@ def test_the_error_names_the_segment_whose_surface_cannot_be_written(case, tmp_p
     ],
 )  # fmt: skip
 def test_a_name_becomes_a_file_name(name, expected):
-    from DCASegmentationLib.scene.storage import safe_file_name
+    from DCASegmentationLib.scene.storage import sanitize_file_name
 
-    assert safe_file_name(name) == expected
+    assert sanitize_file_name(name) == expected
 
 
 def test_surfaces_of_a_segment_edited_while_they_are_made_are_made_again(case):
-    from DCASegmentationLib.scene.surfaces import making_surfaces
+    from DCASegmentationLib.scene.surfaces import compute_surfaces_in_steps
 
     def points(segment_id):
         surface = vtk.vtkPolyData()
@@ -275,7 +275,7 @@ def test_surfaces_of_a_segment_edited_while_they_are_made_are_made_again(case):
     case.segmentation.CreateClosedSurfaceRepresentation()
     whole = points("spleen")
     case.segmentation.RemoveClosedSurfaceRepresentation()
-    making = making_surfaces(case.segmentation)
+    making = compute_surfaces_in_steps(case.segmentation)
     next(making)
     mask = slicer.util.arrayFromSegmentBinaryLabelmap(case.segmentation, "spleen", case.ct)
     mask[15:] = 0

@@ -74,9 +74,9 @@ raise SystemExit(", ".join(sorted(loaded)))
 
 
 def test_an_oblique_ct_has_exactly_its_grid(ct_node):
-    from DCASegmentationLib.scene.volumes import image_of
+    from DCASegmentationLib.scene.volumes import convert_to_sitk
 
-    ct, back = small_ct(), image_of(ct_node)
+    ct, back = small_ct(), convert_to_sitk(ct_node)
     assert back.GetSize() == ct.GetSize()
     assert back.GetSpacing() == ct.GetSpacing()
     assert back.GetOrigin() == ct.GetOrigin()
@@ -85,10 +85,10 @@ def test_an_oblique_ct_has_exactly_its_grid(ct_node):
 
 
 def test_a_voxel_of_the_ct_has_the_same_position_as_in_the_image(ct_node):
-    from DCASegmentationLib.scene.volumes import index_to_ras
+    from DCASegmentationLib.scene.volumes import get_ijk_to_ras
 
     left, posterior, superior = small_ct().TransformIndexToPhysicalPoint((7, 11, 5))
-    assert index_to_ras(ct_node).MultiplyPoint((7, 11, 5, 1))[:3] == pytest.approx((-left, -posterior, superior))
+    assert get_ijk_to_ras(ct_node).MultiplyPoint((7, 11, 5, 1))[:3] == pytest.approx((-left, -posterior, superior))
 
 
 def test_every_organ_present_becomes_a_segment_with_its_voxels(segmentation, ct_node):
@@ -115,13 +115,13 @@ def test_a_kidney_is_tagged_with_its_snomed_code_and_side(segmentation):
 @pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
 def test_slicer_reads_the_terminology_of_every_organ_as_written(vocabulary):
     """Slicer's own parser of these entries is in its color nodes."""
-    from DCASegmentationLib.scene.segmentation import terminology_entry
+    from DCASegmentationLib.scene.segmentation import serialize_terminology_entry
 
     for organ in vocabulary:
         colors = slicer.vtkMRMLColorTableNode()
         colors.SetTypeToUser()
         colors.SetNumberOfColors(1)
-        assert colors.SetTerminologyFromString(0, terminology_entry(organ))
+        assert colors.SetTerminologyFromString(0, serialize_terminology_entry(organ))
         assert colors.GetTerminologyCategory(0).GetCodeValue() == "123037004"
         assert colors.GetTerminologyType(0).GetCodeValue() == organ.code.value
         modifier = colors.GetTerminologyTypeModifier(0)

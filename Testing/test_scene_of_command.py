@@ -78,7 +78,7 @@ def test_a_suggestion_is_accepted_as_in_a_run_of_the_module(opened, result):
 
 def test_the_model_and_the_ct_are_known_for_a_training_set(opened, small_bundle):
     from dcaseg.models.metadata_reader import read_metadata
-    from DCASegmentationLib.scene.ct_export import ct_checksum
+    from DCASegmentationLib.scene.ct_export import compute_ct_checksum
     from DCASegmentationLib.scene.review_record import read_origin
     from DCASegmentationLib.scene.segmentation import own_organs
 
@@ -86,7 +86,7 @@ def test_the_model_and_the_ct_are_known_for_a_training_set(opened, small_bundle)
     origin = read_origin(nodes.segmentation)
     metadata = read_metadata(small_bundle)
     assert (origin.model, origin.sha256, origin.vocabulary) == (metadata.name, metadata.weights.sha256, "AMOS")
-    assert origin.ct_checksum == ct_checksum(nodes.ct)
+    assert origin.ct_checksum == compute_ct_checksum(nodes.ct)
     assert len(own_organs(nodes.segmentation)) == nodes.segmentation.GetSegmentation().GetNumberOfSegments()
 
 

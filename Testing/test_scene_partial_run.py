@@ -16,13 +16,13 @@ from DCASegmentationLib.scene.ct_export import Region
 from DCASegmentationLib.scene.finding_status import (
     accept_suggestion,
     follow_edits,
+    is_organ_reviewed,
     mark_organ,
-    organ_is_reviewed,
     set_status,
     take_back,
 )
-from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, kept_organs, organ_changes
-from DCASegmentationLib.scene.partial_run import earlier_review, organs_within
+from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, compute_organ_changes, find_kept_organs
+from DCASegmentationLib.scene.partial_run import find_organs_in_region, get_earlier_review
 from DCASegmentationLib.scene.result_import import ResultFiles, keep_for_review, show_result
 from DCASegmentationLib.scene.review_record import read_review, read_state, read_suggestion
 from DCASegmentationLib.scene.segmentation import tag_organs
@@ -72,15 +72,15 @@ def run(case, organs=None, region=None, kept=None, findings=()):
         for finding in findings:
             files.finding_ranks[FINDINGS[finding.rank]] = finding.rank
     requested = frozenset(organs if organs is not None else AMOS.by_key)
-    kept = kept_organs(case.segmentation, requested) if kept is None else kept
-    earlier = earlier_review(case.segmentation, case.ct)
+    kept = find_kept_organs(case.segmentation, requested) if kept is None else kept
+    earlier = get_earlier_review(case.segmentation, case.ct)
     nodes = show_result(files, case.ct, AMOS, region, case.segmentation, kept, organs)
     keep_for_review(files, nodes, AMOS, region, kept, "", organs, earlier)
     return nodes
 
 
 def changed_organs(nodes):
-    return {change.organ.key for change in organ_changes(nodes) if change.changed}
+    return {change.organ.key for change in compute_organ_changes(nodes) if change.changed}
 
 
 def test_organs_that_were_not_requested_stay(case):
@@ -94,7 +94,7 @@ def test_organs_that_were_not_requested_stay(case):
         "spleen", "right_kidney", "left_kidney", "liver", mine
     }  # fmt: skip
     assert changed_organs(nodes) == set(), "the automatic result of the other organs is that of the first run"
-    assert kept_organs(nodes.segmentation).organs == ()
+    assert find_kept_organs(nodes.segmentation).organs == ()
 
 
 def test_a_run_for_all_organs_replaces_all(case):
@@ -128,7 +128,7 @@ def test_decisions_on_organs_that_were_not_requested_stay(case):
     assert [state.status(rank) for rank in (1, 2, 3)] == ["corrected", "flagged", "to_check"], (
         "the liver was replaced, and with it the voxels that the alternative gave to it"
     )
-    assert organ_is_reviewed(nodes, "bladder") and segment_status(nodes, "right_kidney") == "Flagged"
+    assert is_organ_reviewed(nodes, "bladder") and segment_status(nodes, "right_kidney") == "Flagged"
     np.testing.assert_array_equal(read_suggestion(nodes.segmentation, 1), alternative_array()[FINDINGS[2]].ravel())
     ranks = slicer.util.arrayFromVolume(nodes.finding_ranks)
     assert np.unique(ranks, return_counts=True)[1].tolist()[1:] == [
@@ -153,13 +153,13 @@ def test_an_accepted_alternative_of_an_organ_that_stays_can_still_be_undone(case
 def test_nothing_outside_the_region_changes(case):
     paint(case, "liver", (slice(20, 22), slice(6, 8), slice(4, 6)), 0)
     before = labels_of(case)
-    assert organs_within(case.segmentation, case.ct, LOWER) == {"liver", "right_kidney", "left_kidney"}
+    assert find_organs_in_region(case.segmentation, case.ct, LOWER) == {"liver", "right_kidney", "left_kidney"}
     nodes = run(case, region=LOWER, kept=NOTHING_KEPT)
     expected = before.copy()
     expected[LOWER.slices] = labels_of_run()[LOWER.slices]
     np.testing.assert_array_equal(labels_of(nodes), expected)
     assert changed_organs(nodes) == {"liver"}, "outside the region it is compared with the first run"
-    assert kept_organs(nodes.segmentation).organs == ("liver",)
+    assert find_kept_organs(nodes.segmentation).organs == ("liver",)
 
 
 def test_findings_outside_the_region_stay_with_their_decisions(case):
@@ -187,5 +187,5 @@ def test_an_organ_removed_by_hand_is_not_found_again_by_a_run_for_other_organs(c
     case.segmentation.GetSegmentation().RemoveSegment("spleen")
     nodes = run(case, organs=["liver"])
     assert "spleen" not in nodes.segmentation.GetSegmentation().GetSegmentIDs()
-    assert kept_organs(nodes.segmentation).removed == ("spleen",)
-    assert not organ_is_reviewed(nodes, "spleen")
+    assert find_kept_organs(nodes.segmentation).removed == ("spleen",)
+    assert not is_organ_reviewed(nodes, "spleen")

@@ -18,22 +18,27 @@ pytestmark = pytest.mark.scene
 from vtk.util.numpy_support import numpy_to_vtk
 
 from DCASegmentationLib.scene import editable_area, finding_view
-from DCASegmentationLib.scene.case_record import cases_in_scene, lacks_label_maps, recall, remember
+from DCASegmentationLib.scene.case_record import find_cases_in_scene, lacks_label_maps, recall, remember
 from DCASegmentationLib.scene.finding_status import (
     accept_suggestion,
+    compute_organ_progress,
     follow_edits,
+    is_organ_reviewed,
     mark_organ,
     mark_visited,
-    organ_is_reviewed,
-    organ_progress,
     set_status,
     take_back,
 )
 from DCASegmentationLib.scene.nodes import to_world
-from DCASegmentationLib.scene.organ_changes import changed_findings, kept_organs, labels_now, organ_changes
+from DCASegmentationLib.scene.organ_changes import (
+    compute_finding_changes,
+    compute_organ_changes,
+    find_kept_organs,
+    get_current_labels,
+)
 from DCASegmentationLib.scene.placement import follow_transforms
 from DCASegmentationLib.scene.review_record import read_origin, read_review, read_state, read_suggestion
-from DCASegmentationLib.scene.volumes import index_to_ras
+from DCASegmentationLib.scene.volumes import get_ijk_to_ras
 from review_case import (
     FINDINGS,
     LIVER,
@@ -107,7 +112,7 @@ def test_without_a_suggestion_nothing_can_be_accepted(case):
 def test_painting_in_a_finding_marks_it_corrected_and_undoing_marks_it_to_check(case):
     box = (slice(4, 5), slice(22, 28), slice(8, 14))
     paint(case, "right_kidney", box, 0)
-    assert changed_findings(case) == {3: 0.5}
+    assert compute_finding_changes(case) == {3: 0.5}
     assert follow_edits(case)
     assert statuses(case)[3] == "corrected"
     paint(case, "right_kidney", (slice(4, 5), slice(22, 28), slice(9, 14)), 1)
@@ -137,19 +142,19 @@ def test_smoothing_all_organs_completes_none_that_nobody_has_looked_at(case):
     smooth_all(case)
     follow_edits(case)
     assert "corrected" in statuses(case).values()
-    assert not any(organ_is_reviewed(case, key) for key in ("liver", "spleen", "right_kidney"))
-    assert {checked for checked, _total in organ_progress(case).values()} == {0}
+    assert not any(is_organ_reviewed(case, key) for key in ("liver", "spleen", "right_kidney"))
+    assert {checked for checked, _total in compute_organ_progress(case).values()} == {0}
     for rank in FINDINGS:
         mark_visited(case, rank)
     for rank, organ in ((1, "liver"), (2, "spleen"), (3, "right_kidney")):
-        assert organ_is_reviewed(case, organ) == (statuses(case)[rank] == "corrected")
+        assert is_organ_reviewed(case, organ) == (statuses(case)[rank] == "corrected")
 
 
 def test_a_visit_is_saved_and_corrections_of_earlier_versions_count_as_visited(case):
     paint(case, "liver", FINDINGS[1], 0)
     mark_visited(case, 1)
     follow_edits(case)
-    assert organ_is_reviewed(case, "liver") and read_state(case.segmentation).visited == {1}
+    assert is_organ_reviewed(case, "liver") and read_state(case.segmentation).visited == {1}
     name = "DCASegmentation.review.state"
     saved = json.loads(case.segmentation.GetAttribute(name))
     saved.pop("visited")
@@ -166,10 +171,10 @@ def test_following_edits_reads_the_segmentation_once(case, monkeypatch):
 
     def counted(nodes):
         calls.append(nodes)
-        return labels_now(nodes)
+        return get_current_labels(nodes)
 
     for module in (finding_status, organ_changes):
-        monkeypatch.setattr(module, "labels_now", counted)
+        monkeypatch.setattr(module, "get_current_labels", counted)
     follow_edits(case)
     assert len(calls) == 1
 
@@ -182,11 +187,11 @@ def test_editing_an_accepted_suggestion_makes_it_a_correction(case):
 
 
 def test_the_segment_editors_undo_undoes_a_suggestion(case):
-    from DCASegmentationLib.scene.editable_area import editor_node
+    from DCASegmentationLib.scene.editable_area import get_editor_node
 
     logic = slicer.vtkSlicerSegmentEditorLogic()
     logic.SetMRMLScene(slicer.mrmlScene)
-    logic.SetSegmentEditorNode(editor_node())
+    logic.SetSegmentEditorNode(get_editor_node())
     logic.SetSegmentationNode(case.segmentation)
     logic.SaveStateForUndo()
     accept_suggestion(case, 1)
@@ -207,20 +212,20 @@ def test_organs_have_slicers_segment_status(case):
 
 
 def test_an_absent_organ_can_be_reviewed_too(case):
-    assert not organ_is_reviewed(case, "gallbladder")
+    assert not is_organ_reviewed(case, "gallbladder")
     mark_organ(case, "gallbladder", True)
-    assert organ_is_reviewed(case, "gallbladder")
+    assert is_organ_reviewed(case, "gallbladder")
     mark_organ(case, "gallbladder", False)
-    assert not organ_is_reviewed(case, "gallbladder")
+    assert not is_organ_reviewed(case, "gallbladder")
 
 
 def test_changes_are_listed_by_organ(case):
-    changes = {change.organ.key: change for change in organ_changes(case)}
+    changes = {change.organ.key: change for change in compute_organ_changes(case)}
     assert not any(change.changed for change in changes.values())
     accept_suggestion(case, 2)
     # Outside the box of the automatic result, where only the user has painted.
     paint(case, "left_kidney", (slice(0, 2), slice(0, 2), slice(0, 2)))
-    changes = {change.organ.key: change for change in organ_changes(case)}
+    changes = {change.organ.key: change for change in compute_organ_changes(case)}
     moved = 4 * 4 * 4 * 0.24
     assert {key for key, change in changes.items() if change.changed} == {"spleen", "liver", "left_kidney"}
     assert changes["spleen"].after_ml == pytest.approx(changes["spleen"].before_ml - moved)
@@ -233,17 +238,17 @@ def test_changes_are_listed_by_organ(case):
 def test_overlapping_segments_count_in_full(case):
     mask = (label_array() == LIVER).astype(np.uint8)
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, case.segmentation, "spleen", case.ct)
-    changes = {change.organ.key: change for change in organ_changes(case)}
+    changes = {change.organ.key: change for change in compute_organ_changes(case)}
     assert changes["spleen"].after_ml == pytest.approx(changes["liver"].after_ml)
     assert changes["liver"].dice == 1.0
 
 
 def test_a_new_run_keeps_what_was_corrected_completed_or_removed(case):
-    assert kept_organs(case.segmentation).organs == ()
+    assert find_kept_organs(case.segmentation).organs == ()
     paint(case, "liver", FINDINGS[1], 0)
     set_status(case, 2, "accepted")
     case.segmentation.GetSegmentation().RemoveSegment("left_kidney")
-    kept = kept_organs(case.segmentation)
+    kept = find_kept_organs(case.segmentation)
     assert set(kept.segments) == {"liver", "spleen"} and kept.removed == ("left_kidney",)
 
 
@@ -262,7 +267,7 @@ def test_a_new_run_keeps_what_was_worked_on_in_a_segmentation_loaded_from_a_file
     storage.SetFileName(str(path))
     assert storage.ReadData(loaded) and recall(loaded) is None
     loaded.CreateDefaultDisplayNodes()
-    kept = kept_organs(loaded)
+    kept = find_kept_organs(loaded)
     assert kept.organs == ("liver",)
     files = ResultFiles(tmp_path)
     files.labels = label_array()
@@ -285,10 +290,10 @@ def test_the_review_is_saved_with_the_scene_and_restored(case, tmp_path):
     assert slicer.mrmlScene.WriteToMRB(str(path))
     slicer.mrmlScene.Clear(0)
     slicer.mrmlScene.ReadFromMRB(str(path), False)
-    (again,) = cases_in_scene()
+    (again,) = find_cases_in_scene()
     assert read_review(again.segmentation) == review()
     assert statuses(again) == {1: "suggestion", 2: "to_check", 3: "flagged"}
-    assert organ_is_reviewed(again, "bladder")
+    assert is_organ_reviewed(again, "bladder")
     assert read_origin(again.segmentation).model == "made-up"
     np.testing.assert_array_equal(labels_of(again), with_suggestions(1))
     assert not follow_edits(again)
@@ -314,8 +319,8 @@ def test_a_scene_without_the_voxels_of_its_label_maps_can_still_be_used(case):
         node.SetAndObserveImageData(None)
     left = recall(case.segmentation)
     assert left.label_maps() == [] and lacks_label_maps(case.segmentation)
-    assert kept_organs(case.segmentation).organs == ("spleen",), "only the status tells what was worked on"
-    assert organ_changes(left) == () and not follow_edits(left)
+    assert find_kept_organs(case.segmentation).organs == ("spleen",), "only the status tells what was worked on"
+    assert compute_organ_changes(left) == () and not follow_edits(left)
     with pytest.raises(UserError, match=r"\.mrb"):
         accept_suggestion(left, 1)
     remember(left)
@@ -339,7 +344,7 @@ def test_without_the_volume_of_findings_the_list_remains(case):
     slicer.mrmlScene.RemoveNode(case.finding_ranks)
     left = recall(case.segmentation)
     assert len(read_review(left.segmentation).findings) == 3
-    assert finding_view.outline(left, review().findings[0]) is None
+    assert finding_view.show_outline(left, review().findings[0]) is None
     with pytest.raises(UserError, match="was deleted"):
         accept_suggestion(left, 1)
 
@@ -347,7 +352,7 @@ def test_without_the_volume_of_findings_the_list_remains(case):
 def voxels_inside(surface, volume):
     """Which voxels (z, y, x) of a volume node have their center inside a surface."""
     shape = slicer.util.arrayFromVolume(volume).shape
-    matrix = slicer.util.arrayFromVTKMatrix(index_to_ras(volume))
+    matrix = slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(volume))
     indices = np.indices(shape).reshape(3, -1)[::-1]
     points = vtk.vtkPoints()
     points.SetData(numpy_to_vtk((matrix[:3, :3] @ indices + matrix[:3, 3:]).T.copy(), deep=True))
@@ -364,7 +369,7 @@ def test_a_finding_is_outlined_and_centered_in_all_views(case):
     finding = review().findings[1]
     camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
     looking = np.array(camera.GetPosition()) - camera.GetFocalPoint()
-    node = finding_view.outline(case, finding)
+    node = finding_view.show_outline(case, finding)
     finding_view.jump_to(case, finding)
     inside = voxels_inside(node.GetPolyData(), case.ct)
     np.testing.assert_array_equal(inside, np.isin(np.arange(inside.size), flat(FINDINGS[2])).reshape(inside.shape))
@@ -386,10 +391,10 @@ def test_findings_follow_the_transform_of_the_case(case):
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     transform.SetMatrixTransformToParent(matrix.GetMatrix())
     finding = review().findings[0]
-    before = np.array(finding_view.position_of(case, finding))
+    before = np.array(finding_view.get_finding_position(case, finding))
     for node in (case.ct, case.segmentation, case.automatic, case.finding_ranks):
         node.SetAndObserveTransformNodeID(transform.GetID())
-    assert np.array(finding_view.position_of(case, finding)) - before == pytest.approx([5.0, -3.0, 8.0])
+    assert np.array(finding_view.get_finding_position(case, finding)) - before == pytest.approx([5.0, -3.0, 8.0])
     accept_suggestion(case, 1)
     np.testing.assert_array_equal(labels_of(case), with_suggestions(1))
 
@@ -446,21 +451,21 @@ def test_the_hidden_volumes_follow_what_the_user_moves(case, move):
     MOVES[move](case)
     assert follow(case)
     now = recall(case.segmentation)
-    assert not follow_edits(now) and changed_findings(now) == {}
-    assert {change.organ.key for change in organ_changes(now) if change.changed} == set()
-    assert kept_organs(case.segmentation).organs == ("right_kidney",)
+    assert not follow_edits(now) and compute_finding_changes(now) == {}
+    assert {change.organ.key for change in compute_organ_changes(now) if change.changed} == set()
+    assert find_kept_organs(case.segmentation).organs == ("right_kidney",)
     accept_suggestion(now, 1)
     take_back(now, 1)
     accept_suggestion(now, 1)
     if move != "segmentation alone":
         np.testing.assert_array_equal(labels_of(now), with_suggestions(1))
-        at = to_world(case.ct, tuple(index_to_ras(case.ct).MultiplyPoint([*voxel, 1.0])[:3]))
-        assert finding_view.position_of(now, read_review(case.segmentation).findings[0]) == pytest.approx(at)
+        at = to_world(case.ct, tuple(get_ijk_to_ras(case.ct).MultiplyPoint([*voxel, 1.0])[:3]))
+        assert finding_view.get_finding_position(now, read_review(case.segmentation).findings[0]) == pytest.approx(at)
         assert now.entropy.GetTransformNodeID() == case.ct.GetTransformNodeID()
         for node in now.maps():
             np.testing.assert_allclose(
-                slicer.util.arrayFromVTKMatrix(index_to_ras(node)),
-                slicer.util.arrayFromVTKMatrix(index_to_ras(case.ct)),
+                slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(node)),
+                slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(case.ct)),
                 atol=1e-6,
             )
     else:
@@ -483,7 +488,7 @@ def test_nothing_is_changed_while_the_hidden_volumes_are_elsewhere(case):
 
 def test_volumes_that_cannot_follow_stay_where_they_are(case):
     """After hardening a transform that is not linear, the voxels of the segmentation are other ones."""
-    before = slicer.util.arrayFromVTKMatrix(index_to_ras(case.automatic)).copy()
+    before = slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(case.automatic)).copy()
     put_under(registration(20.0, 7.0, 16.0), case.segmentation)
     follow(case)
     case.segmentation.HardenTransform()
@@ -493,7 +498,7 @@ def test_volumes_that_cannot_follow_stay_where_they_are(case):
     for segment_id in ("spleen", "right_kidney", "left_kidney"):
         case.segmentation.GetSegmentation().RemoveSegment(segment_id)
     assert not follow(case)
-    np.testing.assert_array_equal(slicer.util.arrayFromVTKMatrix(index_to_ras(case.automatic)), before)
+    np.testing.assert_array_equal(slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(case.automatic)), before)
     with pytest.raises(UserError, match="segment the CT again"):
         follow_edits(recall(case.segmentation))
 
@@ -508,9 +513,9 @@ def moved_grid(ct):
 
 @pytest.mark.parametrize("limit", ["finding", "uncertain"])
 def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
-    from DCASegmentationLib.scene.editable_area import editor_node
+    from DCASegmentationLib.scene.editable_area import get_editor_node
 
-    node = editor_node()
+    node = get_editor_node()
     area = (
         editable_area.limit_to_finding(case, review().findings[2])
         if limit == "finding"
@@ -588,11 +593,11 @@ def test_an_organ_that_no_finding_is_named_after_is_not_completed_by_other_findi
     for rank in FINDINGS:
         set_status(case, rank, "accepted")
     assert segment_status(case, "spleen") == "Completed"
-    assert segment_status(case, "left_kidney") == "Not started" and not organ_is_reviewed(case, "left_kidney")
-    assert not organ_is_reviewed(case, "bladder"), "it is not known to be absent either"
+    assert segment_status(case, "left_kidney") == "Not started" and not is_organ_reviewed(case, "left_kidney")
+    assert not is_organ_reviewed(case, "bladder"), "it is not known to be absent either"
     mark_organ(case, "left_kidney", True)
     set_status(case, 2, "to_check")
-    assert organ_is_reviewed(case, "left_kidney"), "the user's mark stays"
+    assert is_organ_reviewed(case, "left_kidney"), "the user's mark stays"
 
 
 def test_an_organ_marked_by_the_user_stays_reviewed_whatever_happens_to_its_findings(case):
@@ -600,6 +605,6 @@ def test_an_organ_marked_by_the_user_stays_reviewed_whatever_happens_to_its_find
     paint(case, "liver", (slice(18, 19), slice(6, 8), slice(4, 6)), 0)
     follow_edits(case)
     set_status(case, 1, "to_check")
-    assert organ_is_reviewed(case, "liver")
+    assert is_organ_reviewed(case, "liver")
     mark_organ(case, "liver", False)
-    assert not organ_is_reviewed(case, "liver")
+    assert not is_organ_reviewed(case, "liver")

@@ -53,14 +53,14 @@ import slicer
 from DCASegmentationLib.scene.headless import boot
 boot()
 assert slicer.mrmlScene.ReadFromMRB({str(tmp_path / "case.mrb")!r})
-from DCASegmentationLib.scene.volumes import image_of
+from DCASegmentationLib.scene.volumes import convert_to_sitk
 import SimpleITK as sitk
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from scene_case import BOXES, small_ct, small_labels
 from dcaseg.organs import AMOS
 ct, node = small_ct(), slicer.mrmlScene.GetFirstNodeByName("Case CT")
-back = image_of(node)
+back = convert_to_sitk(node)
 assert back.GetSize() == ct.GetSize()
 assert np.allclose(back.GetSpacing(), ct.GetSpacing(), rtol=0, atol=1e-9)
 assert np.allclose(back.GetOrigin(), ct.GetOrigin(), rtol=0, atol=1e-9)

@@ -10,7 +10,12 @@ import pytest
 from dcaseg.evaluation.method_table import MethodTable
 from dcaseg.evaluation.metrics import ASD, DICE
 from dcaseg.evaluation.scores import Scores
-from dcaseg.evaluation.statistics import _t_quantile, bootstrap_interval, over_seeds, paired_difference
+from dcaseg.evaluation.statistics import (
+    _t_quantile,
+    average_over_seeds,
+    compute_bootstrap_interval,
+    compute_paired_difference,
+)
 from dcaseg.organs import SYNAPSE
 
 NAN = float("nan")
@@ -36,32 +41,32 @@ def uneven() -> Scores:
 
 
 def test_means_are_over_cases_first_and_ignore_scores_that_do_not_count(uneven):
-    by_organ = uneven.by_organ()
+    by_organ = uneven.average_by_organ()
     assert by_organ["spleen"] == 0.8 and np.isnan(by_organ["right_kidney"])
     assert uneven.mean() == pytest.approx((0.8 + 11 * 0.5) / 12)
-    assert uneven.by_group({"head": (1,), "rest": (1, 2, 3)}) == pytest.approx({"head": 0.8, "rest": 0.65})
-    assert uneven.not_counted() == 3
+    assert uneven.average_by_group({"head": (1,), "rest": (1, 2, 3)}) == pytest.approx({"head": 0.8, "rest": 0.65})
+    assert uneven.count_excluded() == 3
 
 
 def test_seeds_give_a_mean_and_a_deviation():
-    mean, deviation = over_seeds([scores_of([0.5]), scores_of([0.7])])
+    mean, deviation = average_over_seeds([scores_of([0.5]), scores_of([0.7])])
     assert (mean, deviation) == pytest.approx((0.6, np.std([0.5, 0.7], ddof=1)))
-    assert np.isnan(over_seeds([scores_of([0.5])]).deviation)
+    assert np.isnan(average_over_seeds([scores_of([0.5])]).deviation)
 
 
 def test_the_interval_over_cases_covers_the_mean_and_shrinks_with_more_cases():
     few = [0.4, 0.8, 0.6, 0.7, 0.5]
-    low, high = bootstrap_interval(scores_of(few))
+    low, high = compute_bootstrap_interval(scores_of(few))
     assert min(few) <= low < np.mean(few) < high <= max(few)
-    narrow = bootstrap_interval(scores_of(few * 16))
+    narrow = compute_bootstrap_interval(scores_of(few * 16))
     assert narrow[1] - narrow[0] < (high - low) / 2
-    assert bootstrap_interval(scores_of([0.5] * 5)) == pytest.approx((0.5, 0.5))
+    assert compute_bootstrap_interval(scores_of([0.5] * 5)) == pytest.approx((0.5, 0.5))
 
 
 def test_too_few_cases_have_no_interval():
-    assert np.isnan(bootstrap_interval(scores_of([0.4, 0.8, 0.6, 0.7]))).all()
+    assert np.isnan(compute_bootstrap_interval(scores_of([0.4, 0.8, 0.6, 0.7]))).all()
     with pytest.raises(ValueError, match="at least one case"):
-        bootstrap_interval(scores_of([]))
+        compute_bootstrap_interval(scores_of([]))
 
 
 def test_the_interval_of_few_cases_covers_the_mean_as_often_as_it_says():
@@ -69,7 +74,7 @@ def test_the_interval_of_few_cases_covers_the_mean_as_often_as_it_says():
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(400):
-        low, high = bootstrap_interval(scores_of(generator.normal(0.5, 0.1, 6).tolist()), samples=2000)
+        low, high = compute_bootstrap_interval(scores_of(generator.normal(0.5, 0.1, 6).tolist()), samples=2000)
         covered += low <= 0.5 <= high
     assert covered >= 0.87 * 400
 
@@ -81,17 +86,19 @@ def test_quantiles_of_students_t():
 
 def test_the_table_has_the_columns_of_the_papers_first_table():
     table = MethodTable(SYNAPSE, {"V-Net": [scores_of([0.5]), scores_of([0.7])], "DCA": [scores_of([0.75], NAN)]})
-    assert table.header()[:5] == ["Method", "Avg. Dice", "Avg. ASD", "Sp", "RK"] and table.header()[-1] == "LAG"
-    rows = table.cells()
+    assert (
+        table.make_header()[:5] == ["Method", "Avg. Dice", "Avg. ASD", "Sp", "RK"] and table.make_header()[-1] == "LAG"
+    )
+    rows = table.format_cells()
     assert rows[0][:4] == ["V-Net", "60.00±14.1", "1.00±0.0", "60.0"]
     assert rows[1][:4] == ["DCA", "75.00", "-", "75.0"] and len(rows[1]) == 16
 
 
 def test_the_table_is_written_as_csv_markdown_and_latex():
     table = MethodTable(SYNAPSE, {"20 % of_it": [scores_of([0.5])]}, order=(6, 12))
-    assert list(csv.reader(table.text("csv").splitlines())) == [table.header(), *table.cells()]
-    assert table.text("markdown").splitlines()[2] == "| 20 % of_it | 50.00 | 1.00 | 50.0 | 50.0 |"
-    latex = table.text("latex")
+    assert list(csv.reader(table.render("csv").splitlines())) == [table.make_header(), *table.format_cells()]
+    assert table.render("markdown").splitlines()[2] == "| 20 % of_it | 50.00 | 1.00 | 50.0 | 50.0 |"
+    latex = table.render("latex")
     assert r"20 \% of\_it & 50.00 & 1.00 & 50.0 & 50.0 \\" in latex and "& Li & RAG" in latex
     assert latex.count("{") == latex.count("}")
 
@@ -134,13 +141,13 @@ def test_a_list_is_evaluated_without_its_unannotated_organs(dca, small_bundle, c
 def test_a_paired_difference_is_clear_if_every_case_gains_a_little():
     hard_and_easy = [0.1, 0.5, 0.9, 0.3, 0.7, 0.2]
     ours, theirs = scores_of([dice + 0.02 for dice in hard_and_easy]), scores_of(hard_and_easy)
-    gain = paired_difference([ours], [theirs])
+    gain = compute_paired_difference([ours], [theirs])
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.02, 0.02, 0.02))
     # The intervals of the two means nevertheless overlap.
-    assert bootstrap_interval(ours)[0] < bootstrap_interval(theirs)[1]
-    mixed = paired_difference([scores_of([0.2, 0.4, 1.0, 0.2, 0.8, 0.1])], [theirs])
+    assert compute_bootstrap_interval(ours)[0] < compute_bootstrap_interval(theirs)[1]
+    mixed = compute_paired_difference([scores_of([0.2, 0.4, 1.0, 0.2, 0.8, 0.1])], [theirs])
     assert mixed.low < 0 < mixed.high and mixed.low < mixed.mean < mixed.high
-    assert paired_difference([ours, theirs], [theirs]).mean == pytest.approx(0.01)
+    assert compute_paired_difference([ours, theirs], [theirs]).mean == pytest.approx(0.01)
 
 
 def test_an_organ_that_one_seed_invents_counts_for_that_seed_only():
@@ -151,11 +158,11 @@ def test_an_organ_that_one_seed_invents_counts_for_that_seed_only():
         row[3] = NAN
     for row in inventing.values["dice"]:
         row[3] = 0.0
-    found = paired_difference([usual, usual, inventing], [usual, usual, usual])
-    expected = over_seeds([usual, usual, inventing]).mean - over_seeds([usual] * 3).mean
+    found = compute_paired_difference([usual, usual, inventing], [usual, usual, usual])
+    expected = average_over_seeds([usual, usual, inventing]).mean - average_over_seeds([usual] * 3).mean
     assert found.mean == pytest.approx(expected) and found.mean > -0.02
 
 
 def test_a_paired_difference_of_other_cases_is_rejected():
     with pytest.raises(ValueError, match="same cases"):
-        paired_difference([scores_of([0.5, 0.6])], [scores_of([0.5])])
+        compute_paired_difference([scores_of([0.5, 0.6])], [scores_of([0.5])])

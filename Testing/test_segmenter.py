@@ -10,8 +10,8 @@ from monai.inferers import sliding_window_inference
 from scipy.ndimage import gaussian_filter
 
 from dcaseg.errors import Cancelled, ImageError, UserError
-from dcaseg.imaging.grid import Grid, model_grid
-from dcaseg.imaging.intensity import window
+from dcaseg.imaging.grid import Grid, make_model_grid
+from dcaseg.imaging.intensity import apply_window
 from dcaseg.imaging.resampling import resample
 from dcaseg.imaging.size_limits import MAX_VOXELS
 from dcaseg.inference.segmenter import Segmenter, SegmentOptions
@@ -58,8 +58,8 @@ def with_maps(segmenter, ct):
 
 def whole_volume_probabilities(ct, predictor, overlap, average="logits"):
     """MONAI's sliding window over the whole model grid, and SimpleITK to bring every channel back to the CT's grid."""
-    grid = model_grid(ct, (4.0, 4.0, 4.0), "RAS")
-    volume = torch.from_numpy(window(sitk.GetArrayFromImage(resample(ct, grid)), -160.0, 240.0))
+    grid = make_model_grid(ct, (4.0, 4.0, 4.0), "RAS")
+    volume = torch.from_numpy(apply_window(sitk.GetArrayFromImage(resample(ct, grid)), -160.0, 240.0))
     with torch.inference_mode():
         averaged = sliding_window_inference(
             volume[None, None],
@@ -74,7 +74,9 @@ def whole_volume_probabilities(ct, predictor, overlap, average="logits"):
 
 
 def on_ct_grid(probabilities, grid, ct):
-    return np.stack([sitk.GetArrayFromImage(resample(grid.image_of(each), Grid.of(ct))) for each in probabilities])
+    return np.stack(
+        [sitk.GetArrayFromImage(resample(grid.make_image(each), Grid.from_image(ct))) for each in probabilities]
+    )
 
 
 def assert_same_but_for_ties(labels, probabilities):
@@ -88,7 +90,7 @@ def assert_same_but_for_ties(labels, probabilities):
 def test_labels_come_back_on_exactly_the_input_grid(segmenter, direction, pixel_type):
     ct = sitk.Cast(noise_ct(size=(30, 28, 20), direction=direction), pixel_type)
     labels = segmenter.segment(ct).labels
-    assert Grid.of(labels) == Grid.of(ct)
+    assert Grid.from_image(labels) == Grid.from_image(ct)
     assert labels.GetPixelID() == sitk.sitkUInt8
 
 
@@ -118,10 +120,10 @@ def test_the_experts_output_is_their_stitched_prediction(segmenter, network, ct)
 
 
 def test_maps_lie_on_the_model_grid_and_do_not_change_the_labels(segmenter, ct, with_maps):
-    grid = model_grid(ct, (4.0, 4.0, 4.0), "RAS")
+    grid = make_model_grid(ct, (4.0, 4.0, 4.0), "RAS")
     maps = [with_maps.entropy, with_maps.disagreement]
     maps += [image for experts in with_maps.attention.values() for image in experts.values()]
-    assert all(Grid.of(image) == grid for image in maps)
+    assert all(Grid.from_image(image) == grid for image in maps)
     plain = segmenter.segment(ct, SegmentOptions(overlap=0.25, batch=4))
     assert sitk.Hash(plain.labels) == sitk.Hash(with_maps.labels)
     assert (plain.attention, plain.dominant_expert, plain.entropy, plain.disagreement) == ({}, None, None, None)
@@ -153,7 +155,7 @@ def test_the_dominant_expert_has_the_largest_attention(network, ct, with_maps):
     most.CopyInformation(next(iter(experts.values())))
     labels = sitk.GetArrayFromImage(with_maps.labels)
     decided = sitk.GetArrayFromImage(with_maps.dominant_expert)
-    expected = sitk.GetArrayFromImage(resample(most, Grid.of(ct), "nearest"))
+    expected = sitk.GetArrayFromImage(resample(most, Grid.from_image(ct), "nearest"))
     inside = labels > 0
     # Voxels of the CT beyond the last one of the model have none in the resampled map.
     assert (decided[inside] == expected[inside]).mean() > 0.97
@@ -161,7 +163,7 @@ def test_the_dominant_expert_has_the_largest_attention(network, ct, with_maps):
 
 def test_the_expert_map_is_background_exactly_where_the_labels_are(segmenter, ct, with_maps):
     """Also where islands were removed, for instance on the table, and where organs were not requested."""
-    assert Grid.of(with_maps.dominant_expert) == Grid.of(ct)
+    assert Grid.from_image(with_maps.dominant_expert) == Grid.from_image(ct)
     few = segmenter.segment(ct, SegmentOptions(overlap=0.25, batch=4, dominant_expert=True, organs=("spleen",)))
     for result in (with_maps, few):
         labels, experts = (sitk.GetArrayFromImage(image) for image in (result.labels, result.dominant_expert))

@@ -7,10 +7,10 @@ import torch
 
 from dcaseg.inference.backends.base import Task, as_tuple
 from dcaseg.inference.backends.eager import EagerBackend, has_onednn
-from dcaseg.inference.device import cpu
+from dcaseg.inference.device import make_cpu_device
 from dcaseg.method.streaming import RequestedOutputs, StreamedOutput
 from dcaseg.models.bundle import Bundle
-from dcaseg.models.store import default_bundle
+from dcaseg.models.store import find_default_bundle
 from small_model import PATCH, vivid_network
 from tensor_bytes import peak_bytes
 
@@ -23,7 +23,7 @@ EVERYTHING = RequestedOutputs(True, True, (1, 2, 3, 4))
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return Task(vivid_network(), EVERYTHING, PATCH, cpu())
+    return Task(vivid_network(), EVERYTHING, PATCH, make_cpu_device())
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_a_single_window_gives_the_result_it_gives_in_a_batch(task, windows):
 
 @needs_onednn
 def test_a_window_of_the_shipped_model_takes_little_more_than_half_the_memory_of_two():
-    bundle = Bundle.load(default_bundle())
-    backend = EagerBackend(Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu()))
+    bundle = Bundle.load(find_default_bundle())
+    backend = EagerBackend(Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, make_cpu_device()))
     windows = torch.rand(2, 1, *bundle.metadata.patch)
     alone, both = (peak_bytes(lambda given=given: backend(given)) for given in (windows[:1], windows))
     assert alone < 0.65 * both

@@ -8,7 +8,13 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import sliding_window_inference
 from monai.inferers.utils import _get_scan_interval
 
-from dcaseg.inference.sliding_window import Padding, SlabAggregator, averaged_planes, importance_map, window_positions
+from dcaseg.inference.sliding_window import (
+    Padding,
+    SlabAggregator,
+    average_planes,
+    compute_window_positions,
+    importance_map,
+)
 from small_model import vivid_network
 
 torch.set_num_threads(1)
@@ -31,13 +37,13 @@ def test_window_positions_are_those_of_monai(size, overlap):
     if overlap == 0.99:
         size = tuple(min(length, 36) for length in size)
     theirs = [tuple(part.start for part in window) for window in dense_patch_slices(size, patch, interval)]
-    assert window_positions(size, patch, overlap) == theirs
+    assert compute_window_positions(size, patch, overlap) == theirs
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 1.0])
 def test_an_overlap_outside_0_to_1_is_refused(overlap):
     with pytest.raises(ValueError, match="overlap"):
-        window_positions((32, 32, 32), (16, 16, 16), overlap)
+        compute_window_positions((32, 32, 32), (16, 16, 16), overlap)
 
 
 @pytest.mark.parametrize("weighting", ["gaussian", "constant"])
@@ -63,7 +69,7 @@ def test_gaussian_weights_never_vanish():
 @torch.inference_mode()
 def test_streamed_planes_equal_the_result_of_monai(network, size, overlap, weighting):
     volume = torch.rand(size, generator=torch.Generator().manual_seed(1))
-    planes = averaged_planes(
+    planes = average_planes(
         volume, (32, 32, 32), lambda windows: {"result": network(windows)}, overlap, weighting, batch=3
     )
     ours = whole_volume([(z, named["result"]) for z, named in planes])
@@ -81,7 +87,7 @@ def test_streamed_planes_equal_the_result_of_monai(network, size, overlap, weigh
 
 def test_planes_come_once_and_in_order():
     volume = torch.rand(50, 20, 20)
-    planes = averaged_planes(volume, (16, 16, 16), lambda windows: {"copy": windows}, overlap=0.3)
+    planes = average_planes(volume, (16, 16, 16), lambda windows: {"copy": windows}, overlap=0.3)
     seen = []
     for z, named in planes:
         seen.append(z)
@@ -95,7 +101,7 @@ def held_while_streaming(depth):
     slab = SlabAggregator((depth, 24, 24), weights)
     window = {"result": torch.ones(5, 16, 16, 16)}
     held = []
-    for z, y, x in window_positions((depth, 24, 24), (16, 16, 16), 0.5):
+    for z, y, x in compute_window_positions((depth, 24, 24), (16, 16, 16), 0.5):
         for _ in slab.finish(z):
             pass
         slab.add((z, y, x), window)
@@ -116,7 +122,7 @@ def test_half_precision_sums_take_half_the_memory_and_stay_close_and_finite():
         logits[:, 1, 0, 0, 0] = 1e6  # too large for float16, in a corner of each window
         return {"result": logits, "other": logits}
 
-    planes = dict(averaged_planes(volume, (16, 16, 16), predict, 0.5, half=("other",)))
+    planes = dict(average_planes(volume, (16, 16, 16), predict, 0.5, half=("other",)))
     result, other = (torch.stack([planes[z][name] for z in range(40)], dim=1) for name in ("result", "other"))
     ordinary = result.abs() < 100
     assert 0.9 < ordinary.float().mean() < 1
@@ -132,7 +138,7 @@ def test_half_precision_sums_take_half_the_memory_and_stay_close_and_finite():
 def test_the_last_planes_come_after_the_last_window_is_reported():
     """The caller frees the network's memory then, before the planes are processed."""
     calls = []
-    planes = averaged_planes(
+    planes = average_planes(
         torch.rand(24, 16, 16),
         (16, 16, 16),
         lambda windows: {"result": windows},

@@ -104,7 +104,7 @@ def test_cases_without_labels_and_ignored_voxels():
 
 
 def test_it_is_off_for_the_paper_and_for_earlier_runs():
-    assert not TrainingOptions.paper().spatial_augmentation
+    assert not TrainingOptions.make_paper_preset().spatial_augmentation
     earlier = {key: value for key, value in OPTIONS.to_json().items() if key != "spatial_augmentation"}
     assert not TrainingOptions.from_json(earlier).spatial_augmentation
     case = two_balls()

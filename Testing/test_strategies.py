@@ -19,7 +19,7 @@ from dcaseg.errors import UserError
 from dcaseg.training.cases import Case, read_pseudo_cases, write_pseudo_cases
 from dcaseg.training.options import StrategyName, TrainingOptions
 from dcaseg.training.run_folder import LOG
-from dcaseg.training.strategies.base import Batch, Loss, StepState, Strategy, plain_vnet
+from dcaseg.training.strategies.base import Batch, Loss, StepState, Strategy, build_vnet
 from dcaseg.training.strategies.dca_losses import unsupervised_loss
 from dcaseg.training.strategies.registry import OWN_OPTIONS, make_strategy
 from dcaseg.training.trainer import Trainer
@@ -128,7 +128,7 @@ def test_the_teacher_of_ua_mt_follows_the_student_and_gets_no_gradient(tmp_path)
 def test_the_vnet_has_one_decoder_and_ignores_unlabeled_patches(tmp_path):
     trainer = trainer_for(tmp_path, options_for("vnet"))
     assert len(trainer.network.experts) == 1 and trainer.network.aggregation is None
-    assert trainer._draw(trainer.strategy.step_state(5)).unlabeled is None
+    assert trainer._draw(trainer.strategy.get_step_state(5)).unlabeled is None
 
 
 def test_averaged_experts_return_the_mean_of_three(tmp_path):
@@ -173,11 +173,11 @@ class TwoWeightedNetworks(Strategy):
 
     def __init__(self, options, groups) -> None:
         super().__init__(options)
-        self.network, self.second = plain_vnet(options, groups), plain_vnet(options, groups)
+        self.network, self.second = build_vnet(options, groups), build_vnet(options, groups)
         self.register_buffer("weights", torch.ones(2, 4))
         self.register_buffer("seen", torch.zeros(4))
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("all",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
@@ -190,7 +190,9 @@ class TwoWeightedNetworks(Strategy):
         for one, other, weights in zip(answers, reversed(answers), self.weights, strict=True):
             pseudo = other[labeled:].detach().argmax(dim=1)
             total = total + functional.cross_entropy(one[:labeled], batch.labels, weight=weights)
-            total = total + self.weight(step_state) * functional.cross_entropy(one[labeled:], pseudo, weight=weights)
+            total = total + self.get_unsupervised_weight(step_state) * functional.cross_entropy(
+                one[labeled:], pseudo, weight=weights
+            )
         return Loss(total, {"supervised": total.detach()})
 
     def on_step_end(self, step_state: StepState) -> None:
@@ -240,7 +242,7 @@ def test_a_resumed_run_uses_the_pseudo_labeled_cases_of_its_step(tmp_path):
     assert [len(read_pseudo_cases(tmp_path, step)) for step in (0, 10, 11, 20, 21)] == [0, 0, 1, 1, 2]
     again = read_pseudo_cases(tmp_path, 11)[0]
     assert np.array_equal(again.ignored, case.ignored) and np.array_equal(again.labels, case.labels)
-    assert again.voxel_counts(3)[0] == 0 and (again.voxel_counts(3)[1:] == case_of_balls(1).voxel_counts(3)[1:]).all()
+    assert again.count_voxels(3)[0] == 0 and (again.count_voxels(3)[1:] == case_of_balls(1).count_voxels(3)[1:]).all()
 
 
 TWO_PROCESSES = """

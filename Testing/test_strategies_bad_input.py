@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dcaseg.errors import UserError
-from dcaseg.training.strategies.registry import fitted
+from dcaseg.training.strategies.registry import adapt_options
 from strategy_samples import FACTS, strategy_for
 from test_strategies import options_for
 
@@ -67,9 +67,9 @@ def test_an_unknown_strategy_option_is_rejected():
 def test_magicnet_adapts_to_small_patches():
     options = replace(options_for("magicnet"), strategy_options={}, norm="instance")
     for side, cubes in ((96, 3), (48, 3), (32, 2)):
-        small = fitted(replace(options, patch=(side, side, side)))
+        small = adapt_options(replace(options, patch=(side, side, side)))
         assert small.strategy_options == {"cubes": cubes} and small.norm == "instance"
-    chosen = fitted(replace(options, patch=(96, 96, 96), strategy_options={"cubes": 6}))
+    chosen = adapt_options(replace(options, patch=(96, 96, 96), strategy_options={"cubes": 6}))
     assert chosen.strategy_options == {"cubes": 6}
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dcaseg.training.strategies import losses
-from dcaseg.training.strategies.basak import fused_confidence
+from dcaseg.training.strategies.basak import fuse_confidence
 from dcaseg.training.strategies.co_bionet import Critic, critic_loss, selected_cross_entropy
-from dcaseg.training.strategies.perturbation import adversarial_direction, unit
-from dcaseg.training.strategies.ss_net import contrast
+from dcaseg.training.strategies.perturbation import compute_adversarial_direction, normalize_l2
+from dcaseg.training.strategies.ss_net import compute_weighted_cosine_distance
 from dcaseg.training.strategies.urpc import rectified_consistency
 from strategy_samples import FACTS, SIDES, batch_of, gradient, inputs_of, randomize, strategy_for
 
@@ -43,12 +43,12 @@ def test_urpc_consistency_is_zero_for_equal_scales_and_weaker_for_uncertain_voxe
 def test_urpc_learns_at_all_scales_and_returns_the_finest():
     strategy = strategy_for("urpc").eval()
     batch = batch_of()
-    scales = strategy.pyramid(batch.volumes)
+    scales = strategy.predict_pyramid(batch.volumes)
     torch.testing.assert_close(scales[-1].softmax(1), strategy.network(batch.volumes).softmax(1))
     assert len(scales) == 4 and all(one.shape == scales[-1].shape for one in scales)
     for part in ("labelled", "unlabelled"):
         strategy.zero_grad()
-        strategy.forward(part, batch, strategy.step_state(50)).total.backward()
+        strategy.forward(part, batch, strategy.get_step_state(50)).total.backward()
         assert all(head.weight.grad.abs().sum() > 0 for head in strategy.heads)
 
 
@@ -59,11 +59,11 @@ def test_basak_samples_most_voxels_of_the_worst_class(name):
     logits = torch.zeros(2, 4, *SIDES).scatter(1, torch.where(labels == 3, 0, labels)[:, None], 4.0)
     for step in range(8):
         strategy._observe(logits.softmax(1), labels)
-        before = strategy.rates().clone()
-        strategy.on_step_end(strategy.step_state(step))
+        before = strategy.compute_sampling_rates().clone()
+        strategy.on_step_end(strategy.get_step_state(step))
         if (step + 1) % strategy.epoch_steps:
-            assert torch.equal(before, strategy.rates())
-    rates = strategy.rates()
+            assert torch.equal(before, strategy.compute_sampling_rates())
+    rates = strategy.compute_sampling_rates()
     assert strategy.epoch_steps == 4 and rates.argmax() == 3 and rates[1] < 1
     if "published" in name:
         assert rates[3] > 2 * rates[1]
@@ -82,7 +82,7 @@ def test_basak_uses_each_patch_with_its_own_labels():
 
 def test_basak_fuses_confidence_of_all_three_indicators():
     sure, unsure = torch.tensor([[0.9], [0.9], [0.9]]), torch.tensor([[0.2], [0.1], [0.3]])
-    found = fused_confidence(torch.cat([sure, unsure], dim=1), row=False)
+    found = fuse_confidence(torch.cat([sure, unsure], dim=1), row=False)
     assert found[0] > 0.9 > 0.5 > found[1]
 
 
@@ -97,9 +97,9 @@ def test_the_adversarial_direction_changes_the_prediction_more_than_a_random_one
     def predict(x: Tensor) -> Tensor:
         return strategy.network(x).softmax(1)
 
-    direction = adversarial_direction(predict, volumes, clean, 1.0, torch.Generator().manual_seed(0))
+    direction = compute_adversarial_direction(predict, volumes, clean, 1.0, torch.Generator().manual_seed(0))
     assert all(bool((parameter.grad == 1).all()) for parameter in strategy.parameters())
-    directions = [direction, *(unit(torch.randn_like(volumes)) for _ in range(6))]
+    directions = [direction, *(normalize_l2(torch.randn_like(volumes)) for _ in range(6))]
     with torch.no_grad():
         worst, *usual = (float(losses.soft_dice(predict(volumes + d), clean)) for d in directions)
     assert worst > 1.2 * max(usual) and direction.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
@@ -122,9 +122,9 @@ def test_ss_net_bank_holds_correct_voxels_with_the_highest_scores():
 
 def test_ss_net_pulls_features_toward_the_bank():
     features, bank = torch.randn(1, 8, requires_grad=True), torch.randn(4, 8)
-    loss = contrast(features, bank, torch.zeros(1, 1), torch.zeros(4, 1))
+    loss = compute_weighted_cosine_distance(features, bank, torch.zeros(1, 1), torch.zeros(4, 1))
     moved = features - 0.1 * gradient(loss, features)
-    assert contrast(moved, bank, torch.zeros(1, 1), torch.zeros(4, 1)) < loss
+    assert compute_weighted_cosine_distance(moved, bank, torch.zeros(1, 1), torch.zeros(4, 1)) < loss
     strategy = strategy_for("ss_net")
     strategy.bank.normal_()
     strategy.filled[:] = torch.tensor([0, 32, 32, 32])
@@ -151,15 +151,15 @@ def test_a_critic_learns_to_distinguish_labels_from_predictions():
 
 def test_co_bionet_trains_critics_and_networks_separately():
     strategy = strategy_for("co_bionet")
-    batch, step_state = batch_of(), strategy.step_state(50)
+    batch, step_state = batch_of(), strategy.get_step_state(50)
     strategy.forward("networks", batch, step_state).total.backward()
     assert all(parameter.grad is None for parameter in strategy.critics.parameters())
     before = [p.grad.clone() for p in strategy.network.parameters()]
     strategy.forward("critics", batch, step_state).total.backward()
     assert all(torch.equal(a, p.grad) for a, p in zip(before, strategy.network.parameters(), strict=True))
     assert all(parameter.grad.abs().sum() > 0 for parameter in strategy.critics[0][0].parameters())
-    factors = [group.factor for group in strategy.parameter_groups()]
-    assert factors == [1.0, 0.1] and sum(len(g.parameters) for g in strategy.parameter_groups()) == len(
+    factors = [group.factor for group in strategy.get_parameter_groups()]
+    assert factors == [1.0, 0.1] and sum(len(g.parameters) for g in strategy.get_parameter_groups()) == len(
         list(strategy.trainable_parameters())
     )
 
@@ -186,22 +186,22 @@ def test_urpc_consistency_is_a_weighted_distance_and_the_uncertainty():
 
 def test_ua_mt_learns_only_where_the_teacher_is_certain():
     strategy = strategy_for("ua_mt").eval()
-    batch, step_state = batch_of(), strategy.step_state(50)
+    batch, step_state = batch_of(), strategy.get_step_state(50)
     target, entropy = torch.randn(2, 4, *SIDES).softmax(1), torch.full((2, *SIDES), 9.0)
     entropy[..., 0] = 0
-    strategy._teacher_prediction = lambda volumes, step_state: (target, entropy)
+    strategy._predict_with_teacher = lambda volumes, step_state: (target, entropy)
     loss = strategy.forward("unlabelled", batch, step_state)
     distance = ((strategy.network(batch.unlabeled).softmax(1) - target) ** 2).mean(1)[..., 0].mean()
-    torch.testing.assert_close(loss.total, strategy.weight(step_state) * distance)
+    torch.testing.assert_close(loss.total, strategy.get_unsupervised_weight(step_state) * distance)
     assert float(loss.values["certain"]) == pytest.approx(1 / SIDES[2])
-    first, last = (strategy._threshold(strategy.step_state(step), 4) / math.log(4) for step in (0, 99))
+    first, last = (strategy._compute_threshold(strategy.get_step_state(step), 4) / math.log(4) for step in (0, 99))
     assert first == pytest.approx(0.75, abs=0.01) and last == pytest.approx(1, abs=0.01)
 
 
 def test_the_teacher_of_ua_mt_sees_other_noise_in_each_pass():
     strategy = strategy_for("ua_mt").eval()
     volumes, seen = torch.rand(1, 1, *SIDES), inputs_of(strategy.teacher)
-    strategy._teacher_prediction(volumes, strategy.step_state(0))
+    strategy._predict_with_teacher(volumes, strategy.get_step_state(0))
     assert len(seen) == 8 and not torch.equal(seen[0], seen[1])
     assert all(0 < (noisy - volumes).abs().max() <= 0.2001 for noisy in seen)
 
@@ -210,7 +210,7 @@ def test_the_teacher_of_ua_mt_sees_other_noise_in_each_pass():
 def test_basak_samples_and_weights_voxels_with_the_teachers_labels(name):
     strategy = strategy_for(name).eval()
     randomize(strategy.teacher)
-    batch, step_state = batch_of(), strategy.step_state(50)
+    batch, step_state = batch_of(), strategy.get_step_state(50)
     # Rates of 0, 1, 0 and 1.
     strategy.confidence.copy_(torch.tensor([1.0, 0.0, 1.0, 0.0]))
     loss = strategy.forward("unlabelled", batch, step_state).values["unsupervised"]
@@ -229,8 +229,8 @@ def test_basak_averages_its_confidence_and_its_teacher(name, decay):
     randomize(strategy.network)
     strategy.confidence.fill_(0.5)
     strategy._observe(torch.randn(2, 4, *SIDES).softmax(1), torch.randint(4, (2, *SIDES)))
-    fused = fused_confidence(strategy.sums / strategy.voxels, row="published" not in name)
-    strategy.on_step_end(strategy.step_state(0))
+    fused = fuse_confidence(strategy.sums / strategy.voxels, row="published" not in name)
+    strategy.on_step_end(strategy.get_step_state(0))
     torch.testing.assert_close(strategy.confidence, 0.99 * 0.5 + 0.01 * fused)
     for old, new, student in zip(before, strategy.teacher.parameters(), strategy.network.parameters(), strict=True):
         torch.testing.assert_close(new, decay * old + (1 - decay) * student)
@@ -238,9 +238,9 @@ def test_basak_averages_its_confidence_and_its_teacher(name, decay):
 
 def test_ss_net_learns_from_the_perturbed_input_and_the_contrast():
     strategy = strategy_for("ss_net", strategy_options={"radius": 0.5})
-    batch, step_state = batch_of(), strategy.step_state(50)
+    batch, step_state = batch_of(), strategy.get_step_state(50)
     loss = strategy.forward("labelled", batch, step_state)
-    contrast_loss, weight = loss.values["contrast"], strategy.weight(step_state)
+    contrast_loss, weight = loss.values["contrast"], strategy.get_unsupervised_weight(step_state)
     assert contrast_loss > 0 and weight > 0
     torch.testing.assert_close(loss.total.detach(), loss.values["supervised"] + 0.1 * weight * contrast_loss)
     strategy.eval()
@@ -254,10 +254,10 @@ def test_ss_net_learns_from_the_perturbed_input_and_the_contrast():
 
 def test_ss_net_contrast_is_weighted_by_the_selectors():
     features, bank = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
-    even = contrast(features, bank, torch.zeros(2, 1), torch.zeros(1, 1))
-    first = contrast(features, bank, torch.tensor([[9.0], [-9.0]]), torch.zeros(1, 1))
+    even = compute_weighted_cosine_distance(features, bank, torch.zeros(2, 1), torch.zeros(1, 1))
+    first = compute_weighted_cosine_distance(features, bank, torch.tensor([[9.0], [-9.0]]), torch.zeros(1, 1))
     assert float(even) == pytest.approx(0.5) and float(first) == pytest.approx(0, abs=1e-3)
-    other = contrast(bank, features, torch.zeros(1, 1), torch.tensor([[9.0], [-9.0]]))
+    other = compute_weighted_cosine_distance(bank, features, torch.zeros(1, 1), torch.tensor([[9.0], [-9.0]]))
     assert float(other) == pytest.approx(0, abs=1e-3)
 
 
@@ -267,7 +267,7 @@ def test_co_bionet_asks_the_others_critic_and_convinces_its_own():
         for critic, score in zip(strategy.critics, (9.0, -9.0), strict=True):
             critic[-1].weight.zero_()
             critic[-1].bias.fill_(score)
-    batch, step_state = batch_of(), strategy.step_state(50)
+    batch, step_state = batch_of(), strategy.get_step_state(50)
     loss = strategy.forward("networks", batch, step_state)
     logits = [network(batch.unlabeled) for network in (strategy.network, strategy.second)]
     # The second critic, which judges what the first network learns from, believes nothing.
@@ -278,7 +278,7 @@ def test_co_bionet_asks_the_others_critic_and_convinces_its_own():
     torch.testing.assert_close(loss.values["unsupervised"], sum(crossed), atol=1e-4, rtol=1e-4)
     assert float(loss.values["adversarial"]) == pytest.approx(9, abs=0.01)
     unsupervised = loss.values["unsupervised"] + 0.01 * loss.values["adversarial"]
-    expected = 2 * loss.values["supervised"] + strategy.weight(step_state) * unsupervised
+    expected = 2 * loss.values["supervised"] + strategy.get_unsupervised_weight(step_state) * unsupervised
     torch.testing.assert_close(loss.total, expected)
 
 
@@ -293,5 +293,5 @@ def test_the_adversarial_change_of_ss_net_is_without_dropout():
     strategy = strategy_for("ss_net", n_filters=16, strategy_options={"radius": 1e-6})
     strategy.train()
     # The same prediction twice; with one mask for each, the distance would be about 0.3.
-    assert strategy.forward("smooth", batch_of(), strategy.step_state(50)).values["unsupervised"] < 0.01
+    assert strategy.forward("smooth", batch_of(), strategy.get_step_state(50)).values["unsupervised"] < 0.01
     assert strategy.network.experts[0].dropout.training

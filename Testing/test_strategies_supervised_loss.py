@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dcaseg.method.losses import segmentation_loss
 from dcaseg.training.strategies import losses
 from dcaseg.training.strategies.base import Batch, Strategy, whole_label_loss
-from dcaseg.training.strategies.copy_paste import mixed
+from dcaseg.training.strategies.copy_paste import paste_with_labels
 from strategy_samples import batch_of, strategy_for
 
 LOGITS = torch.tensor([1.0, 0.5, -1.0, -2.0])
@@ -64,7 +64,7 @@ def test_labels_are_learned_with_the_loss_of_the_run(name, loss_name, key, scale
         strategy = strategy_for(name, **options)
         fix_logits(strategy)
         batch, logits = labeled_batch(name)
-        step_state = strategy.step_state(60)
+        step_state = strategy.get_step_state(60)
         if loss_name == "crossed":
             strategy.forward("cubes", batch, step_state)
         found = strategy.forward(loss_name, batch, step_state).values[key]
@@ -81,11 +81,11 @@ def test_pretraining_learns_with_the_loss_of_the_run(name):
         strategy = strategy_for(name, class_balance=class_balance)
         fix_logits(strategy)
         batch, logits = labeled_batch(name)
-        step_state = strategy.step_state(10)
+        step_state = strategy.get_step_state(10)
         found = strategy.forward("pretraining", batch, step_state).values["supervised"]
         halves = [(batch.volumes[index : index + 1], batch.labels[index : index + 1]) for index in (0, 1)]
-        box = strategy.box(batch.volumes, step_state)
-        labels = torch.cat([mixed(*halves, box).labels, mixed(*halves[::-1], box).labels])
+        box = strategy.draw_box_mask(batch.volumes, step_state)
+        labels = torch.cat([paste_with_labels(*halves, box).labels, paste_with_labels(*halves[::-1], box).labels])
         balance = class_balance * (1 - step_state.stage_step / step_state.stage_steps)
         # The published loss is that of the paper, with all channels.
         channels = "present" if class_balance else "all"

@@ -16,7 +16,7 @@ import pytest
 from dcaseg import temp_paths
 from dcaseg.imaging import writers
 from dcaseg.imaging.writers import exchange, new_folder, temporary_folder, write_text
-from dcaseg.temp_paths import clean, partial_name, remove_traces, replaced_name, replacing
+from dcaseg.temp_paths import clean, make_backup_path, make_partial_path, remove_traces, replacing
 
 SECONDS_OF_A_WEEK = 7 * 24 * 3600
 
@@ -75,7 +75,7 @@ def test_leftovers_of_a_killed_process_are_removed_by_the_next_one(tmp_path: Pat
         """
         with new_folder(Path(sys.argv[1]) / "out") as folder, temporary_folder("surfaces", folder.parent):
             write_text("1", folder / "labels.txt")
-            partial_name(folder.parent / "labels.nrrd", ".nrrd").touch()
+            make_partial_path(folder.parent / "labels.nrrd", ".nrrd").touch()
             end()
         """,
         tmp_path,
@@ -108,9 +108,9 @@ def test_files_of_a_running_process_stay(tmp_path: Path) -> None:
 
 def test_leftovers_of_another_machine_stay_for_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(temp_paths, "_owner", lambda pid: "0badcafe-4242-1f")
+        elsewhere.setattr(temp_paths, "_get_owner_id", lambda pid: "0badcafe-4242-1f")
         for name in ("new", "old"):
-            partial_name(tmp_path / name).mkdir()
+            make_partial_path(tmp_path / name).mkdir()
     (old,) = tmp_path.glob(".old.*")
     os.utime(old, (0, old.stat().st_mtime - SECONDS_OF_A_WEEK - 60))
     clean(tmp_path)
@@ -120,11 +120,14 @@ def test_leftovers_of_another_machine_stay_for_a_week(tmp_path: Path, monkeypatc
 def test_the_only_writer_of_a_folder_removes_leftovers_of_other_machines(tmp_path: Path, monkeypatch, caplog) -> None:
     """A cohort's workers may run on any machine; here one was killed between the two renames of a replacement."""
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(temp_paths, "_owner", lambda pid: "0badcafe-4242-1f")
-        for hidden, content in ((partial_name(tmp_path / "a"), "new"), (replaced_name(tmp_path / "a"), "earlier")):
+        elsewhere.setattr(temp_paths, "_get_owner_id", lambda pid: "0badcafe-4242-1f")
+        for hidden, content in (
+            (make_partial_path(tmp_path / "a"), "new"),
+            (make_backup_path(tmp_path / "a"), "earlier"),
+        ):
             hidden.mkdir()
             (hidden / "labels.txt").write_text(content)
-        partial_name(tmp_path / "b").mkdir()
+        make_partial_path(tmp_path / "b").mkdir()
     clean(tmp_path)
     assert len(names(tmp_path)) == 3
     clean(tmp_path, only_writer=True)
@@ -137,9 +140,9 @@ def test_a_reused_process_id_is_another_process(tmp_path: Path, monkeypatch: pyt
     if not Path("/proc/self/stat").exists():
         pytest.skip("this system does not say when a process started")
     with monkeypatch.context() as earlier:
-        earlier.setattr(temp_paths, "_owner", lambda pid: f"{temp_paths._machine()}-{os.getpid()}-1")
-        partial_name(tmp_path / "out").mkdir()
-    partial_name(tmp_path / "mine").mkdir()
+        earlier.setattr(temp_paths, "_get_owner_id", lambda pid: f"{temp_paths._get_machine_id()}-{os.getpid()}-1")
+        make_partial_path(tmp_path / "out").mkdir()
+    make_partial_path(tmp_path / "mine").mkdir()
     clean(tmp_path)
     assert [name[:6] for name in names(tmp_path)] == [".mine."]
 
@@ -177,9 +180,9 @@ def test_killed_while_replacing_a_result_in_two_steps(moment: str, tmp_path: Pat
 def test_a_result_that_was_moved_aside_is_restored_if_nothing_replaced_it(tmp_path: Path, monkeypatch) -> None:
     long = "ö" * 120
     with monkeypatch.context() as earlier:
-        earlier.setattr(temp_paths, "_owner", lambda pid: f"{temp_paths._machine()}-{os.getpid()}-1")
+        earlier.setattr(temp_paths, "_get_owner_id", lambda pid: f"{temp_paths._get_machine_id()}-{os.getpid()}-1")
         for name in ("lost", "replaced", long):
-            replaced_name(tmp_path / name).mkdir()
+            make_backup_path(tmp_path / name).mkdir()
     (tmp_path / "replaced").mkdir()
     (tmp_path / long).mkdir()
     clean(tmp_path)
@@ -188,8 +191,11 @@ def test_a_result_that_was_moved_aside_is_restored_if_nothing_replaced_it(tmp_pa
 
 def test_a_restored_result_never_replaces_a_later_one(tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(temp_paths, "_owner", lambda pid: f"{temp_paths._machine()}-{os.getpid()}-1")
-        for hidden, content in ((partial_name(tmp_path / "out"), "new"), (replaced_name(tmp_path / "out"), "earlier")):
+        earlier.setattr(temp_paths, "_get_owner_id", lambda pid: f"{temp_paths._get_machine_id()}-{os.getpid()}-1")
+        for hidden, content in (
+            (make_partial_path(tmp_path / "out"), "new"),
+            (make_backup_path(tmp_path / "out"), "earlier"),
+        ):
             hidden.mkdir()
             (hidden / "labels.txt").write_text(content)
     (tmp_path / "out").mkdir()
@@ -233,7 +239,7 @@ def test_a_finished_result_is_removed_only_by_its_process(maker: str, tmp_path: 
     out.mkdir()
     if maker != "nobody":
         (out / "request.json").write_text(json.dumps({"process": os.getpid() + (maker != "this process")}))
-    partial_name(out).mkdir()
+    make_partial_path(out).mkdir()
     remove_traces(out, os.getpid())
     assert names(tmp_path) == ([] if maker == "this process" else ["out"])
 

@@ -17,8 +17,8 @@ from dcaseg.training.checkpoints import load_checkpoint, save_checkpoint
 from dcaseg.training.options import TrainingOptions
 from dcaseg.training.run_folder import CHECKPOINT, LOG
 from dcaseg.training.sampling import PatchSampler
-from dcaseg.training.strategies.dca import stage_of
-from dcaseg.training.trainer import Trainer, learning_rate
+from dcaseg.training.strategies.dca import get_stage
+from dcaseg.training.trainer import Trainer, compute_learning_rate
 from dcaseg.training.validation import validate
 
 THREE_BALLS = Vocabulary(
@@ -134,10 +134,10 @@ def test_experts_do_not_change_in_the_aggregation_stage(make_trainer):
 
 
 def test_the_paper_trains_all_decoders_together():
-    paper = TrainingOptions.paper(steps=100)
-    assert stage_of(0, paper) == stage_of(99, paper) == ("joint", 0, 100)
-    assert learning_rate(0, 100, paper) == 0.01
-    assert learning_rate(50, 100, paper) == pytest.approx(0.01 * 0.5**0.9)
+    paper = TrainingOptions.make_paper_preset(steps=100)
+    assert get_stage(0, paper) == get_stage(99, paper) == ("joint", 0, 100)
+    assert compute_learning_rate(0, 100, paper) == 0.01
+    assert compute_learning_rate(50, 100, paper) == pytest.approx(0.01 * 0.5**0.9)
 
 
 def test_a_run_starts_from_a_trained_network(make_trainer, tmp_path):
@@ -294,7 +294,7 @@ def test_a_checkpoint_with_code_is_rejected(tmp_path):
 
 
 def test_options_json_round_trip():
-    for options in (OPTIONS, TrainingOptions.paper(steps=100)):
+    for options in (OPTIONS, TrainingOptions.make_paper_preset(steps=100)):
         content = json.dumps(options.to_json(), allow_nan=False)
         assert TrainingOptions.from_json(json.loads(content)) == options
         assert {"labelled_per_step", "unlabelled_per_step"} <= set(json.loads(content)), "keys that versions share"

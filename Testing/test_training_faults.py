@@ -24,7 +24,7 @@ from dcaseg.file_lock import locked
 from dcaseg.organs import AMOS
 from dcaseg.training import trainer as training
 from dcaseg.training.cases import load_case, prepare_case, save_case
-from dcaseg.training.checkpoints import load_checkpoint, previous, save_checkpoint
+from dcaseg.training.checkpoints import get_previous_path, load_checkpoint, save_checkpoint
 from dcaseg.training.options import GridOptions
 from dcaseg.training.run_folder import BEST, CHECKPOINT, LOCK, LOG
 from dcaseg.training.sources import CTFile, CTFiles
@@ -215,14 +215,14 @@ def test_a_longer_run_stays_in_its_stage(tmp_path):
     longer = trainer_in(tmp_path, replace(SHORT, steps=8))
     experts = [parameter.clone() for parameter in trainer.network.experts.parameters()]
     longer.resume()
-    assert longer.strategy.step_state(4) == (4, "aggregation", 2, 6)
+    assert longer.strategy.get_step_state(4) == (4, "aggregation", 2, 6)
     longer.run()
     for before, after in zip(experts, longer.network.experts.parameters(), strict=True):
         assert torch.equal(before, after)
     # Again, from a checkpoint that contains the end of the stage.
     longest = trainer_in(tmp_path, replace(SHORT, steps=40))
     longest.resume()
-    assert longest.strategy.step_state(8).stage == "aggregation"
+    assert longest.strategy.get_step_state(8).stage == "aggregation"
 
 
 def test_a_longer_run_extends_the_experts_stage(tmp_path):
@@ -232,10 +232,13 @@ def test_a_longer_run_extends_the_experts_stage(tmp_path):
     trainer.save()
     longer = trainer_in(tmp_path, replace(SHORT, steps=20))
     longer.resume()
-    assert longer.strategy.step_state(9).stage == "experts" and longer.strategy.step_state(10).stage == "aggregation"
+    assert (
+        longer.strategy.get_step_state(9).stage == "experts"
+        and longer.strategy.get_step_state(10).stage == "aggregation"
+    )
     shorter = trainer_in(tmp_path, replace(SHORT, steps=2, expert_stage_fraction=0.5))
     shorter.resume()
-    assert shorter.strategy.step_state(1) == (1, "aggregation", 0, 1)
+    assert shorter.strategy.get_step_state(1) == (1, "aggregation", 0, 1)
 
 
 def staged_run(folder: Path, name: str, steps: int, **own) -> Trainer:
@@ -265,10 +268,10 @@ def test_a_shorter_run_of_copy_paste_begins_its_second_stage_with_a_copy_of_the_
     before = stopped_at(4, tmp_path, "bcp", 10, pretraining=0.6)
     if is_earlier:
         forget_stages(tmp_path)
-    assert before.strategy.step_state(4).stage == "pretraining"
+    assert before.strategy.get_step_state(4).stage == "pretraining"
     shorter = staged_run(tmp_path, "bcp", 5, pretraining=0.6)
     shorter.resume()
-    assert shorter.strategy.step_state(4).stage == "self_training"
+    assert shorter.strategy.get_step_state(4).stage == "self_training"
     start = [parameter.clone() for parameter in shorter.averaged.network.parameters()]
     shorter._advance()
     weights = zip(start, shorter.strategy.teacher.parameters(), shorter.network.parameters(), strict=True)
@@ -283,7 +286,7 @@ def test_a_longer_run_of_copy_paste_stays_in_its_second_stage(tmp_path, is_earli
         forget_stages(tmp_path)
     longer = staged_run(tmp_path, "bcp", 40, pretraining=0.3)
     longer.resume()
-    assert longer.strategy.step_state(4) == (4, "self_training", 4, 40)
+    assert longer.strategy.get_step_state(4) == (4, "self_training", 4, 40)
     teacher = [parameter.clone() for parameter in longer.strategy.teacher.parameters()]
     longer._advance()
     for one, other, student in zip(
@@ -294,15 +297,15 @@ def test_a_longer_run_of_copy_paste_stays_in_its_second_stage(tmp_path, is_earli
     longer.save()
     longest = staged_run(tmp_path, "bcp", 400, pretraining=0.3)
     longest.resume()
-    assert longest.strategy.step_state(5) == (5, "self_training", 5, 400)
+    assert longest.strategy.get_step_state(5) == (5, "self_training", 5, 400)
 
 
 def test_a_longer_run_of_copy_paste_extends_its_first_stage(tmp_path):
     stopped_at(2, tmp_path, "bcp", 10)
     longer = staged_run(tmp_path, "bcp", 40)
     longer.resume()
-    assert longer.strategy.step_state(19).stage == "pretraining"
-    assert longer.strategy.step_state(20).stage == "self_training"
+    assert longer.strategy.get_step_state(19).stage == "pretraining"
+    assert longer.strategy.get_step_state(20).stage == "self_training"
 
 
 def test_a_copy_paste_run_of_an_earlier_version_keeps_its_first_stage(tmp_path):
@@ -312,8 +315,8 @@ def test_a_copy_paste_run_of_an_earlier_version_keeps_its_first_stage(tmp_path):
         again = staged_run(tmp_path, "bcp", 100)
         again.resume()
         # A share of 0.118; since then, it is half of such a short run.
-        assert again.strategy.step_state(11).stage == "pretraining"
-        assert again.strategy.step_state(12).stage == "self_training"
+        assert again.strategy.get_step_state(11).stage == "pretraining"
+        assert again.strategy.get_step_state(12).stage == "self_training"
         again.save()
 
 
@@ -324,7 +327,7 @@ def test_a_resumed_run_neither_skips_nor_repeats_a_pseudo_labeling(tmp_path, nam
     def resumed(folder: Path, steps: int) -> Trainer:
         trainer = staged_run(folder, name, steps, **{option: 2})
         trainer.resume()
-        plain = trainer.strategy.new_cases
+        plain = trainer.strategy.select_new_cases
 
         def new_cases(step_state, pool):
             cases = plain(step_state, pool)
@@ -332,7 +335,7 @@ def test_a_resumed_run_neither_skips_nor_repeats_a_pseudo_labeling(tmp_path, nam
                 labeled_at.append(step_state.step)
             return cases
 
-        monkeypatch.setattr(trainer.strategy, "new_cases", new_cases)
+        monkeypatch.setattr(trainer.strategy, "select_new_cases", new_cases)
         while trainer.step < steps:
             trainer._advance()
         return trainer
@@ -401,8 +404,8 @@ def test_a_checkpoint_exists_at_every_moment(tmp_path, monkeypatch):
     save_checkpoint(path, {"step": 2})
     assert seen and all(seen)
     monkeypatch.undo()
-    assert load_checkpoint(path)["step"] == 2 and load_checkpoint(previous(path))["step"] == 1
-    assert sorted(each.name for each in tmp_path.iterdir()) == [CHECKPOINT, previous(path).name]
+    assert load_checkpoint(path)["step"] == 2 and load_checkpoint(get_previous_path(path))["step"] == 1
+    assert sorted(each.name for each in tmp_path.iterdir()) == [CHECKPOINT, get_previous_path(path).name]
 
 
 KILLED = """

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from dcaseg.benchmark.training_loops import COMPILED, LOOPS, NNUNET, measure_loop, measure_loops, missing
+from dcaseg.benchmark.training_loops import (
+    COMPILED,
+    LOOPS,
+    NNUNET,
+    find_missing_requirement,
+    measure_loop,
+    measure_loops,
+)
 from dcaseg.training.options import GridOptions, TrainingOptions
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_loop_is_measured_on_real_steps(loop):
-    if package := missing(loop):
+    if package := find_missing_requirement(loop):
         pytest.skip(f"{package} is not installed")
     options = TrainingOptions(grid=GridOptions(spacing=(12.0, 12.0, 12.0)), n_filters=2, patch=(32, 32, 32))
     cost = measure_loop(loop, options, steps=2, threads=1)
@@ -31,6 +38,10 @@ def test_a_loop_that_fails_is_left_out_and_the_others_are_kept(monkeypatch, tmp_
     options = TrainingOptions(grid=GridOptions(spacing=(12.0, 12.0, 12.0)), n_filters=2, patch=(32, 32, 32))
     notes: list[str] = []
     costs = measure_loops(options, "cpu", 2, 1, 1, notes.append)
-    assert [cost.loop for cost in costs] == [name for name in LOOPS if name != COMPILED and not missing(name)]
+    assert [cost.loop for cost in costs] == [
+        name for name in LOOPS if name != COMPILED and not find_missing_requirement(name)
+    ]
     assert any(note.startswith(f"{COMPILED} failed and was skipped") for note in notes)
-    assert (missing(NNUNET) is not None) == any(note.startswith(f"{NNUNET} was skipped") for note in notes)
+    assert (find_missing_requirement(NNUNET) is not None) == any(
+        note.startswith(f"{NNUNET} was skipped") for note in notes
+    )

@@ -125,7 +125,7 @@ def _zombie(pid: int) -> bool:
 
 
 def gradients(trainer: Trainer) -> list[torch.Tensor]:
-    step_state = trainer.strategy.step_state(0)
+    step_state = trainer.strategy.get_step_state(0)
     trainer.strategy.train()
     trainer.optimizer.zero_grad(set_to_none=True)
     # In double precision, because rounding differs between convolutions of one patch and of two.
@@ -168,9 +168,9 @@ def test_checkpointing_stores_less_for_the_backward_pass(tmp_path):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        batch = trainer._draw(trainer.strategy.step_state(0))
+        batch = trainer._draw(trainer.strategy.get_step_state(0))
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss = trainer.strategy("labelled", batch, trainer.strategy.step_state(0))
+            loss = trainer.strategy("labelled", batch, trainer.strategy.get_step_state(0))
         kept.append(sum(storages.values()))
         del loss
     assert kept[1] < 0.7 * kept[0]
@@ -290,7 +290,7 @@ def test_norms_and_biases_do_not_decay(tmp_path):
 
 
 def test_all_parameters_decay_in_the_papers_preset_and_in_runs_of_earlier_versions():
-    assert TrainingOptions.paper().decay == "all"
+    assert TrainingOptions.make_paper_preset().decay == "all"
     written = SHORT.to_json()
     del written["decay"]
     assert TrainingOptions.from_json(written).decay == "all"

@@ -115,7 +115,7 @@ def test_an_invalid_stream_is_rejected(stream):
 
 
 def test_a_draw_depends_only_on_its_generator(stream, cache):
-    one, other = (stream.sampler(cache, OPTIONS) for _ in range(2))
+    one, other = (stream.make_sampler(cache, OPTIONS) for _ in range(2))
     other.draw(2)
     first = one.draw(2, np.random.default_rng(7))
     again = pickle.loads(pickle.dumps(other)).draw(2, np.random.default_rng(7))
@@ -125,7 +125,7 @@ def test_a_draw_depends_only_on_its_generator(stream, cache):
 
 
 def test_a_worker_process_draws_the_same_patches(stream, cache):
-    sampler = StepSampler(stream.sampler(cache, OPTIONS), None, OPTIONS)
+    sampler = StepSampler(stream.make_sampler(cache, OPTIONS), None, OPTIONS)
     ahead = Prefetcher(sampler, lambda step: False, 3, workers=1)
     try:
         for step in range(3):
@@ -139,7 +139,7 @@ def test_a_worker_process_draws_the_same_patches(stream, cache):
 
 
 def test_drawn_patches_are_not_kept(stream, cache):
-    sampler = stream.sampler(cache, OPTIONS)
+    sampler = stream.make_sampler(cache, OPTIONS)
     sampler.draw(2, np.random.default_rng(0))
     files, size = sorted(cache.rglob("*")), len(pickle.dumps(sampler))
     sampler.draw(30, np.random.default_rng(1))
@@ -151,22 +151,22 @@ def test_drawn_patches_are_not_kept(stream, cache):
 def test_cases_are_drawn_with_the_remaining_share(stream, cache):
     """The case is recognized by its constant HU, which no synthetic patch has."""
     case = Case("flat", np.full((20, 40, 40), 75, np.int16), np.ones((20, 40, 40), np.uint8))
-    sampler = stream.sampler(cache, OPTIONS)
+    sampler = stream.make_sampler(cache, OPTIONS)
     plain = replace(OPTIONS, spatial_augmentation=False)
-    mixed = replace(stream, share=0.25).mixed(sampler, [case], plain)
+    mixed = replace(stream, share=0.25).mix_samplers(sampler, [case], plain)
     volumes = np.asarray(mixed.draw(60, np.random.default_rng(0)).volumes)
     flat = [bool(np.ptp(volume) == 0 and volume.flat[0] == 0.5) for volume in volumes]
     assert 35 <= sum(flat) <= 55
-    assert stream.mixed(sampler, [case], OPTIONS) is sampler
+    assert stream.mix_samplers(sampler, [case], OPTIONS) is sampler
 
 
 def test_groups_of_organs_come_from_label_maps_and_cases_together(stream, cache):
-    sampler = stream.sampler(cache, OPTIONS)
+    sampler = stream.make_sampler(cache, OPTIONS)
     alone = divide(sampler.anatomies, AMOS, "top2")
     sizes = dict(zip(alone.ranking, alone.counts, strict=True))
     # An organ that no label map includes is absent, until a case has it.
     assert not {14, 15} & set(sizes) and sizes[6] > 10 * sizes[4]
-    [liver, again] = [each.voxel_counts(15)[6] for each in sampler.anatomies]
+    [liver, again] = [each.count_voxels(15)[6] for each in sampler.anatomies]
     assert sizes[6] == liver + again and 150 < liver < 1500
     labels = np.zeros((30, 30, 30), np.uint8)
     labels[:3] = 14
@@ -181,7 +181,7 @@ def test_groups_of_organs_come_from_label_maps_and_cases_together(stream, cache)
 
 
 def test_pseudo_labeled_cases_are_added_to_the_stream(stream, cache):
-    sampler = stream.sampler(cache, OPTIONS)
+    sampler = stream.make_sampler(cache, OPTIONS)
     plain = replace(OPTIONS, spatial_augmentation=False)
     trainer = Trainer(cache / "none", plain, AMOS, [], [], sampler=sampler, anatomies=sampler.anatomies)
     case = Case("flat", np.full((20, 40, 40), 75, np.int16), np.ones((20, 40, 40), np.uint8))
@@ -225,8 +225,8 @@ def test_a_stopped_run_resumes_as_if_uninterrupted(stream, cache, tmp_path, work
     case = Case("half", np.full((20, 40, 40), 75, np.int16), np.tri(20, 1600, 800, np.uint8).reshape(20, 40, 40))
 
     def trainer(name: str) -> Trainer:
-        sampler = stream.sampler(cache, OPTIONS)
-        mixed = replace(stream, share=0.5).mixed(sampler, [case], OPTIONS)
+        sampler = stream.make_sampler(cache, OPTIONS)
+        mixed = replace(stream, share=0.5).mix_samplers(sampler, [case], OPTIONS)
         return Trainer(tmp_path / name, OPTIONS, AMOS, [case], [], sampler=mixed, anatomies=sampler.anatomies)
 
     def stop(line: dict) -> None:
@@ -244,13 +244,13 @@ def test_a_stopped_run_resumes_as_if_uninterrupted(stream, cache, tmp_path, work
 
 
 def test_registrations_change_what_is_drawn(stream, warps, cache):
-    bent = replace(stream, warps=str(warps)).sampler(cache, OPTIONS)
+    bent = replace(stream, warps=str(warps)).make_sampler(cache, OPTIONS)
     assert all(bent.renderer.warps.values())
     blends = [bent.renderer.draw_recipe(seed).deformation.blend for seed in range(8)]
     assert any(blends)
     seed = next(seed for seed, blend in enumerate(blends) if blend)
     case = bent.renderer.render_case(bent.renderer.draw_recipe(seed)).labels
-    plain = stream.sampler(cache, OPTIONS).renderer
+    plain = stream.make_sampler(cache, OPTIONS).renderer
     assert not torch.equal(case, plain.render_case(plain.draw_recipe(seed)).labels)
 
 

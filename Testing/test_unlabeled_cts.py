@@ -43,7 +43,7 @@ def test_an_unlabeled_ct_is_listed_with_the_corrected_cases(phantoms, tmp_path):
     assert len(datalist.training) == 1
     written = sitk.ReadImage(str(path))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(phantoms[1].ct))
-    assert Grid.of(written).same_as(Grid.of(phantoms[1].ct), 1e-2)
+    assert Grid.from_image(written).is_same_as(Grid.from_image(phantoms[1].ct), 1e-2)
 
 
 def test_no_header_metadata_is_kept(phantoms, tmp_path):

@@ -63,7 +63,7 @@ def require_verdict(item: UnusualInput, path: Path, read) -> None:
         assert any(item.words in note for note in notes), notes
     if item.right:
         np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(ct()))
-        assert Grid.of(image).same_as(Grid.of(ct()), 0.02)
+        assert Grid.from_image(image).is_same_as(Grid.from_image(ct()), 0.02)
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path
         "from dcaseg.errors import ImageError\n"
         "from dcaseg.imaging.ct_checks import check_ct\n"
         "from dcaseg.imaging.readers import read_ct\n"
-        "from dcaseg.imaging.intensity import voxel_checksum\n"
+        "from dcaseg.imaging.intensity import compute_voxel_checksum\n"
         "import SimpleITK as sitk\n"
         "outcomes = {}\n"
         "for path, resample in json.load(sys.stdin).items():\n"
@@ -92,7 +92,7 @@ def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path
         "        with gathered(found.files, found.name) as folder:\n"
         "            image = read_ct(folder, notes=notes, resample=resample)\n"
         "        notes += check_ct(image)\n"
-        "        outcomes[path] = [notes, voxel_checksum(sitk.GetArrayViewFromImage(image))]\n"
+        "        outcomes[path] = [notes, compute_voxel_checksum(sitk.GetArrayViewFromImage(image))]\n"
         "    except ImageError as error:\n"
         "        outcomes[path] = [error.problem, '']\n"
         "print(json.dumps(outcomes))\n"
@@ -100,14 +100,14 @@ def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path
     request = json.dumps({path: item.resample for path, item in folders.items()})
     run = subprocess.run([sys.executable, "-c", script], input=request, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    from dcaseg.imaging.intensity import voxel_checksum
+    from dcaseg.imaging.intensity import compute_voxel_checksum
 
     for path, (message, checksum) in json.loads(run.stdout).items():
         item = folders[path]
         assert item.words in (message if isinstance(message, str) else " ".join(message))
         assert bool(checksum) == (item.verdict != REFUSED)
         if item.verdict != REFUSED and item.right:
-            assert checksum == voxel_checksum(sitk.GetArrayViewFromImage(ct()))
+            assert checksum == compute_voxel_checksum(sitk.GetArrayViewFromImage(ct()))
 
 
 def test_the_page_in_the_docs_matches_the_table() -> None:

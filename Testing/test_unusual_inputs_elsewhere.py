@@ -25,11 +25,11 @@ from dcaseg.errors import ImageError, UserError
 from dcaseg.imaging.ct_checks import check_ct
 from dcaseg.imaging.geometry import copy_geometry_if_close
 from dcaseg.imaging.grid import Grid
-from dcaseg.imaging.intensity import voxel_checksum
+from dcaseg.imaging.intensity import compute_voxel_checksum
 from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.imaging.size_limits import MAX_VOXELS
-from dcaseg.inference.pipeline import geometry_of
-from dcaseg.inference.plausibility import implausible
+from dcaseg.inference.pipeline import get_geometry
+from dcaseg.inference.plausibility import check_plausibility
 from dcaseg.inference.result_ct import read_result_ct
 from dcaseg.interaction.result_correction import open_session, read_result
 from dcaseg.organs import AMOS
@@ -143,7 +143,7 @@ def test_a_locale_with_decimal_comma_changes_no_number(name: str, comma_locale: 
     spacing, origin = json.loads(run.stdout)
     assert spacing == pytest.approx((6.25, 6.75, 8.5))
     assert origin == pytest.approx(image.GetOrigin())
-    assert Grid.of(read_ct(tmp_path / "again.nrrd")).same_as(Grid.of(image))
+    assert Grid.from_image(read_ct(tmp_path / "again.nrrd")).is_same_as(Grid.from_image(image))
 
 
 # Header and anatomy
@@ -154,7 +154,7 @@ def test_correct_orientations_give_no_note(order: tuple[int, ...], signs: tuple[
     image, labels = turned(PHANTOM.ct, order, signs), turned(PHANTOM.labels, order, signs)
     assert check_ct(image) == ()
     hu = sitk.GetArrayViewFromImage(image)
-    assert implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS, hu=hu) == []
+    assert check_plausibility(sitk.GetArrayViewFromImage(labels), Grid.from_image(labels), AMOS, hu=hu) == []
 
 
 def test_a_ct_cropped_within_the_body_gives_no_note_on_its_proportions() -> None:
@@ -169,7 +169,7 @@ def test_every_wrong_orientation_gives_a_note(order: tuple[int, ...], signs: tup
     """The labels are the true ones; the test is whether the wrong header is detected."""
     labels = sitk.Image(PHANTOM.labels)
     labels.SetDirection((np.eye(3)[:, list(order)] * signs).ravel().tolist())
-    (note,) = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
+    (note,) = check_plausibility(sitk.GetArrayViewFromImage(labels), Grid.from_image(labels), AMOS)
     assert "orientation" in note
 
 
@@ -177,7 +177,7 @@ def test_a_mirrored_ct_is_detected_even_if_the_labels_have_the_usual_sides() -> 
     """Our networks do this, as they have learned the position of the liver."""
     hu = np.ascontiguousarray(sitk.GetArrayFromImage(PHANTOM.ct)[:, :, ::-1])
     labels = sitk.GetArrayFromImage(PHANTOM.labels)
-    (note,) = implausible(labels, Grid.of(PHANTOM.labels), AMOS, hu=hu)
+    (note,) = check_plausibility(labels, Grid.from_image(PHANTOM.labels), AMOS, hu=hu)
     assert "the left side of the body has more soft tissue" in note
 
 
@@ -190,12 +190,12 @@ def test_a_mirrored_short_scan_is_detected_though_little_of_the_liver_was_found(
     few = labels[slab].copy()
     few[:, :, ::2] = 0
     few[:, ::2] = 0
-    grid = Grid.of(PHANTOM.labels[:, :, slab])
+    grid = Grid.from_image(PHANTOM.labels[:, :, slab])
     assert (few == liver).sum() * grid.volume_ml_per_voxel < 0.3 * AMOS.by_key["liver"].volume_ml[0]
-    assert any("the left side of the body" in note for note in implausible(few, grid, AMOS, hu=hu))
+    assert any("the left side of the body" in note for note in check_plausibility(few, grid, AMOS, hu=hu))
     assert not any(
         "the left side of the body" in note
-        for note in implausible(few, grid, AMOS, hu=np.ascontiguousarray(hu[:, :, ::-1]))
+        for note in check_plausibility(few, grid, AMOS, hu=np.ascontiguousarray(hu[:, :, ::-1]))
     )
 
 
@@ -203,7 +203,7 @@ def test_a_mirrored_short_scan_is_detected_though_little_of_the_liver_was_found(
 def test_a_wrong_scale_is_detected_in_the_volumes(scale: float) -> None:
     labels = sitk.Image(PHANTOM.labels)
     labels.SetSpacing([step * scale for step in labels.GetSpacing()])
-    notes = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
+    notes = check_plausibility(sitk.GetArrayViewFromImage(labels), Grid.from_image(labels), AMOS)
     assert any("volumes that are unusual in adults" in note for note in notes)
 
 
@@ -218,21 +218,21 @@ def test_a_wrong_scale_is_detected_in_the_volumes(scale: float) -> None:
 def test_one_wrong_spacing_is_detected_in_the_shape_of_the_organs(stretch: tuple[float, ...], words: str) -> None:
     labels = sitk.Image(PHANTOM.labels)
     labels.SetSpacing([step * factor for step, factor in zip(labels.GetSpacing(), stretch, strict=True)])
-    notes = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
+    notes = check_plausibility(sitk.GetArrayViewFromImage(labels), Grid.from_image(labels), AMOS)
     assert any(words in note for note in notes), notes
 
 
 def test_a_result_without_any_organ_is_reported() -> None:
     nothing = np.zeros(PHANTOM.labels.GetSize()[::-1], np.uint8)
-    (note,) = implausible(nothing, Grid.of(PHANTOM.labels), AMOS)
+    (note,) = check_plausibility(nothing, Grid.from_image(PHANTOM.labels), AMOS)
     assert "No organ was found" in note
-    assert implausible(nothing, Grid.of(PHANTOM.labels), AMOS, {AMOS.by_key["bladder"].label}) == []
+    assert check_plausibility(nothing, Grid.from_image(PHANTOM.labels), AMOS, {AMOS.by_key["bladder"].label}) == []
 
 
 def test_organs_that_were_not_requested_are_not_reported_missing() -> None:
     array = sitk.GetArrayFromImage(PHANTOM.labels)
     liver = AMOS.by_key["liver"].label
-    assert implausible(np.where(array == liver, array, 0), Grid.of(PHANTOM.labels), AMOS, {liver}) == []
+    assert check_plausibility(np.where(array == liver, array, 0), Grid.from_image(PHANTOM.labels), AMOS, {liver}) == []
 
 
 # Geometry that is corrected
@@ -249,7 +249,7 @@ def test_a_tilted_gantry_is_corrected_to_the_true_positions(tmp_path: Path) -> N
     """Slices are written at the positions of a tilted gantry, then read and compared with the original."""
     truth = sitk.SmoothingRecursiveGaussian(sitk.Cast(ct(), sitk.sitkFloat32), 8.0)
     shear = np.tan(np.radians(12.0)) * 8.0
-    grid = Grid.of(truth)
+    grid = Grid.from_image(truth)
     planes = []
     for index in range(grid.size[2]):
         x, y, z = truth.TransformIndexToPhysicalPoint((0, 0, index))
@@ -258,7 +258,7 @@ def test_a_tilted_gantry_is_corrected_to_the_true_positions(tmp_path: Path) -> N
             (x, y + shear * index, z), grid.spacing, grid.direction, -1000.0,
         )  # fmt: skip
         planes.append(sitk.GetArrayFromImage(plane)[0])
-    scanned = grid.image_of(np.rint(planes).astype(np.int16))
+    scanned = grid.make_image(np.rint(planes).astype(np.int16))
     write_ct_series(tmp_path / "ct", scanned, change=moved(1, lambda index: float(shear * index)))
     notes: list[str] = []
     read = read_ct(tmp_path / "ct", notes=notes, resample=True)
@@ -287,7 +287,7 @@ def test_uneven_slices_are_interpolated_between_their_true_positions(tmp_path: P
         return 8.0 * index + 3.0 * (index > 9) + 2.0 * (index > 30)
 
     slices = [np.full(ct().GetSize()[1::-1], 10 * height(index), np.int16) for index in range(ct().GetDepth())]
-    rising = Grid.of(ct()).image_of(np.stack(slices))
+    rising = Grid.from_image(ct()).make_image(np.stack(slices))
     write_ct_series(tmp_path / "ct", rising, change=moved(2, lambda index: height(index) - 8.0 * index))
     read = read_ct(tmp_path / "ct", notes=[], resample=True)
     heights = [read.TransformIndexToPhysicalPoint((0, 0, index))[2] - 811.0 for index in range(read.GetDepth())]
@@ -299,7 +299,7 @@ def test_slices_are_never_half_a_slice_from_their_stated_positions(tmp_path: Pat
     heights = [8.0 * index + 0.39 * max(0, index - 27) for index in range(ct().GetDepth())]
     # The values of each slice are ten times its height, which linear interpolation keeps.
     slices = [np.full(ct().GetSize()[1::-1], 10 * height, np.int16) for height in heights]
-    rising = Grid.of(ct()).image_of(np.stack(slices))
+    rising = Grid.from_image(ct()).make_image(np.stack(slices))
     write_ct_series(tmp_path / "ct", rising, change=moved(2, lambda index: heights[index] - 8.0 * index))
     with pytest.raises(ImageError, match="unevenly spaced slices") as caught:
         read_ct(tmp_path / "ct")
@@ -357,7 +357,7 @@ def labels_off_by(mm: float) -> sitk.Image:
 def test_labels_off_by_rounding_are_aligned_with_the_ct_with_a_note() -> None:
     labels, notes = labels_off_by(0.005), []
     copy_geometry_if_close(labels, "labels.nii.gz", ct(), "ct.nii.gz", notes)
-    assert Grid.of(labels) == Grid.of(ct())
+    assert Grid.from_image(labels) == Grid.from_image(ct())
     assert notes == ["labels.nii.gz is 0.005 mm off the grid of ct.nii.gz; it was aligned with it voxel by voxel."]
 
 
@@ -471,7 +471,7 @@ def test_a_result_finds_its_ct_again_among_other_series_and_resampled(dca, small
     run = dca("report", result)
     assert run.code == 0, run.err
     _, image = open_session(read_result(result))
-    assert geometry_of(image) == json.loads((result / "request.json").read_text())["ct_geometry"]
+    assert get_geometry(image) == json.loads((result / "request.json").read_text())["ct_geometry"]
     # The same CT at another path.
     (tmp_path / "ct").rename(tmp_path / "moved")
     run = dca("report", result, "--overwrite")
@@ -487,8 +487,8 @@ def test_a_result_finds_its_ct_in_a_moved_folder_with_other_cts(tmp_path: Path) 
     write_ct_series(tmp_path / "study/thin", ct()[:, :, :30])
     image = read_ct(tmp_path / "study/venous")
     files = [str(file) for file in sorted((tmp_path / "study/venous").iterdir())]
-    checksum = voxel_checksum(sitk.GetArrayViewFromImage(image))
-    record = {"ct": files, "ct_geometry": geometry_of(image), "ct_checksum": checksum, "resample": False}
+    checksum = compute_voxel_checksum(sitk.GetArrayViewFromImage(image))
+    record = {"ct": files, "ct_geometry": get_geometry(image), "ct_checksum": checksum, "resample": False}
     (tmp_path / "study").rename(tmp_path / "moved")
     found = read_result_ct(record, tmp_path / "out", tmp_path / "moved")
     np.testing.assert_array_equal(sitk.GetArrayViewFromImage(found), sitk.GetArrayViewFromImage(image))

@@ -176,7 +176,7 @@ folder, name = os.path.split(request["out"])
 os.mkdir(os.path.join(folder, f".{name}.partial-MACHINE-{os.getpid()}-1-0badcafe"))
 print(json.dumps({"type": "progress", "id": "1", "fraction": 0, "message": str(child.pid)}), flush=True)
 time.sleep(60)
-""".replace("MACHINE", temp_paths._machine())
+""".replace("MACHINE", temp_paths._get_machine_id())
 
 
 def test_an_unresponsive_worker_is_killed_with_its_children(panel_with, tmp_path):

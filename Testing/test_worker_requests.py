@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dcaseg.temp_paths import partial_name
+from dcaseg.temp_paths import make_partial_path
 from dcaseg.training.corrections import read_dataset
 from dcaseg.worker.protocol import (
     AddCorrectedCase,
@@ -160,7 +160,7 @@ def test_a_stopped_worker_leaves_no_part_of_a_case(worker, case, large_ct, tmp_p
 
 
 def test_only_what_the_process_wrote_is_removed(tmp_path):
-    own, finished = partial_name(tmp_path / "adding"), tmp_path / "first"
+    own, finished = make_partial_path(tmp_path / "adding"), tmp_path / "first"
     own.mkdir()
     finished.mkdir()
     other = own.with_name(own.name.replace(f"-{os.getpid()}-", "-1-"))

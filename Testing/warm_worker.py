@@ -31,10 +31,10 @@ def warm_worker(module: Any, _shared_worker: list[Any], monkeypatch: pytest.Monk
 
     def new_worker() -> Any:
         if not _shared_worker:
-            from DCASegmentationLib.worker_client import LIBRARY_FOLDER, pythonProgram
+            from DCASegmentationLib.worker_client import LIBRARY_FOLDER, findPythonInterpreter
 
-            program, environment = pythonProgram()
+            program, environment = findPythonInterpreter()
             _shared_worker.append(Lent(program, LIBRARY_FOLDER, environment))
         return _shared_worker[0]
 
-    monkeypatch.setattr("DCASegmentationLib.logic.newWorker", new_worker)
+    monkeypatch.setattr("DCASegmentationLib.logic.createWorker", new_worker)

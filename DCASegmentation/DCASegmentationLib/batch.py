@@ -27,10 +27,10 @@ from dcaseg.dicom.archive import gathered
 from dcaseg.errors import UserError
 from dcaseg.imaging.readers import read_ct
 from dcaseg.models.metadata_reader import read_metadata
-from DCASegmentationLib.event_loop import newTimer
+from DCASegmentationLib.event_loop import createTimer
 from DCASegmentationLib.logic import ALL_MAPS, CTFiles, Outcome, SegmentationJob, SegmentationLogic
-from DCASegmentationLib.scene.case_record import CaseNodes, cases_of
-from DCASegmentationLib.scene.ct_export import ct_checksum, looks_like_ct
+from DCASegmentationLib.scene.case_record import CaseNodes, find_cases
+from DCASegmentationLib.scene.ct_export import compute_ct_checksum, looks_like_ct
 from DCASegmentationLib.scene.nodes import removed_on_error
 from DCASegmentationLib.scene.result_import import (
     ResultFiles,
@@ -112,8 +112,8 @@ class Batch(VTKObservationMixin):
         self._logic, self._onChanged = logic, onChanged
         self._settings: BatchSettings | None = None
         self._current: BatchCase | None = None
-        self._next = newTimer(self._startNext)
-        self._later = newTimer(self._startNext, _MILLISECONDS_TO_WAIT)
+        self._next = createTimer(self._startNext)
+        self._later = createTimer(self._startNext, _MILLISECONDS_TO_WAIT)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneClosed)
 
     @property
@@ -191,7 +191,7 @@ class Batch(VTKObservationMixin):
                 self._onChanged(None)
                 return
             try:
-                job = self._job(case, settings)
+                job = self._createJob(case, settings)
                 self._current = case
                 self._set(case, State.Running, "")
                 self._logic.start(job, self._onProgress, self._onFinished)
@@ -206,7 +206,7 @@ class Batch(VTKObservationMixin):
                 reason = f"{type(error).__name__}: {error}"
                 self._set(case, State.Failed, _("This CT could not be segmented ({reason}).").format(reason=reason))
 
-    def _job(self, case: BatchCase, settings: BatchSettings) -> SegmentationJob:
+    def _createJob(self, case: BatchCase, settings: BatchSettings) -> SegmentationJob:
         case.bundle, case.resultFolder, case.segmentationId = settings.bundle, None, ""
         ct: Any = case.ct
         folder = None
@@ -215,7 +215,7 @@ class Batch(VTKObservationMixin):
             if ct is None:
                 raise UserError(_("The CT was removed from the scene."), _("Load it, and add it to the list again."))
         elif settings.resultFolder is not None:
-            folder = _newFolder(settings.resultFolder, case.name)
+            folder = _getUniquePath(settings.resultFolder, case.name)
         return SegmentationJob(
             ct, settings.bundle, settings.device, options=settings.options, resultFolder=folder, isShown=False
         )
@@ -234,10 +234,10 @@ class Batch(VTKObservationMixin):
         self._next.start()
         if outcome.nodes is not None:
             case.segmentationId = outcome.nodes.segmentation.GetID()
-            self._set(case, State.Done, _summary(outcome, len(own_organs(outcome.nodes.segmentation))))
+            self._set(case, State.Done, _formatSummary(outcome, len(own_organs(outcome.nodes.segmentation))))
         elif outcome.folder is not None:
             case.resultFolder = outcome.folder
-            self._set(case, State.Done, _summary(outcome, None))
+            self._set(case, State.Done, _formatSummary(outcome, None))
         elif outcome.cancelled:
             self._set(case, State.Cancelled, "")
         else:
@@ -252,14 +252,14 @@ class Batch(VTKObservationMixin):
         self._onChanged(None)
 
 
-def _summary(outcome: Outcome, organs: int | None) -> str:
+def _formatSummary(outcome: Outcome, organs: int | None) -> str:
     text = _("Done in {seconds:.0f} s.").format(seconds=outcome.elapsed)
     if organs is not None:
         text = _("{count} organs in {seconds:.0f} s.").format(count=organs, seconds=outcome.elapsed)
     return " ".join([text, *outcome.warnings])
 
 
-def _newFolder(parent: Path, name: str) -> Path:
+def _getUniquePath(parent: Path, name: str) -> Path:
     """A path in ``parent`` that does not exist yet, named after a CT; nothing is ever replaced."""
     clean = re.sub(r"[^\w. -]+", "_", name).strip(" .")[:60] or "CT"
     number, path = 1, parent / clean
@@ -269,20 +269,20 @@ def _newFolder(parent: Path, name: str) -> Path:
     return path
 
 
-def casesInScene() -> Iterator[BatchCase | None]:
+def findCasesInScene() -> Iterator[BatchCase | None]:
     """The CTs in the scene that have no result of this module yet; yields None for every other volume.
 
     It takes a moment to tell whether a volume is a CT, so each is a step of its own.
     """
     for node_id in [node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")]:
         node = slicer.mrmlScene.GetNodeByID(node_id)
-        isNew = node is not None and not node.GetHideFromEditors() and not cases_of(node)
+        isNew = node is not None and not node.GetHideFromEditors() and not find_cases(node)
         yield BatchCase(node.GetName(), node_id) if isNew and looks_like_ct(node) else None
 
 
-def casesOfFolder(found: Findings) -> list[BatchCase]:
+def createCases(found: Findings) -> list[BatchCase]:
     """The CTs that a search found on the disk; CTs that cannot be used are in the list as failed cases."""
-    cases = [BatchCase(_nameOf(case), _filesOf(case)) for case in found.cases]
+    cases = [BatchCase(_getName(case), _getFiles(case)) for case in found.cases]
     # Series of other kinds, such as localizers or MR, are no failures.
     failed = [each for each in found.rejected if each.status == "failed"]
     return cases + [
@@ -291,18 +291,18 @@ def casesOfFolder(found: Findings) -> list[BatchCase]:
     ]
 
 
-def _nameOf(case: Case) -> str:
+def _getName(case: Case) -> str:
     if not case.dicom:
         return Path(case.files[0]).name
     return " ".join(part for part in (case.patient, case.description or Path(case.source).name) if part)
 
 
-def _filesOf(case: Case) -> CTFiles:
+def _getFiles(case: Case) -> CTFiles:
     files = tuple(Path(file) for file in case.files)
-    return CTFiles(files, _nameOf(case), case.dicom, case.patient, case.study_date)
+    return CTFiles(files, _getName(case), case.dicom, case.patient, case.study_date)
 
 
-def loadingResult(case: BatchCase) -> Iterator[CaseNodes | None]:
+def loadResultInSteps(case: BatchCase) -> Iterator[CaseNodes | None]:
     """Add a result that was saved in a folder to the scene, with its CT, in steps; the last one yields its nodes.
 
     The folder does not change. Raises UserError if the CT or the result cannot be read.
@@ -323,13 +323,13 @@ def loadingResult(case: BatchCase) -> Iterator[CaseNodes | None]:
     with removed_on_error() as added:
         ct = show_ct_of_result(files, source.name, source.patient, source.study)
         added.append(ct)
-        placement = CTPlacement.of(ct)
+        placement = CTPlacement.from_volume(ct)
         yield None
         if not slicer.mrmlScene.IsNodePresent(ct):
             raise UserError(_("The CT was removed from the scene."), _("Press Show again."))
         nodes = show_result(files, ct, vocabulary)
         added.append(nodes.segmentation)
-        keep_for_review(files, nodes, vocabulary, checksum=ct_checksum(ct), placement=placement)
+        keep_for_review(files, nodes, vocabulary, checksum=compute_ct_checksum(ct), placement=placement)
     case.segmentationId = nodes.segmentation.GetID()
     # If the maps cannot be copied, the rest of the result is in the scene all the same.
     take_maps(files, nodes, keepFiles=True, placement=placement)

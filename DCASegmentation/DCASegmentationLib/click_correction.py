@@ -22,17 +22,17 @@ from DCASegmentationLib.scene.click_labels import (
     ClickChange,
     ClickLabels,
     Target,
-    accepted_labels,
-    ct_state,
-    labels_for_clicks,
+    create_click_labels,
+    get_accepted_labels,
+    get_ct_state,
+    get_segmentation_state,
     require_correctable,
-    segmentation_state,
     write_change,
 )
 from DCASegmentationLib.scene.click_preview import hide_preview, show_preview
 from DCASegmentationLib.scene.ct_export import CT_FILE, export_ct
-from DCASegmentationLib.scene.storage import new_temporary_folder, write_nrrd
-from DCASegmentationLib.scene.volumes import index_to_world, joined_box, relative_box
+from DCASegmentationLib.scene.storage import create_temporary_folder, write_nrrd
+from DCASegmentationLib.scene.volumes import get_ijk_to_world, get_relative_box, merge_boxes
 from DCASegmentationLib.surface_updater import SurfaceUpdater
 
 Point = tuple[float, float, float]
@@ -67,7 +67,7 @@ class _Stroke:
 
 
 class ClickCorrection:
-    """Corrects one case at a time with clicks; see :meth:`start`, :meth:`stroke`, :meth:`keep`, and :meth:`drop`.
+    """Corrects one case at a time with clicks; see :meth:`start`, :meth:`addStroke`, :meth:`keep`, and :meth:`drop`.
 
     The scene does not change before :meth:`keep`. ``onChanged()`` is called when the state or the message has changed,
     ``onBeforeKeep()`` before each kept click, to save an undo state. ``lastKept`` is the ID of the segment that the
@@ -126,7 +126,7 @@ class ClickCorrection:
         self.stop()
         self._segmentation = nodes.segmentation
         if self._worker.isBusy():
-            self._fail(_busy())
+            self._fail(_createBusyError())
             return
         self._open()
 
@@ -154,7 +154,7 @@ class ClickCorrection:
         if nodes is not None and not self._isOpening and not self._worker.isBusy() and not self._isCurrent(nodes):
             self._open()
 
-    def stroke(
+    def addStroke(
         self, target: Target, points: tuple[Point, ...], adds: bool, corners: tuple[Point, Point] | None = None
     ) -> None:
         """Correct ``target`` with a click or a scribble through ``points`` (RAS, mm, world); the preview follows.
@@ -165,7 +165,7 @@ class ClickCorrection:
         if nodes is None:
             return
         if self._worker.isBusy():
-            self._fail(_busy())
+            self._fail(_createBusyError())
             return
         if not self._isOpening and not self._isCurrent(nodes):
             wasDropped = self.hasPreview
@@ -182,7 +182,7 @@ class ClickCorrection:
         nodes = recall(self._segmentation)
         if nodes is None or self._labels is None or self.isWaiting or not self.hasPreview:
             return
-        if segmentation_state(nodes) != self._sessionState or ct_state(nodes) != self._ctState:
+        if get_segmentation_state(nodes) != self._sessionState or get_ct_state(nodes) != self._ctState:
             self._close()
             hide_preview()
             self._fail(
@@ -197,7 +197,7 @@ class ClickCorrection:
                 self.lastKept = self._labels.segments[change.label]
         self._keptStrokes = self._previewed[-1].strokes
         self._previewed = []
-        self._sessionState = segmentation_state(nodes)
+        self._sessionState = get_segmentation_state(nodes)
         hide_preview()
         self._surfaces.update(nodes.segmentation, changed)
         self._say(_("Kept. Undo in the Segment Editor reverts one click at a time."))
@@ -220,7 +220,7 @@ class ClickCorrection:
         strokes = self._previewed[-1].strokes - 1
         self._takeBack(len(self._previewed) - 1)
         self._rewind(strokes)
-        self._say(self._inWords() if self.hasPreview else _("Preview discarded. Nothing was changed."))
+        self._say(self._formatChanges() if self.hasPreview else _("Preview discarded. Nothing was changed."))
 
     def _takeBack(self, count: int) -> None:
         """Take the previewed changes after the first ``count`` out of the labels and the views."""
@@ -251,9 +251,9 @@ class ClickCorrection:
             self._labels is not None
             and self._session is not None
             and self._pid == self._worker.pid()
-            and self._sessionState == segmentation_state(nodes)
-            and self._ctState == ct_state(nodes)
-            and self._locked <= accepted_labels(nodes, self._labels)
+            and self._sessionState == get_segmentation_state(nodes)
+            and self._ctState == get_ct_state(nodes)
+            and self._locked <= get_accepted_labels(nodes, self._labels)
         )
 
     def _open(self) -> None:
@@ -262,10 +262,10 @@ class ClickCorrection:
         hide_preview()
         self._ctState = state if isSameCT else ()
         self._isOpening = True
-        self._opening.run(self._opened())
+        self._opening.run(self._openInSteps())
         self._say(_("Preparing the CT..."))
 
-    def _opened(self) -> Iterator[None]:
+    def _openInSteps(self) -> Iterator[None]:
         """Export the case and open a session, in steps that each take a fraction of a second."""
         try:
             nodes = recall(self._segmentation)
@@ -274,17 +274,17 @@ class ClickCorrection:
             require_correctable(nodes)
             yield
             if self._folder is None:
-                self._folder = new_temporary_folder()
-            if ct_state(nodes) != self._ctState:
+                self._folder = create_temporary_folder()
+            if get_ct_state(nodes) != self._ctState:
                 export_ct(nodes.ct, self._folder)
-                self._ctState = ct_state(nodes)
+                self._ctState = get_ct_state(nodes)
             yield
-            self._sessionState = segmentation_state(nodes)
-            labels = labels_for_clicks(nodes)
+            self._sessionState = get_segmentation_state(nodes)
+            labels = create_click_labels(nodes)
             yield
             path = self._folder / "labels.nrrd"
             self._write(nodes, labels, path)
-            self._labels, self._locked = labels, accepted_labels(nodes, labels)
+            self._labels, self._locked = labels, get_accepted_labels(nodes, labels)
             self._requestSession(self._folder / CT_FILE, path, labels)
         except UserError as error:
             self._queued.clear()
@@ -315,7 +315,7 @@ class ClickCorrection:
     @staticmethod
     def _write(nodes: CaseNodes, labels: ClickLabels, path: Path) -> None:
         try:
-            write_nrrd(labels.voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ index_to_world(nodes.ct), path)
+            write_nrrd(labels.voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ get_ijk_to_world(nodes.ct), path)
         except OSError:
             raise OutputError(
                 _("The labels could not be written to {folder}.").format(folder=path.parent),
@@ -326,7 +326,7 @@ class ClickCorrection:
         if isinstance(answer, Failure):
             self._queued.clear()
             self._close()
-            self._fail(_errorOf(answer))
+            self._fail(_createError(answer))
             return
         self._session, self._pid, self._isOpening = int(answer.answer["session"]), self._worker.pid(), False
         nodes, queued = recall(self._segmentation), self._queued
@@ -353,7 +353,7 @@ class ClickCorrection:
         label = self._labels.label_of(stroke.target)
         if label is None:
             raise UserError(_("The segment was deleted."), _("Choose another organ."))
-        self._locked |= accepted_labels(nodes, self._labels)
+        self._locked |= get_accepted_labels(nodes, self._labels)
         if label in self._locked:
             raise UserError(
                 _("{organ} is accepted, so clicks do not change it.").format(organ=self._labels.titles[label]),
@@ -393,7 +393,7 @@ class ClickCorrection:
                 self._open()
                 self._queued = [stroke]
                 return
-            self._fail(_errorOf(answer))
+            self._fail(_createError(answer))
             return
         try:
             change = self._read(stroke, answer.answer, patch)
@@ -415,7 +415,7 @@ class ClickCorrection:
             self._previewed.append(change)
         self._showPreview()
         if change.gained or change.lost:
-            self._say(self._inWords())
+            self._say(self._formatChanges())
         else:
             self._say(_("The click agrees with the segment, so nothing changes."))
 
@@ -436,14 +436,14 @@ class ClickCorrection:
         if nodes is None or nodes.ct is None or self._labels is None or not self.hasPreview:
             hide_preview()
             return
-        whole = joined_box(*(change.box for change in self._previewed))
+        whole = merge_boxes(*(change.box for change in self._previewed))
         after = self._labels.voxels[whole]
         before = after.copy()
         for change in reversed(self._previewed):
-            before[relative_box(change.box, whole)] = change.before
+            before[get_relative_box(change.box, whole)] = change.before
         show_preview(nodes, whole, before, after)
 
-    def _inWords(self) -> str:
+    def _formatChanges(self) -> str:
         """What the previewed clicks change, by segment, in ml."""
         nodes, labels = recall(self._segmentation), self._labels
         if nodes is None or nodes.ct is None or labels is None:
@@ -473,7 +473,7 @@ class ClickCorrection:
         self._onChanged()
 
 
-def _errorOf(failure: Failure) -> UserError:
+def _createError(failure: Failure) -> UserError:
     """The error to show for a failed request."""
     if not failure.details:
         return UserError(failure.problem, failure.remedy)
@@ -482,7 +482,7 @@ def _errorOf(failure: Failure) -> UserError:
     return UserError(failure.problem, _("Click again. If the error persists, report it together with the log."))
 
 
-def _busy() -> UserError:
+def _createBusyError() -> UserError:
     return UserError(_("A CT is being segmented."), _("Click again when it has finished."))
 
 

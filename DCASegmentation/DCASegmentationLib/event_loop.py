@@ -1,8 +1,9 @@
 """Work in later turns of Qt's event loop, so that Slicer stays responsive.
 
-:func:`newTimer` delays a call, :class:`Steps` spreads long work over many turns, and :class:`SegmentationWatch` waits
-until the edits of a segmentation pause. :func:`drawNow` is for work that has to block. They use ``QTimer`` objects
-of their own, because PythonQt never frees a callable passed to ``QTimer.singleShot``, nor anything that it references.
+:func:`createTimer` delays a call, :class:`Steps` spreads long work over many turns, and :class:`SegmentationWatch`
+waits until the edits of a segmentation pause. :func:`drawNow` is for work that has to block. They use ``QTimer``
+objects of their own, because PythonQt never frees a callable passed to ``QTimer.singleShot``, nor anything that it
+references.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import vtk
 from slicer.util import VTKObservationMixin
 
 
-def newTimer(receiver: Callable[[], None], milliseconds: int = 0) -> qt.QTimer:
+def createTimer(receiver: Callable[[], None], milliseconds: int = 0) -> qt.QTimer:
     """A timer that calls ``receiver()`` once, ``milliseconds`` after each ``start()``.
 
     The timer keeps ``receiver`` alive until Qt deletes it. An owner that does not live as long as the panel must call
@@ -43,7 +44,7 @@ class Steps:
     def __init__(self) -> None:
         self._steps: Iterator[object] | None = None
         self._onEnd: Callable[[], None] | None = None
-        self._timer = newTimer(self._step)
+        self._timer = createTimer(self._step)
 
     @property
     def isRunning(self) -> bool:
@@ -116,7 +117,7 @@ class SegmentationWatch(VTKObservationMixin):
 
     def __init__(self, onChanged: Callable[[], None]) -> None:
         VTKObservationMixin.__init__(self)
-        self._timer = newTimer(onChanged, _PAUSE_MS)
+        self._timer = createTimer(onChanged, _PAUSE_MS)
 
     def watch(self, segmentation: Any | None) -> None:
         """Watch this vtkMRMLSegmentationNode instead of the current one; None stops watching."""

@@ -16,16 +16,16 @@ from slicer.i18n import tr as _
 
 from dcaseg.errors import Cancelled, OutputError, UserError
 from dcaseg.models.metadata_reader import read_metadata
-from dcaseg.models.store import default_bundle
+from dcaseg.models.store import find_default_bundle
 from dcaseg.organs import Vocabulary
 from dcaseg.worker.protocol import Answer, Correct, Corrected, Devices, Done, Failure, FoundDevices, Segment
 from DCASegmentationLib import requirements
-from DCASegmentationLib.event_loop import newTimer
+from DCASegmentationLib.event_loop import createTimer
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.ct_export import CT_FILE, Region, ct_checksum, export_ct, require_ct
+from DCASegmentationLib.scene.ct_export import CT_FILE, Region, compute_ct_checksum, export_ct, require_ct
 from DCASegmentationLib.scene.nodes import removed_on_error
-from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept, kept_organs
-from DCASegmentationLib.scene.partial_run import earlier_review, requested_organs
+from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept, find_kept_organs
+from DCASegmentationLib.scene.partial_run import get_earlier_review, get_requested_organs
 from DCASegmentationLib.scene.result_import import (
     ResultFiles,
     keep_for_review,
@@ -34,10 +34,10 @@ from DCASegmentationLib.scene.result_import import (
     take_maps,
 )
 from DCASegmentationLib.scene.segmentation import require_target
-from DCASegmentationLib.scene.storage import new_temporary_folder
+from DCASegmentationLib.scene.storage import create_temporary_folder
 from DCASegmentationLib.scene.view_setup import is_in_views
 from DCASegmentationLib.scene.volumes import CTPlacement
-from DCASegmentationLib.worker_client import WorkerProcess, newWorker
+from DCASegmentationLib.worker_client import WorkerProcess, createWorker
 
 # Everything that the Experts and Review sections show.
 ALL_MAPS: Mapping[str, Any] = {
@@ -150,11 +150,11 @@ class SegmentationLogic:
         self._showing: Iterator[Outcome | None] | None = None
         self._isCancelled = False
         self._checksum = ""
-        self._checksumTimer = newTimer(self._takeChecksum)
-        self._showTimer = newTimer(self._continueShowing)
+        self._checksumTimer = createTimer(self._takeChecksum)
+        self._showTimer = createTimer(self._continueShowing)
         # The temporary folders still to delete, and how often that has been tried.
         self._leftOver: dict[Path, int] = {}
-        self._deleteTimer = newTimer(self._deleteLeftOver, _MILLISECONDS_TO_DELETE)
+        self._deleteTimer = createTimer(self._deleteLeftOver, _MILLISECONDS_TO_DELETE)
 
     @property
     def isRunning(self) -> bool:
@@ -181,9 +181,9 @@ class SegmentationLogic:
         if job.segmentation is not None:
             require_target(job.segmentation, job.ct)
         worker = self._getWorker()
-        bundle = default_bundle() if job.bundle is None else job.bundle
+        bundle = find_default_bundle() if job.bundle is None else job.bundle
         vocabulary = read_metadata(bundle).vocabulary
-        folder = new_temporary_folder()
+        folder = create_temporary_folder()
         try:
             region: Region | None = None
             files: tuple[str, ...] = ()
@@ -195,7 +195,7 @@ class SegmentationLogic:
             else:
                 onProgress(0.0, _("Exporting the CT"))
                 path, region = export_ct(job.ct, folder, job.roi)
-                placement = CTPlacement.of(job.ct)
+                placement = CTPlacement.from_volume(job.ct)
             run = _Run(uuid.uuid4().hex, job, folder, region, placement, vocabulary, onProgress, onFinished)
             out = job.resultFolder or folder / "result"
             request = Segment(
@@ -234,7 +234,7 @@ class SegmentationLogic:
 
     def _getWorker(self) -> WorkerProcess:
         if self._worker is None:
-            self._worker = newWorker()
+            self._worker = createWorker()
         return self._worker
 
     @property
@@ -278,7 +278,7 @@ class SegmentationLogic:
         """Compute the checksum of the exported CT, in its own turn of the event loop to keep Slicer responsive."""
         run = self._run
         if run is not None and not run.job.isCTGone:
-            self._checksum = ct_checksum(run.job.ct)
+            self._checksum = compute_ct_checksum(run.job.ct)
 
     def _onProgress(self, fraction: float, message: str) -> None:
         if self._run is not None:
@@ -328,7 +328,7 @@ class SegmentationLogic:
             yield None
         # Meanwhile the user may have closed the scene, deleted the CT, or pressed Cancel.
         if self._abortReason is not None or run.job.isCTGone:
-            yield Outcome(error=self._abortReason or _ctRemoved())
+            yield Outcome(error=self._abortReason or _createCTRemovedError())
         elif self._isCancelled:
             yield Outcome(cancelled=True)
         else:
@@ -341,22 +341,22 @@ class SegmentationLogic:
         if isinstance(ct, CTFiles):
             ct = show_ct_of_result(files, ct.name, ct.patient, ct.study, done.warnings)
             added.append(ct)
-            placement = CTPlacement.of(ct)
+            placement = CTPlacement.from_volume(ct)
             yield None
-            self._checksum = ct_checksum(ct) if slicer.mrmlScene.IsNodePresent(ct) else ""
+            self._checksum = compute_ct_checksum(ct) if slicer.mrmlScene.IsNodePresent(ct) else ""
             yield None
             # The scene may have been closed between two steps.
             if not slicer.mrmlScene.IsNodePresent(ct):
-                yield Outcome(error=self._abortReason or _ctRemoved())
+                yield Outcome(error=self._abortReason or _createCTRemovedError())
                 return
         segmentation = run.job.segmentation
-        if segmentation is not None and (problem := _targetProblem(segmentation, ct)):
+        if segmentation is not None and (problem := _findTargetProblem(segmentation, ct)):
             # Deleted or changed meanwhile.
             warnings.append(_("The organs are in a new segmentation: {problem}").format(problem=problem))
             segmentation = None
-        requested = requested_organs(run.job.options.get("organs"), run.vocabulary)
-        kept = kept_organs(segmentation, requested) if run.job.keepCorrected else NOTHING_KEPT
-        earlier = earlier_review(segmentation, ct)
+        requested = get_requested_organs(run.job.options.get("organs"), run.vocabulary)
+        kept = find_kept_organs(segmentation, requested) if run.job.keepCorrected else NOTHING_KEPT
+        earlier = get_earlier_review(segmentation, ct)
         if segmentation is not None:
             run.job.onBeforeReplace(segmentation)
         nodes = show_result(files, ct, run.vocabulary, run.region, segmentation, kept, requested)
@@ -379,7 +379,7 @@ class SegmentationLogic:
             except OutputError as error:
                 # The organs are of use without the maps.
                 warnings.append(str(error))
-        warnings += _keptMessage(kept, run.vocabulary)
+        warnings += _formatKeptOrgans(kept, run.vocabulary)
         yield Outcome(nodes, device=done.device, seconds=done.seconds, warnings=tuple(warnings))
 
     def _finish(self, outcome: Outcome) -> None:
@@ -420,7 +420,7 @@ class SegmentationLogic:
 
     def _onNodeRemoved(self, caller: Any, event: str) -> None:
         if self._run is not None and self._run.job.isCTGone:
-            self._abort(_ctRemoved())
+            self._abort(_createCTRemovedError())
 
     def _onSceneClosed(self, caller: Any, event: str) -> None:
         self._abort(
@@ -495,7 +495,7 @@ class SegmentationLogic:
         return outcomes[0].nodes
 
 
-def _keptMessage(kept: Kept, vocabulary: Vocabulary) -> list[str]:
+def _formatKeptOrgans(kept: Kept, vocabulary: Vocabulary) -> list[str]:
     """A sentence that names the organs that were kept as corrected or accepted; empty if there are none."""
     names = [vocabulary.by_key[key].name if key in vocabulary.by_key else key for key in kept.segments.values()]
     names += [
@@ -506,7 +506,7 @@ def _keptMessage(kept: Kept, vocabulary: Vocabulary) -> list[str]:
     return [_("Kept because corrected or accepted: {organs}.").format(organs=", ".join(names))] if names else []
 
 
-def _targetProblem(segmentation: Any, ct: Any) -> str:
+def _findTargetProblem(segmentation: Any, ct: Any) -> str:
     """Why the organs of the CT can no longer be put into this vtkMRMLSegmentationNode; empty if they can."""
     if not slicer.mrmlScene.IsNodePresent(segmentation):
         return _("{name} was deleted.").format(name=segmentation.GetName())
@@ -517,5 +517,5 @@ def _targetProblem(segmentation: Any, ct: Any) -> str:
     return ""
 
 
-def _ctRemoved() -> UserError:
+def _createCTRemovedError() -> UserError:
     return UserError(_("The CT was removed while it was being segmented."), _("Load the CT and press Apply again."))

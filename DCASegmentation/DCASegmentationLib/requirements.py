@@ -31,7 +31,7 @@ _OPENVINO_PIP_ARGUMENTS = "--no-deps openvino>=2025.0"
 _OPENVINO_DECLINED = "DCASegmentation/OpenVINODeclined"
 
 
-def platformProblem() -> UserError | None:
+def findPlatformProblem() -> UserError | None:
     """Why no recent PyTorch exists for this computer; None if one does."""
     # Slicer for macOS is built for Intel, even when it runs on an Apple processor.
     if sys.platform == "darwin" and platform.machine() == "x86_64":
@@ -47,27 +47,27 @@ def platformProblem() -> UserError | None:
 
 def isTooOld(version: str) -> bool:
     """Whether a version of PyTorch is older than models need."""
-    return _numbers(version) < _numbers(TORCH_REQUIREMENT.removeprefix(">="))
+    return _parseVersion(version) < _parseVersion(TORCH_REQUIREMENT.removeprefix(">="))
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _parseVersion(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
-def torchVersion() -> str | None:
+def getTorchVersion() -> str | None:
     """The version of PyTorch in Slicer's Python; None if it is not installed."""
-    return _installedVersion("torch")
+    return _getInstalledVersion("torch")
 
 
 def needsTorch() -> bool:
     """Whether PyTorch is not installed, or too old."""
-    version = torchVersion()
+    version = getTorchVersion()
     return version is None or isTooOld(version)
 
 
 def requireTorch() -> None:
     """Raises UserError if PyTorch is not installed, or too old."""
-    version = torchVersion()
+    version = getTorchVersion()
     if version is None:
         raise UserError(_("PyTorch is not installed in Slicer."), _("Install it under Setup in the panel."))
     if isTooOld(version):
@@ -79,7 +79,7 @@ def requireTorch() -> None:
         )
 
 
-def _installedVersion(package: str) -> str | None:
+def _getInstalledVersion(package: str) -> str | None:
     importlib.invalidate_caches()
     if importlib.util.find_spec(package) is None:
         return None
@@ -89,7 +89,7 @@ def _installedVersion(package: str) -> str | None:
         return None
 
 
-def extensionInstalled() -> bool:
+def isExtensionInstalled() -> bool:
     """Whether Slicer's PyTorch extension is installed and loaded."""
     try:
         return importlib.util.find_spec("PyTorchUtils") is not None
@@ -98,7 +98,7 @@ def extensionInstalled() -> bool:
         return True
 
 
-def extensionsManager() -> Any | None:
+def getExtensionsManager() -> Any | None:
     """Slicer's extensions manager; None if the application was built without one."""
     return slicer.app.extensionsManagerModel() if hasattr(slicer.app, "extensionsManagerModel") else None
 
@@ -109,15 +109,15 @@ def installExtension() -> None:
     Raises UserError if the extension is not installed or not loaded afterward.
     """
     refuseWhileTesting("torch")
-    if (problem := platformProblem()) is not None:
+    if (problem := findPlatformProblem()) is not None:
         raise problem
-    manager = extensionsManager()
+    manager = getExtensionsManager()
     if manager is None or not manager.installExtensionFromServer("PyTorch", True):
         raise UserError(
             _("The PyTorch extension was not installed."),
             _("Check the network connection, or install PyTorch yourself under View / Extensions Manager."),
         )
-    if not extensionInstalled():
+    if not isExtensionInstalled():
         raise UserError(
             _("The PyTorch extension is installed but not loaded yet."),
             _("Restart Slicer, then press Install PyTorch here."),
@@ -131,7 +131,7 @@ def installTorch(announce: Callable[[str], None]) -> None:
     the extension is missing, the user declines, or the installation fails.
     """
     refuseWhileTesting("torch")
-    if (problem := platformProblem()) is not None:
+    if (problem := findPlatformProblem()) is not None:
         # Raised before anything is downloaded.
         raise problem
     try:
@@ -153,7 +153,7 @@ def installTorch(announce: Callable[[str], None]) -> None:
             ),
             _("Check the network connection, the free disk space, and the application log, then try again."),
         ) from error
-    version = torchVersion()
+    version = getTorchVersion()
     if version is None:
         raise UserError(_("PyTorch was not installed."), _("Models need PyTorch: press Install PyTorch under Setup."))
     if isTooOld(version):
@@ -172,14 +172,14 @@ def refuseWhileTesting(package: str) -> None:
         )
 
 
-def openVINOVersion() -> str | None:
+def getOpenVINOVersion() -> str | None:
     """The version of OpenVINO in Slicer's Python; None if it is not installed."""
-    return _installedVersion("openvino")
+    return _getInstalledVersion("openvino")
 
 
 def shouldOfferOpenVINO() -> bool:
     """Whether OpenVINO would help (PyTorch but no GPU), is not installed, and was not declined."""
-    if torchVersion() is None or openVINOVersion() is not None or _hasGPU():
+    if getTorchVersion() is None or getOpenVINOVersion() is not None or _hasGPU():
         return False
     return not slicer.util.toBool(slicer.app.settings().value(_OPENVINO_DECLINED, False))
 
@@ -210,7 +210,7 @@ def installOpenVINO() -> None:
             _("OpenVINO could not be installed: {reason}").format(reason=error),
             _("Check the network connection and the free disk space. Segmentation works without OpenVINO."),
         ) from error
-    if openVINOVersion() is None:
+    if getOpenVINOVersion() is None:
         raise UserError(_("OpenVINO was not installed."), _("Segmentation works without it."))
 
 

@@ -24,20 +24,20 @@ from dcaseg.synthesis.phantom.case import Phantom, generate
 from DCASegmentationLib import requirements
 from DCASegmentationLib.parameters import Device
 from DCASegmentationLib.scene.ct_export import export_ct
-from DCASegmentationLib.scene.maps import levels_of, map_volume
+from DCASegmentationLib.scene.maps import list_attention_levels, map_volume
 from DCASegmentationLib.scene.result_import import import_result
 from DCASegmentationLib.scene.volumes import show_ct
 
 _MAY_SKIP = "DCA_TEST_MAY_SKIP"
 
 
-def module_loads_and_shows_its_panel(test: Any) -> None:
+def check_module_panel(test: Any) -> None:
     """The module loads, and its panel selects an open CT."""
     slicer.modules.dcasegmentation.widgetRepresentation()
     panel = slicer.modules.DCASegmentationWidget.panel
     test.assertEqual(panel.segmentPanel.ui.applyButton.text, _("Apply"))
     test.assertFalse(panel.segmentPanel.ui.applyButton.enabled, "there is no CT")
-    _phantom()
+    _add_phantom()
     was_entered = panel.isEntered
     panel.enter()
     try:
@@ -48,10 +48,10 @@ def module_loads_and_shows_its_panel(test: Any) -> None:
     test.delayDisplay("The panel is shown and selects the CT")
 
 
-def parameter_node_keeps_choices(test: Any, logic: Any) -> None:
+def check_parameter_node(test: Any, logic: Any) -> None:
     """The parameter node stores choices and rejects values out of range."""
     parameters = logic.getParameterNode()
-    parameters.inputVolume = _phantom()[0]
+    parameters.inputVolume = _add_phantom()[0]
     parameters.device = Device.CPU
     again = logic.getParameterNode()
     test.assertEqual((again.inputVolume.GetName(), again.device), ("Phantom", Device.CPU))
@@ -60,9 +60,9 @@ def parameter_node_keeps_choices(test: Any, logic: Any) -> None:
     test.delayDisplay("The parameter node keeps choices")
 
 
-def ct_is_exported_and_organs_are_imported(test: Any) -> None:
+def check_export_and_import(test: Any) -> None:
     """A CT is exported, and the organs of its result are imported, voxel by voxel."""
-    ct_node, phantom = _phantom()
+    ct_node, phantom = _add_phantom()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path, region = export_ct(ct_node, folder)
@@ -76,9 +76,9 @@ def ct_is_exported_and_organs_are_imported(test: Any) -> None:
     test.delayDisplay("The CT is exported and its organs are imported")
 
 
-def review_of_findings(test: Any) -> None:
+def check_review(test: Any) -> None:
     """A finding is accepted with its alternative, undone, flagged, and edited."""
-    ct_node, phantom = _phantom()
+    ct_node, phantom = _add_phantom()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_review(phantom, folder)
@@ -111,20 +111,20 @@ def review_of_findings(test: Any) -> None:
     test.delayDisplay("A finding is reviewed")
 
 
-def phantom_is_segmented(test: Any, logic: Any) -> None:
+def check_segmentation(test: Any, logic: Any) -> None:
     """A synthetic CT is segmented by the worker; skipped without PyTorch or a model only if the environment says so."""
-    if requirements.torchVersion() is None or not find_bundles():
+    if requirements.getTorchVersion() is None or not find_bundles():
         missing = "segmentation needs PyTorch and a model"
         test.assertEqual(os.environ.get(_MAY_SKIP), "1", f"{missing}; set {_MAY_SKIP}=1 to skip this test")
         test.delayDisplay(f"Skipped: {missing}")
         return
-    ct_node = _phantom()[0]
+    ct_node = _add_phantom()[0]
     try:
         nodes = logic.segment(ct_node, device="cpu")
     finally:
         logic.stop()
     test.assertGreater(nodes.segmentation.GetSegmentation().GetNumberOfSegments(), 0)
-    test.assertEqual(levels_of(nodes), [1, 2, 3, 4])
+    test.assertEqual(list_attention_levels(nodes), [1, 2, 3, 4])
     test.assertIsNotNone(map_volume(nodes, "entropy"))
     test.delayDisplay("The phantom is segmented")
 
@@ -168,12 +168,12 @@ def _write_review(phantom: Phantom, folder: Path) -> None:
     (folder / REVIEW).write_text(json.dumps(content), encoding="utf-8")
 
 
-def _phantom() -> tuple[Any, Phantom]:
+def _add_phantom() -> tuple[Any, Phantom]:
     """A coarse synthetic CT as a node named Phantom, and the phantom that it was created from."""
-    phantom = _coarse_person()
+    phantom = _generate_phantom()
     return show_ct(phantom.ct, "Phantom"), phantom
 
 
 @cache
-def _coarse_person() -> Phantom:
+def _generate_phantom() -> Phantom:
     return generate(seed=1, spacing=(6.0, 6.0, 8.0))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from DCASegmentationLib.event_loop import Steps
-from DCASegmentationLib.scene.surfaces import updating_surfaces
+from DCASegmentationLib.scene.surfaces import update_surfaces_in_steps
 
 
 class SurfaceUpdater:
@@ -26,7 +26,7 @@ class SurfaceUpdater:
             self._steps.finish()
         self._segmentation = segmentation
         self._outdated |= set(segmentIds)
-        self._steps.run(self._updating())
+        self._steps.run(self._updateInSteps())
 
     def stop(self) -> None:
         """Stop computing surfaces, for example when Slicer closes."""
@@ -34,7 +34,7 @@ class SurfaceUpdater:
         self._segmentation = None
         self._outdated = set()
 
-    def _updating(self) -> Iterator[None]:
+    def _updateInSteps(self) -> Iterator[None]:
         while self._outdated:
-            yield from updating_surfaces(self._segmentation, [self._outdated.pop()])
+            yield from update_surfaces_in_steps(self._segmentation, [self._outdated.pop()])
         self._segmentation = None

@@ -7,7 +7,7 @@ from typing import Any
 
 import slicer
 
-from DCASegmentationLib.scene.case_record import cases_in_scene
+from DCASegmentationLib.scene.case_record import find_cases_in_scene
 from DCASegmentationLib.scene.placement import follow_transforms, note_grids
 
 
@@ -29,7 +29,7 @@ class TransformObserver:
         if scene.IsBatchProcessing():
             return
         wanted: dict[str, Any] = {}
-        for nodes in cases_in_scene():
+        for nodes in find_cases_in_scene():
             wanted |= {node.GetID(): node for node in (nodes.ct, nodes.segmentation) if node is not None}
             # It may have been moved while nothing watched it, or come from a version that recorded no positions.
             self._follow(nodes)
@@ -52,7 +52,7 @@ class TransformObserver:
     def _onTransformModified(self, caller: Any, event: str) -> None:
         if slicer.mrmlScene.IsBatchProcessing():
             return
-        for nodes in cases_in_scene():
+        for nodes in find_cases_in_scene():
             if caller is nodes.segmentation or caller is nodes.ct:
                 self._follow(nodes)
 

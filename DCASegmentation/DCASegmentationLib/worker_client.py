@@ -42,7 +42,7 @@ from dcaseg.worker.protocol import (
     encode,
     remove_traces,
 )
-from DCASegmentationLib.event_loop import newTimer
+from DCASegmentationLib.event_loop import createTimer
 
 LOGGER = "DCASegmentation.worker"
 _log = logging.getLogger(LOGGER)
@@ -104,10 +104,10 @@ class WorkerConnection:
         self._errorOutput = b""
         self._ending: Ending | None = None
         self._isAbandoned = self._isKilled = False
-        self._endTimer = newTimer(self._reportEnd)
-        self._launcherTimer = newTimer(self._killLauncher, _MILLISECONDS_TO_DIE)
+        self._endTimer = createTimer(self._reportEnd)
+        self._launcherTimer = createTimer(self._killLauncher, _MILLISECONDS_TO_DIE)
         self._process = qt.QProcess()
-        self._process.setProcessEnvironment(workerEnvironment(environment, libraryFolder))
+        self._process.setProcessEnvironment(createWorkerEnvironment(environment, libraryFolder))
         self._process.connect("readyReadStandardOutput()", self._readOutput)
         self._process.connect("readyReadStandardError()", self._readErrorOutput)
         self._process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
@@ -197,7 +197,7 @@ class WorkerConnection:
         if self._errorOutput:
             self._log(self._errorOutput.decode("utf-8", "replace"))
         crashed = exitStatus == qt.QProcess.CrashExit
-        self._end(_endingOf(self._purpose, exitCode, crashed, self.lastLogLines))
+        self._end(_createEnding(self._purpose, exitCode, crashed, self.lastLogLines))
 
     def _onProcessError(self, error: int) -> None:
         # After all other errors the process ends, and the finished signal follows.
@@ -229,7 +229,7 @@ class WorkerConnection:
         self._launcherTimer.deleteLater()
 
 
-def workerEnvironment(variables: Mapping[str, str] | None, libraryFolder: Path) -> qt.QProcessEnvironment:
+def createWorkerEnvironment(variables: Mapping[str, str] | None, libraryFolder: Path) -> qt.QProcessEnvironment:
     """The environment of a worker: ``variables``, or those of this process, with ``libraryFolder`` in PYTHONPATH."""
     allVariables = dict(os.environ if variables is None else variables)
     path = allVariables.get("PYTHONPATH")
@@ -250,7 +250,7 @@ def _report(purpose: Purpose) -> str:
 _OF_LAUNCHER = "exit abnormally"
 
 
-def _endingOf(purpose: Purpose, exitCode: int, crashed: bool, lastLogLines: Iterable[str]) -> Ending:
+def _createEnding(purpose: Purpose, exitCode: int, crashed: bool, lastLogLines: Iterable[str]) -> Ending:
     if not crashed and exitCode == 0:
         return Ending(f"{purpose.process} ended without an answer (exit code 0).", _report(purpose))
     remedy = f"{purpose.again} If the error persists, the computer may be low on memory: close other programs"
@@ -314,7 +314,7 @@ class WorkerProcess:
         self._connection: WorkerConnection | None = None
         self._runs: dict[str, _Run] = {}
         self._lastLogLines: list[str] = []
-        self._killTimer = newTimer(self._killIfStillThere, _MILLISECONDS_TO_CANCEL)
+        self._killTimer = createTimer(self._killIfStillThere, _MILLISECONDS_TO_CANCEL)
         _log.setLevel(logging.INFO)
 
     @property
@@ -335,9 +335,9 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the worker, unless it is running already."""
         if self._connection is None or not self._connection.isAlive:
-            self._connection = self._newConnection()
+            self._connection = self._createConnection()
 
-    def _newConnection(self) -> WorkerConnection:
+    def _createConnection(self) -> WorkerConnection:
         connection: WorkerConnection
 
         def onEvent(event: Event) -> None:
@@ -445,13 +445,13 @@ class WorkerProcess:
 LIBRARY_FOLDER = Path(__file__).resolve().parents[1]
 
 
-def newWorker(purpose: Purpose = SEGMENTATION) -> WorkerProcess:
+def createWorker(purpose: Purpose = SEGMENTATION) -> WorkerProcess:
     """Create a worker that starts when first used. Raises UserError if Slicer's Python interpreter is not found."""
-    program, environment = pythonProgram()
+    program, environment = findPythonInterpreter()
     return WorkerProcess(program, LIBRARY_FOLDER, environment, purpose)
 
 
-def pythonProgram() -> tuple[str, dict[str, str] | None]:
+def findPythonInterpreter() -> tuple[str, dict[str, str] | None]:
     """Slicer's Python interpreter and its environment, where None means the environment of this process.
 
     Raises UserError if there is no such interpreter.

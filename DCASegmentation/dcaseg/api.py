@@ -18,20 +18,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import ImageError
 from .imaging.ct_checks import check_ct
-from .imaging.readers import ct_from_memory
+from .imaging.readers import prepare_ct_image
 from .imaging.readers import read_ct as _read_ct
 from .imaging.size_limits import require_allowed_size
 from .imaging.writers import new_folder
 from .inference.maps import EXPERTS
-from .inference.options import SegmentOptions, without_unavailable
+from .inference.options import SegmentOptions, drop_unavailable_maps
 from .inference.pipeline import REQUEST, Job, is_result_file, make_segmenter, require_ct_elsewhere, write_result
 from .inference.segmenter import Result
-from .models.bundle import Bundle, default_model
+from .models.bundle import Bundle, load_default_model
 from .models.store import find_bundle
 from .organs import Vocabulary
 from .review.builder import ReviewResult
 from .types import ProgressCallback
-from .user_folders import expanded
+from .user_folders import expand_user
 
 CT = str | PathLike[str] | sitk.Image | ArrayLike
 """A CT: a path, a SimpleITK image in HU, or an array (x, y, z) in HU, for which an affine must be given, too."""
@@ -50,7 +50,7 @@ def read_ct(path: str | PathLike[str], series: str | None = None) -> sitk.Image:
 
     Raises ImageError if the CT cannot be read, or if the file does not state its spacing or orientation.
     """
-    return _read_ct(expanded(fspath(path)), series)
+    return _read_ct(expand_user(fspath(path)), series)
 
 
 def load_model(model: str | PathLike[str] | None = None) -> Bundle:
@@ -64,7 +64,7 @@ def load_model(model: str | PathLike[str] | None = None) -> Bundle:
         model = dcaseg.load_model("dca-abdomen")
         print(model.metadata.spacing, model.metadata.limits)
     """
-    return default_model() if model is None else Bundle.load(find_bundle(fspath(model)))
+    return load_default_model() if model is None else Bundle.load(find_bundle(fspath(model)))
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,9 @@ class Segmentation:
         result, but no folder with other files in it. Unless ``shared``, only the owner can read the folder. The folder
         appears only when it is complete. Raises OutputError if it exists or cannot be written.
         """
-        job = replace(self._job, out=expanded(fspath(folder)), extension=extension, overwrite=overwrite, shared=shared)
+        job = replace(
+            self._job, out=expand_user(fspath(folder)), extension=extension, overwrite=overwrite, shared=shared
+        )
         if not job.called:
             require_ct_elsewhere([job.ct], job.out)
         with new_folder(
@@ -195,9 +197,9 @@ class Segmenter:
         chosen: dict[str, Any] = {"entropy": maps, "dominant_expert": maps, "disagreement": maps, "review": review}
         chosen["attention_levels"] = (FINEST_LEVEL,) if maps else ()
         chosen["organs"] = None if organs is None else (organs,) if isinstance(organs, str) else tuple(organs)
-        available, note = without_unavailable(SegmentOptions(**chosen), self.model.metadata.network)
+        available, note = drop_unavailable_maps(SegmentOptions(**chosen), self.model.metadata.network)
         settings = replace(available, **options)
-        settings.kept_labels(self.model.metadata.vocabulary)
+        settings.get_kept_labels(self.model.metadata.vocabulary)
         notes: list[str] = [note] if note else []
         image, source, name = _load_image(ct, affine, series, notes)
         notes += check_ct(image)
@@ -266,7 +268,7 @@ def _load_image(ct: CT, affine: ArrayLike | None, series: str | None, notes: lis
     if isinstance(ct, str | PathLike):
         if affine is not None:
             raise ImageError("A CT in a file has its own affine.", "Omit the affine.")
-        path = expanded(fspath(ct))
+        path = expand_user(fspath(ct))
         # The working directory may be another one when the result is saved.
         return _read_ct(path, series, notes), path.absolute(), ""
     if isinstance(ct, sitk.Image):
@@ -274,9 +276,9 @@ def _load_image(ct: CT, affine: ArrayLike | None, series: str | None, notes: lis
             raise ImageError("A SimpleITK image has its own affine.", "Omit the affine.")
         if ct.GetDimension() != 3 or ct.GetPixelID() not in _SCALARS:
             raise ImageError("The image is not a volume with one value per voxel.", "Use a CT volume in HU.")
-        return ct_from_memory(ct, "The image", notes), Path(), "an image in memory"
+        return prepare_ct_image(ct, "The image", notes), Path(), "an image in memory"
     image = _array_to_image(np.asarray(ct), affine)
-    return ct_from_memory(image, "The array", notes), Path(), "an array in memory"
+    return prepare_ct_image(image, "The array", notes), Path(), "an array in memory"
 
 
 def _array_to_image(array: NDArray[Any], affine: ArrayLike | None) -> sitk.Image:

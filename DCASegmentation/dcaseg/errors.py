@@ -36,7 +36,7 @@ class OutputError(UserError):
     """The results cannot be written to the chosen folder or file."""
 
 
-def how_to_install(*packages: str) -> str:
+def format_install_command(*packages: str) -> str:
     """The command that installs these packages of the Python Package Index, for the remedy of an error."""
     return f"pip install {' '.join(packages)}"
 
@@ -86,7 +86,7 @@ def require_memory(error: BaseException) -> None:
         raise MemoryError(str(error)) from error
 
 
-def reason_of(error: BaseException) -> str:
+def get_reason(error: BaseException) -> str:
     """Why something failed, for use after a colon or in parentheses: without error numbers and class names."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -95,7 +95,7 @@ def reason_of(error: BaseException) -> str:
     return str(error)
 
 
-def root_cause(error: BaseException) -> str:
+def describe_root_cause(error: BaseException) -> str:
     """The first error in the chain that caused ``error``, as its class name and the first line of its text."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -109,7 +109,7 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def in_a_line(error: BaseException) -> str:
+def summarize_error(error: BaseException) -> str:
     """``error`` as one sentence for the user, in lower case for use after a colon (a UserError keeps its own text)."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
@@ -120,5 +120,5 @@ def in_a_line(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return f"the file {error.filename} no longer exists."
     if isinstance(error, OSError):
-        return f"{error.filename or 'it'}: {reason_of(error)}."
+        return f"{error.filename or 'it'}: {get_reason(error)}."
     return f"an unexpected error occurred ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})."

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError
-from .temp_paths import partial_name
+from .temp_paths import make_partial_path
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def _can_lock(folder: Path) -> bool:
     except ImportError:
         return True
     # Another file: closing any handle of a file would release this process's own lock on it.
-    probe = partial_name(folder / "lock")
+    probe = make_partial_path(folder / "lock")
     try:
         with probe.open("xb") as stream:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

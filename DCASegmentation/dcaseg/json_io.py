@@ -17,7 +17,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
 
-from .option_fields import Option, option_of, resolve_type_hints
+from .option_fields import Option, get_option, resolve_type_hints
 
 MAX_BYTES = 64 << 20
 """The largest JSON file that is read, in bytes."""
@@ -50,7 +50,9 @@ def parse_json(content: bytes | str) -> Any:
     """The value in ``content`` (text, or UTF-8 bytes). Raises ValueError if it is not JSON with finite numbers."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8")
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_bounded_int)
+        return json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_parse_finite_float, parse_int=_parse_bounded_int
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -59,14 +61,14 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _finite_float(digits: str) -> float:
+def _parse_finite_float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
         raise ValueError(f"{digits[:40]} is too large")
     return value
 
 
-def _bounded_int(digits: str) -> int:
+def _parse_bounded_int(digits: str) -> int:
     # Converting larger numbers to other types fails with errors that callers do not expect.
     if len(digits) > _MAX_DIGITS:
         raise ValueError(f"{digits[:_MAX_DIGITS]}... is too large")
@@ -104,17 +106,17 @@ def dump(values: Any) -> dict[str, Any]:
 
     Tuples stay tuples; sets become sorted lists.
     """
-    return {option_of(item).key or item.name: _plain(getattr(values, item.name)) for item in fields(values)}
+    return {get_option(item).key or item.name: _to_plain(getattr(values, item.name)) for item in fields(values)}
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if is_dataclass(value):
         return dump(value)
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(value)
-    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
+    return type(value)(map(_to_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def check(values: Any) -> None:
@@ -125,17 +127,17 @@ def check(values: Any) -> None:
     kind: type = type(values)
     hints = resolve_type_hints(kind)
     for item in fields(values):
-        _convert(hints[item.name], getattr(values, item.name), item.name, option_of(item), False)
+        _convert(hints[item.name], getattr(values, item.name), item.name, get_option(item), False)
 
 
 def _load_dataclass(kind: Any, content: object, where: str, ignore_unknown: bool) -> Any:
     if not isinstance(content, Mapping):
-        raise DataError(where, f"is {_shown(content)}, not an object")
+        raise DataError(where, f"is {_format_value(content)}, not an object")
     hints = resolve_type_hints(kind)
     values: dict[str, Any] = {}
     known: set[str] = set()
     for item in fields(kind):
-        described = option_of(item)
+        described = get_option(item)
         keys = (described.key or item.name, *described.earlier)
         known.update(keys)
         found = next((key for key in keys if key in content), None)
@@ -176,7 +178,7 @@ def _convert(hint: Any, value: object, where: str, limits: Option, ignore_unknow
     if origin is Literal:
         # Not "in": True equals 1.
         if not any(value == choice and type(value) is type(choice) for choice in inner):
-            raise DataError(where, f"is {_shown(value)}, not one of {', '.join(map(str, inner))}")
+            raise DataError(where, f"is {_format_value(value)}, not one of {', '.join(map(str, inner))}")
         return value
     if origin is tuple:
         return _convert_tuple(inner, value, where, limits, ignore_unknown)
@@ -184,7 +186,7 @@ def _convert(hint: Any, value: object, where: str, limits: Option, ignore_unknow
         return origin(_convert_tuple((*inner, ...), value, where, limits, ignore_unknown))
     if origin is not None:
         if not isinstance(value, Mapping):
-            raise DataError(where, f"is {_shown(value)}, not an object")
+            raise DataError(where, f"is {_format_value(value)}, not an object")
         key_kind, item_kind = inner
         return {
             _convert_key(key_kind, key, where): _convert(item_kind, item, f"{where}.{key}", limits, ignore_unknown)
@@ -202,7 +204,7 @@ def _convert_tuple(
     if not isinstance(value, list | tuple) or (not is_open and len(value) != len(inner)):
         kinds = {float: "numbers", int: "whole numbers"}
         expected = "a list" if is_open else f"{len(inner)} {kinds.get(inner[0], 'values')}"
-        raise DataError(where, f"is {_shown(value)}, not {expected}")
+        raise DataError(where, f"is {_format_value(value)}, not {expected}")
     item_kinds = inner[:1] * len(value) if is_open else inner
     return tuple(
         _convert(kind, item, f"{where}[{index}]", limits, ignore_unknown)
@@ -216,7 +218,7 @@ def _convert_key(kind: Any, key: str, where: str) -> Any:
     try:
         return int(key)
     except ValueError:
-        raise DataError(where, f"has the key {_shown(key)}, which is not a whole number") from None
+        raise DataError(where, f"has the key {_format_value(key)}, which is not a whole number") from None
 
 
 _KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
@@ -227,15 +229,15 @@ def _convert_scalar(kind: Any, value: object, where: str, limits: Option) -> Any
     if kind is float and is_number:
         # A field with an infinite limit may be infinite; JSON has no infinity, but checkpoints have.
         if not abs(float(cast(float, value))) <= max(_MAX_FLOAT, limits.maximum or 0.0):
-            raise DataError(where, f"is {_shown(value)}, not a finite number of possible size")
+            raise DataError(where, f"is {_format_value(value)}, not a finite number of possible size")
     elif not isinstance(value, Integral if kind is int else kind) or (isinstance(value, bool) and kind is not bool):
-        raise DataError(where, f"is {_shown(value)}, not {_KINDS[kind]}")
+        raise DataError(where, f"is {_format_value(value)}, not {_KINDS[kind]}")
     if is_number and not limits.allows(cast(float, value)):
-        raise DataError(where, f"is {_shown(value)}, not a number {limits.limits}")
+        raise DataError(where, f"is {_format_value(value)}, not a number {limits.limits}")
     return float(cast(float, value)) if kind is float else value
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     """A wrong value in an error: short, and in one line. A list or object may be too large to show."""
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"

@@ -61,15 +61,15 @@ class Option:
 
 def option(default: Any, help: str = "", **more: Any) -> Any:
     """A field of a dataclass with this default and the attributes of ``Option``."""
-    return field(default=default, metadata=stated(help, **more))
+    return field(default=default, metadata=make_option_metadata(help, **more))
 
 
-def stated(help: str = "", **more: Any) -> Mapping[str, Option]:
+def make_option_metadata(help: str = "", **more: Any) -> Mapping[str, Option]:
     """The attributes of ``Option`` as the metadata of a field: ``field(metadata=stated(key="rank"))``."""
     return {_KEY: Option(help, **more)}
 
 
-def option_of(item: Field[Any]) -> Option:
+def get_option(item: Field[Any]) -> Option:
     """What the field ``item`` states about its option."""
     found: Option = item.metadata.get(_KEY, Option())
     return found

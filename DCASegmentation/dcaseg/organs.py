@@ -120,15 +120,15 @@ class Vocabulary:
 
         Raises UserError, with the closest key, if there is no such organ.
         """
-        spelled = {_letters(name): organ for organ in self.organs for name in (organ.name, organ.key)}
-        if _letters(text) in spelled:
-            return spelled[_letters(text)]
-        close = get_close_matches(_letters(text), spelled, n=1)
+        spelled = {_normalize_name(name): organ for organ in self.organs for name in (organ.name, organ.key)}
+        if _normalize_name(text) in spelled:
+            return spelled[_normalize_name(text)]
+        close = get_close_matches(_normalize_name(text), spelled, n=1)
         hint = f"Did you mean '{spelled[close[0]].key}'? " if close else ""
         raise UserError(f"This model has no organ '{text}'.", f"{hint}Its organs are {', '.join(self.by_key)}.")
 
 
-def _letters(text: str) -> str:
+def _normalize_name(text: str) -> str:
     return "".join(letter for letter in text.casefold() if letter.isalnum())
 
 
@@ -293,15 +293,15 @@ _PROSTATE_UTERUS = partial(
 )
 
 
-def _vocabulary(name: str, *organs: Callable[..., Organ]) -> Vocabulary:
+def _make_vocabulary(name: str, *organs: Callable[..., Organ]) -> Vocabulary:
     return Vocabulary(name, tuple(organ(label=label) for label, organ in enumerate(organs, start=1)))
 
 
-AMOS = _vocabulary(
+AMOS = _make_vocabulary(
     "AMOS", _SPLEEN, _RIGHT_KIDNEY, _LEFT_KIDNEY, _GALLBLADDER, _ESOPHAGUS, _LIVER, _STOMACH, _AORTA, _VENA_CAVA,
     _PANCREAS, _RIGHT_ADRENAL, _LEFT_ADRENAL, _DUODENUM, _BLADDER, _PROSTATE_UTERUS,
 )  # fmt: skip
-SYNAPSE = _vocabulary(
+SYNAPSE = _make_vocabulary(
     "Synapse", _SPLEEN, _RIGHT_KIDNEY, _LEFT_KIDNEY, _GALLBLADDER, _ESOPHAGUS, _LIVER, _STOMACH, _AORTA, _VENA_CAVA,
     _PORTAL_VEIN, _PANCREAS, _RIGHT_ADRENAL, _LEFT_ADRENAL,
 )  # fmt: skip
@@ -310,7 +310,7 @@ VOCABULARIES = {vocabulary.name: vocabulary for vocabulary in (AMOS, SYNAPSE)}
 """All vocabularies by name."""
 
 
-def usual_volume(key: str | None) -> float | None:
+def get_typical_volume(key: str | None) -> float | None:
     """Return the middle (geometric mean) of the usual volumes in ml of the organ ``key``; None if it is unknown."""
     for vocabulary in VOCABULARIES.values():
         if key in vocabulary.by_key:

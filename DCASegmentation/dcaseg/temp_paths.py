@@ -40,21 +40,21 @@ _log = logging.getLogger("dcaseg")
 _cleaned: dict[Path, float] = {}  # the time.monotonic() of the last cleaning of each folder
 
 
-def partial_name(path: Path, extension: str = "") -> Path:
+def make_partial_path(path: Path, extension: str = "") -> Path:
     """A new hidden name, in the folder of ``path``, to write under until the result can be renamed to ``path``.
 
     ``extension`` is appended for libraries that choose a file format by it.
     """
-    return _hidden_name(path, _PARTIAL, extension)
+    return _make_hidden_path(path, _PARTIAL, extension)
 
 
 @contextmanager
 def replacing(path: Path, extension: str = "") -> Iterator[Path]:
-    """Yield a name from ``partial_name``; the file that the block writes there becomes ``path`` if the block succeeds.
+    """Yield a path from ``make_partial_path``; the file written there becomes ``path`` if the block succeeds.
 
     An earlier file at ``path`` stays until then, and if the block fails. Raises OSError if the file cannot be moved.
     """
-    part = partial_name(path, extension)
+    part = make_partial_path(path, extension)
     try:
         yield part
         # For writing, because Windows flushes no file that is only open for reading.
@@ -68,19 +68,19 @@ def replacing(path: Path, extension: str = "") -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def replaced_name(path: Path) -> Path:
+def make_backup_path(path: Path) -> Path:
     """A new hidden name, in the folder of ``path``, for the earlier result at ``path`` while a new one replaces it."""
-    return _hidden_name(path, _REPLACED, "")
+    return _make_hidden_path(path, _REPLACED, "")
 
 
 def process_id() -> str:
     """This process among those of all machines and times, as a record in its results states it."""
-    return _owner(os.getpid())
+    return _get_owner_id(os.getpid())
 
 
 def own_prefix(stem: str) -> str:
     """The start of the names of visible temporary folders of this process: ``stem``, then what identifies it."""
-    return f"{stem}{_owner(os.getpid())}-"
+    return f"{stem}{_get_owner_id(os.getpid())}-"
 
 
 def is_left_over(folder: Path, stem: str) -> bool:
@@ -94,10 +94,10 @@ def remove_partials(path: Path, pid: int | None = None) -> None:
 
     Files that cannot be removed are left without an error.
     """
-    for entry, name in _hidden_entries(path.parent):
-        is_own = name["machine"] == _machine() and int(name["pid"]) in (os.getpid(), pid)
-        if name["kind"] == _PARTIAL and name["name"] == _stem(path) and (is_own or _has_ended(entry, name)):
-            _remove(entry, partial_name(path))
+    for entry, name in _list_hidden_entries(path.parent):
+        is_own = name["machine"] == _get_machine_id() and int(name["pid"]) in (os.getpid(), pid)
+        if name["kind"] == _PARTIAL and name["name"] == _shorten_name(path) and (is_own or _has_ended(entry, name)):
+            _remove(entry, make_partial_path(path))
 
 
 def remove_traces(out: Path, pid: int | None) -> None:
@@ -120,7 +120,7 @@ def _is_process(stated: object, pid: int) -> bool:
         # Some records state the bare number, which processes of other machines may have, too.
         return stated == pid
     match = re.fullmatch(_OWNER, stated)
-    if match is None or match["machine"] != _machine() or int(match["pid"]) != pid:
+    if match is None or match["machine"] != _get_machine_id() or int(match["pid"]) != pid:
         return False
     # "0" if unknown, None if it ended: the caller, who started it, then vouches for the number.
     start = _start_time(pid) if _exists(pid) else None
@@ -132,14 +132,14 @@ def remove_unfinished(folder: Path, pid: int | None) -> None:
 
     Files that cannot be removed are left without an error.
     """
-    for entry, name in _hidden_entries(folder):
-        if name["kind"] == _PARTIAL and name["machine"] == _machine() and int(name["pid"]) == pid:
-            _remove(entry, partial_name(folder / name["name"]))
+    for entry, name in _list_hidden_entries(folder):
+        if name["kind"] == _PARTIAL and name["machine"] == _get_machine_id() and int(name["pid"]) == pid:
+            _remove(entry, make_partial_path(folder / name["name"]))
 
 
 def remove_folder(folder: Path) -> None:
     """Remove ``folder`` even while another thread writes files into it. Files that cannot be removed are left."""
-    _remove(folder, partial_name(folder))
+    _remove(folder, make_partial_path(folder))
 
 
 def clean(folder: Path, only_writer: bool = False) -> None:
@@ -153,7 +153,7 @@ def clean(folder: Path, only_writer: bool = False) -> None:
     if not only_writer and now - _cleaned.get(folder, -math.inf) < _SECONDS_BETWEEN_CLEANINGS:
         return
     _cleaned[folder] = now
-    entries = _hidden_entries(folder)
+    entries = _list_hidden_entries(folder)
     leftovers = [(entry, name) for entry, name in entries if only_writer or _has_ended(entry, name)]
     # A process has both kinds only if it was killed between its two renames. If it was interrupted there, it may have
     # removed the unfinished one, but then the target is missing.
@@ -172,12 +172,12 @@ def clean(folder: Path, only_writer: bool = False) -> None:
 
 
 def _has(folder: Path, stem: str) -> bool:
-    """Whether ``folder`` has an entry with the name that ``stem`` stands for (see ``_stem``)."""
+    """Whether ``folder`` has an entry with the name that ``stem`` stands for (see ``_shorten_name``)."""
     try:
         names = os.listdir(folder)  # noqa: PTH208 - only the names are needed
     except OSError:
         return True
-    return stem in names or any(stem == _stem(folder / name) for name in names if len(name) > len(stem))
+    return stem in names or any(stem == _shorten_name(folder / name) for name in names if len(name) > len(stem))
 
 
 def _restore(hidden: Path, target: Path) -> None:
@@ -188,11 +188,13 @@ def _restore(hidden: Path, target: Path) -> None:
         _log.warning("A process was killed while it replaced a result. The earlier result was restored to %s.", target)
 
 
-def _hidden_name(path: Path, kind: str, extension: str) -> Path:
-    return path.with_name(f".{_stem(path)}.{kind}-{_owner(os.getpid())}-{uuid.uuid4().hex[:8]}{extension}")
+def _make_hidden_path(path: Path, kind: str, extension: str) -> Path:
+    return path.with_name(
+        f".{_shorten_name(path)}.{kind}-{_get_owner_id(os.getpid())}-{uuid.uuid4().hex[:8]}{extension}"
+    )
 
 
-def _stem(path: Path) -> str:
+def _shorten_name(path: Path) -> str:
     """The name of ``path``, shortened if the hidden name would be too long for the file system."""
     encoded = os.fsencode(path.name)
     if len(encoded) <= _MAX_NAME_LENGTH:
@@ -201,7 +203,7 @@ def _stem(path: Path) -> str:
     return f"{start}-{hashlib.sha256(encoded).hexdigest()[:16]}"
 
 
-def _hidden_entries(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+def _list_hidden_entries(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     try:
         names = os.listdir(folder)  # noqa: PTH208 - a folder may have many entries, and only the names are needed
     except OSError:
@@ -224,7 +226,7 @@ def _remove(entry: Path, rename_to: Path | None = None) -> None:
 
 def _has_ended(entry: Path, name: re.Match[str]) -> bool:
     """Whether the process that wrote ``entry``, according to its parsed ``name``, has ended."""
-    if name["machine"] != _machine():
+    if name["machine"] != _get_machine_id():
         try:
             return time.time() - entry.lstat().st_mtime > _SECONDS_UNTIL_FOREIGN_IS_OLD
         except OSError:
@@ -237,13 +239,13 @@ def _has_ended(entry: Path, name: re.Match[str]) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _owner(pid: int) -> str:
+def _get_owner_id(pid: int) -> str:
     """The part of a hidden name that identifies this process. ``pid`` is the cache key, as a fork has another ID."""
-    return f"{_machine()}-{pid}-{_start_time(pid) or '0'}"
+    return f"{_get_machine_id()}-{pid}-{_start_time(pid) or '0'}"
 
 
 @lru_cache(maxsize=1)
-def _machine() -> str:
+def _get_machine_id() -> str:
     """A short ID of this machine and its container: the processes of another container are not visible from here."""
     try:
         container = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - not a path but pid:[4026531836]

@@ -13,10 +13,10 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from .temp_paths import clean, partial_name
+from .temp_paths import clean, make_partial_path
 
 
-def home_folder() -> Path | None:
+def get_home_folder() -> Path | None:
     """The user's home folder; None if the system knows none."""
     try:
         return Path.home()
@@ -24,7 +24,7 @@ def home_folder() -> Path | None:
         return None
 
 
-def expanded(path: Path | str) -> Path:
+def expand_user(path: Path | str) -> Path:
     """``path`` with a leading ``~`` replaced by the home folder; unchanged if there is no home folder."""
     try:
         return Path(path).expanduser()
@@ -37,25 +37,25 @@ def provide_home() -> None:
 
     Some libraries (matplotlib, bokeh, torch) look them up on import and fail without them.
     """
-    if home_folder() is None:
-        os.environ["HOME"] = str(home_or_temporary())
+    if get_home_folder() is None:
+        os.environ["HOME"] = str(get_home_or_temporary())
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):
         os.environ["USER"] = f"user-{os.getuid()}" if hasattr(os, "getuid") else "user"
 
 
-def home_or_temporary() -> Path:
+def get_home_or_temporary() -> Path:
     """The user's home folder, or a substitute in the system's temporary folder if there is none.
 
     The substitute is the same in each run, and only this user can write to it, because models and compiled networks
     are read from it. If another user owns a folder of that name, the substitute is a new folder for this run.
     """
-    return home_folder() or _temporary_home()
+    return get_home_folder() or _make_temporary_home()
 
 
 @cache
-def _temporary_home() -> Path:
+def _make_temporary_home() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"dca-home-{user}"
     try:
@@ -68,7 +68,7 @@ def _temporary_home() -> Path:
         pass
     # The next process removes it, once this one has ended.
     clean(folder.parent)
-    own = partial_name(folder)
+    own = make_partial_path(folder)
     own.mkdir(mode=0o700)
     return own
 
@@ -80,8 +80,8 @@ VARIABLE = "DCA_CACHE"
 def cache_folder() -> Path:
     """The folder set by DCA_CACHE, else ``dca`` in the user's cache folder of this system. It may not exist yet."""
     if named := os.environ.get(VARIABLE):
-        return expanded(named)
-    home = home_or_temporary()
+        return expand_user(named)
+    home = get_home_or_temporary()
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"
     elif sys.platform == "darwin":

@@ -12,7 +12,7 @@ from typing import Any
 import slicer
 from PySide6 import QtCore, QtWidgets
 
-from DCASegmentationLib.scene.headless import application_logic
+from DCASegmentationLib.scene.headless import get_application_logic
 from fake_slicer.pythonqt import FakeSlicerError, is_in_slot
 from fake_slicer.view_widgets import qSlicerLayoutManager
 
@@ -38,7 +38,7 @@ class qSlicerApplication:
         Path(self.temporaryPath).mkdir()
 
     def applicationLogic(self) -> Any:
-        return application_logic()
+        return get_application_logic()
 
     def mrmlScene(self) -> Any:
         return slicer.mrmlScene

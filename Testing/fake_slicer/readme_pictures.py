@@ -135,19 +135,19 @@ def _draw_map(panel: Any, path: Path) -> None:
     from DCASegmentationLib.scene import expert_views
     from DCASegmentationLib.scene.case_record import recall
     from DCASegmentationLib.scene.offscreen import SliceView
-    from DCASegmentationLib.scene.view_setup import organ_position
+    from DCASegmentationLib.scene.view_setup import find_organ_position
 
     nodes = recall(panel.parameters.resultSegmentation)
     node = expert_views.map_node(nodes, 4, "tail")
     style = expert_views.MapStyle(threshold=0.33)
     with SliceView("Map", (640, 480)) as view:
-        center = organ_position(nodes)
+        center = find_organ_position(nodes)
         assert center is not None
         view.show(Plane("axial", center, 480.0, 360.0), nodes.ct)
         expert_views.set_map_layer(view.logic.GetSliceCompositeNode(), nodes, node, style.opacity)
         expert_views.apply_style(node, style)
         expert_views.refresh_legend(node, True)
-        imsave(path, view.pixels())
+        imsave(path, view.render_pixels())
 
 
 def _draw_clicks(panel: Any, fake: FakeSlicer, folder: Path, truth: Any) -> None:
@@ -159,11 +159,11 @@ def _draw_clicks(panel: Any, fake: FakeSlicer, folder: Path, truth: Any) -> None
 
     from dcaseg.organs import AMOS
     from DCASegmentationLib.scene.case_record import recall
-    from DCASegmentationLib.scene.click_labels import labels_for_clicks, target_of_organ
+    from DCASegmentationLib.scene.click_labels import create_click_labels, get_organ_target
     from DCASegmentationLib.scene.finding_view import hide_outline
 
     nodes, clicks = recall(panel.parameters.resultSegmentation), panel.clickPanel
-    now, wanted = labels_for_clicks(nodes).voxels, sitk.GetArrayFromImage(truth)
+    now, wanted = create_click_labels(nodes).voxels, sitk.GetArrayFromImage(truth)
     depths = {}
     for organ in AMOS:
         gap = sitk.GetImageFromArray(((wanted == organ.label) & (now != organ.label)).astype(np.uint8))
@@ -175,7 +175,7 @@ def _draw_clicks(panel: Any, fake: FakeSlicer, folder: Path, truth: Any) -> None
     point = (-left, -posterior, superior)
     panel.ui.correctSection.collapsed = False
     clicks.fix(key)
-    clicks.correction.stroke(target_of_organ(nodes, key), (point,), True)
+    clicks.correction.addStroke(get_organ_target(nodes, key), (point,), True)
     fake.wait_for(lambda: not clicks.correction.isWaiting, 60)
     fake.process_events(0.2)
     _shoot(panel.ui.correctSection, folder / "panel-clicks.png")
@@ -190,17 +190,17 @@ def _draw_views(panel: Any, path: Path, center: tuple[float, float, float] | Non
     """Draw the slice views centered on a point, or on the second finding, with Slicer's displayable managers."""
     from dcaseg.rendering.planes import SCREEN_AXES, Plane
     from DCASegmentationLib.scene.case_record import recall
-    from DCASegmentationLib.scene.finding_view import position_of
+    from DCASegmentationLib.scene.finding_view import get_finding_position
     from DCASegmentationLib.scene.offscreen import SliceView, organs_filled
     from DCASegmentationLib.scene.review_record import read_review
 
     nodes = recall(panel.parameters.resultSegmentation)
-    center = center or position_of(nodes, read_review(nodes.segmentation).findings[1])
+    center = center or get_finding_position(nodes, read_review(nodes.segmentation).findings[1])
     shown = []
     for orientation in SCREEN_AXES:
         with organs_filled(nodes.segmentation), SliceView(f"Picture {orientation}", (_VIEW, _VIEW)) as view:
             view.show(Plane(orientation, center, _VIEW_MM, _VIEW_MM), nodes.ct)
-            shown.append(view.pixels())
+            shown.append(view.render_pixels())
     imsave(path, np.hstack(shown))
 
 

@@ -12,7 +12,7 @@ import slicer
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from DCASegmentationLib.scene.headless import application_logic
+from DCASegmentationLib.scene.headless import get_application_logic
 from fake_slicer.base import Plain, Signal, StandIn
 from fake_slicer.mrml_widgets import qMRMLWidget
 
@@ -66,10 +66,10 @@ class qMRMLSliceWidget(qMRMLAbstractViewWidget):
     def __init__(self, node: Any) -> None:
         super().__init__()
         self._state.logic = logic = slicer.vtkMRMLSliceLogic()
-        logic.SetMRMLApplicationLogic(application_logic())
+        logic.SetMRMLApplicationLogic(get_application_logic())
         logic.SetMRMLScene(slicer.mrmlScene)
         logic.SetSliceNode(node)
-        application_logic().GetSliceLogics().AddItem(logic)
+        get_application_logic().GetSliceLogics().AddItem(logic)
         self._state.view = qMRMLSliceView(node)
 
     def sliceLogic(self) -> Any:
@@ -145,7 +145,7 @@ class qSlicerLayoutManager(StandIn, QtCore.QObject):
         super().__init__()
         state = self._state
         state.logic = slicer.vtkMRMLLayoutLogic()
-        state.logic.SetMRMLApplicationLogic(application_logic())
+        state.logic.SetMRMLApplicationLogic(get_application_logic())
         state.logic.SetMRMLScene(slicer.mrmlScene)
         state.slices, state.plots, state.three_d, state.shown_before = {}, {}, qMRMLThreeDWidget(), ()
         state.logic.AddObserver("ModifiedEvent", lambda *event: self._make_slice_widgets())

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from dcaseg.cli import main as dca
-from dcaseg.cli.console import exit_code_of
+from dcaseg.cli.console import run_command
 from dcaseg.cohort.case import LEDGER
 from dcaseg.cohort.discovery import find
 from dcaseg.cohort.ledger import Ledger
@@ -40,7 +40,7 @@ from dcaseg.synthesis.label_to_ct.recipe import Appearance, Deformation, FieldOf
 from dcaseg.synthesis.phantom.case import generate
 from dcaseg.training.checkpoints import RunRecord, read_record
 from dcaseg.training.compact_state import read_compact
-from dcaseg.training.corrections import add_corrected_case, add_unlabeled_ct, case_folders, read_dataset
+from dcaseg.training.corrections import add_corrected_case, add_unlabeled_ct, list_case_folders, read_dataset
 from dcaseg.training.options import TrainingOptions
 from dcaseg.training.training_set import TrainingSet
 from dcaseg.worker.protocol import ProtocolError, decode_event, decode_request
@@ -74,7 +74,7 @@ def person() -> tuple[sitk.Image, sitk.Image]:
 
 def _reads(read: Callable[[Path], object]) -> Callable[[Path], int]:
     """``read`` as the command line calls it."""
-    return lambda folder: exit_code_of(lambda: read(folder) and None)
+    return lambda folder: run_command(lambda: read(folder) and None)
 
 
 def _command(*arguments: str) -> Callable[[Path], int]:
@@ -245,7 +245,7 @@ def _write_training(folder: Path) -> None:
 
 def _read_training(folder: Path) -> None:
     read_dataset(folder / "training")
-    for case in case_folders(folder / "training"):
+    for case in list_case_folders(folder / "training"):
         from dcaseg.training.corrections import read_case, require_unchanged
 
         read_case(case)
@@ -254,17 +254,17 @@ def _read_training(folder: Path) -> None:
 
 def _write_run(folder: Path) -> None:
     groups = partition({organ.label: 100 - organ.label for organ in AMOS}, "average")
-    record = RunRecord(AMOS, TrainingOptions(), TrainingSet.of_phantoms(2, 1, 1), groups)
+    record = RunRecord(AMOS, TrainingOptions(), TrainingSet.from_phantoms(2, 1, 1), groups)
     write_json(record.to_json(), folder / "run.json")
     lines = [json.dumps({"step": step, "total": 1.0, "dice": {"mean": 0.1, "liver": 0.2}}) for step in range(5)]
     (folder / "log.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def _read_run(folder: Path) -> None:
-    from dcaseg.evaluation.figures.curves import read_log, training_curve
+    from dcaseg.evaluation.figures.curves import plot_training_curve, read_log
 
     record = read_record(folder)
-    training_curve(read_log(folder / "log.jsonl"), record.vocabulary, "run")
+    plot_training_curve(read_log(folder / "log.jsonl"), record.vocabulary, "run")
 
 
 def _write_state(folder: Path) -> None:
@@ -319,9 +319,9 @@ def _read_ledger(folder: Path) -> None:
         ledger = Ledger(folder / LEDGER)
         try:
             ledger.begin({"weights": "0"})
-            ledger.counts()
-            list(ledger.entries())
-            ledger.pending()
+            ledger.count_by_status()
+            list(ledger.iter_entries())
+            ledger.get_pending_keys()
             ledger.note("source", "x")
         finally:
             ledger.close()

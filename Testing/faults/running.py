@@ -368,13 +368,13 @@ def _kill_after(seconds: float) -> None:
 
 def _code_of(error: BaseException) -> int:
     """The exit code that the command line gives: 1 stands for a traceback or a line that says nothing."""
-    from dcaseg.cli.console import exit_code_of
+    from dcaseg.cli.console import run_command
 
     def fail() -> None:
         raise error
 
     with contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: PTH123
-        return int(exit_code_of(fail))
+        return int(run_command(fail))
 
 
 def _write(path: Path, text: str) -> None:

@@ -37,7 +37,13 @@ from dcaseg.training.cases import Case as PreparedCase
 from dcaseg.training.cases import load_case, save_case
 from dcaseg.training.checkpoints import load_checkpoint, remove_leftovers, save_checkpoint
 from dcaseg.training.compact_state import read_compact, write_compact
-from dcaseg.training.corrections import add_corrected_case, case_folders, read_case, read_dataset, require_unchanged
+from dcaseg.training.corrections import (
+    add_corrected_case,
+    list_case_folders,
+    read_case,
+    read_dataset,
+    require_unchanged,
+)
 
 EARLIER, NEW, ABSENT = "earlier", "new", "absent"
 SEEDS = {EARLIER: 1, NEW: 2}
@@ -268,7 +274,7 @@ def add_case(root: Path, version: str) -> None:
 
 def training_state(root: Path) -> str:
     folder = root / "training"
-    for case in case_folders(folder):
+    for case in list_case_folders(folder):
         read_case(case)
         require_unchanged(case)
     names = {case.name for case in read_dataset(folder)}
@@ -293,7 +299,7 @@ def write_ledger(root: Path, name: str) -> None:
 
 def ledger_state(root: Path) -> str:
     ledger = Ledger(root / "cohort.sqlite")
-    done = {entry.key for entry in ledger.entries() if entry.outcome is not None}
+    done = {entry.key for entry in ledger.iter_entries() if entry.outcome is not None}
     ledger.close()
     return ABSENT if EARLIER not in done else NEW if NEW in done else EARLIER
 

@@ -139,8 +139,8 @@ def _sampler(arguments: argparse.Namespace, record: Any, options: Any, cases: li
     with ProcessPoolExecutor(min(len(maps), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
         folders = [Path(each.folder) for each in maps]
         list(pool.map(load_anatomy, folders, [None] * len(folders), [cache / "anatomies"] * len(folders)))
-    recipes = copied.sampler(cache, options, device)
-    return {"sampler": copied.mixed(recipes, cases, options), "anatomies": recipes.anatomies}
+    recipes = copied.make_sampler(cache, options, device)
+    return {"sampler": copied.mix_samplers(recipes, cases, options), "anatomies": recipes.anatomies}
 
 
 def _cases(folder: Path) -> dict[str, list[Any]]:
@@ -212,7 +212,7 @@ def step_times(trainer: Any, steps: int = 10) -> dict[str, Any]:
     for _ in range(3 if cuda else 1):
         trainer._advance()
     wait()
-    step_state = trainer.strategy.step_state(trainer.step)
+    step_state = trainer.strategy.get_step_state(trainer.step)
     started = time.perf_counter()
     for _ in range(count):
         trainer._draw(step_state)

@@ -18,16 +18,16 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor, nn
 
-from dcaseg.imaging.grid import model_grid
-from dcaseg.imaging.intensity import window
-from dcaseg.imaging.label_comparison import dice_by_label
+from dcaseg.imaging.grid import make_model_grid
+from dcaseg.imaging.intensity import apply_window
+from dcaseg.imaging.label_comparison import compute_dice_by_label
 from dcaseg.imaging.readers import read_ct
 from dcaseg.imaging.resampling import resample
 from dcaseg.inference.backends.eager import OneDNNConvolutions
 from dcaseg.inference.sliding_window import Padding
 from dcaseg.models.bundle import Bundle
 from dcaseg.models.metadata import Metadata
-from dcaseg.models.store import default_bundle, find_bundle
+from dcaseg.models.store import find_bundle, find_default_bundle
 
 FIRST = ("encoder.blocks.0.",)
 GATES = ("aggregation.fusions.",)
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("cts", type=Path, nargs="+", metavar="CT")
     parser.add_argument("--bundle", help="Folder or name of the model. Default: the default model.")
     options = parser.parse_args()
-    bundle = Bundle.load(find_bundle(options.bundle) if options.bundle else default_bundle())
+    bundle = Bundle.load(find_bundle(options.bundle) if options.bundle else find_default_bundle())
     network, count = bundle.network().eval(), len(bundle.metadata.vocabulary)
     windows = [each for ct in options.cts for each in middle_windows(ct, bundle.metadata)]
     expected = labels_of(network, windows)
@@ -59,16 +59,16 @@ def main() -> None:
             round_layer(name, module, kept)
     for variant, kept[:] in VARIANTS.items():
         labels = labels_of(network, windows)
-        changed, dice = np.mean(labels != expected), np.nanmean(dice_by_label(labels, expected, count))
+        changed, dice = np.mean(labels != expected), np.nanmean(compute_dice_by_label(labels, expected, count))
         print(f"float32: {variant:26} changed voxels {changed:.2e}, mean Dice {dice:.4f}", flush=True)
 
 
 def middle_windows(path: Path, metadata: Metadata) -> Iterator[Tensor]:
     """Yield two windows (1, 1, depth, height, width) side by side in the middle of a CT."""
     ct = read_ct(path)
-    grid = model_grid(ct, metadata.spacing, metadata.orientation)
+    grid = make_model_grid(ct, metadata.spacing, metadata.orientation)
     hu = sitk.GetArrayFromImage(resample(ct, grid, anti_aliasing=metadata.anti_aliasing))
-    volume = torch.from_numpy(window(hu, *metadata.hu_window))
+    volume = torch.from_numpy(apply_window(hu, *metadata.hu_window))
     padded = Padding.to_patch(volume.shape, metadata.patch).apply(volume)
     (depth, height, width), (planes, rows, columns) = padded.shape, metadata.patch
     z, y, x = (depth - planes) // 2, (height - rows) // 2, width // 2

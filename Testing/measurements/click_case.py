@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dcaseg.cli.option_values import load_bundle
-from dcaseg.evaluation.scoring import read_table, translated
+from dcaseg.evaluation.scoring import read_table, remap_labels
 from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.inference.segmenter import Segmenter
 from dcaseg.organs import AMOS
@@ -39,7 +39,7 @@ def read_case(chosen: argparse.Namespace) -> tuple[sitk.Image, sitk.Image, sitk.
     if chosen.labels is None:
         return ct, start, None
     labels = read_labels(chosen.labels)
-    return ct, start, translated(labels, read_table(chosen.label_table, AMOS)) if chosen.label_table else labels
+    return ct, start, remap_labels(labels, read_table(chosen.label_table, AMOS)) if chosen.label_table else labels
 
 
 def half_erased(organ: np.ndarray, axis: int) -> np.ndarray:

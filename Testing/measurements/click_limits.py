@@ -12,8 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 from click_case import read_case, script_parser
 
-from dcaseg.evaluation.click_simulation import REPORTED, dice_of, next_click
-from dcaseg.interaction.view import distance_to
+from dcaseg.evaluation.click_simulation import REPORTED, compute_dice, find_next_click
+from dcaseg.interaction.view import compute_signed_distance
 from dcaseg.organs import AMOS
 
 _RADII = (2, 4, 8)
@@ -29,18 +29,18 @@ def main() -> None:
         courses, thin = [], []
         for label in organs:
             mask, target = first == label, labels == label
-            dices = [dice_of(mask, target)]
+            dices = [compute_dice(mask, target)]
             for _ in range(max(REPORTED)):
-                click = next_click(mask, target, spacing)
+                click = find_next_click(mask, target, spacing)
                 if click is not None:
                     error = target & ~mask if click.adds else mask & ~target
                     seed = np.zeros(mask.shape, bool)
                     seed[click.index] = True
-                    depth = -float(distance_to(error, spacing)[click.index])
+                    depth = -float(compute_signed_distance(error, spacing)[click.index])
                     thin.append(depth < max(spacing) / 2)
-                    near = distance_to(seed, spacing) <= radii * (depth + min(spacing) / 2)
+                    near = compute_signed_distance(seed, spacing) <= radii * (depth + min(spacing) / 2)
                     mask = np.where(error & near, target, mask)
-                dices.append(dice_of(mask, target))
+                dices.append(compute_dice(mask, target))
             courses.append(dices)
         means = np.mean(courses, axis=0)
         print(f"Within {radii} radii:", ", ".join(f"{n}: {means[n]:.3f}" for n in REPORTED), end="; ")

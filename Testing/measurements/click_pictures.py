@@ -19,10 +19,10 @@ import numpy as np
 import SimpleITK as sitk
 from click_case import read_case, script_parser
 
-from dcaseg.evaluation.click_simulation import next_click
+from dcaseg.evaluation.click_simulation import find_next_click
 from dcaseg.imaging.grid import Grid
-from dcaseg.interaction.engines import default_engine
-from dcaseg.interaction.result_correction import organ_of
+from dcaseg.interaction.engines import create_default_engine
+from dcaseg.interaction.result_correction import find_organ
 from dcaseg.interaction.session import CorrectionSession
 from dcaseg.interaction.strokes import Stroke, to_indices, to_point
 from dcaseg.organs import AMOS
@@ -37,14 +37,14 @@ def draw(chosen: argparse.Namespace) -> None:
     from matplotlib import pyplot as plt
 
     ct, start, truth = read_case(chosen)
-    organ = organ_of(AMOS, chosen.organ)
+    organ = find_organ(AMOS, chosen.organ)
     reference = None if truth is None else sitk.GetArrayFromImage(truth) == organ.label
-    session = CorrectionSession(ct, start, {each.label: each.key for each in AMOS}, engine=default_engine())
+    session = CorrectionSession(ct, start, {each.label: each.key for each in AMOS}, engine=create_default_engine())
     before = np.asarray(session.labels == organ.label)
     clicks, seconds = _apply(session, organ.label, chosen, reference)
     after = np.asarray(session.labels == organ.label)
 
-    grid = Grid.of(ct)
+    grid = Grid.from_image(ct)
     hu = sitk.GetArrayViewFromImage(ct)
     figure, axes = plt.subplots(1, len(clicks), figsize=(3.2 * len(clicks), 3.6), squeeze=False)
     for number, (axis, (index, adds)) in enumerate(zip(axes[0], clicks, strict=True), start=1):
@@ -86,7 +86,7 @@ def _apply(
             index = tuple(int(each) for each in to_indices([point], session.grid)[0])
         else:
             assert reference is not None, "--labels or --stroke is needed"
-            click = next_click(np.asarray(session.labels == label), reference, session.grid.spacing)
+            click = find_next_click(np.asarray(session.labels == label), reference, session.grid.spacing)
             if click is None:
                 break
             index, adds = click.index, click.adds

@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from click_case import half_erased, read_case, script_parser
 
 from dcaseg.errors import UserError
-from dcaseg.evaluation.click_simulation import dice_of, next_click
+from dcaseg.evaluation.click_simulation import compute_dice, find_next_click
 from dcaseg.imaging.grid import Grid
 from dcaseg.interaction.session import CorrectionSession
 from dcaseg.interaction.session_requests import Sessions, handle
@@ -55,14 +55,14 @@ def _measure(kind: str, ct: sitk.Image, start: np.ndarray, target: np.ndarray, p
     """Print time and Dice of the clicks of this ``kind``. Returns the most memory during one of them, in MB."""
     names = {organ.label: organ.key for organ in AMOS}
     wall, cpu, dices, peak = [], [], [], 0.0
-    sessions, grid = Sessions(), Grid.of(ct)
+    sessions, grid = Sessions(), Grid.from_image(ct)
     for label, begun in _starts(kind, start, target):
-        session = CorrectionSession(ct, grid.image_of(begun.astype(np.uint8)), names)
+        session = CorrectionSession(ct, grid.make_image(begun.astype(np.uint8)), names)
         number = sessions.add(session)
         reference = target == label
-        dices.append([dice_of(session.labels == label, reference)])
+        dices.append([compute_dice(session.labels == label, reference)])
         for _ in range(_CLICKS[kind]):
-            click = next_click(np.asarray(session.labels == label), reference, grid.spacing)
+            click = find_next_click(np.asarray(session.labels == label), reference, grid.spacing)
             if click is None:
                 break
             request = {"type": "stroke", "session": number, "label": label, "add": click.adds,
@@ -76,7 +76,7 @@ def _measure(kind: str, ct: sitk.Image, start: np.ndarray, target: np.ndarray, p
             wall.append(time.perf_counter() - clocks[0])
             cpu.append(time.process_time() - clocks[1])
             peak = max(peak, _memory("VmHWM"))
-            dices[-1].append(dice_of(session.labels == label, reference))
+            dices[-1].append(compute_dice(session.labels == label, reference))
     # The first click also loads libraries.
     wall, cpu = wall[1:] or wall, cpu[1:] or cpu
     first, last = (np.mean([each[index] for each in dices]) for index in (0, -1))

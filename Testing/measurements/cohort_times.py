@@ -29,7 +29,7 @@ import torch
 from distributed import Client
 
 from dcaseg.cohort.case import CASES, LEDGER, OK, Settings
-from dcaseg.cohort.case_worker import peak_mb, process
+from dcaseg.cohort.case_worker import get_peak_mb, process
 from dcaseg.cohort.dask_workers import LocalWorkers, local_client
 from dcaseg.cohort.discovery import find
 from dcaseg.cohort.ledger import Ledger, State
@@ -41,7 +41,7 @@ from dcaseg.inference.pipeline import Job, segment_to_folder
 from dcaseg.inference.process_settings import keep_freed_memory
 from dcaseg.inference.segmenter import Segmenter
 from dcaseg.models.bundle import Bundle
-from dcaseg.models.store import default_bundle
+from dcaseg.models.store import find_default_bundle
 from dcaseg.synthesis.phantom.case import generate
 
 MEMORY = int(4e9)
@@ -131,11 +131,11 @@ def cohort(setup: Setup, workers: int) -> dict[str, float]:
             used["program"] = process_time() - own
 
     def tick(state: State) -> None:
-        own_peaks.extend([peak_mb()] * (state.counts.get(OK, 0) - len(own_peaks)))
+        own_peaks.extend([get_peak_mb()] * (state.counts.get(OK, 0) - len(own_peaks)))
 
     run_cohort(whole, warm_client, lambda *_: None, tick)
     ledger = Ledger(out / LEDGER)
-    done = [entry.outcome for entry in ledger.entries() if entry.outcome and entry.outcome.status == OK]
+    done = [entry.outcome for entry in ledger.iter_entries() if entry.outcome and entry.outcome.status == OK]
     ledger.close()
     if len(done) != len(list(setup.cts.rglob("ct.nii.gz"))):
         raise SystemExit(f"Only {len(done)} cases succeeded: see {out}.")
@@ -232,7 +232,7 @@ def main() -> None:
     warm = work / f"warm-{arguments.cases}-{arguments.spacing}"
     make_input(cts, 0, arguments.cases, (x, y, z))
     make_input(warm, arguments.cases, 1, (x, y, z))
-    bundle = Bundle.load(Path(arguments.bundle) if arguments.bundle else default_bundle())
+    bundle = Bundle.load(Path(arguments.bundle) if arguments.bundle else find_default_bundle())
     options = SegmentOptions(overlap=arguments.overlap, review=arguments.review)
     shutil.rmtree(work / "out", ignore_errors=True)
     (work / "out/loop").mkdir(parents=True)

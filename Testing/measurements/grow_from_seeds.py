@@ -15,8 +15,8 @@ from click_case import read_case, script_parser
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from dcaseg.evaluation.click_simulation import REPORTED, ClickMeasurement, measure_case
-from dcaseg.interaction.random_walker import without_islands
-from dcaseg.interaction.view import FloatArray, View, distance_to
+from dcaseg.interaction.random_walker import remove_new_islands
+from dcaseg.interaction.view import FloatArray, View, compute_signed_distance
 from dcaseg.organs import AMOS
 
 _INSIDE, _OUTSIDE = 1, 2
@@ -27,21 +27,21 @@ class GrowFromSeeds:
 
     name = "grow_from_seeds"
 
-    def foreground(self, view: View) -> FloatArray:
+    def predict_foreground(self, view: View) -> FloatArray:
         """The organ's probability (z, y, x), 0 or 1."""
         # slicer-core is needed here only.
         from slicer import vtkImageGrowCutSegment
 
-        depth = distance_to(view.mask, view.grid.spacing)
+        depth = compute_signed_distance(view.mask, view.grid.spacing)
         click = view.strokes[-1]
         latest = np.zeros(view.mask.shape, bool)
         latest[tuple(click.voxels.T)] = True
         radius = 14.0 if click.radius_mm is None else click.radius_mm + 2.0
-        known = (np.abs(depth) > 4.0) & (distance_to(latest, view.grid.spacing) > 2.0 * radius)
+        known = (np.abs(depth) > 4.0) & (compute_signed_distance(latest, view.grid.spacing) > 2.0 * radius)
         seeds = np.where(known, np.where(view.mask, _INSIDE, _OUTSIDE), 0).astype(np.int16)
         if not (seeds == _OUTSIDE).any():
             seeds[[0, -1]] = _OUTSIDE
-        seeds[view.seeds(True)], seeds[view.seeds(False)] = _INSIDE, _OUTSIDE
+        seeds[view.make_seed_mask(True)], seeds[view.make_seed_mask(False)] = _INSIDE, _OUTSIDE
         if not (seeds == _INSIDE).any():
             return view.mask.astype(np.float32)
         filter_ = vtkImageGrowCutSegment()
@@ -49,7 +49,7 @@ class GrowFromSeeds:
         filter_.SetSeedLabelVolume(_image(seeds, view))
         filter_.Update()
         found = vtk_to_numpy(filter_.GetOutput().GetPointData().GetScalars()).reshape(view.mask.shape) == _INSIDE
-        return without_islands(found.astype(np.float32), view)
+        return remove_new_islands(found.astype(np.float32), view)
 
 
 def _image(array: np.ndarray, view: View) -> vtk.vtkImageData:
@@ -66,7 +66,7 @@ def main() -> None:
     assert truth is not None
     measured = ClickMeasurement()
     measure_case(measured, chosen.ct.parent.name, ct, start, truth, AMOS, [GrowFromSeeds()])
-    summary = measured.summary(GrowFromSeeds.name)
+    summary = measured.summarize(GrowFromSeeds.name)
     print("Dice after", ", ".join(f"{n}: {summary['dice'][str(n)]:.3f}" for n in REPORTED), "clicks")
     print(f"NoC {summary['noc']}, failures {summary['failures']}, worse {summary['worse']:.0%}")
 

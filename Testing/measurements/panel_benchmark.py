@@ -172,12 +172,12 @@ class _Worker:
 
 
 def main() -> None:
-    from dcaseg.benchmark.inputs import benchmark_ct
-    from dcaseg.benchmark.process_cost import with_threads
+    from dcaseg.benchmark.inputs import create_benchmark_ct
+    from dcaseg.benchmark.process_cost import make_thread_environment
     from dcaseg.imaging.writers import write_json
     from dcaseg.models.bundle import Bundle
-    from dcaseg.models.store import default_bundle, find_bundle
-    from dcaseg.user_folders import home_or_temporary
+    from dcaseg.models.store import find_bundle, find_default_bundle
+    from dcaseg.user_folders import get_home_or_temporary
 
     parser = argparse.ArgumentParser(description="Time a CT's way from the scene through a warm worker and back.")
     parser.add_argument("--ct", type=Path, help="A CT to measure on. Else a synthetic one of --slices slices.")
@@ -188,10 +188,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.out is not None and options.out.exists():
         parser.error(f"{options.out} already exists")
-    model = Bundle.load(find_bundle(options.bundle) if options.bundle else default_bundle())
-    folder = home_or_temporary() / ".dca" / "benchmark"
-    path = options.ct or benchmark_ct(folder, options.slices, lambda share, text: None)
-    times = measure_panel(path, model.folder, model.metadata.vocabulary, with_threads(options.threads), print)
+    model = Bundle.load(find_bundle(options.bundle) if options.bundle else find_default_bundle())
+    folder = get_home_or_temporary() / ".dca" / "benchmark"
+    path = options.ct or create_benchmark_ct(folder, options.slices, lambda share, text: None)
+    times = measure_panel(
+        path, model.folder, model.metadata.vocabulary, make_thread_environment(options.threads), print
+    )
     if not has_scene():
         print("slicer-core is not installed: export from the scene and import into it are not measured.")
     for step, seconds in times.seconds.items():

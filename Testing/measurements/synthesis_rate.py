@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from dcaseg.imaging.grid import canonical_view
+from dcaseg.imaging.grid import get_canonical_view
 from dcaseg.imaging.readers import read_ct
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.label_to_ct.anatomy import load_anatomy
@@ -89,7 +89,7 @@ def _draw(renderer: Renderer, options: argparse.Namespace) -> None:
     for path in options.real:
         image = read_ct(path)
         x, y, z = image.GetSpacing()
-        hu = canonical_view(sitk.GetArrayFromImage(image), image)
+        hu = get_canonical_view(sitk.GetArrayFromImage(image), image)
         columns.append((path.parent.name, hu, np.zeros(hu.shape, np.uint8), (z, y, x)))
     for seed in options.recipes:
         recipe = renderer.draw_recipe(seed)

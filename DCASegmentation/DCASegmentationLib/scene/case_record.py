@@ -27,7 +27,7 @@ MAP_NAMES = (*_SINGLE_MAPS, *(f"attention_{expert}_level{level}" for level in LE
 """The names of all maps, which are also the names of their files in a result folder."""
 
 
-def attention_name(level: int, expert: str) -> str:
+def get_attention_name(level: int, expert: str) -> str:
     """The name of the attention map of an expert at a level (1 to 4)."""
     return f"attention_{expert}_level{level}"
 
@@ -61,7 +61,7 @@ class CaseNodes:
         """The volume node of a map (one of ``MAP_NAMES``), or None."""
         if name in _SINGLE_MAPS:
             return getattr(self, name)
-        expert, level = _expert_and_level(name)
+        expert, level = _parse_attention_name(name)
         return self.attention.get(level, {}).get(expert)
 
     def set_map(self, name: str, node: Any) -> None:
@@ -69,7 +69,7 @@ class CaseNodes:
         if name in _SINGLE_MAPS:
             setattr(self, name, node)
         else:
-            expert, level = _expert_and_level(name)
+            expert, level = _parse_attention_name(name)
             self.attention.setdefault(level, {})[expert] = node
 
     def label_maps(self) -> list[Any]:
@@ -90,12 +90,12 @@ def remember(nodes: CaseNodes) -> None:
     segmentation = nodes.segmentation
     if is_clone(segmentation):
         # What else the clone may refer to belongs to the original.
-        for role, _node in _roles(nodes):
+        for role, _node in _iter_references(nodes):
             segmentation.SetNodeReferenceID(role, None)
     segmentation.SetAttribute(_TAG, _VERSION)
     segmentation.SetNodeReferenceID(_SELF, segmentation.GetID())
     segmentation.SetNodeReferenceID(_CT, nodes.ct.GetID() if nodes.ct is not None else None)
-    for role, node in _roles(nodes):
+    for role, node in _iter_references(nodes):
         if node is not None:
             segmentation.SetNodeReferenceID(role, node.GetID())
             mark_as_part(node, segmentation)
@@ -103,11 +103,11 @@ def remember(nodes: CaseNodes) -> None:
             segmentation.SetNodeReferenceID(role, None)
 
 
-def recorded_parts(segmentation: Any) -> list[Any]:
+def get_recorded_volumes(segmentation: Any) -> list[Any]:
     """The volumes that :func:`remember` recorded and that still exist, also those without voxels."""
     if is_clone(segmentation):
         return []
-    parts = [segmentation.GetNodeReference(role) for role, _node in _roles(CaseNodes(None, segmentation))]
+    parts = [segmentation.GetNodeReference(role) for role, _node in _iter_references(CaseNodes(None, segmentation))]
     return [node for node in parts if node is not None]
 
 
@@ -127,7 +127,7 @@ def lacks_label_maps(segmentation: Any) -> bool:
 
     Slicer 5.10 writes the voxels of hidden nodes into .mrb files, but not next to .mrml files.
     """
-    return any(_is_empty(segmentation.GetNodeReference(_role(name))) for name in _LABEL_MAPS)
+    return any(_is_empty(segmentation.GetNodeReference(_get_role(name))) for name in _LABEL_MAPS)
 
 
 def mark_as_part(node: Any, segmentation: Any) -> None:
@@ -137,16 +137,16 @@ def mark_as_part(node: Any, segmentation: Any) -> None:
     node.SetHideFromEditors(True)
 
 
-def parts_left_over() -> list[Any]:
+def find_orphaned_nodes() -> list[Any]:
     """The nodes of results whose segmentation was deleted."""
     scene = slicer.mrmlScene
     nodes = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
     return [node for node in nodes if node.GetAttribute(_IS_PART) and node.GetNodeReference(_PART_OF) is None]
 
 
-def cases_of(ct: Any | None) -> list[CaseNodes]:
+def find_cases(ct: Any | None) -> list[CaseNodes]:
     """The cases of a CT (vtkMRMLScalarVolumeNode), oldest first."""
-    return [nodes for nodes in cases_in_scene() if ct is not None and nodes.ct is ct]
+    return [nodes for nodes in find_cases_in_scene() if ct is not None and nodes.ct is ct]
 
 
 def recall(segmentation: Any | None) -> CaseNodes | None:
@@ -159,15 +159,15 @@ def recall(segmentation: Any | None) -> CaseNodes | None:
         return None
     nodes = CaseNodes(segmentation.GetNodeReference(_CT), segmentation)
     for name in (*_SINGLE_MAPS, *_LABEL_MAPS):
-        setattr(nodes, name, _part(segmentation, _role(name)))
+        setattr(nodes, name, _get_referenced_node(segmentation, _get_role(name)))
     for level in LEVELS:
-        found = {name: _part(segmentation, _attention_role(level, name)) for _, name, _ in EXPERTS}
+        found = {name: _get_referenced_node(segmentation, _get_attention_role(level, name)) for _, name, _ in EXPERTS}
         if maps := {name: node for name, node in found.items() if node is not None}:
             nodes.attention[level] = maps
     return nodes
 
 
-def _part(segmentation: Any, role: str) -> Any | None:
+def _get_referenced_node(segmentation: Any, role: str) -> Any | None:
     node = segmentation.GetNodeReference(role)
     return None if _is_empty(node) else node
 
@@ -180,28 +180,28 @@ def _is_empty(node: Any | None) -> bool:
     return image is None or image.GetPointData().GetScalars() is None
 
 
-def cases_in_scene() -> list[CaseNodes]:
+def find_cases_in_scene() -> list[CaseNodes]:
     """The cases in the scene, oldest first."""
     found = map(recall, slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
     return [nodes for nodes in found if nodes is not None]
 
 
-def _roles(nodes: CaseNodes) -> Iterator[tuple[str, Any | None]]:
+def _iter_references(nodes: CaseNodes) -> Iterator[tuple[str, Any | None]]:
     for name in (*_SINGLE_MAPS, *_LABEL_MAPS):
-        yield _role(name), getattr(nodes, name)
+        yield _get_role(name), getattr(nodes, name)
     for level in LEVELS:
         for _, expert, _ in EXPERTS:
-            yield _attention_role(level, expert), nodes.attention.get(level, {}).get(expert)
+            yield _get_attention_role(level, expert), nodes.attention.get(level, {}).get(expert)
 
 
-def _expert_and_level(name: str) -> tuple[str, int]:
+def _parse_attention_name(name: str) -> tuple[str, int]:
     _, expert, level = name.split("_")
     return expert, int(level.removeprefix("level"))
 
 
-def _role(name: str) -> str:
+def _get_role(name: str) -> str:
     return f"DCASegmentation.{_SAVED_AS.get(name, name)}"
 
 
-def _attention_role(level: int, expert: str) -> str:
+def _get_attention_role(level: int, expert: str) -> str:
     return f"DCASegmentation.attention.{level}.{expert}"

@@ -15,14 +15,19 @@ from slicer.i18n import tr as _
 from dcaseg.errors import UserError
 from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.ct_export import ct_checksum, require_ct
+from DCASegmentationLib.scene.ct_export import compute_ct_checksum, require_ct
 from DCASegmentationLib.scene.finding_status import segment_for
 from DCASegmentationLib.scene.finding_view import FindingVoxels, move_members
-from DCASegmentationLib.scene.organ_changes import labels_by_segment
-from DCASegmentationLib.scene.review_record import CORRECTED, read_origin, read_review, read_state, vocabulary_of
-from DCASegmentationLib.scene.segmentation import layer_images, organs_by_segment, require_target, segment_layers
+from DCASegmentationLib.scene.organ_changes import get_labels_by_segment
+from DCASegmentationLib.scene.review_record import CORRECTED, read_origin, read_review, read_state, read_vocabulary
+from DCASegmentationLib.scene.segmentation import (
+    get_organs_by_segment,
+    iter_layer_images,
+    require_target,
+    segment_layers,
+)
 from DCASegmentationLib.scene.surfaces import without_surfaces
-from DCASegmentationLib.scene.volumes import index_to_ras, index_to_world
+from DCASegmentationLib.scene.volumes import get_ijk_to_ras, get_ijk_to_world
 
 # Grids count as equal if they drift apart by less than this share of a voxel.
 _SAME_VOXEL = 0.01
@@ -39,12 +44,12 @@ class Target:
 NEW_SEGMENT = Target()
 
 
-def targets_of(nodes: CaseNodes) -> dict[Target, str]:
+def list_targets(nodes: CaseNodes) -> dict[Target, str]:
     """Everything that clicks can change, with its name: all segments, missing organs of the model, a new segment."""
     content = nodes.segmentation.GetSegmentation()
     found = {Target(each): content.GetSegment(each).GetName() for each in content.GetSegmentIDs()}
-    vocabulary = vocabulary_of(nodes.segmentation)
-    present = set(organs_by_segment(nodes.segmentation).values())
+    vocabulary = read_vocabulary(nodes.segmentation)
+    present = set(get_organs_by_segment(nodes.segmentation).values())
     for organ in vocabulary or ():
         if organ.key not in present:
             found[Target(key=organ.key)] = _("{organ} (missing)").format(organ=organ.name)
@@ -52,18 +57,18 @@ def targets_of(nodes: CaseNodes) -> dict[Target, str]:
     return found
 
 
-def target_of_organ(nodes: CaseNodes, key: str) -> Target:
+def get_organ_target(nodes: CaseNodes, key: str) -> Target:
     """The segment of the organ ``key``, or the missing organ."""
-    segments = {organ: segment_id for segment_id, organ in organs_by_segment(nodes.segmentation).items()}
+    segments = {organ: segment_id for segment_id, organ in get_organs_by_segment(nodes.segmentation).items()}
     return Target(segments[key]) if key in segments else Target(key=key)
 
 
-def target_at(nodes: CaseNodes, ras: tuple[float, float, float]) -> Target | None:
+def find_target(nodes: CaseNodes, ras: tuple[float, float, float]) -> Target | None:
     """The visible segment at ``ras`` (mm, world); None if there is none."""
     display = nodes.segmentation.GetDisplayNode()
-    if nodes.ct is None or not ct_state(nodes):
+    if nodes.ct is None or not get_ct_state(nodes):
         return None
-    index = np.rint(np.linalg.inv(index_to_world(nodes.ct)) @ [*ras, 1.0])[2::-1].astype(int)
+    index = np.rint(np.linalg.inv(get_ijk_to_world(nodes.ct)) @ [*ras, 1.0])[2::-1].astype(int)
     for layer in reversed(segment_layers(nodes.segmentation, nodes.ct)):
         at = tuple(int(position) - part.start for position, part in zip(index, layer.box, strict=True))
         if any(not 0 <= each < size for each, size in zip(at, layer.labels.shape, strict=True)):
@@ -106,14 +111,14 @@ def require_correctable(nodes: CaseNodes) -> None:
         raise UserError(_("The CT is no longer in the scene."), _("Load the CT and segment it again."))
     require_ct(nodes.ct)
     require_target(nodes.segmentation, nodes.ct)
-    index_to_world(nodes.ct)
+    get_ijk_to_world(nodes.ct)
     if not _is_on_grid(nodes.segmentation, nodes.ct):
         raise UserError(
             _("{name} is not on the voxel grid of the CT.").format(name=nodes.segmentation.GetName()),
             _("Set its geometry to that of the CT (Segment Editor, Specify geometry), or segment the CT again."),
         )
     origin = read_origin(nodes.segmentation)
-    if origin is not None and origin.ct_checksum and origin.ct_checksum != ct_checksum(nodes.ct):
+    if origin is not None and origin.ct_checksum and origin.ct_checksum != compute_ct_checksum(nodes.ct):
         raise UserError(
             _("The CT is not the one that was segmented: its voxels have changed."),
             _("Segment it again, or use the original CT."),
@@ -122,11 +127,11 @@ def require_correctable(nodes: CaseNodes) -> None:
 
 def _is_on_grid(segmentation: Any, ct: Any) -> bool:
     content, size = segmentation.GetSegmentation(), np.array(ct.GetImageData().GetDimensions())
-    for _number, image in layer_images(content):
+    for _number, image in iter_layer_images(content):
         to_index, between = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
         image.GetImageToWorldMatrix(to_index)
         to_index.Invert()
-        vtk.vtkMatrix4x4.Multiply4x4(to_index, index_to_ras(ct), between)
+        vtk.vtkMatrix4x4.Multiply4x4(to_index, get_ijk_to_ras(ct), between)
         matrix = slicer.util.arrayFromVTKMatrix(between)
         drift = np.abs(matrix[:3, :3] - np.eye(3)) @ size + np.abs(matrix[:3, 3] - np.rint(matrix[:3, 3]))
         if drift.max() > _SAME_VOXEL:
@@ -134,11 +139,11 @@ def _is_on_grid(segmentation: Any, ct: Any) -> bool:
     return True
 
 
-def labels_for_clicks(nodes: CaseNodes) -> ClickLabels:
+def create_click_labels(nodes: CaseNodes) -> ClickLabels:
     """All segments of a case as labels: organs of the model with their own labels, then all other segments."""
     content = nodes.segmentation.GetSegmentation()
-    vocabulary = vocabulary_of(nodes.segmentation)
-    known, organs = labels_by_segment(nodes), organs_by_segment(nodes.segmentation)
+    vocabulary = read_vocabulary(nodes.segmentation)
+    known, organs = get_labels_by_segment(nodes), get_organs_by_segment(nodes.segmentation)
     keys = {organ.label: organ.key for organ in vocabulary or ()}
     titles = {organ.label: organ.name for organ in vocabulary or ()}
     segments: dict[int, str] = {}
@@ -163,7 +168,7 @@ def labels_for_clicks(nodes: CaseNodes) -> ClickLabels:
     return ClickLabels(voxels, segments, keys, titles, new)
 
 
-def segmentation_state(nodes: CaseNodes) -> tuple[object, ...]:
+def get_segmentation_state(nodes: CaseNodes) -> tuple[object, ...]:
     """A value that changes whenever the segments or their voxels change, by whatever tool."""
     content = nodes.segmentation.GetSegmentation()
     layers = [content.GetLayerDataObject(number) for number in range(content.GetNumberOfLayers())]
@@ -172,18 +177,18 @@ def segmentation_state(nodes: CaseNodes) -> tuple[object, ...]:
     return (nodes.segmentation.GetTransformNodeID(), *times, *segments)
 
 
-def ct_state(nodes: CaseNodes) -> tuple[object, ...]:
+def get_ct_state(nodes: CaseNodes) -> tuple[object, ...]:
     """A value that changes whenever the voxels or the position of the CT change; empty if it cannot be used."""
     ct = nodes.ct
     if ct is None or ct.GetImageData() is None:
         return ()
     try:
-        return (ct.GetID(), ct.GetImageData().GetMTime(), *index_to_world(ct).ravel().tolist())
+        return (ct.GetID(), ct.GetImageData().GetMTime(), *get_ijk_to_world(ct).ravel().tolist())
     except UserError:
         return ()
 
 
-def accepted_labels(nodes: CaseNodes, labels: ClickLabels) -> set[int]:
+def get_accepted_labels(nodes: CaseNodes, labels: ClickLabels) -> set[int]:
     """The labels that clicks must not change: segments with the status Completed, and organs marked as absent.
 
     An organ that is completed only because its findings were corrected can be corrected further.
@@ -243,7 +248,7 @@ def write_change(nodes: CaseNodes, labels: ClickLabels, change: ClickChange) -> 
     """Write the change of one click into the segments, and count the click. Save an undo state first.
 
     A missing organ or a new segment is added, also to ``labels``. The surfaces are not updated. Returns the IDs of the
-    segments whose voxels changed (see ``surfaces.updating_surfaces``).
+    segments whose voxels changed (see ``surfaces.update_surfaces_in_steps``).
     """
     changed = change.before != change.after
     if not changed.any():
@@ -283,7 +288,7 @@ def _segment_of(nodes: CaseNodes, labels: ClickLabels, label: int) -> str:
 
 
 def _count(segment: Any, adds: bool) -> None:
-    added, removed = clicks_of(segment)
+    added, removed = get_click_counts(segment)
     # In a tag, because the Segment Editor's undo restores tags along with the voxels, and files keep them.
     segment.SetTag(_CLICKS, f"{added + adds} {removed + (not adds)}")
     if segment.HasTag(_ALGORITHM):
@@ -294,7 +299,7 @@ def _count(segment: Any, adds: bool) -> None:
         logic.SetSegmentStatus(segment, logic.InProgress)
 
 
-def clicks_of(segment: Any) -> tuple[int, int]:
+def get_click_counts(segment: Any) -> tuple[int, int]:
     """The number of clicks that added to a vtkSegment and that removed from it."""
     text = vtk.reference("")
     if not segment.GetTag(_CLICKS, text):
@@ -303,12 +308,12 @@ def clicks_of(segment: Any) -> tuple[int, int]:
     return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)
 
 
-def counted_clicks(segmentation: Any) -> Mapping[str, tuple[int, int]]:
+def get_clicks_by_segment(segmentation: Any) -> Mapping[str, tuple[int, int]]:
     """The clicks (adding, removing) of each segment that was corrected with clicks, by the segment's name."""
     content = segmentation.GetSegmentation()
     found = {}
     for segment_id in content.GetSegmentIDs():
         segment = content.GetSegment(segment_id)
-        if any(clicks_of(segment)):
-            found[segment.GetName()] = clicks_of(segment)
+        if any(get_click_counts(segment)):
+            found[segment.GetName()] = get_click_counts(segment)
     return found

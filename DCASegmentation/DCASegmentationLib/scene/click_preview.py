@@ -9,8 +9,8 @@ import vtk
 
 from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.finding_view import FindingVoxels, surface_around
-from DCASegmentationLib.scene.nodes import new_singleton, singleton_node
+from DCASegmentationLib.scene.finding_view import FindingVoxels, extract_surface
+from DCASegmentationLib.scene.nodes import add_singleton_node, get_singleton_node
 
 _MODEL = "vtkMRMLModelNode"
 # The two colors differ for color-blind users too, and from all organs' yellow finding outline.
@@ -26,7 +26,7 @@ def show_preview(nodes: CaseNodes, box: Box, before: np.ndarray, after: np.ndarr
     """Outline where labels (z, y, x) in ``box`` of the CT's grid change: blue where they grow, orange where they go."""
     changed = before != after
     for kind, mask in (("added", changed & (after != 0)), ("removed", changed & (after == 0))):
-        _outline(kind, FindingVoxels(nodes.ct, box, mask) if mask.any() else None)
+        _show_outline(kind, FindingVoxels(nodes.ct, box, mask) if mask.any() else None)
 
 
 def show_box(corners: tuple[tuple[float, float, float], tuple[float, float, float]]) -> None:
@@ -40,28 +40,28 @@ def show_box(corners: tuple[tuple[float, float, float], tuple[float, float, floa
 
 def hide_box() -> None:
     """Hide the outline of the box."""
-    _outline("box", None)
+    _show_outline("box", None)
 
 
 def hide_preview() -> None:
     """Hide all outlines."""
     for kind in _OUTLINES:
-        _outline(kind, None)
+        _show_outline(kind, None)
 
 
-def _outline(kind: str, voxels: FindingVoxels | None) -> None:
-    node = _node(kind)
+def _show_outline(kind: str, voxels: FindingVoxels | None) -> None:
+    node = _find_node(kind)
     if voxels is None:
         if node is not None and node.GetDisplayNode() is not None:
             node.GetDisplayNode().SetVisibility(False)
         return
-    _show(kind, surface_around(voxels), voxels.volume.GetTransformNodeID())
+    _show(kind, extract_surface(voxels), voxels.volume.GetTransformNodeID())
 
 
 def _show(kind: str, surface: Any, transform: str | None) -> None:
     """Outline ``surface`` (vtkPolyData), which lies under the transform node with the ID ``transform``."""
     tag, name, _color = _OUTLINES[kind]
-    node = _node(kind) or new_singleton(_MODEL, tag, name, hidden=True)
+    node = _find_node(kind) or add_singleton_node(_MODEL, tag, name, hidden=True)
     display = _display_of(node, kind)
     before = node.StartModify()
     node.SetAndObservePolyData(surface)
@@ -70,8 +70,8 @@ def _show(kind: str, surface: Any, transform: str | None) -> None:
     node.EndModify(before)
 
 
-def _node(kind: str) -> Any | None:
-    return singleton_node(_MODEL, _OUTLINES[kind][0])
+def _find_node(kind: str) -> Any | None:
+    return get_singleton_node(_MODEL, _OUTLINES[kind][0])
 
 
 def _display_of(node: Any, kind: str) -> Any:

@@ -14,9 +14,9 @@ import slicer.util
 
 from dcaseg.errors import OutputError, UserError
 from dcaseg.imaging.ct_checks import check_ct
-from dcaseg.imaging.intensity import voxel_checksum
+from dcaseg.imaging.intensity import compute_voxel_checksum
 from DCASegmentationLib.scene.storage import write_nrrd
-from DCASegmentationLib.scene.volumes import index_to_world
+from DCASegmentationLib.scene.volumes import get_ijk_to_world
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Region:
     last: tuple[int, int, int]
 
     @classmethod
-    def whole(cls, size: tuple[int, ...]) -> Region:
+    def from_size(cls, size: tuple[int, ...]) -> Region:
         """All voxels of an array of ``size`` (z, y, x)."""
         return cls((0, 0, 0), (size[0], size[1], size[2]))
 
@@ -51,11 +51,11 @@ class Region:
         return all(stop <= length for stop, length in zip(self.last, size, strict=True))
 
 
-def region_of_interest(roi_node: Any, index_to_world: np.ndarray, size: tuple[int, ...]) -> Region:
+def convert_roi_to_region(roi_node: Any, index_to_world: np.ndarray, size: tuple[int, ...]) -> Region:
     """The smallest box of voxels that contains a vtkMRMLMarkupsROINode, which may be rotated.
 
-    ``index_to_world`` (4, 4) maps voxel indices (i, j, k) to world RAS (mm); ``size`` is the size of the CT (z, y, x).
-    Raises UserError if the ROI has no extent yet or does not touch the CT.
+    ``get_ijk_to_world`` (4, 4) maps voxel indices (i, j, k) to world RAS (mm); ``size`` is the size of the CT (z, y,
+    x). Raises UserError if the ROI has no extent yet or does not touch the CT.
     """
     half = np.array(roi_node.GetSize()) / 2
     if roi_node.GetNumberOfControlPoints() == 0 or half.min() <= 0:
@@ -71,7 +71,7 @@ def region_of_interest(roi_node: Any, index_to_world: np.ndarray, size: tuple[in
     return Region((int(first[0]), int(first[1]), int(first[2])), (int(last[0]), int(last[1]), int(last[2])))
 
 
-def in_whole_grid(labels: np.ndarray, region: Region, size: tuple[int, ...]) -> np.ndarray:
+def pad_to_size(labels: np.ndarray, region: Region, size: tuple[int, ...]) -> np.ndarray:
     """Pad ``labels`` (z, y, x), which cover ``region``, with background to an array of ``size`` (z, y, x)."""
     if labels.shape == tuple(size):
         return labels
@@ -114,7 +114,7 @@ def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Pat
     is outside the CT. Raises OutputError if the file cannot be written.
     """
     require_ct(node)
-    matrix = index_to_world(node)
+    matrix = get_ijk_to_world(node)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     directions = matrix[:3, :3] / spacing
     if not np.allclose(directions.T @ directions, np.eye(3), atol=_ORTHOGONAL):
@@ -123,7 +123,9 @@ def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Pat
             "Resample the CT first, with the modules Transforms (Harden) and Resample Scalar Volume.",
         )
     voxels = slicer.util.arrayFromVolume(node)
-    region = Region.whole(voxels.shape) if roi_node is None else region_of_interest(roi_node, matrix, voxels.shape)
+    region = (
+        Region.from_size(voxels.shape) if roi_node is None else convert_roi_to_region(roi_node, matrix, voxels.shape)
+    )
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
     to_lps[:, 3] = to_lps @ [*region.first_index_xyz, 1.0]
     path = folder / CT_FILE
@@ -137,9 +139,9 @@ def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Pat
     return path, region
 
 
-def ct_checksum(node: Any) -> str:
-    """The checksum of the voxels of a volume node (see ``voxel_checksum``)."""
-    return voxel_checksum(slicer.util.arrayFromVolume(node))
+def compute_ct_checksum(node: Any) -> str:
+    """The checksum of the voxels of a volume node (see ``compute_voxel_checksum``)."""
+    return compute_voxel_checksum(slicer.util.arrayFromVolume(node))
 
 
 _ENOUGH_VOXELS = 500_000
@@ -163,13 +165,13 @@ def looks_like_ct(node: Any) -> bool:
     """
     try:
         require_ct(node)
-        check_ct(_thinned(node))
+        check_ct(_downsample(node))
     except UserError:
         return False
     return True
 
 
-def _thinned(node: Any) -> sitk.Image:
+def _downsample(node: Any) -> sitk.Image:
     voxels = slicer.util.arrayFromVolume(node)
     step = max(1, round((voxels.size / _ENOUGH_VOXELS) ** (1 / 3)))
     steps = [max(1, min(step, length // _MIN_ALONG_AN_AXIS)) for length in voxels.shape]

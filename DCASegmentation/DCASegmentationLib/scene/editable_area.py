@@ -16,17 +16,17 @@ import slicer.util
 from dcaseg.review.schema import Finding
 from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.finding_view import voxels_of
+from DCASegmentationLib.scene.finding_view import get_finding_voxels
 from DCASegmentationLib.scene.maps import map_volume
-from DCASegmentationLib.scene.nodes import new_singleton, remove_nodes, singleton_node
-from DCASegmentationLib.scene.volumes import relative_box, set_voxels
+from DCASegmentationLib.scene.nodes import add_singleton_node, get_singleton_node, remove_nodes
+from DCASegmentationLib.scene.volumes import get_relative_box, set_voxels
 
 _EDITOR, _EDITOR_TAG = "vtkMRMLSegmentEditorNode", "DCASegmentation"
 
 
-def editor_node() -> Any:
+def get_editor_node() -> Any:
     """The panel's vtkMRMLSegmentEditorNode, one per scene, separate from that of the Segment Editor module."""
-    return singleton_node(_EDITOR, _EDITOR_TAG) or new_singleton(_EDITOR, _EDITOR_TAG, saved=True)
+    return get_singleton_node(_EDITOR, _EDITOR_TAG) or add_singleton_node(_EDITOR, _EDITOR_TAG, saved=True)
 
 
 _VOLUME, _TAG = "vtkMRMLScalarVolumeNode", "DCASegmentation.editable"
@@ -45,7 +45,7 @@ def limit_to_finding(nodes: CaseNodes, finding: Finding) -> Any | None:
     Returns the vtkMRMLScalarVolumeNode (100 where editing is allowed, otherwise 0) to use as source volume; None if the
     finding's voxels were deleted.
     """
-    voxels = voxels_of(nodes, finding.rank)
+    voxels = get_finding_voxels(nodes, finding.rank)
     if voxels is None:
         return None
     spacing = np.array(voxels.volume.GetSpacing())[::-1]
@@ -56,8 +56,8 @@ def limit_to_finding(nodes: CaseNodes, finding: Finding) -> Any | None:
         for part, more, length in zip(voxels.box, margin.tolist(), size, strict=True)
     )
     inside = np.zeros([part.stop - part.start for part in (z, y, x)], np.uint8)
-    inside[relative_box(voxels.box, (z, y, x))][voxels.mask] = 1
-    return _show(nodes, _grown(inside, spacing), (z, y, x), voxels.volume)
+    inside[get_relative_box(voxels.box, (z, y, x))][voxels.mask] = 1
+    return _show(nodes, _dilate(inside, spacing), (z, y, x), voxels.volume)
 
 
 def limit_to_uncertain(nodes: CaseNodes, threshold: float = UNCERTAIN) -> Any | None:
@@ -86,12 +86,12 @@ def clear_editable_area(editor: Any | None) -> None:
     """Let the Segment Editor edit everywhere again, and remove the editable area from the scene."""
     if editor is not None:
         editor.SetSourceVolumeIntensityMask(False)
-    node = singleton_node(_VOLUME, _TAG)
+    node = get_singleton_node(_VOLUME, _TAG)
     if node is not None:
         remove_nodes([node])
 
 
-def _grown(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+def _dilate(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """``inside`` (z, y, x) grown by the margin; ``spacing`` (mm) is in the order (z, y, x)."""
     image = sitk.GetImageFromArray(inside)
     image.SetSpacing(spacing[::-1].tolist())
@@ -100,7 +100,7 @@ def _grown(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 
 def _show(nodes: CaseNodes, voxels: np.ndarray, box: Box, reference: Any) -> Any:
-    node = singleton_node(_VOLUME, _TAG) or new_singleton(_VOLUME, _TAG, "Editable area")
+    node = get_singleton_node(_VOLUME, _TAG) or add_singleton_node(_VOLUME, _TAG, "Editable area")
     # With a border of zeros, because the editor extends the corner values of a volume to everything outside it.
     z, y, x = (slice(part.start - 1, part.stop + 1) for part in box)
     set_voxels(node, np.pad(voxels * np.uint8(_EDITABLE), 1), (z, y, x), reference)

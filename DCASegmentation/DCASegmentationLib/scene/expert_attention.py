@@ -12,7 +12,7 @@ import vtk
 from dcaseg.organs import VOCABULARIES
 from dcaseg.rendering.layout import EXPERT_TITLES, EXPERTS
 from DCASegmentationLib.scene.case_record import CaseNodes, mark_as_part
-from DCASegmentationLib.scene.nodes import new_node
+from DCASegmentationLib.scene.nodes import add_node
 from DCASegmentationLib.scene.segmentation import segment_layers
 
 _TABLE, _CHART = "DCASegmentation.attention_table", "DCASegmentation.attention_chart"
@@ -38,7 +38,7 @@ class SegmentAttention:
         return _SHORT.get(self.segment_id, self.name)
 
 
-def attention_by_segment(nodes: CaseNodes, level: int) -> list[SegmentAttention]:
+def compute_segment_attention(nodes: CaseNodes, level: int) -> list[SegmentAttention]:
     """Average the attention maps of a level over each current segment, including corrections, in segment order.
 
     The average is over the voxels of the maps' grid whose centers are in the segment. Empty if the volumes of this
@@ -52,7 +52,7 @@ def attention_by_segment(nodes: CaseNodes, level: int) -> list[SegmentAttention]
     # All maps of a level share one grid.
     for layer in segment_layers(nodes.segmentation, next(iter(maps.values()))):
         for expert, array in arrays.items():
-            for segment_id, values in layer.values_within(array).items():
+            for segment_id, values in layer.get_values_by_segment(array).items():
                 if len(values):
                     means.setdefault(segment_id, {})[expert] = float(values.mean(dtype=float))
     content = nodes.segmentation.GetSegmentation()
@@ -74,7 +74,7 @@ def update_chart(nodes: CaseNodes, level: int, rows: list[SegmentAttention]) -> 
     shown = [row.short_name for row in rows if row.means]
     before = chart.StartModify()
     chart.SetTitle(f"Mean attention to each expert by organ (level {level})")
-    chart.SetXAxisTitle(_numbered(shown))
+    chart.SetXAxisTitle(_format_names(shown))
     chart.SetYAxisTitle("Mean attention")
     chart.SetYAxisRangeAuto(False)
     chart.SetYAxisRange(0.0, 1.0)
@@ -86,19 +86,19 @@ def update_chart(nodes: CaseNodes, level: int, rows: list[SegmentAttention]) -> 
     chart.RemoveAllPlotSeriesNodeIDs()
     for _, expert, color in EXPERTS:
         if expert in nodes.attention.get(level, {}):
-            chart.AddAndObservePlotSeriesNodeID(_series(nodes, table, expert, color).GetID())
+            chart.AddAndObservePlotSeriesNodeID(_update_plot_series(nodes, table, expert, color).GetID())
     chart.EndModify(before)
     return chart
 
 
-def _numbered(names: list[str]) -> str:
+def _format_names(names: list[str]) -> str:
     """The number and name of each organ, in lines short enough for a narrow plot."""
     numbered = [f"{number} {name}" for number, name in enumerate(names, start=1)]
     lines = [numbered[start : start + _NAMES_IN_A_LINE] for start in range(0, len(numbered), _NAMES_IN_A_LINE)]
     return "\n".join("   ".join(line) for line in lines)
 
 
-def _series(nodes: CaseNodes, table: Any, expert: str, color: tuple[int, int, int]) -> Any:
+def _update_plot_series(nodes: CaseNodes, table: Any, expert: str, color: tuple[int, int, int]) -> Any:
     series = _own_node(nodes, _SERIES + expert, "vtkMRMLPlotSeriesNode", EXPERT_TITLES[expert])
     series.SetName(EXPERT_TITLES[expert])
     series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatterBar)
@@ -134,7 +134,7 @@ def _fill(table: Any, rows: list[SegmentAttention]) -> None:
 def _own_node(nodes: CaseNodes, role: str, class_name: str, name: str) -> Any:
     node = nodes.segmentation.GetNodeReference(role)
     if node is None:
-        node = new_node(class_name, name, hidden=True)
+        node = add_node(class_name, name, hidden=True)
         mark_as_part(node, nodes.segmentation)
         nodes.segmentation.SetNodeReferenceID(role, node.GetID())
     return node

@@ -11,8 +11,8 @@ import slicer.util
 
 from dcaseg.rendering.layout import EXPERTS
 from DCASegmentationLib.scene import maps as map_files
-from DCASegmentationLib.scene.case_record import CaseNodes, attention_name, cases_of
-from DCASegmentationLib.scene.maps import MIN_SHARE, expert_colors, refresh_legend, scale_colors
+from DCASegmentationLib.scene.case_record import CaseNodes, find_cases, get_attention_name
+from DCASegmentationLib.scene.maps import MIN_SHARE, get_expert_colors, refresh_legend, scale_colors
 
 # The maps that the user can select; the parameter node stores these names.
 NONE, DOMINANT, UNCERTAINTY, DISAGREEMENT = "none", "deciding", "uncertainty", "disagreement"
@@ -37,9 +37,9 @@ class MapStyle:
     legend: bool = True
 
 
-def available_choices(nodes: CaseNodes, level: int) -> list[str]:
+def list_choices(nodes: CaseNodes, level: int) -> list[str]:
     """The maps that can be selected for a case, with attention at ``level``; the other maps have no level."""
-    available = map_files.available_maps(nodes)
+    available = map_files.list_available_maps(nodes)
     order = (DOMINANT, *EXPERT_NAMES, UNCERTAINTY, DISAGREEMENT)
     return [NONE, *(choice for choice in order if map_name(level, choice) in available)]
 
@@ -47,7 +47,7 @@ def available_choices(nodes: CaseNodes, level: int) -> list[str]:
 def map_name(level: int, choice: str) -> str:
     """The name of a selected map (see ``case_record.MAP_NAMES``); empty for "none"."""
     single = {NONE: "", DOMINANT: "dominant_expert", UNCERTAINTY: "entropy", DISAGREEMENT: "disagreement"}
-    return single[choice] if choice in single else attention_name(level, choice)
+    return single[choice] if choice in single else get_attention_name(level, choice)
 
 
 def map_node(nodes: CaseNodes, level: int, choice: str) -> Any | None:
@@ -56,7 +56,7 @@ def map_node(nodes: CaseNodes, level: int, choice: str) -> Any | None:
     return map_files.map_volume(nodes, name) if name else None
 
 
-def starting_threshold(choice: str) -> float:
+def get_initial_threshold(choice: str) -> float:
     """The initial threshold of a map: an equal share of three experts, or a low uncertainty."""
     return 0.1 if choice in (UNCERTAINTY, DISAGREEMENT) else round(1 / 3, 2)
 
@@ -69,10 +69,10 @@ def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle, may_sw
 
     While a map is shown, organs are only outlined, because their fill would mix with the map's colors.
     """
-    composites = _usual_composites()
+    composites = _list_slice_composites()
     if node is not None:
         apply_style(node, style)
-        if may_switch and has_ct(nodes) and not any(_shows_ct(each, nodes) for each in in_layout(composites)):
+        if may_switch and has_ct(nodes) and not any(_shows_ct(each, nodes) for each in select_in_layout(composites)):
             for composite in composites:
                 composite.SetBackgroundVolumeID(nodes.ct.GetID())
     changed = [
@@ -89,7 +89,7 @@ def set_map_layer(composite: Any, nodes: CaseNodes, node: Any | None, opacity: f
 
     Returns whether the layers changed.
     """
-    layers = _layers(composite)
+    layers = _get_volume_ids(composite)
     flags = composite.GetInteractionFlags()
     before = composite.StartModify()
     # Other volumes that the user selected for these layers stay until a map needs the layer.
@@ -100,12 +100,12 @@ def set_map_layer(composite: Any, nodes: CaseNodes, node: Any | None, opacity: f
     elif node is not None:
         composite.SetForegroundVolumeID(node.GetID())
         composite.SetForegroundOpacity(opacity)
-    wanted = _layers(composite)
+    wanted = _get_volume_ids(composite)
     if wanted != layers:
         # Legends follow a change of layers only if these flags are set.
         composite.SetInteractionFlags(composite.ForegroundVolumeFlag | composite.LabelVolumeFlag)
     composite.EndModify(before)
-    if node is not None and _layers(composite) != wanted:
+    if node is not None and _get_volume_ids(composite) != wanted:
         # The view's controller does not list hidden volumes and may have reset the layer; set the map again.
         if node.IsA("vtkMRMLLabelMapVolumeNode"):
             composite.SetLabelVolumeID(node.GetID())
@@ -130,7 +130,7 @@ def _remove_maps(composite: Any, nodes: CaseNodes) -> None:
         composite.SetLabelVolumeID(None)
 
 
-def _layers(composite: Any) -> tuple[str | None, ...]:
+def _get_volume_ids(composite: Any) -> tuple[str | None, ...]:
     return composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID()
 
 
@@ -138,7 +138,7 @@ def apply_style(node: Any, style: MapStyle) -> None:
     """Set colors, threshold, and legend of a map. The value 0, outside the body, is never shown."""
     display = node.GetDisplayNode()
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
-        display.SetAndObserveColorNodeID(expert_colors().GetID())
+        display.SetAndObserveColorNodeID(get_expert_colors().GetID())
     else:
         before = display.StartModify()
         display.SetAndObserveColorNodeID(scale_colors(style.colors).GetID())
@@ -177,7 +177,7 @@ def has_ct(nodes: CaseNodes) -> bool:
     return nodes.ct is not None and bool(slicer.mrmlScene.IsNodePresent(nodes.ct))
 
 
-def in_layout(composites: Sequence[Any]) -> list[Any]:
+def select_in_layout(composites: Sequence[Any]) -> list[Any]:
     """Those of these vtkMRMLSliceCompositeNodes whose view is in the current layout; all if none is, as in scripts."""
     views = [slicer.mrmlScene.GetSingletonNode(each.GetLayoutName(), "vtkMRMLSliceNode") for each in composites]
     seen = [each for each, view in zip(composites, views, strict=True) if view is not None and view.IsMappedInLayout()]
@@ -188,7 +188,7 @@ def _shows_ct(composite: Any, nodes: CaseNodes) -> bool:
     return has_ct(nodes) and composite.GetBackgroundVolumeID() == nodes.ct.GetID()
 
 
-def _usual_composites() -> list[Any]:
+def _list_slice_composites() -> list[Any]:
     """The slice views without those of the comparison."""
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     return [each for each in composites if each.GetLayoutName() not in COMPARISON_VIEWS.values()]
@@ -196,7 +196,7 @@ def _usual_composites() -> list[Any]:
 
 def _fill_organs(nodes: CaseNodes, filled: bool) -> None:
     """Turn off the fill of the organs, or restore its previous state, in all segmentations of the CT."""
-    for each in {nodes.segmentation, *(case.segmentation for case in cases_of(nodes.ct))}:
+    for each in {nodes.segmentation, *(case.segmentation for case in find_cases(nodes.ct))}:
         display = each.GetDisplayNode()
         before = display.GetAttribute(_FILL_BEFORE) if display is not None else None
         if display is None:

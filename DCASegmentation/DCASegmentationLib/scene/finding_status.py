@@ -10,8 +10,8 @@ import slicer
 from dcaseg.errors import UserError
 from dcaseg.review.schema import Finding, Review
 from DCASegmentationLib.scene.case_record import CaseNodes, lacks_label_maps
-from DCASegmentationLib.scene.finding_view import FindingVoxels, members, set_members, voxels_of
-from DCASegmentationLib.scene.organ_changes import changed_findings, labels_by_segment, labels_now
+from DCASegmentationLib.scene.finding_view import FindingVoxels, compute_segment_masks, get_finding_voxels, set_members
+from DCASegmentationLib.scene.organ_changes import compute_finding_changes, get_current_labels, get_labels_by_segment
 from DCASegmentationLib.scene.placement import note_grids, require_together
 from DCASegmentationLib.scene.review_record import (
     ACCEPTED,
@@ -24,11 +24,11 @@ from DCASegmentationLib.scene.review_record import (
     read_review,
     read_state,
     read_suggestion,
+    read_vocabulary,
     unpack,
-    vocabulary_of,
     write_state,
 )
-from DCASegmentationLib.scene.segmentation import add_empty_organ, organs_by_segment, require_voxels, tag_organs
+from DCASegmentationLib.scene.segmentation import add_empty_organ, get_organs_by_segment, require_voxels, tag_organs
 
 # A finding that nobody has gone to counts as corrected if at least this share of its voxels differs from the automatic
 # result. A stroke in a neighboring organ, or smoothing, also changes single voxels of such findings.
@@ -67,12 +67,12 @@ def follow_edits(nodes: CaseNodes) -> bool:
     require_voxels(nodes.segmentation)
     require_together(nodes)
     note_grids(nodes)
-    now = labels_now(nodes)
-    state, changed = read_state(nodes.segmentation), changed_findings(nodes, now)
+    now = get_current_labels(nodes)
+    state, changed = read_state(nodes.segmentation), compute_finding_changes(nodes, now)
     moved = set()
     for rank in (finding.rank for finding in review.findings):
         before = state.status(rank)
-        after = _status_after_edits(nodes, state, rank, changed.get(rank, 0.0), now)
+        after = _compute_status(nodes, state, rank, changed.get(rank, 0.0), now)
         if after != before:
             state.set_status(rank, after)
             state.before.pop(rank, None)
@@ -83,8 +83,8 @@ def follow_edits(nodes: CaseNodes) -> bool:
     return bool(moved)
 
 
-def _status_after_edits(nodes: CaseNodes, state: ReviewState, rank: int, share: float, now: np.ndarray) -> str:
-    """The status of a finding in which ``share`` of the voxels differs; ``now`` is what ``labels_now`` returns."""
+def _compute_status(nodes: CaseNodes, state: ReviewState, rank: int, share: float, now: np.ndarray) -> str:
+    """The status of a finding in which ``share`` of the voxels differs; ``now`` is from ``get_current_labels``."""
     before = state.status(rank)
     if before == FLAGGED:
         return FLAGGED
@@ -99,21 +99,21 @@ def _status_after_edits(nodes: CaseNodes, state: ReviewState, rank: int, share: 
 
 
 def _has_suggestion(nodes: CaseNodes, rank: int, now: np.ndarray) -> bool:
-    voxels, suggestion = voxels_of(nodes, rank), read_suggestion(nodes.segmentation, rank)
+    voxels, suggestion = get_finding_voxels(nodes, rank), read_suggestion(nodes.segmentation, rank)
     if voxels is None or suggestion is None:
         return False
     return np.array_equal(now[voxels.box][voxels.mask], suggestion)
 
 
 def _is_as_before(nodes: CaseNodes, state: ReviewState, rank: int) -> bool:
-    finding = voxels_of(nodes, rank)
+    finding = get_finding_voxels(nodes, rank)
     if finding is None or rank not in state.before:
         return False
     kept = state.before[rank]
     try:
         return all(
             np.array_equal(inside, unpack(kept.get(segment_id, ""), finding.count))
-            for segment_id, inside in members(nodes, finding).items()
+            for segment_id, inside in compute_segment_masks(nodes, finding).items()
         )
     except UserError:
         # The record is damaged.
@@ -126,11 +126,15 @@ def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:
     if review is None:
         return
     state = read_state(nodes.segmentation)
-    segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
-    done = {key for key in organs if key not in segments or _status_of(nodes, segments[key]) == _done()}
+    segments = {key: segment_id for segment_id, key in get_organs_by_segment(nodes.segmentation).items()}
+    done = {
+        key
+        for key in organs
+        if key not in segments or _get_segment_status(nodes, segments[key]) == _get_completed_status()
+    }
     for finding in review.findings:
         # A limited run leaves decisions on the findings that stay.
-        if state.status(finding.rank) == TO_CHECK and done.issuperset(organs_of(finding)):
+        if state.status(finding.rank) == TO_CHECK and done.issuperset(get_organ_keys(finding)):
             state.set_status(finding.rank, ACCEPTED)
             state.visited.add(finding.rank)
     state.ticked |= done
@@ -138,20 +142,20 @@ def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:
     follow_edits(nodes)
 
 
-def organ_is_reviewed(nodes: CaseNodes, key: str) -> bool:
+def is_organ_reviewed(nodes: CaseNodes, key: str) -> bool:
     """Whether the whole organ was reviewed: its segment is completed, or it is known to be absent."""
-    for segment_id, each in organs_by_segment(nodes.segmentation).items():
+    for segment_id, each in get_organs_by_segment(nodes.segmentation).items():
         if each == key:
-            return _status_of(nodes, segment_id) == _done()
+            return _get_segment_status(nodes, segment_id) == _get_completed_status()
     return key in read_state(nodes.segmentation).absent
 
 
-def organ_progress(nodes: CaseNodes) -> dict[str, tuple[int, int]]:
+def compute_organ_progress(nodes: CaseNodes) -> dict[str, tuple[int, int]]:
     """By organ key: how many of the findings that involve the organ are checked, and how many there are."""
     review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
     found: dict[str, tuple[int, int]] = {}
     for finding in review.findings if review is not None else ():
-        for key in organs_of(finding):
+        for key in get_organ_keys(finding):
             checked, total = found.get(key, (0, 0))
             found[key] = (checked + state.is_checked(finding.rank), total + 1)
     return found
@@ -163,7 +167,7 @@ def mark_organ(nodes: CaseNodes, key: str, is_reviewed: bool) -> None:
     state = read_state(nodes.segmentation)
     state.absent.discard(key)
     (state.ticked.add if is_reviewed else state.ticked.discard)(key)
-    segments = [each for each, organ in organs_by_segment(nodes.segmentation).items() if organ == key]
+    segments = [each for each, organ in get_organs_by_segment(nodes.segmentation).items() if organ == key]
     if not segments and is_reviewed:
         state.absent.add(key)
     write_state(nodes.segmentation, state)
@@ -182,7 +186,7 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     """
     review = read_review(nodes.segmentation)
     if review is not None:
-        organs = {key for finding in review.findings if finding.rank in ranks for key in organs_of(finding)}
+        organs = {key for finding in review.findings if finding.rank in ranks for key in get_organ_keys(finding)}
         _set_organs(nodes, review, state, organs)
 
 
@@ -192,15 +196,17 @@ def restore_organs(nodes: CaseNodes) -> None:
     if review is None or not state.statuses:
         return
     new = int(slicer.vtkSlicerSegmentationsModuleLogic.NotStarted)
-    segments = organs_by_segment(nodes.segmentation)
-    _set_organs(nodes, review, state, {key for each, key in segments.items() if _status_of(nodes, each) == new})
+    segments = get_organs_by_segment(nodes.segmentation)
+    _set_organs(
+        nodes, review, state, {key for each, key in segments.items() if _get_segment_status(nodes, each) == new}
+    )
 
 
 def _set_organs(nodes: CaseNodes, review: Review, state: ReviewState, organs: Collection[str]) -> None:
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
+    segments = {key: segment_id for segment_id, key in get_organs_by_segment(nodes.segmentation).items()}
     for key in organs:
-        involved = [finding.rank for finding in review.findings if key in organs_of(finding)]
+        involved = [finding.rank for finding in review.findings if key in get_organ_keys(finding)]
         statuses = [state.status(rank) for rank in involved]
         was_named = any(finding.organ == key for finding in review.findings)
         if FLAGGED in statuses:
@@ -221,17 +227,17 @@ def _set_organs(nodes: CaseNodes, review: Review, state: ReviewState, organs: Co
     write_state(nodes.segmentation, state)
 
 
-def organs_of(finding: Finding) -> tuple[str, ...]:
+def get_organ_keys(finding: Finding) -> tuple[str, ...]:
     """The keys of the organ that the finding is about, and of those that a part of it might belong to instead."""
     return (finding.organ, *finding.others)
 
 
-def _status_of(nodes: CaseNodes, segment_id: str) -> int:
+def _get_segment_status(nodes: CaseNodes, segment_id: str) -> int:
     segment = nodes.segmentation.GetSegmentation().GetSegment(segment_id)
     return int(slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentStatus(segment))
 
 
-def _done() -> int:
+def _get_completed_status() -> int:
     return int(slicer.vtkSlicerSegmentationsModuleLogic.Completed)
 
 
@@ -242,19 +248,19 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
     """Write the suggested labels of a finding into the segmentation and record what they replace.
 
     Segments of other programs and voxels outside the finding do not change; :func:`take_back` undoes the rest. Returns
-    the IDs of the segments that changed (see ``surfaces.updating_surfaces``). Raises UserError if there is no
+    the IDs of the segments that changed (see ``surfaces.update_surfaces_in_steps``). Raises UserError if there is no
     suggestion, or if a volume that it needs was deleted or is not where the segmentation is.
     """
     finding, suggestion = _require_voxels(nodes, rank), read_suggestion(nodes.segmentation, rank)
     if suggestion is None or len(suggestion) != finding.count:
         raise UserError("There is no alternative for this finding.", "Correct it in the Segment Editor.")
-    before = members(nodes, finding)
+    before = compute_segment_masks(nodes, finding)
     kept = {segment_id: pack(inside) for segment_id, inside in before.items() if inside.any()}
     for label in np.unique(suggestion).tolist():
-        if label and label not in labels_by_segment(nodes).values():
+        if label and label not in get_labels_by_segment(nodes).values():
             # The organ has no segment yet, so nothing was replaced.
             kept[segment_for(nodes, label)] = ""
-    labels = labels_by_segment(nodes)
+    labels = get_labels_by_segment(nodes)
     changed = set_members(nodes, finding, {segment_id: suggestion == labels[segment_id] for segment_id in labels})
     state = read_state(nodes.segmentation)
     state.before[rank] = kept
@@ -266,15 +272,17 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
 def take_back(nodes: CaseNodes, rank: int) -> set[str]:
     """Undo :func:`accept_suggestion`: return the voxels of a finding to their previous segments.
 
-    Returns the IDs of the segments that changed (see ``surfaces.updating_surfaces``). Raises UserError if no suggestion
-    was accepted, if the record of what it replaced cannot be read, or if the volume with the findings was deleted or is
-    not where the segmentation is.
+    Returns the IDs of the segments that changed (see ``surfaces.update_surfaces_in_steps``). Raises UserError if no
+    suggestion was accepted, if the record of what it replaced cannot be read, or if the volume with the findings was
+    deleted or is not where the segmentation is.
     """
     finding, state = _require_voxels(nodes, rank), read_state(nodes.segmentation)
     if rank not in state.before:
         raise UserError("No alternative was accepted for this finding.", "Use the Segment Editor's undo.")
     before = state.before.pop(rank)
-    inside = {segment_id: unpack(before.get(segment_id, ""), finding.count) for segment_id in labels_by_segment(nodes)}
+    inside = {
+        segment_id: unpack(before.get(segment_id, ""), finding.count) for segment_id in get_labels_by_segment(nodes)
+    }
     write_state(nodes.segmentation, state)
     changed = set_members(nodes, finding, inside)
     for segment_id in (each for each, packed in before.items() if not packed):
@@ -291,10 +299,10 @@ def segment_for(nodes: CaseNodes, label: int) -> str:
 
     Raises UserError if the label is unknown.
     """
-    for segment_id, each in labels_by_segment(nodes).items():
+    for segment_id, each in get_labels_by_segment(nodes).items():
         if each == label:
             return segment_id
-    vocabulary = vocabulary_of(nodes.segmentation)
+    vocabulary = read_vocabulary(nodes.segmentation)
     if vocabulary is None or label not in vocabulary.by_label:
         raise UserError("This version does not support the organ.", _REMEDY)
     organ = vocabulary.by_label[label]
@@ -304,15 +312,15 @@ def segment_for(nodes: CaseNodes, label: int) -> str:
 
 
 def _require_voxels(nodes: CaseNodes, rank: int) -> FindingVoxels:
-    voxels = voxels_of(nodes, rank)
+    voxels = get_finding_voxels(nodes, rank)
     if voxels is None:
-        raise no_findings(nodes)
+        raise create_missing_findings_error(nodes)
     require_voxels(nodes.segmentation)
     require_together(nodes)
     return voxels
 
 
-def no_findings(nodes: CaseNodes) -> UserError:
+def create_missing_findings_error(nodes: CaseNodes) -> UserError:
     """Why the voxels of the findings are missing, and what to do."""
     if lacks_label_maps(nodes.segmentation):
         return UserError(

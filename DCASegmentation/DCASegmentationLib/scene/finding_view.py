@@ -15,10 +15,10 @@ from vtk.util.numpy_support import numpy_to_vtk
 from dcaseg.review.schema import Finding
 from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.nodes import new_singleton, singleton_node, to_world
+from DCASegmentationLib.scene.nodes import add_singleton_node, get_singleton_node, to_world
 from DCASegmentationLib.scene.segmentation import own_organs, segment_layers
 from DCASegmentationLib.scene.surfaces import without_surfaces
-from DCASegmentationLib.scene.volumes import index_to_ras
+from DCASegmentationLib.scene.volumes import get_ijk_to_ras
 
 _KEEP = 255
 
@@ -40,7 +40,7 @@ class FindingVoxels:
         return int(np.count_nonzero(self.mask))
 
 
-def voxels_of(nodes: CaseNodes, rank: int) -> FindingVoxels | None:
+def get_finding_voxels(nodes: CaseNodes, rank: int) -> FindingVoxels | None:
     """The voxels of the finding with this rank; None if the volume was deleted or contains none."""
     if nodes.finding_ranks is None or nodes.finding_ranks.GetImageData() is None:
         return None
@@ -52,7 +52,7 @@ def voxels_of(nodes: CaseNodes, rank: int) -> FindingVoxels | None:
     return FindingVoxels(nodes.finding_ranks, (z, y, x), mask[z, y, x])
 
 
-def members(nodes: CaseNodes, finding: FindingVoxels) -> dict[str, np.ndarray]:
+def compute_segment_masks(nodes: CaseNodes, finding: FindingVoxels) -> dict[str, np.ndarray]:
     """For each segment of this module, by segment ID: which of the finding's voxels (bool, one dimension) are in it."""
     found = {segment_id: np.zeros(finding.count, bool) for segment_id in own_organs(nodes.segmentation)}
     for layer in segment_layers(nodes.segmentation, finding.volume):
@@ -66,12 +66,12 @@ def members(nodes: CaseNodes, finding: FindingVoxels) -> dict[str, np.ndarray]:
 
 
 def set_members(nodes: CaseNodes, finding: FindingVoxels, wanted: Mapping[str, np.ndarray]) -> set[str]:
-    """Set which of the finding's voxels belong to which segments; ``wanted`` has the form that :func:`members` returns.
+    """Set which voxels of the finding belong to which segments; ``wanted`` is as from :func:`compute_segment_masks`.
 
     Other voxels and segments do not change, and surfaces are not updated. Returns the IDs of the segments that changed,
-    whose surfaces must be computed again (see ``surfaces.updating_surfaces``).
+    whose surfaces must be computed again (see ``surfaces.update_surfaces_in_steps``).
     """
-    now = members(nodes, finding)
+    now = compute_segment_masks(nodes, finding)
     modification = nodes.segmentation.StartModify()
     try:
         with without_surfaces(nodes.segmentation):
@@ -84,7 +84,7 @@ def set_members(nodes: CaseNodes, finding: FindingVoxels, wanted: Mapping[str, n
 def move_members(
     nodes: CaseNodes, finding: FindingVoxels, now: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
 ) -> None:
-    """Change the members of segments from ``now`` to ``wanted``, both as :func:`members` returns them.
+    """Change the members of segments from ``now`` to ``wanted``, both as :func:`compute_segment_masks` returns them.
 
     Call it within ``without_surfaces``.
     """
@@ -99,7 +99,7 @@ def move_members(
             _write(nodes, finding, segment_id, coming, 0, "MODE_MERGE_MASK")
 
 
-def image_of_finding(finding: FindingVoxels, values: np.ndarray, around: int = 0) -> Any:
+def create_finding_image(finding: FindingVoxels, values: np.ndarray, around: int = 0) -> Any:
     """The finding's box as a vtkOrientedImageData (8 bit): ``values`` in its voxels, ``around`` in all others."""
     voxels = np.full(finding.mask.shape, around, np.uint8)
     voxels[finding.mask] = values
@@ -108,7 +108,7 @@ def image_of_finding(finding: FindingVoxels, values: np.ndarray, around: int = 0
     scalars = numpy_to_vtk(voxels.ravel(), deep=True)
     scalars.SetName("ImageScalars")
     image.GetPointData().SetScalars(scalars)
-    image.SetGeometryFromImageToWorldMatrix(index_to_ras(finding.volume))
+    image.SetGeometryFromImageToWorldMatrix(get_ijk_to_ras(finding.volume))
     return image
 
 
@@ -117,7 +117,7 @@ def _write(
 ) -> None:
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     logic.SetBinaryLabelmapToSegment(
-        image_of_finding(finding, values, around), nodes.segmentation, segment_id, getattr(logic, mode)
+        create_finding_image(finding, values, around), nodes.segmentation, segment_id, getattr(logic, mode)
     )
 
 
@@ -127,21 +127,21 @@ COLOR = (1.0, 1.0, 0.0)
 _THICKNESS = 2
 
 
-def outline(nodes: CaseNodes, finding: Finding) -> Any | None:
+def show_outline(nodes: CaseNodes, finding: Finding) -> Any | None:
     """Outline a finding in slice and 3D views, instead of any other; returns None if its voxels were deleted.
 
     The outline is a vtkMRMLModelNode that is not part of the user's data: it is hidden and not saved with the scene. It
     is not a segmentation, because Slicer looks up every segmentation in the subject hierarchy, which lacks hidden ones.
     """
-    voxels = voxels_of(nodes, finding.rank)
+    voxels = get_finding_voxels(nodes, finding.rank)
     if voxels is None:
         hide_outline()
         return None
-    node = singleton_node(_MODEL, _TAG) or new_singleton(_MODEL, _TAG, hidden=True)
+    node = get_singleton_node(_MODEL, _TAG) or add_singleton_node(_MODEL, _TAG, hidden=True)
     _display_of(node)
     before = node.StartModify()
     node.SetName(f"{finding.rank}: {finding.name}")
-    node.SetAndObservePolyData(surface_around(voxels))
+    node.SetAndObservePolyData(extract_surface(voxels))
     node.SetAndObserveTransformNodeID(voxels.volume.GetTransformNodeID())
     _display_of(node).SetVisibility(True)
     node.EndModify(before)
@@ -150,20 +150,20 @@ def outline(nodes: CaseNodes, finding: Finding) -> Any | None:
 
 def is_outlined() -> bool:
     """Whether a finding is outlined in the views."""
-    node = singleton_node(_MODEL, _TAG)
+    node = get_singleton_node(_MODEL, _TAG)
     return node is not None and bool(node.GetDisplayVisibility())
 
 
 def hide_outline() -> None:
     """Hide the outline."""
-    node = singleton_node(_MODEL, _TAG)
+    node = get_singleton_node(_MODEL, _TAG)
     if node is not None and node.GetDisplayNode() is not None:
         node.GetDisplayNode().SetVisibility(False)
 
 
 def jump_to(nodes: CaseNodes, finding: Finding) -> None:
     """Center all slice views on a finding, and let all 3D views rotate around it."""
-    position = position_of(nodes, finding)
+    position = get_finding_position(nodes, finding)
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *position, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
     for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
         # Keep the direction and the distance.
@@ -173,13 +173,13 @@ def jump_to(nodes: CaseNodes, finding: Finding) -> None:
         camera.ResetClippingRange()
 
 
-def position_of(nodes: CaseNodes, finding: Finding) -> tuple[float, float, float]:
+def get_finding_position(nodes: CaseNodes, finding: Finding) -> tuple[float, float, float]:
     """The position of a finding in the world (RAS, mm), including the case's transform."""
     x, y, z = finding.position_mm
     return to_world(nodes.segmentation, (-x, -y, z))
 
 
-def surface_around(voxels: FindingVoxels) -> Any:
+def extract_surface(voxels: FindingVoxels) -> Any:
     """The surface around the voxels (vtkPolyData), in the space of its volume."""
     # A border of zeros closes the surface at the box.
     mask = np.pad(voxels.mask.astype(np.uint8), 1)
@@ -189,7 +189,7 @@ def surface_around(voxels: FindingVoxels) -> Any:
     contour = vtk.vtkDiscreteFlyingEdges3D()
     contour.SetInputData(image)
     contour.SetValue(0, 1)
-    to_ras = index_to_ras(voxels.volume)
+    to_ras = get_ijk_to_ras(voxels.volume)
     first = to_ras.MultiplyPoint([*(part.start - 1 for part in reversed(voxels.box)), 1.0])
     for row in range(3):
         to_ras.SetElement(row, 3, first[row])

@@ -20,7 +20,7 @@ from typing import Any
 import slicer
 import vtk
 
-from dcaseg.temp_paths import clean, partial_name
+from dcaseg.temp_paths import clean, make_partial_path
 
 _SECONDS = 60
 _INSTALL = "apt-get install libegl1 libgl1-mesa-dri"
@@ -47,7 +47,7 @@ def choose_window_system() -> None:
 
 
 @cache
-def rendering_problem() -> str:
+def find_rendering_problem() -> str:
     """Why offscreen rendering does not work and what to install, in one line; empty if it works.
 
     This renders a green window in a separate process and checks the color, which takes about two seconds, once. In
@@ -118,7 +118,7 @@ class _Application:
         # Scenes may contain CTs, so the folders of killed processes are removed.
         temporary = Path(tempfile.gettempdir())
         clean(temporary)
-        folder = partial_name(temporary / "dca-mrml-cache")
+        folder = make_partial_path(temporary / "dca-mrml-cache")
         cache = str(folder)
         # Before the folder exists, because the process can be interrupted at any moment.
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
@@ -151,7 +151,7 @@ def boot() -> None:
     slicer.modules = _application.modules
 
 
-def application_logic() -> Any:
+def get_application_logic() -> Any:
     """The vtkMRMLApplicationLogic that views and their displayable managers use."""
     boot()
     if _application is not None:

@@ -18,13 +18,13 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 
-from dcaseg.rendering.body import AIR_HU, COARSE_MM, body_steps
+from dcaseg.rendering.body import AIR_HU, COARSE_MM, compute_body_in_steps
 from dcaseg.rendering.layout import EXPERTS, SHORT_EXPERT_TITLES, color_table
 from dcaseg.temp_paths import is_left_over, own_prefix
-from DCASegmentationLib.scene.case_record import LEVELS, MAP_NAMES, CaseNodes, attention_name, recall, remember
+from DCASegmentationLib.scene.case_record import LEVELS, MAP_NAMES, CaseNodes, get_attention_name, recall, remember
 from DCASegmentationLib.scene.placement import note_grids
 from DCASegmentationLib.scene.subject_hierarchy import place_in_folder
-from DCASegmentationLib.scene.volumes import CTPlacement, add_volume, index_to_ras, place_under
+from DCASegmentationLib.scene.volumes import CTPlacement, add_volume, get_ijk_to_ras, place_under
 
 _TAG = "DCASegmentation.colors"
 
@@ -38,7 +38,7 @@ def scale_colors(name: str) -> Any:
     return _color_node(f"{name} (0 to 1)", [(f"{i / (len(table) - 1):.2f}", *rgb, 255) for i, rgb in enumerate(table)])
 
 
-def expert_colors() -> Any:
+def get_expert_colors() -> Any:
     """The vtkMRMLColorTableNode with the names and colors of the experts; 0, the background, is transparent."""
     names = [f"{SHORT_EXPERT_TITLES[expert].lower()} organs" for _, expert, _ in EXPERTS]
     colors = [color for _, _, color in EXPERTS]
@@ -47,7 +47,7 @@ def expert_colors() -> Any:
 
 
 def _color_node(name: str, entries: Sequence[tuple[Any, ...]]) -> Any:
-    if (node := _existing(name)) is not None:
+    if (node := _find_color_node(name)) is not None:
         return node
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
     node.SetTypeToUser()
@@ -69,7 +69,7 @@ def save_colors(saved: bool) -> None:
         node.SetSaveWithScene(saved)
 
 
-def _existing(name: str) -> Any | None:
+def _find_color_node(name: str) -> Any | None:
     return next((node for node in _own_nodes() if node.GetAttribute(_TAG) == name), None)
 
 
@@ -87,7 +87,7 @@ _POSITION = (0.98, 0.02)
 
 def add_scale_legend(node: Any, title: str) -> Any:
     """Add a legend with numbers from 0 to 1 to a map volume. Returns the vtkMRMLColorLegendDisplayNode."""
-    legend = _legend(node, title)
+    legend = _add_legend(node, title)
     legend.SetSize(*_SCALE_SIZE)
     legend.SetLabelFormat("%.1f")
     legend.SetNumberOfLabels(3)
@@ -96,7 +96,7 @@ def add_scale_legend(node: Any, title: str) -> Any:
 
 def add_name_legend(node: Any, title: str, count: int) -> Any:
     """Add a legend with the names of its ``count`` colors to a label map. Returns the vtkMRMLColorLegendDisplayNode."""
-    legend = _legend(node, title)
+    legend = _add_legend(node, title)
     legend.SetSize(*_NAMES_SIZE)
     legend.SetUseColorNamesForLabels(True)
     legend.SetMaxNumberOfColors(count)
@@ -116,7 +116,7 @@ def refresh_legend(node: Any, is_shown: bool) -> None:
         legend.SetVisibility(is_shown)
 
 
-def _legend(node: Any, title: str) -> Any:
+def _add_legend(node: Any, title: str) -> Any:
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
     legend.SetTitleText(title)
     legend.SetPosition(*_POSITION)
@@ -139,7 +139,7 @@ def show_attention(maps: Mapping[str, sitk.Image], level: int) -> dict[str, Any]
 
     Returns the vtkMRMLScalarVolumeNode of each expert.
     """
-    return {expert: show_named_map(image, attention_name(level, expert)) for expert, image in maps.items()}
+    return {expert: show_named_map(image, get_attention_name(level, expert)) for expert, image in maps.items()}
 
 
 def show_map(image: sitk.Image, name: str, title: str, colors: str) -> Any:
@@ -179,7 +179,7 @@ def show_dominant_expert(image: sitk.Image, name: str = "Dominant expert") -> An
     Returns the vtkMRMLLabelMapVolumeNode.
     """
     node = add_volume(image, name, "vtkMRMLLabelMapVolumeNode", hidden=True)
-    node.GetDisplayNode().SetAndObserveColorNodeID(expert_colors().GetID())
+    node.GetDisplayNode().SetAndObserveColorNodeID(get_expert_colors().GetID())
     add_name_legend(node, "Dominant expert", len(EXPERTS) + 1)
     return node
 
@@ -206,7 +206,7 @@ def take_map_files(
     for path in found:
         (shutil.copyfile if keep else shutil.move)(path, folder / path.name)
     # The maps are in the world space of the exported CT, but the CT may be moved or hardened before they are shown.
-    placement = placement or CTPlacement.of(nodes.ct)
+    placement = placement or CTPlacement.from_volume(nodes.ct)
     space = {"from_world": placement.from_world.tolist(), "grid": placement.grid.tolist()}
     (folder / _SPACE).write_text(json.dumps(space), encoding="utf-8")
     nodes.segmentation.SetAttribute(_FOLDER, str(folder))
@@ -225,9 +225,9 @@ def _from_world(folder: Path, ct: Any) -> np.ndarray:
     return placement.to_own_space(ct)
 
 
-def available_maps(nodes: CaseNodes) -> set[str]:
+def list_available_maps(nodes: CaseNodes) -> set[str]:
     """The names of the maps (see ``MAP_NAMES``) that a case has, as volumes or as files."""
-    folder = _folder_of(nodes.segmentation)
+    folder = _get_folder(nodes.segmentation)
     return {
         name
         for name in MAP_NAMES
@@ -235,10 +235,12 @@ def available_maps(nodes: CaseNodes) -> set[str]:
     }
 
 
-def levels_of(nodes: CaseNodes) -> list[int]:
+def list_attention_levels(nodes: CaseNodes) -> list[int]:
     """The levels of attention of a case, ascending."""
-    available = available_maps(nodes)
-    return [level for level in LEVELS if any(attention_name(level, expert) in available for _, expert, _ in EXPERTS)]
+    available = list_available_maps(nodes)
+    return [
+        level for level in LEVELS if any(get_attention_name(level, expert) in available for _, expert, _ in EXPERTS)
+    ]
 
 
 def map_volume(nodes: CaseNodes, name: str) -> Any | None:
@@ -247,7 +249,7 @@ def map_volume(nodes: CaseNodes, name: str) -> Any | None:
     Voxels outside the body are set to 0, which is not displayed.
     """
     node = nodes.map(name)
-    folder = _folder_of(nodes.segmentation)
+    folder = _get_folder(nodes.segmentation)
     if node is None and (recorded := recall(nodes.segmentation)) is not None:
         # Another part of the panel may have loaded it.
         node = recorded.map(name)
@@ -266,7 +268,7 @@ def map_volume(nodes: CaseNodes, name: str) -> Any | None:
     if from_world is not None:
         place_under(nodes.ct, node, from_world)
         if name != _IN_ORGANS:
-            _empty_outside_body(node, nodes.ct, folder)
+            _apply_cached_body_mask(node, nodes.ct, folder)
     nodes.set_map(name, node)
     remember(nodes)
     note_grids(nodes)
@@ -276,9 +278,9 @@ def map_volume(nodes: CaseNodes, name: str) -> Any | None:
 
 def remove_map_files(segmentation: Any) -> None:
     """Delete the map files of a segmentation, unless it was cloned and another one has them too."""
-    folder = _folder_of(segmentation)
+    folder = _get_folder(segmentation)
     others = [each for each in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if each is not segmentation]
-    if folder is not None and folder not in map(_folder_of, others):
+    if folder is not None and folder not in map(_get_folder, others):
         shutil.rmtree(folder, ignore_errors=True)
     segmentation.RemoveAttribute(_FOLDER)
 
@@ -291,14 +293,14 @@ def remove_unused_folders(temporary: Path, also_recent: bool = False) -> None:
     """
     used = set()
     if not also_recent:
-        used = {_folder_of(node) for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")}
+        used = {_get_folder(node) for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")}
     for folder in temporary.glob(f"{_PREFIX}*"):
         is_own = folder.name.startswith(own_prefix(_PREFIX))
         if (is_own or is_left_over(folder, _PREFIX)) and folder not in used:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folder_of(segmentation: Any) -> Path | None:
+def _get_folder(segmentation: Any) -> Path | None:
     """The folder with the map files; None if the path comes from a scene saved by another Slicer process."""
     text = segmentation.GetAttribute(_FOLDER)
     if not text or not Path(text).name.startswith(own_prefix(_PREFIX)):
@@ -308,21 +310,21 @@ def _folder_of(segmentation: Any) -> Path | None:
     return folder if is_here and folder.is_dir() else None
 
 
-def _empty_outside_body(node: Any, ct: Any, folder: Path) -> None:
+def _apply_cached_body_mask(node: Any, ct: Any, folder: Path) -> None:
     """Set a map to 0 in air and table. The body mask is computed once per grid and cached in the maps' folder."""
     values = slicer.util.arrayFromVolume(node)
     cache = _mask_file(folder, values.shape)
     try:
         outside = np.load(cache, allow_pickle=False)
     except (OSError, ValueError):
-        outside = ~body_mask(ct, node)
+        outside = ~compute_body_mask(ct, node)
         np.save(cache, outside, allow_pickle=False)
     if outside.shape == values.shape:
         values[outside] = 0
         slicer.util.arrayFromVolumeModified(node)
 
 
-def empty_maps_outside_body(nodes: CaseNodes) -> None:
+def apply_body_mask(nodes: CaseNodes) -> None:
     """Set the map volumes of a case to 0 in air and table, where they mean nothing."""
     outside: dict[tuple[int, ...], np.ndarray] = {}
     for name in MAP_NAMES:
@@ -331,7 +333,7 @@ def empty_maps_outside_body(nodes: CaseNodes) -> None:
             continue
         values = slicer.util.arrayFromVolume(node)
         if values.shape not in outside:
-            outside[values.shape] = ~body_mask(nodes.ct, node)
+            outside[values.shape] = ~compute_body_mask(nodes.ct, node)
         values[outside[values.shape]] = 0
         slicer.util.arrayFromVolumeModified(node)
 
@@ -340,9 +342,9 @@ def _mask_file(folder: Path, shape: tuple[int, ...]) -> Path:
     return folder / f"{'x'.join(map(str, shape))}-{_BODY}"
 
 
-def preparing_maps(nodes: CaseNodes) -> Iterator[None]:
+def prepare_maps_in_steps(nodes: CaseNodes) -> Iterator[None]:
     """Compute the body mask of a case's maps in small steps, so that a map appears at once when it is chosen."""
-    folder = _folder_of(nodes.segmentation)
+    folder = _get_folder(nodes.segmentation)
     if folder is None or nodes.ct is None:
         return
     paths = [path for name in MAP_NAMES if name != _IN_ORGANS and (path := folder / f"{name}.nrrd").is_file()]
@@ -362,18 +364,18 @@ def preparing_maps(nodes: CaseNodes) -> Iterator[None]:
     to_ras = np.eye(4)
     to_ras[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing())
     to_ras[:3, 3] = reader.GetOrigin()
-    body = yield from _masking(nodes.ct, from_world @ np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_ras, shape)
+    body = yield from _compute_mask_in_steps(nodes.ct, from_world @ np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_ras, shape)
     # The result may have been deleted in the meantime, with its folder.
     if folder.is_dir():
         np.save(cache, ~body, allow_pickle=False)
 
 
-def body_mask(ct: Any, grid: Any) -> np.ndarray:
+def compute_body_mask(ct: Any, grid: Any) -> np.ndarray:
     """The body (bool, z, y, x) on the voxels of the volume node ``grid``.
 
-    See ``dcaseg.rendering.body.body_steps``. Both nodes must be under the same transform.
+    See ``dcaseg.rendering.body.compute_body_in_steps``. Both nodes must be under the same transform.
     """
-    steps = _masking(ct, _matrix(grid), slicer.util.arrayFromVolume(grid).shape)
+    steps = _compute_mask_in_steps(ct, _get_ijk_to_ras(grid), slicer.util.arrayFromVolume(grid).shape)
     while True:
         try:
             next(steps)
@@ -381,13 +383,13 @@ def body_mask(ct: Any, grid: Any) -> np.ndarray:
             return np.asarray(end.value)
 
 
-def _masking(ct: Any, to_ras: np.ndarray, shape: tuple[int, ...]) -> Generator[None, None, np.ndarray]:
-    """Compute ``body_mask`` in steps, for a grid of ``shape`` (z, y, x) whose indices (i, j, k) ``to_ras`` maps."""
+def _compute_mask_in_steps(ct: Any, to_ras: np.ndarray, shape: tuple[int, ...]) -> Generator[None, None, np.ndarray]:
+    """Do ``compute_body_mask`` in steps, on a grid of ``shape`` (z, y, x) whose indices (i, j, k) ``to_ras`` maps."""
     steps = [max(1, round(COARSE_MM / side)) for side in reversed(ct.GetSpacing())]
-    to_index = np.linalg.inv(_matrix(ct)) @ to_ras
+    to_index = np.linalg.inv(_get_ijk_to_ras(ct)) @ to_ras
     coarse = slicer.util.arrayFromVolume(ct)[tuple(slice(None, None, step) for step in steps)] > AIR_HU
     yield
-    body = yield from body_steps(coarse)
+    body = yield from compute_body_in_steps(coarse)
     return _on_grid(body, to_index, shape, steps)
 
 
@@ -407,5 +409,5 @@ def _on_grid(mask: np.ndarray, to_index: np.ndarray, shape: tuple[int, ...], ste
     return sitk.GetArrayFromImage(resampled).astype(bool)
 
 
-def _matrix(node: Any) -> np.ndarray:
-    return np.array(slicer.util.arrayFromVTKMatrix(index_to_ras(node)))
+def _get_ijk_to_ras(node: Any) -> np.ndarray:
+    return np.array(slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(node)))

@@ -12,7 +12,7 @@ import vtk
 Point = tuple[float, float, float]
 
 
-def new_node(class_name: str, name: str, hidden: bool) -> Any:
+def add_node(class_name: str, name: str, hidden: bool) -> Any:
     """Add a node with a unique name; a ``hidden`` one is hidden before it is added, so that no selector lists it."""
     node = _create(class_name)
     node.SetName(slicer.mrmlScene.GenerateUniqueName(name))
@@ -20,12 +20,12 @@ def new_node(class_name: str, name: str, hidden: bool) -> Any:
     return slicer.mrmlScene.AddNode(node)
 
 
-def singleton_node(class_name: str, tag: str) -> Any | None:
-    """The node of this class that :func:`new_singleton` added to the scene; None if there is none."""
+def get_singleton_node(class_name: str, tag: str) -> Any | None:
+    """The node of this class that :func:`add_singleton_node` added to the scene; None if there is none."""
     return slicer.mrmlScene.GetSingletonNode(tag, class_name)
 
 
-def new_singleton(class_name: str, tag: str, name: str = "", hidden: bool = False, saved: bool = False) -> Any:
+def add_singleton_node(class_name: str, tag: str, name: str = "", hidden: bool = False, saved: bool = False) -> Any:
     """Add the only node of this class with the singleton ``tag``, which Slicer keeps when the scene is closed.
 
     A ``hidden`` node is not listed by selectors. It is saved with the scene only if ``saved``.
@@ -69,15 +69,15 @@ def removed_on_error() -> Iterator[list[Any]]:
 
 def to_world(node: Any, point: Point) -> Point:
     """The position in the world of a ``point`` given in the node's own space (both RAS, mm)."""
-    return _transformed(point, node.GetParentTransformNode(), None)
+    return _transform_point(point, node.GetParentTransformNode(), None)
 
 
 def from_world(node: Any, point: Point) -> Point:
     """The position in the node's own space, before its transforms, of a ``point`` in the world (both RAS, mm)."""
-    return _transformed(point, None, node.GetParentTransformNode())
+    return _transform_point(point, None, node.GetParentTransformNode())
 
 
-def _transformed(point: Point, source: Any | None, target: Any | None) -> Point:
+def _transform_point(point: Point, source: Any | None, target: Any | None) -> Point:
     if source is None and target is None:
         return point
     transform = vtk.vtkGeneralTransform()

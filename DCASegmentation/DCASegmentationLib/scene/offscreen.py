@@ -19,23 +19,23 @@ from dcaseg.rendering.case_picture import (
     FILL_OPACITY,
     MAP_OPACITY,
     SIDES,
+    compute_view_sizes,
     draw_case,
+    make_plane_panel,
     map_titles,
-    plane_panel,
-    view_sizes,
 )
 from dcaseg.rendering.layout import (
     CaseResult,
     Panel,
     Picture,
-    finest_level,
-    organs_in,
-    organs_missing,
-    row_pixels,
+    compute_panel_sizes,
+    find_missing_organs,
+    find_organs,
+    get_finest_level,
     write_picture,
 )
 from dcaseg.rendering.planes import Plane, choose_planes
-from DCASegmentationLib.scene.headless import application_logic, rendering_problem
+from DCASegmentationLib.scene.headless import find_rendering_problem, get_application_logic
 from DCASegmentationLib.scene.scene_builder import CaseNodes
 from DCASegmentationLib.scene.segmentation import add_closed_surfaces
 from DCASegmentationLib.scene.view_setup import place_slice
@@ -71,7 +71,7 @@ class _OffscreenView:
         self.interactor.SetRenderWindow(self.window)
 
     def _manage(self, factory: Any, managers: Sequence[str], node: Any) -> None:
-        factory.SetMRMLApplicationLogic(application_logic())
+        factory.SetMRMLApplicationLogic(get_application_logic())
         for name in managers:
             if not factory.IsDisplayableManagerRegistered(name):
                 factory.RegisterDisplayableManager(name)
@@ -80,7 +80,7 @@ class _OffscreenView:
         self._group.Initialize(factory, self.renderer)
         self._group.SetMRMLDisplayableNode(node)
 
-    def pixels(self) -> np.ndarray:
+    def render_pixels(self) -> np.ndarray:
         """Render and return the RGB pixels (rows, columns, 3; uint8), top row first."""
         self.window.Render()
         capture = vtk.vtkWindowToImageFilter()
@@ -112,13 +112,13 @@ class SliceView(_OffscreenView):
         super().__init__(pixels)
         self._size = pixels
         self.logic = slicer.vtkMRMLSliceLogic()
-        self.logic.SetMRMLApplicationLogic(application_logic())
+        self.logic.SetMRMLApplicationLogic(get_application_logic())
         self.logic.SetMRMLScene(slicer.mrmlScene)
         node = self.logic.AddSliceNode(name)
         node.SetSaveWithScene(False)
         node.SetDimensions(*pixels, 1)
         self.logic.GetSliceCompositeNode().SetSaveWithScene(False)
-        application_logic().GetSliceLogics().AddItem(self.logic)
+        get_application_logic().GetSliceLogics().AddItem(self.logic)
         # 2D props are drawn in the order they are added: the slice must be below what the managers add.
         self._add_slice_image()
         self._manage(slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), _SLICE_MANAGERS, node)
@@ -146,7 +146,7 @@ class SliceView(_OffscreenView):
 
     def close(self) -> None:
         """Release the view and the nodes that its slice logic created."""
-        application_logic().GetSliceLogics().RemoveItem(self.logic)
+        get_application_logic().GetSliceLogics().RemoveItem(self.logic)
         made_by_logic = (
             self.logic.GetSliceCompositeNode(),
             self.logic.GetSliceModelNode(),
@@ -210,7 +210,7 @@ def render_planes(nodes: CaseNodes, planes: Mapping[str, Plane], sizes: Mapping[
     for name, plane in planes.items():
         with organs_filled(nodes.segmentation), SliceView(f"DCA {name}", sizes[name]) as view:
             view.show(plane, nodes.ct)
-            panels.append(plane_panel(view.pixels(), plane, name.capitalize()))
+            panels.append(make_plane_panel(view.render_pixels(), plane, name.capitalize()))
     return panels
 
 
@@ -219,12 +219,12 @@ def render_organs(nodes: CaseNodes, pixels: tuple[int, int]) -> Panel:
     add_closed_surfaces(nodes.segmentation)
     with ThreeDView("DCA 3D", pixels, _WHITE) as view:
         view.look(azimuth=-15.0, elevation=12.0)
-        return Panel(view.pixels(), "Organs from the front", *SIDES["coronal"])
+        return Panel(view.render_pixels(), "Organs from the front", *SIDES["coronal"])
 
 
 def render_maps(nodes: CaseNodes, titles: Mapping[str, str], plane: Plane, sizes: list[tuple[int, int]]) -> list[Panel]:
     """The attention maps of the finest level and the dominant expert over the CT on one plane."""
-    level = finest_level(nodes.attention)
+    level = get_finest_level(nodes.attention)
     panels = []
     for (name, title), size in zip(titles.items(), sizes, strict=False):
         with organs_outlined_in_white(nodes.segmentation), SliceView(f"DCA {name}", size) as view:
@@ -232,7 +232,7 @@ def render_maps(nodes: CaseNodes, titles: Mapping[str, str], plane: Plane, sizes
                 view.show(plane, nodes.ct, labels=nodes.dominant_expert, opacity=MAP_OPACITY)
             elif level is not None:
                 view.show(plane, nodes.ct, overlay=nodes.attention[level][name], opacity=MAP_OPACITY)
-            panels.append(plane_panel(view.pixels(), plane, title))
+            panels.append(make_plane_panel(view.render_pixels(), plane, title))
     return panels
 
 
@@ -292,15 +292,15 @@ def draw(
     Without slicer-core or OpenGL, matplotlib draws the same panels, and the reason is returned.
     Raises OutputError.
     """
-    reason = rendering_problem()
+    reason = find_rendering_problem()
     if reason:
         draw_case(path, ct, result, vocabulary, title, subtitle)
         return Drawn(path, reason)
-    write_picture(_rendered(ct, result, vocabulary, title, subtitle, nodes), path)
+    write_picture(_render_picture(ct, result, vocabulary, title, subtitle, nodes), path)
     return Drawn(path, "")
 
 
-def _rendered(
+def _render_picture(
     ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, title: str, subtitle: str, nodes: CaseNodes | None
 ) -> Picture:
     # Imported here because it needs slicer, and this module must load without it.
@@ -308,14 +308,14 @@ def _rendered(
 
     nodes = nodes or build_scene(ct, result, vocabulary)
     planes = choose_planes(ct, result.labels)
-    sizes = view_sizes(planes)
+    sizes = compute_view_sizes(planes)
     axial = planes["axial"]
-    found = organs_in(result.labels, vocabulary)
+    found = find_organs(result.labels, vocabulary)
     return Picture(
         title=title,
         subtitle=subtitle,
         views=[*render_planes(nodes, planes, sizes), render_organs(nodes, sizes["3d"])],
-        maps=render_maps(nodes, map_titles(result), axial, row_pixels([axial.aspect] * 4)),
+        maps=render_maps(nodes, map_titles(result), axial, compute_panel_sizes([axial.aspect] * 4)),
         organs=found,
-        missing=organs_missing(result, vocabulary),
+        missing=find_missing_organs(result, vocabulary),
     )

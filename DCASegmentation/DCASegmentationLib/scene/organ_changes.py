@@ -11,12 +11,12 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 
-from dcaseg.imaging.label_comparison import OrganChange, changes_between
+from dcaseg.imaging.label_comparison import OrganChange, compare_label_maps
 from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
-from DCASegmentationLib.scene.review_record import read_state, vocabulary_of
-from DCASegmentationLib.scene.segmentation import Layer, has_voxels, organs_by_segment, segment_layers
-from DCASegmentationLib.scene.volumes import box_within, joined_box, relative_box
+from DCASegmentationLib.scene.review_record import read_state, read_vocabulary
+from DCASegmentationLib.scene.segmentation import Layer, get_organs_by_segment, has_voxels, segment_layers
+from DCASegmentationLib.scene.volumes import find_box_in_grid, get_relative_box, merge_boxes
 
 
 @dataclass(frozen=True)
@@ -35,72 +35,72 @@ class Kept:
 NOTHING_KEPT = Kept({})
 
 
-def organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
+def compute_organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
     """Compare each organ of the vocabulary with the automatic result; empty if this is missing or one has no voxels.
 
     The comparison uses the CT's voxels, in a box around both; without the CT, it uses the box of the automatic result.
     A segment that overlaps another one counts in full.
     """
-    vocabulary = vocabulary_of(nodes.segmentation)
+    vocabulary = read_vocabulary(nodes.segmentation)
     if nodes.automatic is None or vocabulary is None or not has_voxels(nodes.segmentation):
         return ()
-    reference, box = _reference(nodes)
+    reference, box = _choose_reference(nodes)
     layers = segment_layers(nodes.segmentation, reference)
-    whole = joined_box(box, *(layer.box for layer in layers))
+    whole = merge_boxes(box, *(layer.box for layer in layers))
     before = np.zeros([part.stop - part.start for part in whole], np.uint8)
-    before[relative_box(box, whole)] = slicer.util.arrayFromVolume(nodes.automatic)
-    labels = labels_by_segment(nodes)
+    before[get_relative_box(box, whole)] = slicer.util.arrayFromVolume(nodes.automatic)
+    labels = get_labels_by_segment(nodes)
     found = {
         change.organ.key: change
-        for change in changes_between(*_images(before, np.zeros_like(before), reference), vocabulary)
+        for change in compare_label_maps(*_create_images(before, np.zeros_like(before), reference), vocabulary)
     }
     for layer in layers:
         after = np.zeros_like(before)
-        after[relative_box(layer.box, whole)] = organ_labels(layer, labels)
+        after[get_relative_box(layer.box, whole)] = relabel_layer(layer, labels)
         present = {labels[segment_id] for segment_id in layer.segments.values() if segment_id in labels}
-        for change in changes_between(*_images(before, after, reference), vocabulary):
+        for change in compare_label_maps(*_create_images(before, after, reference), vocabulary):
             if change.organ.label in present:
                 found[change.organ.key] = change
     return tuple(found[organ.key] for organ in vocabulary)
 
 
-def changed_findings(nodes: CaseNodes, now: np.ndarray | None = None) -> dict[int, float]:
+def compute_finding_changes(nodes: CaseNodes, now: np.ndarray | None = None) -> dict[int, float]:
     """The findings in which voxels differ from the automatic result: the share of these voxels (0 to 1), by rank.
 
-    ``now`` is what :func:`labels_now` returns, which takes a while for a large case; None computes it.
+    ``now`` is what :func:`get_current_labels` returns, which takes a while for a large case; None computes it.
     """
     if nodes.automatic is None or nodes.finding_ranks is None:
         return {}
     automatic, ranks = (slicer.util.arrayFromVolume(node) for node in (nodes.automatic, nodes.finding_ranks))
     inside = ranks > 0
     of_finding = ranks[inside]
-    differs = ((labels_now(nodes) if now is None else now) != automatic)[inside]
+    differs = ((get_current_labels(nodes) if now is None else now) != automatic)[inside]
     found, counts = np.unique(of_finding[differs], return_counts=True)
     sizes = np.bincount(of_finding)
     return {rank: count / int(sizes[rank]) for rank, count in zip(found.tolist(), counts.tolist(), strict=True)}
 
 
-def labels_now(nodes: CaseNodes) -> np.ndarray:
+def get_current_labels(nodes: CaseNodes) -> np.ndarray:
     """The current organs as labels (z, y, x) on the voxels of ``nodes.automatic``."""
     assert nodes.automatic is not None
-    labels = labels_by_segment(nodes)
+    labels = get_labels_by_segment(nodes)
     now = np.zeros(nodes.automatic.GetImageData().GetDimensions()[::-1], np.uint8)
     for layer in segment_layers(nodes.segmentation, nodes.automatic):
-        organs = organ_labels(layer, labels)
+        organs = relabel_layer(layer, labels)
         np.copyto(now[layer.box], organs, where=organs > 0)
     return now
 
 
-def labels_by_segment(nodes: CaseNodes) -> dict[str, int]:
+def get_labels_by_segment(nodes: CaseNodes) -> dict[str, int]:
     """The label, in the vocabulary of the automatic result, of each segment that this module created."""
-    vocabulary = vocabulary_of(nodes.segmentation)
-    organs = organs_by_segment(nodes.segmentation)
+    vocabulary = read_vocabulary(nodes.segmentation)
+    organs = get_organs_by_segment(nodes.segmentation)
     if vocabulary is None:
         return {}
     return {each: vocabulary.by_key[key].label for each, key in organs.items() if key in vocabulary.by_key}
 
 
-def organ_labels(layer: Layer, labels: Mapping[str, int]) -> np.ndarray:
+def relabel_layer(layer: Layer, labels: Mapping[str, int]) -> np.ndarray:
     """A layer's voxels (z, y, x) with the values of ``labels`` (by segment ID), 0 for all other segments."""
     numbers = np.zeros(int(layer.labels.max(initial=0)) + 1, np.uint8)
     for value, segment_id in layer.segments.items():
@@ -109,7 +109,7 @@ def organ_labels(layer: Layer, labels: Mapping[str, int]) -> np.ndarray:
     return np.asarray(numbers[layer.labels])
 
 
-def kept_organs(segmentation: Any | None, requested: Collection[str] | None = None) -> Kept:
+def find_kept_organs(segmentation: Any | None, requested: Collection[str] | None = None) -> Kept:
     """The organs of a vtkMRMLSegmentationNode that a new run must not change, of those ``requested`` (keys; None: all).
 
     They were corrected, or are completed in Slicer's segment status. Without the automatic result, as in a segmentation
@@ -118,11 +118,13 @@ def kept_organs(segmentation: Any | None, requested: Collection[str] | None = No
     if segmentation is None:
         return NOTHING_KEPT
     nodes = recall(segmentation)
-    changed = {change.organ.key for change in organ_changes(nodes) if change.changed} if nodes is not None else set()
+    changed = (
+        {change.organ.key for change in compute_organ_changes(nodes) if change.changed} if nodes is not None else set()
+    )
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     has_automatic = nodes is not None and nodes.automatic is not None
     touched = {logic.Completed} if has_automatic else {logic.InProgress, logic.Completed, logic.Flagged}
-    segments = organs_by_segment(segmentation)
+    segments = get_organs_by_segment(segmentation)
     content = segmentation.GetSegmentation()
     kept = {
         segment_id: key
@@ -136,17 +138,17 @@ def kept_organs(segmentation: Any | None, requested: Collection[str] | None = No
     return Kept(kept, tuple(sorted(removed)))
 
 
-def _reference(nodes: CaseNodes) -> tuple[Any, Box]:
+def _choose_reference(nodes: CaseNodes) -> tuple[Any, Box]:
     """The volume on whose grid to compare, and the box of the automatic result in it."""
     assert nodes.automatic is not None
     size = nodes.automatic.GetImageData().GetDimensions()
-    box = None if nodes.ct is None or nodes.ct.GetImageData() is None else box_within(nodes.automatic, nodes.ct)
+    box = None if nodes.ct is None or nodes.ct.GetImageData() is None else find_box_in_grid(nodes.automatic, nodes.ct)
     if box is not None:
         return nodes.ct, box
     return nodes.automatic, (slice(0, size[2]), slice(0, size[1]), slice(0, size[0]))
 
 
-def _images(before: np.ndarray, after: np.ndarray, reference: Any) -> tuple[sitk.Image, sitk.Image]:
+def _create_images(before: np.ndarray, after: np.ndarray, reference: Any) -> tuple[sitk.Image, sitk.Image]:
     images = sitk.GetImageFromArray(before), sitk.GetImageFromArray(after)
     for image in images:
         image.SetSpacing(reference.GetSpacing())

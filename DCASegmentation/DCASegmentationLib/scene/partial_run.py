@@ -25,51 +25,51 @@ from DCASegmentationLib.scene.review_record import (
     read_review,
     read_state,
     read_suggestion,
+    read_vocabulary,
     unpack,
-    vocabulary_of,
 )
-from DCASegmentationLib.scene.segmentation import labels_in, organs_by_segment, segment_layers
-from DCASegmentationLib.scene.volumes import box_within
+from DCASegmentationLib.scene.segmentation import find_unique_labels, get_organs_by_segment, segment_layers
+from DCASegmentationLib.scene.volumes import find_box_in_grid
 
 
-def requested_organs(organs: Collection[str] | None, vocabulary: Vocabulary) -> frozenset[str]:
+def get_requested_organs(organs: Collection[str] | None, vocabulary: Vocabulary) -> frozenset[str]:
     """The keys of the organs that a run segments; ``organs`` are keys or names, None for all of the model."""
     return frozenset(vocabulary.by_key if organs is None else (vocabulary.find(name).key for name in organs))
 
 
 def is_whole(region: Region, ct: Any) -> bool:
     """Whether ``region`` of the CT's grid is all of it."""
-    return region == Region.whole(ct.GetImageData().GetDimensions()[::-1])
+    return region == Region.from_size(ct.GetImageData().GetDimensions()[::-1])
 
 
-def organs_within(segmentation: Any, ct: Any, region: Region) -> set[str]:
+def find_organs_in_region(segmentation: Any, ct: Any, region: Region) -> set[str]:
     """The keys of this module's organs in a vtkMRMLSegmentationNode that have voxels in ``region`` of the CT's grid."""
-    organs = organs_by_segment(segmentation)
+    organs = get_organs_by_segment(segmentation)
     found = set()
     for layer in segment_layers(segmentation, ct):
         whole = zip(layer.box, region.slices, strict=True)
         part = tuple(slice(max(b.start, r.start) - b.start, max(min(b.stop, r.stop) - b.start, 0)) for b, r in whole)
-        for value in labels_in(layer.labels[part]):
+        for value in find_unique_labels(layer.labels[part]):
             if layer.segments.get(value) in organs:
                 found.add(organs[layer.segments[value]])
     return found
 
 
-def untouched_segments(
+def find_untouched_segments(
     segmentation: Any, ct: Any, requested: Collection[str], region: Region, found: Collection[str]
 ) -> dict[str, str]:
     """The segments of this module that a run does not replace: organ key by segment ID.
 
     ``requested`` and ``found`` are the keys of the organs that it was to segment, and that it did find in ``region``.
     """
-    organs = organs_by_segment(segmentation)
+    organs = get_organs_by_segment(segmentation)
     reached = set(organs.values()) & set(requested)
     if not is_whole(region, ct):
-        reached &= organs_within(segmentation, ct, region) | set(found)
+        reached &= find_organs_in_region(segmentation, ct, region) | set(found)
     return {segment_id: key for segment_id, key in organs.items() if key not in reached}
 
 
-def with_outside(
+def merge_labels_outside_region(
     labels: np.ndarray, segmentation: Any, ct: Any, region: Region, organs: Mapping[str, str], vocabulary: Vocabulary
 ) -> np.ndarray:
     """``labels`` (z, y, x) on the CT's grid, with the current voxels of ``organs`` outside ``region``.
@@ -112,13 +112,13 @@ class EarlierReview:
     reviewed: Reviewed
 
 
-def earlier_review(segmentation: Any | None, ct: Any) -> EarlierReview | None:
+def get_earlier_review(segmentation: Any | None, ct: Any) -> EarlierReview | None:
     """What a case has before another run; None if there is no automatic result on the grid of this CT."""
     nodes = recall(segmentation)
-    vocabulary = vocabulary_of(segmentation) if nodes is not None else None
+    vocabulary = read_vocabulary(segmentation) if nodes is not None else None
     if nodes is None or nodes.automatic is None or vocabulary is None or nodes.ct is not ct:
         return None
-    box = box_within(nodes.automatic, ct)
+    box = find_box_in_grid(nodes.automatic, ct)
     if box is None:
         return None
     labels = slicer.util.arrayFromVolume(nodes.automatic).copy()
@@ -134,7 +134,7 @@ def earlier_review(segmentation: Any | None, ct: Any) -> EarlierReview | None:
     return EarlierReview(vocabulary, box, Reviewed(labels, review, ranks, suggestions, state))
 
 
-def joined_review(
+def merge_reviews(
     new: Reviewed, earlier: EarlierReview, vocabulary: Vocabulary, requested: Collection[str], region: Region
 ) -> Reviewed:
     """The review of a limited run joined with what stays of the earlier one; ``new`` covers the whole grid of the CT.
@@ -143,11 +143,11 @@ def joined_review(
     in the order of their scores.
     """
     before = earlier.reviewed
-    labels = _joined_labels(new, earlier, vocabulary, requested, region)
+    labels = _merge_labels(new, earlier, vocabulary, requested, region)
     state = ReviewState(absent=set(new.state.absent), ticked=set(new.state.ticked))
     state.absent |= {key for key in before.state.absent if key not in requested}
     state.ticked |= {key for key in before.state.ticked if key not in requested}
-    staying = _staying_findings(new, earlier, requested, region)
+    staying = _select_kept_findings(new, earlier, requested, region)
     fresh = new.review.findings if new.review is not None else ()
     if not staying:
         return replace(new, labels=labels, state=state)
@@ -168,7 +168,7 @@ def joined_review(
         (ranks[earlier.box] if is_earlier else ranks)[mask] = rank
         suggestion = source.suggestions.get(finding.rank)
         if suggestion is not None and len(suggestion) == len(free):
-            suggestions[rank] = _translated(
+            suggestions[rank] = _map_labels(
                 suggestion[free], earlier.vocabulary if is_earlier else vocabulary, vocabulary
             )
         if is_earlier:
@@ -181,12 +181,12 @@ def joined_review(
     return Reviewed(labels, review, ranks, suggestions, state)
 
 
-def _joined_labels(
+def _merge_labels(
     new: Reviewed, earlier: EarlierReview, vocabulary: Vocabulary, requested: Collection[str], region: Region
 ) -> np.ndarray:
     automatic = earlier.reviewed.labels
     joined = np.zeros_like(new.labels)
-    joined[earlier.box] = _translated(automatic, earlier.vocabulary, vocabulary)
+    joined[earlier.box] = _map_labels(automatic, earlier.vocabulary, vocabulary)
     replaced = [vocabulary.by_key[key].label for key in requested if key in vocabulary.by_key]
     inside, computed = joined[region.slices], new.labels[region.slices]
     inside[np.isin(inside, replaced)] = 0
@@ -194,7 +194,7 @@ def _joined_labels(
     return joined
 
 
-def _translated(labels: np.ndarray, source: Vocabulary, target: Vocabulary) -> np.ndarray:
+def _map_labels(labels: np.ndarray, source: Vocabulary, target: Vocabulary) -> np.ndarray:
     """Labels of one vocabulary as those of another, by organ; 0 for organs that it lacks."""
     table = np.zeros(max(len(source), int(labels.max(initial=0))) + 1, np.uint8)
     for organ in source:
@@ -203,7 +203,7 @@ def _translated(labels: np.ndarray, source: Vocabulary, target: Vocabulary) -> n
     return np.asarray(table[labels])
 
 
-def _staying_findings(
+def _select_kept_findings(
     new: Reviewed, earlier: EarlierReview, requested: Collection[str], region: Region
 ) -> list[Finding]:
     before = earlier.reviewed
@@ -213,9 +213,9 @@ def _staying_findings(
         slice(max(part.start - box.start, 0), max(part.stop - box.start, 0))
         for part, box in zip(region.slices, earlier.box, strict=True)
     )
-    inside = set(labels_in(before.ranks[z, y, x]))
+    inside = set(find_unique_labels(before.ranks[z, y, x]))
     free = before.ranks if new.ranks is None else np.where(new.ranks[earlier.box] > 0, 0, before.ranks)
-    left = set(labels_in(free))
+    left = set(find_unique_labels(free))
     return [
         finding
         for finding in before.review.findings

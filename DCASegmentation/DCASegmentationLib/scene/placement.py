@@ -16,8 +16,8 @@ import slicer.util
 from dcaseg.errors import UserError
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.review_record import move_findings
-from DCASegmentationLib.scene.segmentation import image_to_world, layer_images
-from DCASegmentationLib.scene.volumes import index_to_ras, parent_to_world
+from DCASegmentationLib.scene.segmentation import get_image_to_world, iter_layer_images
+from DCASegmentationLib.scene.volumes import get_ijk_to_ras, get_parent_to_world
 
 _GRIDS = "DCASegmentation.grids"
 _SEGMENTATION, _CT = "segmentation", "ct"
@@ -29,9 +29,9 @@ def note_grids(nodes: CaseNodes) -> None:
 
     Call it whenever their volumes are where they belong. A node whose volumes are elsewhere keeps its earlier record.
     """
-    noted = _noted(nodes)
-    for name, leader, parts in _leaders(nodes):
-        grid = _grid(leader)
+    noted = _read_grids(nodes)
+    for name, leader, parts in _iter_movable_nodes(nodes):
+        grid = _get_ijk_to_ras(leader)
         if grid is not None and not any(_has_other_transform(part, leader) for part in parts):
             noted[name] = grid
     text = json.dumps({name: grid.tolist() for name, grid in noted.items()}, sort_keys=True)
@@ -46,9 +46,9 @@ def follow_transforms(nodes: CaseNodes) -> bool:
     segmentation or the CT have changed in another way, such as by hardening a transform that is not linear; then
     :func:`require_together` raises an error.
     """
-    noted, has_moved = _noted(nodes), False
-    for name, leader, parts in _leaders(nodes):
-        grid, before = _grid(leader), noted.get(name)
+    noted, has_moved = _read_grids(nodes), False
+    for name, leader, parts in _iter_movable_nodes(nodes):
+        grid, before = _get_ijk_to_ras(leader), noted.get(name)
         astray = [part for part in parts if _has_other_transform(part, leader)]
         if not astray or grid is None or before is None:
             continue
@@ -78,7 +78,7 @@ def require_together(nodes: CaseNodes) -> None:
         )
 
 
-def _leaders(nodes: CaseNodes) -> Iterator[tuple[str, Any, list[Any]]]:
+def _iter_movable_nodes(nodes: CaseNodes) -> Iterator[tuple[str, Any, list[Any]]]:
     """The nodes that users move, each with its name in the record and the volumes that follow it."""
     yield _SEGMENTATION, nodes.segmentation, [*nodes.label_maps(), *([] if nodes.ct is not None else nodes.maps())]
     if nodes.ct is not None:
@@ -93,22 +93,24 @@ def _is_same(grid: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.allclose(grid, other, rtol=0.0, atol=_TOLERANCE))
 
 
-def _grid(leader: Any) -> np.ndarray | None:
+def _get_ijk_to_ras(leader: Any) -> np.ndarray | None:
     """The matrix from voxel indices to the node's own space; None if the segmentation has no voxels."""
     if not leader.IsA("vtkMRMLSegmentationNode"):
-        return None if leader.GetImageData() is None else np.array(slicer.util.arrayFromVTKMatrix(index_to_ras(leader)))
-    return next((image_to_world(image) for _number, image in layer_images(leader.GetSegmentation())), None)
+        return (
+            None if leader.GetImageData() is None else np.array(slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(leader)))
+        )
+    return next((get_image_to_world(image) for _number, image in iter_layer_images(leader.GetSegmentation())), None)
 
 
 def _transform_of(part: Any) -> np.ndarray | None:
     """The transform that a volume is under; None if it is not linear."""
     try:
-        return parent_to_world(part)
+        return get_parent_to_world(part)
     except UserError:
         return None
 
 
-def _noted(nodes: CaseNodes) -> dict[str, np.ndarray]:
+def _read_grids(nodes: CaseNodes) -> dict[str, np.ndarray]:
     try:
         content = json.loads(nodes.segmentation.GetAttribute(_GRIDS) or "{}")
         grids = {name: np.array(content[name], float) for name in (_SEGMENTATION, _CT) if name in content}

@@ -9,8 +9,8 @@ import vtk
 
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.nodes import Point, from_world
-from DCASegmentationLib.scene.segmentation import layer_images
-from DCASegmentationLib.scene.volumes import index_to_ras
+from DCASegmentationLib.scene.segmentation import iter_layer_images
+from DCASegmentationLib.scene.volumes import get_ijk_to_ras
 
 
 @dataclass(frozen=True)
@@ -26,32 +26,32 @@ class ReadOut:
 
 def read_at(nodes: CaseNodes, ras: Point, level: int) -> ReadOut:
     """Read the nearest voxels of a case at ``ras`` (mm, world); attention is that of ``level``."""
-    attention = {name: value_at(node, ras) for name, node in nodes.attention.get(level, {}).items()}
+    attention = {name: get_voxel_value(node, ras) for name, node in nodes.attention.get(level, {}).items()}
     return ReadOut(
-        organs=segments_at(nodes.segmentation, ras),
-        hu=value_at(nodes.ct, ras),
+        organs=find_segments(nodes.segmentation, ras),
+        hu=get_voxel_value(nodes.ct, ras),
         attention={name: value for name, value in attention.items() if value is not None},
-        uncertainty=value_at(nodes.entropy, ras),
-        disagreement=value_at(nodes.disagreement, ras),
+        uncertainty=get_voxel_value(nodes.entropy, ras),
+        disagreement=get_voxel_value(nodes.disagreement, ras),
     )
 
 
-def value_at(volume: Any | None, ras: Point) -> float | None:
+def get_voxel_value(volume: Any | None, ras: Point) -> float | None:
     """The value of a volume node's nearest voxel; None outside the volume or if there is no volume."""
     if volume is None or volume.GetImageData() is None:
         return None
-    return _voxel(volume.GetImageData(), index_to_ras(volume), from_world(volume, ras))
+    return _read_voxel(volume.GetImageData(), get_ijk_to_ras(volume), from_world(volume, ras))
 
 
-def segments_at(segmentation: Any, ras: Point) -> tuple[str, ...]:
+def find_segments(segmentation: Any, ras: Point) -> tuple[str, ...]:
     """The names of the visible segments at ``ras`` (mm, world), in all layers."""
     content, display = segmentation.GetSegmentation(), segmentation.GetDisplayNode()
     point = from_world(segmentation, ras)
     names = []
-    for layer, image in layer_images(content):
+    for layer, image in iter_layer_images(content):
         matrix = vtk.vtkMatrix4x4()
         image.GetImageToWorldMatrix(matrix)
-        label = _voxel(image, matrix, point)
+        label = _read_voxel(image, matrix, point)
         for segment_id in content.GetSegmentIDsForLayer(layer) if label else ():
             visible = display is None or display.GetSegmentVisibility(segment_id)
             if visible and content.GetSegment(segment_id).GetLabelValue() == label:
@@ -59,7 +59,7 @@ def segments_at(segmentation: Any, ras: Point) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _voxel(image: Any, to_ras: vtk.vtkMatrix4x4, point: Point) -> float | None:
+def _read_voxel(image: Any, to_ras: vtk.vtkMatrix4x4, point: Point) -> float | None:
     to_index = vtk.vtkMatrix4x4()
     vtk.vtkMatrix4x4.Invert(to_ras, to_index)
     index = [round(value) for value in to_index.MultiplyPoint((*point, 1.0))[:3]]

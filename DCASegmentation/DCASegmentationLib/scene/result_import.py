@@ -13,14 +13,14 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 
-from dcaseg.errors import OutputError, UserError, reason_of, require_memory
+from dcaseg.errors import OutputError, UserError, get_reason, require_memory
 from dcaseg.imaging.itk_environment import no_itk_warnings
 from dcaseg.json_io import read_json
 from dcaseg.organs import Vocabulary
 from dcaseg.review.schema import ALTERNATIVE, FINDING_RANKS, REVIEW, Finding, Review, read_review
 from dcaseg.types import Box
-from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, recorded_parts, remember
-from DCASegmentationLib.scene.ct_export import CT_FILE, Region, in_whole_grid
+from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, get_recorded_volumes, remember
+from DCASegmentationLib.scene.ct_export import CT_FILE, Region, pad_to_size
 from DCASegmentationLib.scene.finding_status import mark_kept, restore_organs
 from DCASegmentationLib.scene.maps import remove_map_files, show_named_map, take_map_files
 from DCASegmentationLib.scene.nodes import remove_nodes
@@ -28,26 +28,26 @@ from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept
 from DCASegmentationLib.scene.partial_run import (
     EarlierReview,
     Reviewed,
+    find_untouched_segments,
+    get_requested_organs,
     is_whole,
-    joined_review,
-    requested_organs,
-    untouched_segments,
-    with_outside,
+    merge_labels_outside_region,
+    merge_reviews,
 )
 from DCASegmentationLib.scene.placement import note_grids
 from DCASegmentationLib.scene.review_record import (
     Origin,
     ReviewState,
-    moved_review,
+    transform_review,
     write_origin,
     write_review,
     write_state,
 )
 from DCASegmentationLib.scene.segmentation import (
     add_organs,
-    box_of_organs,
-    labels_in,
-    organs_by_segment,
+    compute_bounding_box,
+    find_unique_labels,
+    get_organs_by_segment,
     replace_organs,
     segment_layers,
     show_segmentation,
@@ -58,10 +58,12 @@ from DCASegmentationLib.scene.subject_hierarchy import (
     add_to_subject_hierarchy,
     place_in_folder,
 )
-from DCASegmentationLib.scene.volumes import CTPlacement, add_label_volume, joined_box, place_under, show_ct
+from DCASegmentationLib.scene.volumes import CTPlacement, add_label_volume, merge_boxes, place_under, show_ct
 
 
-def without_kept(labels: np.ndarray, vocabulary: Vocabulary, segmentation: Any, kept: Kept, ct_node: Any) -> np.ndarray:
+def remove_kept_organs(
+    labels: np.ndarray, vocabulary: Vocabulary, segmentation: Any, kept: Kept, ct_node: Any
+) -> np.ndarray:
     """``labels`` (z, y, x) on the CT's grid, set to 0 for the organs ``kept`` and within their current segments."""
     if not kept.organs:
         return labels
@@ -98,19 +100,23 @@ def show_review(
     reviewed = Reviewed(labels, ranks=finding_ranks, state=ReviewState(absent=set(kept.removed)))
     if review is not None and finding_ranks is not None and alternative is not None:
         # In the CT's own space, before its transform, so that the positions move with the CT.
-        placed = moved_review(review, (placement or CTPlacement.of(nodes.ct)).to_own_space(nodes.ct))
-        suggestions = dict(_suggestions(review.findings, finding_ranks, alternative))
+        placed = transform_review(review, (placement or CTPlacement.from_volume(nodes.ct)).to_own_space(nodes.ct))
+        suggestions = dict(_iter_suggestions(review.findings, finding_ranks, alternative))
         reviewed = replace(reviewed, review=placed, suggestions=suggestions)
-    vocabulary = origin.organs()
+    vocabulary = origin.get_vocabulary()
     if earlier is not None and vocabulary is not None:
-        keys = requested_organs(requested, vocabulary)
+        keys = get_requested_organs(requested, vocabulary)
         if not is_whole(region, nodes.ct) or not keys.issuperset(earlier.vocabulary.by_key):
-            reviewed = _in_whole_grid(reviewed, region, nodes.ct)
-            reviewed = joined_review(reviewed, earlier, vocabulary, keys, region)
-            region = Region.whole(reviewed.labels.shape)
+            reviewed = _pad_review(reviewed, region, nodes.ct)
+            reviewed = merge_reviews(reviewed, earlier, vocabulary, keys, region)
+            region = Region.from_size(reviewed.labels.shape)
     labels, ranks = reviewed.labels, reviewed.ranks
-    inner = box_of_organs(labels) if ranks is None else joined_box(box_of_organs(labels), box_of_organs(ranks))
-    box = _moved(inner, region)
+    inner = (
+        compute_bounding_box(labels)
+        if ranks is None
+        else merge_boxes(compute_bounding_box(labels), compute_bounding_box(ranks))
+    )
+    box = _shift_box(inner, region)
     name = nodes.segmentation.GetName()
     nodes.automatic = add_label_volume(labels[inner], box, nodes.ct, f"{name}: automatic")
     nodes.finding_ranks = None
@@ -124,19 +130,19 @@ def show_review(
     mark_kept(nodes, kept.organs)
 
 
-def _in_whole_grid(reviewed: Reviewed, region: Region, ct_node: Any) -> Reviewed:
+def _pad_review(reviewed: Reviewed, region: Region, ct_node: Any) -> Reviewed:
     size = ct_node.GetImageData().GetDimensions()[::-1]
-    ranks = None if reviewed.ranks is None else in_whole_grid(reviewed.ranks, region, size)
-    return replace(reviewed, labels=in_whole_grid(reviewed.labels, region, size), ranks=ranks)
+    ranks = None if reviewed.ranks is None else pad_to_size(reviewed.ranks, region, size)
+    return replace(reviewed, labels=pad_to_size(reviewed.labels, region, size), ranks=ranks)
 
 
-def _moved(box: Box, region: Region) -> Box:
+def _shift_box(box: Box, region: Region) -> Box:
     """A box within the region as a box of the whole grid."""
     z, y, x = (slice(part.start + first, part.stop + first) for part, first in zip(box, region.first, strict=True))
     return z, y, x
 
 
-def _suggestions(
+def _iter_suggestions(
     review: Collection[Finding], finding_ranks: np.ndarray, alternative: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
     for finding in review:
@@ -178,7 +184,7 @@ class ResultFiles:
             self.alternative = _read(self.folder / f"{ALTERNATIVE}.nrrd")
             self.review = read_review(self.folder / REVIEW)
             yield
-        self.model = _model(self.folder / _REQUEST)
+        self.model = _read_model(self.folder / _REQUEST)
 
 
 def import_result(
@@ -198,7 +204,7 @@ def import_result(
         pass
     maps = {name: _read_image(path) for name in MAP_NAMES if (path := folder / f"{name}.nrrd").exists()}
     nodes = show_result(files, ct_node, vocabulary, region, segmentation)
-    from_world = CTPlacement.of(ct_node).from_world
+    from_world = CTPlacement.from_volume(ct_node).from_world
     for name, image in maps.items():
         node = show_named_map(image, name)
         place_under(ct_node, node, from_world)
@@ -220,7 +226,7 @@ def take_maps(
         take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath), keepFiles, placement)
     except OSError as error:
         raise OutputError(
-            f"The maps of the result could not be saved: {reason_of(error)}.",
+            f"The maps of the result could not be saved: {get_reason(error)}.",
             "Free some space in Slicer's temporary folder, then segment the CT again.",
         ) from None
 
@@ -265,24 +271,24 @@ def show_result(
     """
     labels = files.labels
     size = ct_node.GetImageData().GetDimensions()[::-1]
-    region = region or Region.whole(size)
+    region = region or Region.from_size(size)
     if labels is None or labels.shape != region.shape or not region.fits(size):
-        raise _unexpected(files.folder)
-    labels = in_whole_grid(labels, region, size)
+        raise _create_mismatch_error(files.folder)
+    labels = pad_to_size(labels, region, size)
     try:
         if segmentation is None:
             name = slicer.mrmlScene.GenerateUniqueName(f"{ct_node.GetName()} organs")
             segmentation = show_segmentation(labels, vocabulary, ct_node, name)
             added = {each: each for each in segmentation.GetSegmentation().GetSegmentIDs()}
         else:
-            fresh, stay = _limited(labels, vocabulary, ct_node, region, segmentation, kept, requested)
+            fresh, stay = _select_labels(labels, vocabulary, ct_node, region, segmentation, kept, requested)
             # Otherwise Slicer would compute all surfaces again at once; the panel computes them step by step.
             segmentation.RemoveClosedSurfaceRepresentation()
             added = replace_organs(segmentation, lambda node: add_organs(node, fresh, vocabulary, ct_node), stay)
     except ValueError:
-        raise _unexpected(files.folder) from None
+        raise _create_mismatch_error(files.folder) from None
     tag_organs(segmentation, added)
-    remove_nodes(recorded_parts(segmentation))
+    remove_nodes(get_recorded_volumes(segmentation))
     remove_map_files(segmentation)
     nodes = CaseNodes(ct_node, segmentation)
     segmentation.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
@@ -291,7 +297,7 @@ def show_result(
     return nodes
 
 
-def _limited(
+def _select_labels(
     labels: np.ndarray,
     vocabulary: Vocabulary,
     ct_node: Any,
@@ -301,13 +307,13 @@ def _limited(
     requested: Collection[str] | None,
 ) -> tuple[np.ndarray, dict[str, str]]:
     """The organs to put into ``segmentation``, as ``labels`` on the CT's grid, and the segments that stay there."""
-    keys = requested_organs(requested, vocabulary)
-    found = {vocabulary.by_label[label].key for label in labels_in(labels) if label in vocabulary.by_label}
-    stay = {**untouched_segments(segmentation, ct_node, keys, region, found), **kept.segments}
+    keys = get_requested_organs(requested, vocabulary)
+    found = {vocabulary.by_label[label].key for label in find_unique_labels(labels) if label in vocabulary.by_label}
+    stay = {**find_untouched_segments(segmentation, ct_node, keys, region, found), **kept.segments}
     if not is_whole(region, ct_node):
-        replaced = {each: key for each, key in organs_by_segment(segmentation).items() if each not in stay}
-        labels = with_outside(labels, segmentation, ct_node, region, replaced, vocabulary)
-    return without_kept(labels, vocabulary, segmentation, replace(kept, segments=stay), ct_node), stay
+        replaced = {each: key for each, key in get_organs_by_segment(segmentation).items() if each not in stay}
+        labels = merge_labels_outside_region(labels, segmentation, ct_node, region, replaced, vocabulary)
+    return remove_kept_organs(labels, vocabulary, segmentation, replace(kept, segments=stay), ct_node), stay
 
 
 def keep_for_review(
@@ -331,19 +337,19 @@ def keep_for_review(
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     origin = Origin(*files.model, vocabulary.name, date, checksum)
     finding_ranks, alternative = files.finding_ranks, files.alternative
-    region = region or Region.whole(files.labels.shape)
+    region = region or Region.from_size(files.labels.shape)
     review = files.review
     if review is None or finding_ranks is None or alternative is None:
         review = finding_ranks = alternative = None
     elif finding_ranks.shape != files.labels.shape or alternative.shape != files.labels.shape:
-        raise _unexpected(files.folder)
+        raise _create_mismatch_error(files.folder)
     found = review, finding_ranks, alternative
     show_review(nodes, origin, region, files.labels, kept, *found, requested, earlier, placement)
     remember(nodes)
     place_in_folder(nodes.label_maps(), nodes.segmentation)
 
 
-def _model(request: Path) -> tuple[str, str]:
+def _read_model(request: Path) -> tuple[str, str]:
     """The name and checksum of the model, which the worker recorded with its results."""
     try:
         bundle = read_json(request)["bundle"]
@@ -363,8 +369,8 @@ def _read_image(path: Path) -> sitk.Image:
             return sitk.ReadImage(str(path))
     except RuntimeError as error:
         require_memory(error)
-        raise _unexpected(path.parent) from None
+        raise _create_mismatch_error(path.parent) from None
 
 
-def _unexpected(folder: Path) -> UserError:
+def _create_mismatch_error(folder: Path) -> UserError:
     return UserError(f"The results in {folder} are incomplete or do not belong to this CT.", "Segment the CT again.")

@@ -37,7 +37,7 @@ class Origin:
     """Where an automatic result comes from.
 
     The name of the ``model``, the SHA-256 of its weights, the name of its ``vocabulary``, the ``date`` (ISO 8601), and
-    the checksum of the CT (see ``ct_export.ct_checksum``), each empty if unknown.
+    the checksum of the CT (see ``ct_export.compute_ct_checksum``), each empty if unknown.
     """
 
     model: str
@@ -46,7 +46,7 @@ class Origin:
     date: str = ""
     ct_checksum: str = ""
 
-    def organs(self) -> Vocabulary | None:
+    def get_vocabulary(self) -> Vocabulary | None:
         """The vocabulary; None if this version does not know it."""
         return VOCABULARIES.get(self.vocabulary)
 
@@ -94,17 +94,17 @@ def write_origin(segmentation: Any, origin: Origin) -> None:
 
 def read_origin(segmentation: Any) -> Origin | None:
     """What :func:`write_origin` recorded; None if it is missing or cannot be read."""
-    content = _json(segmentation, _ORIGIN)
+    content = _read_json(segmentation, _ORIGIN)
     try:
         return load(Origin, content, ignore_unknown=True) if content is not None else None
     except DataError:
         return None
 
 
-def vocabulary_of(segmentation: Any) -> Vocabulary | None:
+def read_vocabulary(segmentation: Any) -> Vocabulary | None:
     """The vocabulary of a result's organs; None if it is not recorded or unknown to this version."""
     origin = read_origin(segmentation)
-    return origin.organs() if origin is not None else None
+    return origin.get_vocabulary() if origin is not None else None
 
 
 def write_review(segmentation: Any, review: Review | None, suggestions: Mapping[int, np.ndarray]) -> None:
@@ -117,13 +117,13 @@ def write_review(segmentation: Any, review: Review | None, suggestions: Mapping[
     if review is not None:
         segmentation.SetAttribute(_LIST, json.dumps(review.to_json()))
         segmentation.SetAttribute(
-            _SUGGESTIONS, json.dumps({str(rank): _packed(labels) for rank, labels in suggestions.items()})
+            _SUGGESTIONS, json.dumps({str(rank): _encode_array(labels) for rank, labels in suggestions.items()})
         )
 
 
 def read_review(segmentation: Any) -> Review | None:
     """The review; None if it is missing or cannot be read."""
-    content = _json(segmentation, _LIST)
+    content = _read_json(segmentation, _LIST)
     try:
         return Review.from_json(content) if content is not None else None
     except UserError:
@@ -134,28 +134,30 @@ def move_findings(segmentation: Any, matrix: np.ndarray) -> None:
     """Move the positions of the findings by ``matrix`` (4, 4, RAS, mm), with all decisions unchanged."""
     review = read_review(segmentation)
     if review is not None:
-        segmentation.SetAttribute(_LIST, json.dumps(moved_review(review, matrix).to_json()))
+        segmentation.SetAttribute(_LIST, json.dumps(transform_review(review, matrix).to_json()))
 
 
-def moved_review(review: Review, matrix: np.ndarray) -> Review:
+def transform_review(review: Review, matrix: np.ndarray) -> Review:
     """The review with the positions of its findings moved by ``matrix`` (4, 4, RAS, mm)."""
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
     in_lps = to_lps @ matrix @ to_lps
     if np.array_equal(in_lps, np.eye(4)):
         return review
-    return replace(review, findings=tuple(replace(each, position_mm=_at(in_lps, each)) for each in review.findings))
+    return replace(
+        review, findings=tuple(replace(each, position_mm=_transform_position(in_lps, each)) for each in review.findings)
+    )
 
 
-def _at(matrix: np.ndarray, finding: Finding) -> Point:
+def _transform_position(matrix: np.ndarray, finding: Finding) -> Point:
     x, y, z = (float(value) for value in (matrix @ [*finding.position_mm, 1.0])[:3])
     return x, y, z
 
 
 def read_suggestion(segmentation: Any, rank: int) -> np.ndarray | None:
     """The alternative labels of a finding's voxels; None if there is no suggestion or it is damaged."""
-    packed = (_json(segmentation, _SUGGESTIONS) or {}).get(str(rank))
+    packed = (_read_json(segmentation, _SUGGESTIONS) or {}).get(str(rank))
     try:
-        return None if packed is None else np.frombuffer(_unpacked(packed), np.uint8)
+        return None if packed is None else np.frombuffer(_decode_bytes(packed), np.uint8)
     except ValueError as error:
         _log.warning("The suggestion for finding %d cannot be read and is ignored (%s).", rank, error)
         return None
@@ -168,7 +170,7 @@ def write_state(segmentation: Any, state: ReviewState) -> None:
 
 def read_state(segmentation: Any) -> ReviewState:
     """The decisions of a review; an empty state if they are missing or cannot be read."""
-    content = _json(segmentation, _STATE) or {}
+    content = _read_json(segmentation, _STATE) or {}
     try:
         state = load(ReviewState, content, ignore_unknown=True)
     except DataError as error:
@@ -184,7 +186,7 @@ def read_state(segmentation: Any) -> ReviewState:
 
 def pack(mask: np.ndarray) -> str:
     """Encode a mask (bool, one dimension) as text."""
-    return _packed(np.packbits(mask))
+    return _encode_array(np.packbits(mask))
 
 
 def unpack(text: str, count: int) -> np.ndarray:
@@ -195,7 +197,7 @@ def unpack(text: str, count: int) -> np.ndarray:
     if not text:
         return np.zeros(count, bool)
     try:
-        bits = np.frombuffer(_unpacked(text, (count + 7) // 8), np.uint8)
+        bits = np.frombuffer(_decode_bytes(text, (count + 7) // 8), np.uint8)
         if len(bits) != (count + 7) // 8:
             raise ValueError("wrong number of voxels")
     except ValueError as error:
@@ -206,12 +208,15 @@ def unpack(text: str, count: int) -> np.ndarray:
     return np.unpackbits(bits, count=count).astype(bool)
 
 
-def _packed(values: np.ndarray) -> str:
+def _encode_array(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(values.tobytes())).decode("ascii")
 
 
-def _unpacked(text: object, max_bytes: int = _MAX_BYTES) -> bytes:
-    """Decode bytes from :func:`_packed`. Raises ValueError if the text is damaged or holds more than ``max_bytes``."""
+def _decode_bytes(text: object, max_bytes: int = _MAX_BYTES) -> bytes:
+    """Decode bytes from :func:`_encode_array`.
+
+    Raises ValueError if the text is damaged or holds more than ``max_bytes``.
+    """
     if not isinstance(text, str):
         raise ValueError("it is not text")
     unpacker = zlib.decompressobj()
@@ -226,7 +231,7 @@ def _unpacked(text: object, max_bytes: int = _MAX_BYTES) -> bytes:
     return content
 
 
-def _json(segmentation: Any, name: str) -> Any:
+def _read_json(segmentation: Any, name: str) -> Any:
     text = segmentation.GetAttribute(name)
     if not text:
         return None

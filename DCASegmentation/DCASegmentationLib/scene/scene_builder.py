@@ -14,9 +14,9 @@ from dcaseg.rendering.planes import choose_planes
 from dcaseg.review.schema import Review
 from dcaseg.types import ProgressCallback
 from DCASegmentationLib.scene.case_record import CaseNodes, remember
-from DCASegmentationLib.scene.ct_export import Region, ct_checksum
+from DCASegmentationLib.scene.ct_export import Region, compute_ct_checksum
 from DCASegmentationLib.scene.headless import boot
-from DCASegmentationLib.scene.maps import empty_maps_outside_body, show_attention, show_named_map
+from DCASegmentationLib.scene.maps import apply_body_mask, show_attention, show_named_map
 from DCASegmentationLib.scene.result_import import show_review
 from DCASegmentationLib.scene.review_record import Origin
 from DCASegmentationLib.scene.segmentation import show_segmentation, tag_organs
@@ -62,7 +62,7 @@ def build_scene(
     for map_name in ("dominant_expert", "entropy", "disagreement"):
         if (image := getattr(result, map_name)) is not None:
             nodes.set_map(map_name, show_named_map(image, map_name))
-    empty_maps_outside_body(nodes)
+    apply_body_mask(nodes)
     organs = nodes.segmentation.GetSegmentation().GetSegmentIDs()
     tag_organs(nodes.segmentation, {each: each for each in organs})
     if to_check is not None:
@@ -76,12 +76,12 @@ def build_scene(
 def _add_review(nodes: CaseNodes, labels: sitk.Image, to_check: ReviewFindings) -> None:
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     review = to_check.review
-    origin = Origin(to_check.model, to_check.sha256, review.vocabulary, date, ct_checksum(nodes.ct))
+    origin = Origin(to_check.model, to_check.sha256, review.vocabulary, date, compute_ct_checksum(nodes.ct))
     arrays = [sitk.GetArrayViewFromImage(image) for image in (labels, to_check.finding_ranks, to_check.alternative)]
     show_review(
         nodes,
         origin,
-        Region.whole(arrays[0].shape),
+        Region.from_size(arrays[0].shape),
         arrays[0],
         review=review,
         finding_ranks=arrays[1],

@@ -61,7 +61,7 @@ def measure_segments(segmentation: Any, ct: Any) -> list[SegmentStatistics]:
     edges = ScanEdges(array, ct.GetSpacing())
     cut_off: set[str] = set()
     for layer in segment_layers(segmentation, ct):
-        values |= layer.values_within(array)
+        values |= layer.get_values_by_segment(array)
         whole = np.zeros(array.shape, layer.labels.dtype)
         whole[layer.box] = layer.labels
         cut_off |= {layer.segments[label] for label in edges.cut_off(whole) if label in layer.segments}
@@ -69,7 +69,7 @@ def measure_segments(segmentation: Any, ct: Any) -> list[SegmentStatistics]:
     content = segmentation.GetSegmentation()
     none = np.empty(0)
     return [
-        _statistics(
+        _compute_statistics(
             segment_id,
             content.GetSegment(segment_id).GetName(),
             values.get(segment_id, none),
@@ -91,7 +91,7 @@ def as_text(rows: Iterable[SegmentStatistics], delimiter: str = ",") -> str:
     return text.getvalue()
 
 
-def _statistics(
+def _compute_statistics(
     segment_id: str, name: str, values: np.ndarray, ml_per_voxel: float, reaches_end: bool
 ) -> SegmentStatistics:
     mean = float(values.mean(dtype=np.float64)) if len(values) else None

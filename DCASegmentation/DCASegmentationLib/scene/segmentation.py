@@ -19,30 +19,38 @@ from vtk.util.numpy_support import vtk_to_numpy
 from dcaseg.errors import UserError
 from dcaseg.organs import Code, Organ, Vocabulary
 from dcaseg.types import Box
-from DCASegmentationLib.scene.volumes import index_to_ras
+from DCASegmentationLib.scene.volumes import get_ijk_to_ras
 
 # Names of the lists in which Slicer's terminology selector finds the codes.
 _TYPE_CONTEXT = "Segmentation category and type - DICOM master list"
 _REGION_CONTEXT = "Anatomic codes - DICOM master list"
 
 
-def terminology_entry(organ: Organ) -> str:
+def serialize_terminology_entry(organ: Organ) -> str:
     """Category, type, and side of an organ in the format of Slicer's terminology entries.
 
     The seven fields, separated by ``~``, are: type context, category, type, type modifier, region context, region, and
     region modifier. A code has the form ``scheme^value^meaning``; an empty field is ``^^``.
     """
     return "~".join(
-        (_TYPE_CONTEXT, _triple(organ.category), _triple(organ.code), _triple(organ.side), _REGION_CONTEXT, "^^", "^^")
+        (
+            _TYPE_CONTEXT,
+            _serialize_code(organ.category),
+            _serialize_code(organ.code),
+            _serialize_code(organ.side),
+            _REGION_CONTEXT,
+            "^^",
+            "^^",
+        )
     )
 
 
 def set_terminology(segment: Any, organ: Organ) -> None:
     """Tag a vtkSegment with the codes of ``organ``."""
-    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(organ))
+    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), serialize_terminology_entry(organ))
 
 
-def _triple(code: Code | None) -> str:
+def _serialize_code(code: Code | None) -> str:
     return f"{code.scheme}^{code.value}^{code.meaning}" if code else "^^"
 
 
@@ -80,13 +88,13 @@ def add_organs(node: Any, labels: sitk.Image | np.ndarray, vocabulary: Vocabular
     """
     array = sitk.GetArrayViewFromImage(labels) if isinstance(labels, sitk.Image) else labels
     _check_size(array, ct_node)
-    present = labels_in(array)
+    present = find_unique_labels(array)
     if unknown := sorted(set(present) - set(vocabulary.by_label)):
         raise ValueError(f"labels {unknown} are not in the vocabulary {vocabulary.name}")
 
     node.SetReferenceImageGeometryParameterFromVolumeNode(ct_node)
     segmentation = node.GetSegmentation()
-    shared = _oriented_label_map(array, ct_node)
+    shared = _create_label_map(array, ct_node)
     added = {}
     for label in present:
         organ = vocabulary.by_label[label]
@@ -119,7 +127,7 @@ def _check_size(array: np.ndarray, ct_node: Any) -> None:
         raise ValueError(f"the label map has size {array.shape[::-1]}, but the CT has size {size}")
 
 
-def labels_in(array: np.ndarray) -> list[int]:
+def find_unique_labels(array: np.ndarray) -> list[int]:
     """The labels in an array (z, y, x), ascending and without 0; by plane, because bincount needs 8 bytes per voxel."""
     found: set[int] = set()
     for plane in array:
@@ -139,24 +147,24 @@ def _describe(segment: Any, organ: Organ) -> None:
     segment.SetTag("DICOM.SegmentAlgorithmName", _ALGORITHM)
 
 
-def _oriented_label_map(array: np.ndarray, ct_node: Any) -> Any:
+def _create_label_map(array: np.ndarray, ct_node: Any) -> Any:
     """The labels as vtkOrientedImageData, cropped to the organs so that surfaces are computed faster."""
-    box = box_of_organs(array)
+    box = compute_bounding_box(array)
     inside = array[box]
     label_map = slicer.vtkOrientedImageData()
     label_map.SetExtent([bound for part in reversed(box) for bound in (part.start, part.stop - 1)])
-    scalars = vtk.vtkDataArray.CreateDataArray(_vtk_type(array.dtype))
+    scalars = vtk.vtkDataArray.CreateDataArray(_get_vtk_type(array.dtype))
     scalars.SetNumberOfTuples(inside.size)
     # Copied only once, directly into VTK's memory.
     vtk_to_numpy(scalars).reshape(inside.shape)[...] = inside
     # VTK's name for the voxels of an image: Slicer's DICOM SEG export treats an image without it as empty.
     scalars.SetName("ImageScalars")
     label_map.GetPointData().SetScalars(scalars)
-    label_map.SetGeometryFromImageToWorldMatrix(index_to_ras(ct_node))
+    label_map.SetGeometryFromImageToWorldMatrix(get_ijk_to_ras(ct_node))
     return label_map
 
 
-def box_of_organs(array: np.ndarray) -> Box:
+def compute_bounding_box(array: np.ndarray) -> Box:
     """The smallest box (z, y, x) around the organs, plus a margin of one voxel inside the array."""
     slices = []
     part = array
@@ -171,7 +179,7 @@ def box_of_organs(array: np.ndarray) -> Box:
     return slices[0], slices[1], slices[2]
 
 
-def _vtk_type(dtype: np.dtype) -> int:
+def _get_vtk_type(dtype: np.dtype) -> int:
     """The VTK type of a label map: Slicer uses 8 bits, or 16 bits if the labels need them."""
     return int(vtk.VTK_UNSIGNED_CHAR if dtype.itemsize == 1 else vtk.VTK_SHORT)
 
@@ -191,7 +199,7 @@ class Layer:
     box: Box
     segments: dict[int, str]
 
-    def values_within(self, array: np.ndarray) -> dict[str, np.ndarray]:
+    def get_values_by_segment(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """The values of ``array`` (z, y, x), which is on the volume's grid, within each segment, by segment ID."""
         inside = self.labels > 0
         labels, values = self.labels[inside], array[self.box][inside]
@@ -205,7 +213,7 @@ class Layer:
         return found
 
 
-def layer_images(content: Any) -> Iterator[tuple[int, Any]]:
+def iter_layer_images(content: Any) -> Iterator[tuple[int, Any]]:
     """The label maps with voxels (vtkOrientedImageData) of a vtkSegmentation, each with the number of its layer.
 
     There are none if another representation is the source, such as closed surface (see :func:`require_voxels`).
@@ -226,28 +234,28 @@ def segment_layers(segmentation: Any, volume: Any) -> list[Layer]:
     segmentation_transform, volume_transform = segmentation.GetParentTransformNode(), volume.GetParentTransformNode()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(segmentation_transform, volume_transform, between)
     layers = []
-    for number, image in layer_images(content):
-        found = _along_axes(image, volume) if segmentation_transform is volume_transform else None
+    for number, image in iter_layer_images(content):
+        found = _resample_along_axes(image, volume) if segmentation_transform is volume_transform else None
         if found is None:
             # After resampling, the image is on the volume's own grid.
-            found = _along_axes(_resampled(image, volume, between), volume)
+            found = _resample_along_axes(_resample(image, volume, between), volume)
         if found is not None and found[0].size:
-            layers.append(Layer(*found, _segments_of(content, number)))
+            layers.append(Layer(*found, _get_layer_segments(content, number)))
     return layers
 
 
-def _segments_of(content: Any, layer: int) -> dict[int, str]:
+def _get_layer_segments(content: Any, layer: int) -> dict[int, str]:
     ids = content.GetSegmentIDsForLayer(layer)
     return {int(content.GetSegment(segment_id).GetLabelValue()): segment_id for segment_id in ids}
 
 
-def _along_axes(image: Any, volume: Any) -> tuple[np.ndarray, Box] | None:
+def _resample_along_axes(image: Any, volume: Any) -> tuple[np.ndarray, Box] | None:
     """The image sampled at the volume's voxels, and the box it covers; None unless the axes of both are parallel.
 
     Parallel axes are the usual case, and selecting planes is many times faster than resampling.
     """
     size = volume.GetImageData().GetDimensions()
-    to_image = np.linalg.inv(image_to_world(image)) @ slicer.util.arrayFromVTKMatrix(index_to_ras(volume))
+    to_image = np.linalg.inv(get_image_to_world(image)) @ slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(volume))
     across = [int(axis) for axis in np.abs(to_image[:3, :3]).argmax(axis=1)]
     drift = np.abs(to_image[:3, :3])
     drift[[0, 1, 2], across] = 0.0
@@ -261,11 +269,11 @@ def _along_axes(image: Any, volume: Any) -> tuple[np.ndarray, Box] | None:
         covered = np.flatnonzero((index >= first) & (index <= last))
         start, stop = (int(covered[0]), int(covered[-1]) + 1) if len(covered) else (0, 0)
         box[2 - volume_axis] = slice(start, stop)
-        part = _planes(part, index[start:stop] - first, 2 - axis)
+        part = _take_planes(part, index[start:stop] - first, 2 - axis)
     return part.transpose([2 - across.index(2 - position) for position in range(3)]), (box[0], box[1], box[2])
 
 
-def _planes(array: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+def _take_planes(array: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
     """The planes ``index`` of an array along ``axis``, without copying if they are consecutive."""
     if len(index) and np.array_equal(index, np.arange(index[0], index[0] + len(index))):
         selection: list[slice] = [slice(None)] * array.ndim
@@ -274,10 +282,10 @@ def _planes(array: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
     return np.take(array, index, axis=axis)
 
 
-def _resampled(image: Any, volume: Any, transform: vtk.vtkAbstractTransform) -> Any:
+def _resample(image: Any, volume: Any, transform: vtk.vtkAbstractTransform) -> Any:
     grid = slicer.vtkOrientedImageData()
     grid.SetExtent(volume.GetImageData().GetExtent())
-    grid.SetGeometryFromImageToWorldMatrix(index_to_ras(volume))
+    grid.SetGeometryFromImageToWorldMatrix(get_ijk_to_ras(volume))
     grid.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     result = slicer.vtkOrientedImageData()
     slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
@@ -286,7 +294,7 @@ def _resampled(image: Any, volume: Any, transform: vtk.vtkAbstractTransform) -> 
     return result
 
 
-def image_to_world(image: Any) -> np.ndarray:
+def get_image_to_world(image: Any) -> np.ndarray:
     """The matrix (4, 4) from voxel indices (i, j, k) of a vtkOrientedImageData to RAS (mm)."""
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
@@ -313,7 +321,7 @@ def own_organs(node: Any) -> list[str]:
     return [each for each in segmentation.GetSegmentIDs() if segmentation.GetSegment(each).HasTag(_TAG)]
 
 
-def organs_by_segment(node: Any) -> dict[str, str]:
+def get_organs_by_segment(node: Any) -> dict[str, str]:
     """The organ key of each segment that :func:`tag_organs` marked, by segment ID, whatever its current name is."""
     found = {}
     for segment_id in own_organs(node):

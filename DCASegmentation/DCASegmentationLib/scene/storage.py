@@ -19,9 +19,9 @@ import numpy as np
 import slicer
 import vtk
 
-from dcaseg.errors import OutputError, reason_of
+from dcaseg.errors import OutputError, get_reason
 from dcaseg.imaging.writers import temporary_folder
-from dcaseg.temp_paths import clean, partial_name
+from dcaseg.temp_paths import clean, make_partial_path
 from DCASegmentationLib.scene.segmentation import require_voxels
 
 _BYTES = {
@@ -39,7 +39,7 @@ def is_whole(stream: IO[bytes]) -> bool:
 
     Compressed data are not decompressed: they end with the number of bytes before compression (RFC 1952).
     """
-    header = _header(stream)
+    header = _read_header(stream)
     if not {"type", "sizes", "encoding"} <= set(header) or header["type"] not in _BYTES:
         return False
     expected = _BYTES[header["type"]] * math.prod(int(size) for size in header["sizes"].split())
@@ -52,7 +52,7 @@ def is_whole(stream: IO[bytes]) -> bool:
     return int.from_bytes(stream.read(4), "little") == expected % 2**32
 
 
-def _header(stream: IO[bytes]) -> dict[str, str]:
+def _read_header(stream: IO[bytes]) -> dict[str, str]:
     """The fields of the header; empty if the blank line at its end is missing."""
     fields: dict[str, str] = {}
     while line := stream.readline():
@@ -79,7 +79,7 @@ def write_nrrd(voxels: np.ndarray, index_to_lps: np.ndarray, path: Path) -> None
     name = _TYPES.get(voxels.dtype.name)
     if name is None:
         raise ValueError(f"voxels of type {voxels.dtype} cannot be written as NRRD")
-    vectors = [_vector(index_to_lps[:3, axis]) for axis in range(4)]
+    vectors = [_format_vector(index_to_lps[:3, axis]) for axis in range(4)]
     header = (
         "NRRD0004",
         f"type: {name}",
@@ -99,7 +99,7 @@ def write_nrrd(voxels: np.ndarray, index_to_lps: np.ndarray, path: Path) -> None
         file.write(np.ascontiguousarray(voxels).data.cast("B"))
 
 
-def _vector(values: np.ndarray) -> str:
+def _format_vector(values: np.ndarray) -> str:
     return f"({','.join(repr(float(value)) for value in values)})"
 
 
@@ -109,7 +109,7 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _MAX_NAME_LENGTH = 120  # characters, which leaves room for an extension and a number
 
 
-def safe_file_name(name: str) -> str:
+def sanitize_file_name(name: str) -> str:
     """``name`` as a file name, without extension, that is allowed on Windows, macOS, and Linux.
 
     A DICOM series may be called "6: CHEST/ABD", which would be a file in another folder.
@@ -188,7 +188,7 @@ def _atomic_output(path: Path, suffix: str, overwrite: bool) -> Iterator[Path]:
                 yield folder / path.name
             (folder / path.name).replace(path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {reason_of(error)}.", CHOOSE_ANOTHER_FOLDER) from error
+        raise OutputError(f"{path} cannot be written: {get_reason(error)}.", CHOOSE_ANOTHER_FOLDER) from error
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def _vtk_messages_off() -> Iterator[None]:
         vtk.vtkObject.SetGlobalWarningDisplay(before)
 
 
-def new_temporary_folder() -> Path:
+def create_temporary_folder() -> Path:
     """Create a temporary folder; the caller must remove it.
 
     This first removes folders left behind by a Slicer process that was killed, because they contain CTs. Raises
@@ -211,11 +211,11 @@ def new_temporary_folder() -> Path:
     parent = slicer.app.temporaryPath
     try:
         clean(Path(parent))
-        folder = partial_name(Path(parent) / "DCASegmentation")
+        folder = make_partial_path(Path(parent) / "DCASegmentation")
         folder.mkdir(mode=0o700)
         return folder
     except OSError as error:
         raise OutputError(
-            f"The temporary folder {parent} cannot be written to: {reason_of(error)}.",
+            f"The temporary folder {parent} cannot be written to: {get_reason(error)}.",
             "Choose another folder under Edit / Application Settings / Modules / Temporary directory.",
         ) from None

@@ -16,8 +16,8 @@ def add_to_subject_hierarchy(ct_node: Any, segmentation: Any) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     if hierarchy is None:
         return
-    study = hierarchy.GetItemParent(_item(hierarchy, ct_node)) or hierarchy.GetSceneItemID()
-    hierarchy.SetItemParent(_item(hierarchy, segmentation), study)
+    study = hierarchy.GetItemParent(_get_or_create_item(hierarchy, ct_node)) or hierarchy.GetSceneItemID()
+    hierarchy.SetItemParent(_get_or_create_item(hierarchy, segmentation), study)
 
 
 def add_ct_to_subject_hierarchy(ct_node: Any, patient: str, study: str) -> None:
@@ -29,7 +29,7 @@ def add_ct_to_subject_hierarchy(ct_node: Any, patient: str, study: str) -> None:
     for name, create in ((patient, hierarchy.CreateSubjectItem), (study, hierarchy.CreateStudyItem)):
         if name:
             parent = hierarchy.GetItemChildWithName(parent, name) or create(parent, name)
-    hierarchy.SetItemParent(_item(hierarchy, ct_node), parent)
+    hierarchy.SetItemParent(_get_or_create_item(hierarchy, ct_node), parent)
 
 
 def place_in_folder(nodes: Sequence[Any], segmentation: Any) -> None:
@@ -37,7 +37,7 @@ def place_in_folder(nodes: Sequence[Any], segmentation: Any) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     if hierarchy is None or not nodes:
         return
-    parent = hierarchy.GetItemParent(_item(hierarchy, segmentation)) or hierarchy.GetSceneItemID()
+    parent = hierarchy.GetItemParent(_get_or_create_item(hierarchy, segmentation)) or hierarchy.GetSceneItemID()
     name = f"{segmentation.GetName()}: maps and review"
     folder = hierarchy.GetItemChildWithName(parent, name)
     if not folder:
@@ -45,7 +45,7 @@ def place_in_folder(nodes: Sequence[Any], segmentation: Any) -> None:
         hierarchy.SetItemAttribute(folder, _FOLDER, "1")
         hierarchy.SetItemExpanded(folder, False)
     for node in nodes:
-        hierarchy.SetItemParent(_item(hierarchy, node), folder)
+        hierarchy.SetItemParent(_get_or_create_item(hierarchy, node), folder)
 
 
 def remove_empty_folders() -> None:
@@ -60,6 +60,6 @@ def remove_empty_folders() -> None:
             hierarchy.RemoveItem(item)
 
 
-def _item(hierarchy: Any, node: Any) -> int:
+def _get_or_create_item(hierarchy: Any, node: Any) -> int:
     # In Slicer every node has an item; outside Slicer nothing creates one.
     return hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)

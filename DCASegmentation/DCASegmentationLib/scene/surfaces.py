@@ -14,10 +14,10 @@ from typing import Any
 import slicer
 import vtk
 
-from dcaseg.errors import OutputError, reason_of
+from dcaseg.errors import OutputError, get_reason
 from dcaseg.imaging.writers import temporary_folder
 from dcaseg.types import ProgressCallback
-from DCASegmentationLib.scene.storage import CHOOSE_ANOTHER_FOLDER, safe_file_name
+from DCASegmentationLib.scene.storage import CHOOSE_ANOTHER_FOLDER, sanitize_file_name
 
 _SURFACE, _LABEL_MAP = "Closed surface", "Binary labelmap"
 
@@ -27,7 +27,7 @@ def has_surfaces(segmentation: Any) -> bool:
     return bool(segmentation.GetSegmentation().ContainsRepresentation(_SURFACE))
 
 
-def making_surfaces(segmentation: Any) -> Iterator[None]:
+def compute_surfaces_in_steps(segmentation: Any) -> Iterator[None]:
     """Compute the surfaces of all segments, yielding after each; they all appear after the last one.
 
     Segments that are edited meanwhile are computed again.
@@ -35,27 +35,27 @@ def making_surfaces(segmentation: Any) -> Iterator[None]:
     content = segmentation.GetSegmentation()
     made: dict[str, Any] = {}
     times: dict[str, int] = {}
-    while outdated := [each for each in content.GetSegmentIDs() if times.get(each) != _time_of(segmentation, each)]:
+    while outdated := [each for each in content.GetSegmentIDs() if times.get(each) != _get_mtime(segmentation, each)]:
         segment_id = outdated[0]
-        times[segment_id] = _time_of(segmentation, segment_id)
-        made[segment_id] = _surface_of(segmentation, segment_id)
+        times[segment_id] = _get_mtime(segmentation, segment_id)
+        made[segment_id] = _compute_surface(segmentation, segment_id)
         yield
     _put(segmentation, made)
 
 
-def _time_of(segmentation: Any, segment_id: str) -> int:
+def _get_mtime(segmentation: Any, segment_id: str) -> int:
     """When the voxels of a segment changed last; -1 if it has none."""
     image = segmentation.GetSegmentation().GetSegment(segment_id).GetRepresentation(_LABEL_MAP)
     return -1 if image is None else int(image.GetMTime())
 
 
-def updating_surfaces(segmentation: Any, segment_ids: Collection[str]) -> Iterator[None]:
+def update_surfaces_in_steps(segmentation: Any, segment_ids: Collection[str]) -> Iterator[None]:
     """Compute the surfaces of these segments again, yielding after each; does nothing if there are no surfaces."""
     for segment_id in segment_ids:
         if not has_surfaces(segmentation):
             return
         if segmentation.GetSegmentation().GetSegment(segment_id) is not None:
-            _put(segmentation, {segment_id: _surface_of(segmentation, segment_id)})
+            _put(segmentation, {segment_id: _compute_surface(segmentation, segment_id)})
         yield
 
 
@@ -63,7 +63,7 @@ def updating_surfaces(segmentation: Any, segment_ids: Collection[str]) -> Iterat
 def without_surfaces(segmentation: Any) -> Iterator[None]:
     """Within the context, voxels can change without computing surfaces; the old surfaces return afterward.
 
-    Call :func:`updating_surfaces` later to update them.
+    Call :func:`update_surfaces_in_steps` later to update them.
     """
     content = segmentation.GetSegmentation()
     kept = {}
@@ -93,7 +93,7 @@ def _put(segmentation: Any, surfaces: dict[str, Any]) -> None:
         segmentation.EndModify(modification)
 
 
-def _surface_of(segmentation: Any, segment_id: str) -> Any:
+def _compute_surface(segmentation: Any, segment_id: str) -> Any:
     """The current surface of a segment, by Slicer's own conversion in a separate segmentation node."""
     content = segmentation.GetSegmentation()
     segment = content.GetSegment(segment_id)
@@ -126,7 +126,7 @@ def write_surfaces(segmentation: Any, folder: Path, progress: ProgressCallback |
     ids = [each for each in content.GetSegmentIDs() if display is None or display.GetSegmentVisibility(each)]
     if not ids:
         raise OutputError("No segment is visible, so there is nothing to save.", "Show the segments to save.")
-    names = _file_names(segmentation, ids)
+    names = _create_file_names(segmentation, ids)
     try:
         with temporary_folder("surfaces", folder) as unfinished:
             for number, segment_id in enumerate(ids):
@@ -147,20 +147,20 @@ def write_surfaces(segmentation: Any, folder: Path, progress: ProgressCallback |
                 path.rename(target)
     except OSError as error:
         raise OutputError(
-            f"The surfaces cannot be written to {folder}: {reason_of(error)}.", CHOOSE_ANOTHER_FOLDER
+            f"The surfaces cannot be written to {folder}: {get_reason(error)}.", CHOOSE_ANOTHER_FOLDER
         ) from error
     if progress:
         progress(1.0, "Surfaces written")
     return paths
 
 
-def _file_names(segmentation: Any, segment_ids: Collection[str]) -> dict[str, str]:
+def _create_file_names(segmentation: Any, segment_ids: Collection[str]) -> dict[str, str]:
     """A file name for each segment; all are different, also where upper and lower case do not differ."""
     content = segmentation.GetSegmentation()
     names: dict[str, str] = {}
     taken: set[str] = set()
     for segment_id in segment_ids:
-        base = name = safe_file_name(f"{segmentation.GetName()}_{content.GetSegment(segment_id).GetName()}")
+        base = name = sanitize_file_name(f"{segmentation.GetName()}_{content.GetSegment(segment_id).GetName()}")
         number = 1
         while name.casefold() in taken:
             number += 1

@@ -15,15 +15,15 @@ from vtk.util.numpy_support import vtk_to_numpy
 from dcaseg.errors import OutputError, UserError
 from dcaseg.imaging.itk_environment import no_itk_warnings
 from dcaseg.organs import Organ, Vocabulary
-from dcaseg.training.corrections import CASES, case_name
+from dcaseg.training.corrections import CASES, make_case_name
 from dcaseg.worker.protocol import AddCorrectedCase, AddUnlabeledCT
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.click_labels import clicks_of
-from DCASegmentationLib.scene.ct_export import ct_checksum, export_ct, require_ct
-from DCASegmentationLib.scene.finding_status import organ_is_reviewed
+from DCASegmentationLib.scene.click_labels import get_click_counts
+from DCASegmentationLib.scene.ct_export import compute_ct_checksum, export_ct, require_ct
+from DCASegmentationLib.scene.finding_status import is_organ_reviewed
 from DCASegmentationLib.scene.review_record import SUGGESTION, Origin, read_origin, read_review, read_state
-from DCASegmentationLib.scene.segmentation import Layer, organs_by_segment, require_voxels, segment_layers
-from DCASegmentationLib.scene.volumes import box_within
+from DCASegmentationLib.scene.segmentation import Layer, get_organs_by_segment, require_voxels, segment_layers
+from DCASegmentationLib.scene.volumes import find_box_in_grid
 
 # Volumes measured on different grids count as equal within this share, or this many ml.
 _SAME_SHARE, _SAME_ML = 0.02, 0.1
@@ -47,20 +47,20 @@ class CorrectedCase:
 def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version: int = 1) -> CorrectedCase:
     """Check a case and write it into ``folder``, from which the worker adds it to the training set ``training``.
 
-    The case labels the reviewed organs (see ``organ_is_reviewed``); all other organs are unannotated. The name of the
+    The case labels the reviewed organs (see ``is_organ_reviewed``); all other organs are unannotated. The name of the
     case is derived from the checksum of its CT, with ``version`` appended if it is above 1.
 
     Raises UserError if no organ was reviewed, if the CT was deleted or changed since the segmentation, if a reviewed
     organ has no voxels, two segments, or a segment outside the CT, and if reviewed organs overlap. Raises OutputError
     if the folder cannot be written to.
     """
-    origin = _origin(nodes)
-    vocabulary = _vocabulary(origin)
-    segments, left_out = _segments_of_organs(nodes, vocabulary)
-    reviewed = _reviewed(nodes, vocabulary)
-    labels = _labels(nodes, {organ: segments[organ.key] for organ in reviewed if organ.key in segments})
+    origin = _get_origin(nodes)
+    vocabulary = _get_vocabulary(origin)
+    segments, left_out = _match_segments(nodes, vocabulary)
+    reviewed = _get_reviewed_organs(nodes, vocabulary)
+    labels = _create_label_array(nodes, {organ: segments[organ.key] for organ in reviewed if organ.key in segments})
     path, _region = export_ct(nodes.ct, folder)
-    name = case_name(origin.ct_checksum or ct_checksum(nodes.ct), version)
+    name = make_case_name(origin.ct_checksum or compute_ct_checksum(nodes.ct), version)
     request = AddCorrectedCase(
         id=uuid.uuid4().hex,
         folder=str(training),
@@ -71,8 +71,10 @@ def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version
         reviewed=tuple(organ.key for organ in reviewed),
         model=origin.model,
         model_sha256=origin.sha256,
-        findings=tuple(_checked_findings(nodes)),
-        clicks=tuple(_clicks(nodes, {organ.key: segments[organ.key] for organ in reviewed if organ.key in segments})),
+        findings=tuple(_list_checked_findings(nodes)),
+        clicks=tuple(
+            _list_clicks(nodes, {organ.key: segments[organ.key] for organ in reviewed if organ.key in segments})
+        ),
     )
     return CorrectedCase(name, reviewed, left_out, request)
 
@@ -82,11 +84,11 @@ def require_reviewed(nodes: CaseNodes) -> tuple[Organ, ...]:
 
     Raises UserError if there are none, or if the CT was deleted or changed since the segmentation.
     """
-    return _reviewed(nodes, _vocabulary(_origin(nodes)))
+    return _get_reviewed_organs(nodes, _get_vocabulary(_get_origin(nodes)))
 
 
-def _reviewed(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[Organ, ...]:
-    reviewed = tuple(organ for organ in vocabulary if organ_is_reviewed(nodes, organ.key))
+def _get_reviewed_organs(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[Organ, ...]:
+    reviewed = tuple(organ for organ in vocabulary if is_organ_reviewed(nodes, organ.key))
     if not reviewed:
         raise UserError(
             "No organ of this case has been fully reviewed.",
@@ -104,21 +106,21 @@ def write_ct_alone(nodes: CaseNodes, folder: Path, training: Path) -> CorrectedC
     _require_ct(nodes)
     path, _region = export_ct(nodes.ct, folder)
     request = AddUnlabeledCT(uuid.uuid4().hex, str(training), str(path))
-    return CorrectedCase(case_name(ct_checksum(nodes.ct)), (), (), request)
+    return CorrectedCase(make_case_name(compute_ct_checksum(nodes.ct)), (), (), request)
 
 
-def case_version(nodes: CaseNodes, training: Path) -> int:
+def get_next_case_version(nodes: CaseNodes, training: Path) -> int:
     """1 if ``training`` does not contain this CT yet, otherwise the next free number for a case of the CT."""
     origin = read_origin(nodes.segmentation)
     if origin is None or not origin.ct_checksum:
         return 1
     version = 1
-    while (training / CASES / case_name(origin.ct_checksum, version)).exists():
+    while (training / CASES / make_case_name(origin.ct_checksum, version)).exists():
         version += 1
     return version
 
 
-def _origin(nodes: CaseNodes) -> Origin:
+def _get_origin(nodes: CaseNodes) -> Origin:
     """The origin of the case. Raises UserError unless its CT is still the one that was segmented."""
     _require_ct(nodes)
     require_voxels(nodes.segmentation)
@@ -127,8 +129,8 @@ def _origin(nodes: CaseNodes) -> Origin:
     if origin is None or nodes.automatic is None:
         raise UserError(f"The automatic result that {name} was derived from is unknown.", _AGAIN)
     # Where the segmentation is does not matter here: what it covers of the CT is checked for each organ.
-    moved = box_within(nodes.automatic, nodes.ct, in_own_space=True) is None
-    if moved or (origin.ct_checksum and origin.ct_checksum != ct_checksum(nodes.ct)):
+    moved = find_box_in_grid(nodes.automatic, nodes.ct, in_own_space=True) is None
+    if moved or (origin.ct_checksum and origin.ct_checksum != compute_ct_checksum(nodes.ct)):
         raise UserError(f"{nodes.ct.GetName()} has changed since it was segmented.", _AGAIN)
     return origin
 
@@ -140,19 +142,19 @@ def _require_ct(nodes: CaseNodes) -> None:
     require_ct(nodes.ct)
 
 
-def _vocabulary(origin: Origin) -> Vocabulary:
-    vocabulary = origin.organs()
+def _get_vocabulary(origin: Origin) -> Vocabulary:
+    vocabulary = origin.get_vocabulary()
     if vocabulary is None:
         raise UserError(f"This version does not support the vocabulary {origin.vocabulary}.", "Update the extension.")
     return vocabulary
 
 
-def _segments_of_organs(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[dict[str, str], tuple[str, ...]]:
+def _match_segments(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[dict[str, str], tuple[str, ...]]:
     """The segment ID of each organ, by organ key, and the names of the segments that match no organ.
 
     A segment created by this module keeps its organ even if it is renamed; any other segment is matched by its name.
     """
-    content, own = nodes.segmentation.GetSegmentation(), organs_by_segment(nodes.segmentation)
+    content, own = nodes.segmentation.GetSegmentation(), get_organs_by_segment(nodes.segmentation)
     by_name = {text.casefold(): organ.key for organ in vocabulary for text in (organ.key, organ.name)}
     found: dict[str, str] = {}
     left_out = []
@@ -172,7 +174,7 @@ def _segments_of_organs(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[dict[
     return found, tuple(left_out)
 
 
-def _labels(nodes: CaseNodes, segments: dict[Organ, str]) -> np.ndarray:
+def _create_label_array(nodes: CaseNodes, segments: dict[Organ, str]) -> np.ndarray:
     """The labels (z, y, x) of the organs on the grid of the CT."""
     layers = segment_layers(nodes.segmentation, nodes.ct)
     labels = np.zeros(nodes.ct.GetImageData().GetDimensions()[::-1], np.uint8)
@@ -227,7 +229,7 @@ def _refuse_overlap(nodes: CaseNodes, organ: Organ, segments: dict[Organ, str], 
     )
 
 
-def _checked_findings(nodes: CaseNodes) -> list[dict[str, Any]]:
+def _list_checked_findings(nodes: CaseNodes) -> list[dict[str, Any]]:
     review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
     if review is None:
         return []
@@ -239,10 +241,10 @@ def _checked_findings(nodes: CaseNodes) -> list[dict[str, Any]]:
     ]
 
 
-def _clicks(nodes: CaseNodes, segments: dict[str, str]) -> list[dict[str, Any]]:
+def _list_clicks(nodes: CaseNodes, segments: dict[str, str]) -> list[dict[str, Any]]:
     """The clicks for each organ that was corrected with clicks; ``segments`` maps organ keys to segment IDs."""
     content = nodes.segmentation.GetSegmentation()
-    counts = {key: clicks_of(content.GetSegment(segment_id)) for key, segment_id in segments.items()}
+    counts = {key: get_click_counts(content.GetSegment(segment_id)) for key, segment_id in segments.items()}
     return [{"organ": key, "added": count[0], "removed": count[1]} for key, count in counts.items() if any(count)]
 
 

@@ -11,11 +11,11 @@ import slicer.util
 
 from dcaseg.rendering.layout import EXPERTS, SHORT_EXPERT_TITLES
 from dcaseg.rendering.planes import SCREEN_AXES, Plane
-from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of
-from DCASegmentationLib.scene.expert_views import COMPARISON_VIEWS, has_ct, in_layout
-from DCASegmentationLib.scene.headless import application_logic
+from DCASegmentationLib.scene.case_record import CaseNodes, find_cases, find_cases_in_scene
+from DCASegmentationLib.scene.expert_views import COMPARISON_VIEWS, has_ct, select_in_layout
+from DCASegmentationLib.scene.headless import get_application_logic
 from DCASegmentationLib.scene.nodes import to_world
-from DCASegmentationLib.scene.volumes import ABDOMEN_LEVEL, ABDOMEN_WINDOW, index_to_ras
+from DCASegmentationLib.scene.volumes import ABDOMEN_LEVEL, ABDOMEN_WINDOW, get_ijk_to_ras
 
 # Slice views of Slicer's standard layouts, by their orientation.
 _STANDARD_VIEWS = {"axial": ("Red", "Axial"), "sagittal": ("Yellow", "Sagittal"), "coronal": ("Green", "Coronal")}
@@ -46,9 +46,9 @@ def arrange_views(ct_node: Any, planes: Mapping[str, Plane]) -> None:
     """Show the CT in the standard slice views, each on its plane."""
     for orientation, plane in planes.items():
         view, preset = _STANDARD_VIEWS[orientation]
-        composite = view_node("vtkMRMLSliceCompositeNode", view)
+        composite = get_view_node("vtkMRMLSliceCompositeNode", view)
         composite.SetBackgroundVolumeID(ct_node.GetID())
-        slice_node = view_node("vtkMRMLSliceNode", view)
+        slice_node = get_view_node("vtkMRMLSliceNode", view)
         slice_node.SetDefaultOrientation(preset)
         place_slice(slice_node, plane, slice_node.GetDimensions()[:2])
 
@@ -66,7 +66,7 @@ def place_slice(slice_node: Any, plane: Plane, pixels: Sequence[int]) -> None:
     slice_node.SetFieldOfView(mm_per_pixel * columns, mm_per_pixel * rows, 1.0)
 
 
-def view_node(class_name: str, view: str) -> Any:
+def get_view_node(class_name: str, view: str) -> Any:
     """The node of class ``class_name`` for a view, created if no layout manager has created it."""
     node = slicer.mrmlScene.GetSingletonNode(view, class_name)
     if node is not None:
@@ -114,24 +114,24 @@ class ViewLayouts:
     def __init__(self) -> None:
         self._before = _USUAL
 
-    def node(self) -> Any | None:
+    def get_layout_node(self) -> Any | None:
         """The vtkMRMLLayoutNode of the scene."""
         return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
 
-    def current(self) -> int:
+    def get_current_layout(self) -> int:
         """The current layout: Slicer's number of it, or ``COMPARISON``."""
-        node = self.node()
+        node = self.get_layout_node()
         return int(node.GetViewArrangement()) if node is not None else _USUAL
 
     def show_comparison(self, nodes: CaseNodes) -> dict[str, Any]:
         """Show the experts side by side in linked views; returns the vtkMRMLSliceCompositeNode of each expert's view.
 
         Slicer sets the size of the views in later turns of the event loop and resets their position when it does. Call
-        :func:`place_comparison` once :func:`comparison_sizes` no longer changes.
+        :func:`place_comparison` once :func:`get_comparison_sizes` no longer changes.
         """
         register_comparison()
         self._switch(COMPARISON)
-        composites = comparison_composites()
+        composites = get_comparison_composites()
         for composite in composites.values():
             composite.SetBackgroundVolumeID(nodes.ct.GetID() if has_ct(nodes) else None)
             composite.SetLinkedControl(True)
@@ -141,21 +141,21 @@ class ViewLayouts:
     def show_bar_plot(self, chart: Any) -> None:
         """Show the usual slice views next to Slicer's plot view, with the chart in it."""
         self._switch(BAR_PLOT)
-        application_logic().GetSelectionNode().SetActivePlotChartID(chart.GetID())
-        application_logic().PropagatePlotChartSelection()
+        get_application_logic().GetSelectionNode().SetActivePlotChartID(chart.GetID())
+        get_application_logic().PropagatePlotChartSelection()
 
     def restore(self) -> None:
         """Return to the previous layout."""
-        node = self.node()
+        node = self.get_layout_node()
         if node is not None:
             node.SetViewArrangement(self._before)
 
     def _switch(self, arrangement: int) -> None:
-        node = self.node()
+        node = self.get_layout_node()
         if node is None:
             return
-        if self.current() not in (COMPARISON, BAR_PLOT):
-            self._before = self.current()
+        if self.get_current_layout() not in (COMPARISON, BAR_PLOT):
+            self._before = self.get_current_layout()
         node.SetViewArrangement(arrangement)
 
 
@@ -163,15 +163,15 @@ def register_comparison() -> None:
     """Register the comparison layout with Slicer; a scene stores only the number of its layout."""
     node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
     if node is not None and not node.IsLayoutDescription(COMPARISON):
-        node.AddLayoutDescription(COMPARISON, _description())
+        node.AddLayoutDescription(COMPARISON, _create_layout_description())
 
 
-def comparison_composites() -> dict[str, Any]:
+def get_comparison_composites() -> dict[str, Any]:
     """The vtkMRMLSliceCompositeNode of each expert's view."""
-    return {expert: view_node("vtkMRMLSliceCompositeNode", tag) for expert, tag in COMPARISON_VIEWS.items()}
+    return {expert: get_view_node("vtkMRMLSliceCompositeNode", tag) for expert, tag in COMPARISON_VIEWS.items()}
 
 
-def _description() -> str:
+def _create_layout_description() -> str:
     views = (
         _VIEW.format(
             tag=COMPARISON_VIEWS[name], label=SHORT_EXPERT_TITLES[name], color="#{:02x}{:02x}{:02x}".format(*color)
@@ -181,9 +181,9 @@ def _description() -> str:
     return f'<layout type="horizontal" split="true">{"".join(views)}</layout>'
 
 
-def comparison_sizes() -> list[tuple[int, int]]:
+def get_comparison_sizes() -> list[tuple[int, int]]:
     """The sizes (columns, rows) of the comparison views in pixels."""
-    nodes = [view_node("vtkMRMLSliceNode", tag) for tag in COMPARISON_VIEWS.values()]
+    nodes = [get_view_node("vtkMRMLSliceNode", tag) for tag in COMPARISON_VIEWS.values()]
     return [tuple(node.GetDimensions()[:2]) for node in nodes]
 
 
@@ -191,8 +191,8 @@ def place_comparison() -> None:
     """Fit the CT into each comparison view, at the slice shown in the usual axial view."""
     usual = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
     for tag in COMPARISON_VIEWS.values():
-        node = view_node("vtkMRMLSliceNode", tag)
-        logic = application_logic().GetSliceLogic(node)
+        node = get_view_node("vtkMRMLSliceNode", tag)
+        logic = get_application_logic().GetSliceLogic(node)
         if logic is not None:
             logic.FitSliceToBackground()
         if usual is not None:
@@ -212,7 +212,7 @@ def use_abdominal_window(ct: Any) -> None:
 def hide_earlier(nodes: CaseNodes) -> list[Any]:
     """Hide earlier results of the same CT; returns the segmentations that were visible before."""
     hidden = []
-    for case in cases_of(nodes.ct):
+    for case in find_cases(nodes.ct):
         display = case.segmentation.GetDisplayNode()
         if case.segmentation is not nodes.segmentation and display is not None and display.GetVisibility():
             display.SetVisibility(False)
@@ -222,7 +222,7 @@ def hide_earlier(nodes: CaseNodes) -> list[Any]:
 
 def is_in_views(ct: Any) -> bool:
     """Whether a slice view of the current layout shows this CT."""
-    composites = in_layout(slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"))
+    composites = select_in_layout(slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"))
     return any(composite.GetBackgroundVolumeID() == ct.GetID() for composite in composites)
 
 
@@ -231,14 +231,14 @@ def show_in_views(ct: Any) -> None:
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         composite.SetBackgroundVolumeID(ct.GetID())
         view = slicer.mrmlScene.GetSingletonNode(composite.GetLayoutName(), "vtkMRMLSliceNode")
-        logic = application_logic().GetSliceLogic(view) if view is not None else None
+        logic = get_application_logic().GetSliceLogic(view) if view is not None else None
         if logic is not None:
             logic.FitSliceToBackground()
 
 
 def show_case_alone(nodes: CaseNodes) -> None:
     """Show this case in all slice views, and hide the results of all other CTs."""
-    for case in cases_in_scene():
+    for case in find_cases_in_scene():
         display = case.segmentation.GetDisplayNode()
         if display is not None and case.ct is not nodes.ct:
             display.SetVisibility(False)
@@ -249,14 +249,14 @@ def show_case_alone(nodes: CaseNodes) -> None:
 
 def go_to_organs(nodes: CaseNodes) -> bool:
     """Show the slice with the most organs in each slice view; returns False if there are no organs."""
-    position = organ_position(nodes)
+    position = find_organ_position(nodes)
     if position is None:
         return False
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *position, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
     return True
 
 
-def organ_position(nodes: CaseNodes) -> tuple[float, float, float] | None:
+def find_organ_position(nodes: CaseNodes) -> tuple[float, float, float] | None:
     """The point (world RAS, mm) whose slices along the CT's axes show the most organs; None without organs."""
     if nodes.automatic is None or nodes.automatic.GetImageData() is None:
         return None
@@ -274,5 +274,5 @@ def organ_position(nodes: CaseNodes) -> tuple[float, float, float] | None:
             # Normalized, so that a small organ counts as much as the liver.
             votes[axis] += area / area.max()
     z, y, x = (2 * int(vote.argmax()) for vote in votes)
-    right, anterior, superior, _ = index_to_ras(nodes.automatic).MultiplyPoint((x, y, z, 1.0))
+    right, anterior, superior, _ = get_ijk_to_ras(nodes.automatic).MultiplyPoint((x, y, z, 1.0))
     return to_world(nodes.automatic, (right, anterior, superior))

@@ -13,7 +13,7 @@ import vtk
 
 from dcaseg.errors import UserError
 from dcaseg.types import Box
-from DCASegmentationLib.scene.nodes import new_node
+from DCASegmentationLib.scene.nodes import add_node
 
 # Soft-tissue window of abdominal CT, in HU.
 ABDOMEN_WINDOW, ABDOMEN_LEVEL = 400.0, 40.0
@@ -38,8 +38,8 @@ def add_volume(image: sitk.Image, name: str, node_class: str, hidden: bool = Fal
     Size, spacing (mm), origin, and directions are copied exactly; only the axes change, from SimpleITK's LPS to
     Slicer's RAS. Modules do not list a ``hidden`` node.
     """
-    node = new_node(node_class, name, hidden)
-    node.SetOrigin(_ras(image.GetOrigin()))
+    node = add_node(node_class, name, hidden)
+    node.SetOrigin(_convert_lps_ras(image.GetOrigin()))
     node.SetSpacing(image.GetSpacing())
     directions = np.diag([-1.0, -1.0, 1.0]) @ np.reshape(image.GetDirection(), (3, 3))
     node.SetIJKToRASDirections(directions.tolist())
@@ -51,38 +51,38 @@ def add_volume(image: sitk.Image, name: str, node_class: str, hidden: bool = Fal
     return node
 
 
-def image_of(node: Any) -> sitk.Image:
+def convert_to_sitk(node: Any) -> sitk.Image:
     """The voxels and grid of a volume node as a SimpleITK image (a copy)."""
     image = sitk.GetImageFromArray(slicer.util.arrayFromVolume(node))
     image.SetSpacing(node.GetSpacing())
-    image.SetOrigin(_ras(node.GetOrigin()))
+    image.SetOrigin(_convert_lps_ras(node.GetOrigin()))
     directions = [[0.0] * 3 for _ in range(3)]
     node.GetIJKToRASDirections(directions)
     image.SetDirection((np.diag([-1.0, -1.0, 1.0]) @ np.array(directions)).ravel().tolist())
     return image
 
 
-def index_to_ras(node: Any) -> vtk.vtkMatrix4x4:
+def get_ijk_to_ras(node: Any) -> vtk.vtkMatrix4x4:
     """The 4 by 4 matrix from voxel index (i, j, k) to RAS position in mm."""
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return matrix
 
 
-def _ras(point: tuple[float, ...]) -> tuple[float, float, float]:
+def _convert_lps_ras(point: tuple[float, ...]) -> tuple[float, float, float]:
     return -point[0], -point[1], point[2]
 
 
-def index_to_world(node: Any) -> np.ndarray:
+def get_ijk_to_world(node: Any) -> np.ndarray:
     """The matrix (4, 4) from voxel indices (i, j, k) to world RAS (mm), including the node's transforms.
 
     Raises UserError if a transform is not linear, such as the acquisition transform of an irregular series.
     """
-    matrix: np.ndarray = parent_to_world(node) @ slicer.util.arrayFromVTKMatrix(index_to_ras(node))
+    matrix: np.ndarray = get_parent_to_world(node) @ slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(node))
     return matrix
 
 
-def parent_to_world(node: Any) -> np.ndarray:
+def get_parent_to_world(node: Any) -> np.ndarray:
     """The transform (4, 4) that ``node`` is under, identity if there is none. Raises UserError if it is not linear."""
     transform = node.GetParentTransformNode()
     matrix = vtk.vtkMatrix4x4()
@@ -108,22 +108,22 @@ class CTPlacement:
     grid: np.ndarray
 
     @classmethod
-    def of(cls, ct_node: Any) -> CTPlacement:
+    def from_volume(cls, ct_node: Any) -> CTPlacement:
         """Where a CT is now. Raises UserError if it is under a transform that is not linear."""
-        return cls(np.linalg.inv(parent_to_world(ct_node)), _grid(ct_node))
+        return cls(np.linalg.inv(get_parent_to_world(ct_node)), _get_ijk_to_ras(ct_node))
 
     def to_own_space(self, ct_node: Any) -> np.ndarray:
         """The matrix (4, 4) from the world as it was then to the CT's own space as it is now.
 
         Hardening a transform moves the CT in its own space; putting it under another transform does not.
         """
-        now = _grid(ct_node)
+        now = _get_ijk_to_ras(ct_node)
         # Without rounding errors in the usual case.
         return self.from_world if np.array_equal(self.grid, now) else now @ np.linalg.inv(self.grid) @ self.from_world
 
 
-def _grid(node: Any) -> np.ndarray:
-    return np.array(slicer.util.arrayFromVTKMatrix(index_to_ras(node)))
+def _get_ijk_to_ras(node: Any) -> np.ndarray:
+    return np.array(slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(node)))
 
 
 def place_under(ct_node: Any, volume: Any, from_world: np.ndarray) -> None:
@@ -132,7 +132,7 @@ def place_under(ct_node: Any, volume: Any, from_world: np.ndarray) -> None:
     ``from_world`` (4, 4) maps that space to the CT's own space (see :meth:`CTPlacement.to_own_space`).
     """
     if not np.array_equal(from_world, np.eye(4)):
-        matrix = from_world @ slicer.util.arrayFromVTKMatrix(index_to_ras(volume))
+        matrix = from_world @ slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(volume))
         volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
     volume.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
 
@@ -146,7 +146,7 @@ def add_label_volume(voxels: np.ndarray, box: Box, ct_node: Any, name: str) -> A
 
     The node is put under the transform of the CT and is hidden from other modules.
     """
-    node = new_node("vtkMRMLLabelMapVolumeNode", name, hidden=True)
+    node = add_node("vtkMRMLLabelMapVolumeNode", name, hidden=True)
     set_voxels(node, voxels, box, ct_node)
     node.CreateDefaultDisplayNodes()
     node.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
@@ -155,7 +155,7 @@ def add_label_volume(voxels: np.ndarray, box: Box, ct_node: Any, name: str) -> A
 
 def set_voxels(node: Any, voxels: np.ndarray, box: Box, reference: Any) -> None:
     """Give a volume node the values ``voxels`` and the geometry of ``box`` in the grid of ``reference``."""
-    matrix = index_to_ras(reference)
+    matrix = get_ijk_to_ras(reference)
     first = [part.start for part in reversed(box)]
     origin = matrix.MultiplyPoint([*first, 1.0])
     for row in range(3):
@@ -164,7 +164,7 @@ def set_voxels(node: Any, voxels: np.ndarray, box: Box, reference: Any) -> None:
     slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(voxels))
 
 
-def box_within(node: Any, reference: Any, in_own_space: bool = False) -> Box | None:
+def find_box_in_grid(node: Any, reference: Any, in_own_space: bool = False) -> Box | None:
     """The box of ``reference``'s grid that the voxels of ``node`` cover; None unless they are voxels of that grid.
 
     ``in_own_space`` compares the grids without the transforms that the nodes are under.
@@ -172,9 +172,9 @@ def box_within(node: Any, reference: Any, in_own_space: bool = False) -> Box | N
     if not in_own_space and node.GetTransformNodeID() != reference.GetTransformNodeID():
         return None
     between = vtk.vtkMatrix4x4()
-    to_reference = index_to_ras(reference)
+    to_reference = get_ijk_to_ras(reference)
     to_reference.Invert()
-    vtk.vtkMatrix4x4.Multiply4x4(to_reference, index_to_ras(node), between)
+    vtk.vtkMatrix4x4.Multiply4x4(to_reference, get_ijk_to_ras(node), between)
     matrix = slicer.util.arrayFromVTKMatrix(between)
     size = np.array(node.GetImageData().GetDimensions())
     offset = np.rint(matrix[:3, 3])
@@ -186,7 +186,7 @@ def box_within(node: Any, reference: Any, in_own_space: bool = False) -> Box | N
     return z, y, x
 
 
-def relative_box(box: Box, whole: Box) -> Box:
+def get_relative_box(box: Box, whole: Box) -> Box:
     """``box`` counted from the start of ``whole``."""
     z, y, x = (
         slice(part.start - around.start, part.stop - around.start) for part, around in zip(box, whole, strict=True)
@@ -194,7 +194,7 @@ def relative_box(box: Box, whole: Box) -> Box:
     return z, y, x
 
 
-def joined_box(*boxes: Box) -> Box:
+def merge_boxes(*boxes: Box) -> Box:
     """The smallest box that contains all of these boxes."""
     z, y, x = (
         slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in zip(*boxes, strict=True)

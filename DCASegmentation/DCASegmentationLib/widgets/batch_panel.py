@@ -20,13 +20,13 @@ from DCASegmentationLib.batch import (
     BatchCase,
     BatchSettings,
     State,
-    casesInScene,
-    casesOfFolder,
-    loadingResult,
+    createCases,
+    findCasesInScene,
+    loadResultInSteps,
 )
-from DCASegmentationLib.event_loop import Steps, newTimer
+from DCASegmentationLib.event_loop import Steps, createTimer
 from DCASegmentationLib.logic import CTFiles, SegmentationLogic
-from DCASegmentationLib.widgets.html import errorText
+from DCASegmentationLib.widgets.html import formatError
 from DCASegmentationLib.widgets.result_panel import startFolder
 from DCASegmentationLib.widgets.tables import makeCompact, setRows
 
@@ -74,7 +74,7 @@ class BatchPanel:
         self.ui.batchTable.connect("itemSelectionChanged()", self._updateButtons)
         self.ui.batchTable.connect("cellActivated(int,int)", self._onActivated)
         # Progress of a case comes often; the table is not rebuilt for it.
-        self._summaryTimer = newTimer(self._updateSummary, 50)
+        self._summaryTimer = createTimer(self._updateSummary, 50)
         self._showMessage("")
         self._fill()
 
@@ -85,7 +85,7 @@ class BatchPanel:
 
     def onAddScene(self) -> None:
         """Add the CTs in the scene that have no result yet."""
-        self._steps.run(self._searchingScene(), self._updateButtons)
+        self._steps.run(self._searchSceneInSteps(), self._updateButtons)
         self._updateButtons()
 
     def onAddFolder(self) -> None:
@@ -100,7 +100,7 @@ class BatchPanel:
         )
         if not folder:
             return
-        self._steps.run(self._searching(Path(folder)), self._updateButtons)
+        self._steps.run(self._searchFolderInSteps(Path(folder)), self._updateButtons)
         self._updateButtons()
 
     def onStart(self) -> None:
@@ -111,30 +111,30 @@ class BatchPanel:
         try:
             settings = self._getSettings(self._resultFolder)
         except UserError as error:
-            self._showMessage(errorText(error))
+            self._showMessage(formatError(error))
             return
         self._showMessage("")
         self.batch.start(settings)
 
     def onShowSelected(self) -> None:
         """Show the result of the selected case; a result in a folder is loaded first."""
-        for case in self._selected():
+        for case in self._getSelectedCases():
             self._show(case)
             return
 
     def onCancelSelected(self) -> None:
         """Cancel the selected cases."""
-        for case in self._selected():
+        for case in self._getSelectedCases():
             self.batch.cancel(case)
 
     def onRetrySelected(self) -> None:
         """Put selected cases that failed or were canceled back into the queue."""
-        for case in self._selected():
+        for case in self._getSelectedCases():
             self.batch.retry(case)
 
     def onRemoveSelected(self) -> None:
         """Remove the selected cases from the list."""
-        for case in self._selected():
+        for case in self._getSelectedCases():
             self.batch.remove(case)
 
     def cleanup(self) -> None:
@@ -143,9 +143,9 @@ class BatchPanel:
         self._summaryTimer.stop()
         self.batch.stop()
 
-    def _searchingScene(self) -> Iterator[None]:
+    def _searchSceneInSteps(self) -> Iterator[None]:
         cases = []
-        for case in casesInScene():
+        for case in findCasesInScene():
             cases += [case] if case is not None else []
             yield
         added = self.batch.add(cases)
@@ -154,21 +154,21 @@ class BatchPanel:
         else:
             self._showMessage("" if added else _("All CTs in the scene are already in the list."))
 
-    def _searching(self, folder: Path) -> Iterator[None]:
+    def _searchFolderInSteps(self, folder: Path) -> Iterator[None]:
         """Search a folder for CTs, a few files in each turn of the event loop."""
         self._showMessage(_("Searching for CTs..."))
         try:
             search = Search(folder, self._resultFolder or folder, Rules())
             until = time.monotonic() + _SEARCH_SECONDS
-            for _step in search.steps():
+            for _step in search.iter_steps():
                 if time.monotonic() >= until:
                     self._showMessage(_("Searching for CTs: {count} files.").format(count=search.files))
                     yield
                     until = time.monotonic() + _SEARCH_SECONDS
         except UserError as error:
-            self._showMessage(errorText(error))
+            self._showMessage(formatError(error))
             return
-        cases = casesOfFolder(search.found)
+        cases = createCases(search.found)
         added = self.batch.add([case for case in cases if case.state is State.Waiting])
         unusable = self.batch.add([case for case in cases if case.state is State.Failed])
         skipped = [each for each in search.found.rejected if each.status == "skipped"]
@@ -191,17 +191,17 @@ class BatchPanel:
         elif case.resultFolder is not None and not self._steps.isRunning:
             self._loading = case
             self._showMessage(_("Loading {name}...").format(name=case.name))
-            self._steps.run(self._loadingCase(case), self._updateButtons)
+            self._steps.run(self._loadCaseInSteps(case), self._updateButtons)
             self._updateButtons()
 
-    def _loadingCase(self, case: BatchCase) -> Iterator[None]:
+    def _loadCaseInSteps(self, case: BatchCase) -> Iterator[None]:
         yield  # let the message appear first
         try:
             with slicer.util.WaitCursor():
-                for _nodes in loadingResult(case):
+                for _nodes in loadResultInSteps(case):
                     yield
         except UserError as error:
-            self._showMessage(errorText(error))
+            self._showMessage(formatError(error))
             return
         self._showMessage("")
         if case.segmentation is not None:
@@ -244,7 +244,7 @@ class BatchPanel:
 
     def _fillRow(self, row: int) -> None:
         case = self.batch.cases[row]
-        for column, text in enumerate((case.name, _inWords(case))):
+        for column, text in enumerate((case.name, _formatCase(case))):
             item = self.ui.batchTable.item(row, column)
             if item is None:
                 item = qt.QTableWidgetItem("")
@@ -252,12 +252,12 @@ class BatchPanel:
             item.setText(text)
             item.setToolTip(case.name if column == 0 else case.message or text)
 
-    def _selected(self) -> list[BatchCase]:
+    def _getSelectedCases(self) -> list[BatchCase]:
         items = [self.ui.batchTable.item(row, 0) for row in range(len(self.batch.cases))]
         return [case for case, item in zip(self.batch.cases, items, strict=True) if item and item.isSelected()]
 
     def _updateButtons(self) -> None:
-        selected, ui = self._selected(), self.ui
+        selected, ui = self._getSelectedCases(), self.ui
         isSearching = self._steps.isRunning and self._loading is None
         if not self._steps.isRunning:
             self._loading = None
@@ -275,13 +275,13 @@ class BatchPanel:
         ui.retryButton.enabled = any(_canRetry(case) for case in selected)
         ui.removeButton.enabled = any(case.state is not State.Running for case in selected)
         # One message in full: the cells are narrow.
-        ui.caseLabel.text = _inWords(selected[0], isLong=True) if len(selected) == 1 else ""
+        ui.caseLabel.text = _formatCase(selected[0], isLong=True) if len(selected) == 1 else ""
         ui.caseLabel.visible = bool(ui.caseLabel.text)
 
     def _updateSummary(self) -> None:
         cases = self.batch.cases
         counts = [(state, sum(case.state is state for case in cases)) for state in State]
-        words = ", ".join(f"{count} {_stateInWords(state)}" for state, count in counts if count)
+        words = ", ".join(f"{count} {_formatState(state)}" for state, count in counts if count)
         self.ui.summaryLabel.text = words
         self.ui.summaryLabel.visible = bool(words)
         onDisk = [case for case in cases if isinstance(case.ct, CTFiles) and case.state is State.Waiting]
@@ -305,7 +305,7 @@ def _canRetry(case: BatchCase) -> bool:
     return case.state in (State.Failed, State.Cancelled) and isUsable
 
 
-def _stateInWords(state: State) -> str:
+def _formatState(state: State) -> str:
     return {
         State.Waiting: _("waiting"),
         State.Running: _("running"),
@@ -315,8 +315,8 @@ def _stateInWords(state: State) -> str:
     }[state]
 
 
-def _inWords(case: BatchCase, isLong: bool = False) -> str:
-    words = _stateInWords(case.state)
+def _formatCase(case: BatchCase, isLong: bool = False) -> str:
+    words = _formatState(case.state)
     if case.state is State.Running:
         words = _("{percent}%").format(percent=round(100 * case.fraction))
     if not isLong:

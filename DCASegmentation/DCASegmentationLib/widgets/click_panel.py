@@ -16,12 +16,12 @@ from slicer.util import VTKObservationMixin
 from DCASegmentationLib.click_correction import ClickCorrection, ClickWorker, Point
 from DCASegmentationLib.event_loop import SegmentationWatch
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
-from DCASegmentationLib.scene.click_labels import NEW_SEGMENT, Target, target_at, target_of_organ, targets_of
+from DCASegmentationLib.scene.click_labels import NEW_SEGMENT, Target, find_target, get_organ_target, list_targets
 from DCASegmentationLib.scene.click_preview import hide_box, show_box
-from DCASegmentationLib.scene.editable_area import editor_node
+from DCASegmentationLib.scene.editable_area import get_editor_node
 from DCASegmentationLib.widgets.correct_panel import CorrectPanel
-from DCASegmentationLib.widgets.html import errorText
-from DCASegmentationLib.widgets.slice_clicks import SliceClicks, box_of_drag
+from DCASegmentationLib.widgets.html import formatError
+from DCASegmentationLib.widgets.slice_clicks import SliceClicks, compute_drag_box
 
 
 class ClickPanel(VTKObservationMixin):
@@ -47,7 +47,7 @@ class ClickPanel(VTKObservationMixin):
         self.ui.dropButton.connect("clicked()", self.correction.drop)
         self.ui.undoClickButton.connect("clicked()", self.undo)
         self.shortcuts = {
-            keys: self._shortcut(keys, action)
+            keys: self._createShortcut(keys, action)
             for keys, action in (
                 ("Return", self.keep),
                 ("Enter", self.keep),
@@ -89,7 +89,7 @@ class ClickPanel(VTKObservationMixin):
             return
         self.ui.clicksButton.checked = True
         self._fillTargets()
-        self._select(target_of_organ(nodes, organ))
+        self._select(get_organ_target(nodes, organ))
 
     def keep(self) -> None:
         """Write the preview into the segmentation."""
@@ -116,7 +116,7 @@ class ClickPanel(VTKObservationMixin):
         position = [0.0, 0.0, 0.0]
         if nodes is None or crosshair is None or not crosshair.GetCursorPositionRAS(position):
             return
-        target = target_at(nodes, (position[0], position[1], position[2]))
+        target = find_target(nodes, (position[0], position[1], position[2]))
         if target is not None:
             self._select(target)
 
@@ -127,7 +127,7 @@ class ClickPanel(VTKObservationMixin):
         self.ui.clicksContents.visible = isOn
         self.ui.keepButton.enabled = correction.hasPreview and not correction.isWaiting
         self.ui.dropButton.enabled = correction.hasPreview or correction.isWaiting
-        text = errorText(correction.error) if correction.error is not None else correction.message
+        text = formatError(correction.error) if correction.error is not None else correction.message
         self.ui.clicksMessageLabel.text = text or _("Click where the organ is missing.")
         for shortcut in self.shortcuts.values():
             shortcut.setEnabled(isOn)
@@ -138,7 +138,7 @@ class ClickPanel(VTKObservationMixin):
             self.turnOff()
         elif isOn and nodes is not None:
             self._correctPanel.pause()
-            self.addObserver(editor_node(), vtk.vtkCommand.ModifiedEvent, self._onEditorModified)
+            self.addObserver(get_editor_node(), vtk.vtkCommand.ModifiedEvent, self._onEditorModified)
             self._watch.watch(nodes.segmentation)
             self._fillTargets()
             self.correction.start(nodes)
@@ -163,14 +163,14 @@ class ClickPanel(VTKObservationMixin):
             return
         if self.ui.boxRadioButton.checked and len(points) > 1:
             hide_box()
-            corners = box_of_drag(points[0], points[-1])
-            self.correction.stroke(target, (_middle(*corners),), True, corners)
+            corners = compute_drag_box(points[0], points[-1])
+            self.correction.addStroke(target, (_computeMidpoint(*corners),), True, corners)
         else:
-            self.correction.stroke(target, points, self.ui.removeRadioButton.checked == isInverted)
+            self.correction.addStroke(target, points, self.ui.removeRadioButton.checked == isInverted)
 
     def _onDrag(self, first: Point, last: Point) -> None:
         if self.ui.boxRadioButton.checked:
-            show_box(box_of_drag(first, last))
+            show_box(compute_drag_box(first, last))
 
     @property
     def _target(self) -> Target | None:
@@ -180,7 +180,7 @@ class ClickPanel(VTKObservationMixin):
     def _fillTargets(self) -> None:
         """List the segments as they are now, and keep the selected one."""
         nodes, selected = recall(self._segmentation), self._target
-        found = targets_of(nodes) if nodes is not None else {}
+        found = list_targets(nodes) if nodes is not None else {}
         selector = self.ui.clickTargetSelector
         wasBlocked = selector.blockSignals(True)
         selector.clear()
@@ -194,12 +194,12 @@ class ClickPanel(VTKObservationMixin):
         if target in self._targets:
             self.ui.clickTargetSelector.currentIndex = self._targets.index(target)
 
-    def _shortcut(self, keys: str, action: Callable[[], None]) -> qt.QShortcut:
+    def _createShortcut(self, keys: str, action: Callable[[], None]) -> qt.QShortcut:
         # For the whole window, because the mouse is in the views.
         shortcut = qt.QShortcut(qt.QKeySequence(keys), self.widget)
         shortcut.connect("activated()", action)
         return shortcut
 
 
-def _middle(one: Point, other: Point) -> Point:
+def _computeMidpoint(one: Point, other: Point) -> Point:
     return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2, (one[2] + other[2]) / 2

@@ -13,7 +13,7 @@ import slicer.util
 from DCASegmentationLib.event_loop import Steps
 from DCASegmentationLib.scene import editable_area
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.editable_area import editor_node
+from DCASegmentationLib.scene.editable_area import get_editor_node
 
 
 class CorrectPanel:
@@ -44,10 +44,10 @@ class CorrectPanel:
         self._steps.stop()
         editor.setActiveEffect(None)
         self._nodes = nodes
-        editable_area.clear_editable_area(editor_node())
+        editable_area.clear_editable_area(get_editor_node())
         self._showLimit(False)
         # The node may be gone, because the scene may have been closed since.
-        editor.setMRMLSegmentEditorNode(editor_node())
+        editor.setMRMLSegmentEditorNode(get_editor_node())
         editor.setSegmentationNode(nodes.segmentation if nodes is not None else None)
         editor.setSourceVolumeNode(nodes.ct if nodes is not None else None)
         editor.visible = nodes is not None
@@ -63,9 +63,9 @@ class CorrectPanel:
         the editor, and starting the effect each take a moment.
         """
         self.editEverywhere()
-        self._steps.run(self._limiting(segmentId, makeArea))
+        self._steps.run(self._limitEditingInSteps(segmentId, makeArea))
 
-    def _limiting(self, segmentId: str, makeArea: Callable[[], Any]) -> Iterator[None]:
+    def _limitEditingInSteps(self, segmentId: str, makeArea: Callable[[], Any]) -> Iterator[None]:
         editor = self.ui.segmentEditor
         yield  # let the section open first
         scrollTo(self.widget)

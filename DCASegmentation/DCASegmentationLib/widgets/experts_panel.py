@@ -15,20 +15,20 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from dcaseg.rendering.layout import COLOR_MAPS, EXPERTS, SHORT_EXPERT_TITLES
-from DCASegmentationLib.event_loop import ModifiedObserver, SegmentationWatch, Steps, newTimer
+from DCASegmentationLib.event_loop import ModifiedObserver, SegmentationWatch, Steps, createTimer
 from DCASegmentationLib.parameters import DCASegmentationParameterNode
 from DCASegmentationLib.scene import expert_views
-from DCASegmentationLib.scene.case_record import CaseNodes, attention_name
-from DCASegmentationLib.scene.expert_attention import SegmentAttention, attention_by_segment, update_chart
+from DCASegmentationLib.scene.case_record import CaseNodes, get_attention_name
+from DCASegmentationLib.scene.expert_attention import SegmentAttention, compute_segment_attention, update_chart
 from DCASegmentationLib.scene.expert_views import MapStyle
-from DCASegmentationLib.scene.maps import available_maps, levels_of, map_volume, save_colors
+from DCASegmentationLib.scene.maps import list_attention_levels, list_available_maps, map_volume, save_colors
 from DCASegmentationLib.scene.probe import ReadOut, read_at
 from DCASegmentationLib.scene.view_setup import (
     BAR_PLOT,
     COMPARISON,
     ViewLayouts,
-    comparison_composites,
-    comparison_sizes,
+    get_comparison_composites,
+    get_comparison_sizes,
     place_comparison,
     register_comparison,
 )
@@ -107,7 +107,7 @@ class ExpertsPanel(VTKObservationMixin):
         self._sizes: list[tuple[int, int]] = []
         self._layouts = ViewLayouts()
         self._steps, self._loading = Steps(), Steps()
-        self._placing = newTimer(self._placeComparison)
+        self._placing = createTimer(self._placeComparison)
         self._watch = SegmentationWatch(self._onSegmentationChanged)
         self.widget = slicer.util.loadUI(str(uiFolder / "Experts.ui"))
         layout.addWidget(self.widget)
@@ -151,21 +151,21 @@ class ExpertsPanel(VTKObservationMixin):
         if nodes is not None and self.isComparing:
             self._layouts.show_comparison(nodes)
         if nodes is not None and self._savesMaps:
-            self._loading.run(self._loadingAll(nodes), self.update)
+            self._loading.run(self._loadMapsInSteps(nodes), self.update)
         self.update()
 
     def enter(self) -> None:
         """The user opens the module: follow the mouse and the view layout."""
         self.exit()
         self._readOut.start()
-        if (node := self._layouts.node()) is not None:
+        if (node := self._layouts.get_layout_node()) is not None:
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self.update()
 
     def exit(self) -> None:
         """The user leaves the module: stop following the mouse and the view layout."""
         self._readOut.stop()
-        if (node := self._layouts.node()) is not None and self.hasObserver(
+        if (node := self._layouts.get_layout_node()) is not None and self.hasObserver(
             node, vtk.vtkCommand.ModifiedEvent, self._onModified
         ):
             self.removeObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
@@ -184,20 +184,20 @@ class ExpertsPanel(VTKObservationMixin):
     def level(self) -> int:
         """The selected attention level, or the finest one of the result if it lacks that level; 0 without attention."""
         wanted = self._parameters.expertLevel if self._parameters is not None else 0
-        levels = levels_of(self._nodes) if self._nodes is not None else []
+        levels = list_attention_levels(self._nodes) if self._nodes is not None else []
         return wanted if wanted in levels else max(levels, default=0)
 
     @property
     def choice(self) -> str:
         """The selected map, or "none" if the result lacks it."""
         wanted = self._parameters.expertMap if self._parameters is not None else expert_views.NONE
-        isAvailable = self._nodes is not None and wanted in expert_views.available_choices(self._nodes, self.level)
+        isAvailable = self._nodes is not None and wanted in expert_views.list_choices(self._nodes, self.level)
         return wanted if isAvailable else expert_views.NONE
 
     @property
     def isComparing(self) -> bool:
         """Whether the experts are shown side by side."""
-        return self._nodes is not None and self._layouts.current() == COMPARISON
+        return self._nodes is not None and self._layouts.get_current_layout() == COMPARISON
 
     def update(self) -> None:
         """Update the views, the table, and the widgets from the result and the choices."""
@@ -212,7 +212,7 @@ class ExpertsPanel(VTKObservationMixin):
         node = expert_views.map_node(nodes, self.level, self.choice)
         expert_views.show_map_over_ct(nodes, node, style, maySwitch)
         if self.isComparing:
-            expert_views.show_side_by_side(comparison_composites(), nodes, self.level, style)
+            expert_views.show_side_by_side(get_comparison_composites(), nodes, self.level, style)
         if self._savesMaps:
             self._keepSaved(nodes, True)
 
@@ -220,24 +220,24 @@ class ExpertsPanel(VTKObservationMixin):
         """Measure only if the level or the segments changed, because sliders call for an update at every step."""
         if self._measured == self.level or not self._isOpen or self._steps.isRunning:
             return
-        self._steps.run(self._measuring(nodes, self.level), self.update)
+        self._steps.run(self._measureInSteps(nodes, self.level), self.update)
 
-    def _measuring(self, nodes: CaseNodes, level: int) -> Iterator[None]:
+    def _measureInSteps(self, nodes: CaseNodes, level: int) -> Iterator[None]:
         """Load the maps that the table and the read-out need, one per step, then measure."""
-        names = [attention_name(level, expert) for _number, expert, _color in EXPERTS]
+        names = [get_attention_name(level, expert) for _number, expert, _color in EXPERTS]
         for name in (*names, "entropy", "disagreement"):
             map_volume(nodes, name)
             yield
         self._measured = level
         self._readOut.setCase(nodes, level)
-        self._rows = attention_by_segment(nodes, level)
+        self._rows = compute_segment_attention(nodes, level)
         self._table.fill(self._rows)
-        if self._layouts.current() == BAR_PLOT:
+        if self._layouts.get_current_layout() == BAR_PLOT:
             update_chart(nodes, level, self._rows)
         self._updateWidgets()
 
     def _updateWidgets(self) -> None:
-        hasMaps = self._nodes is not None and bool(available_maps(self._nodes))
+        hasMaps = self._nodes is not None and bool(list_available_maps(self._nodes))
         isUsable = hasMaps and self._parameters is not None
         hasAttention = isUsable and self.level > 0
         self.ui.expertsHintLabel.visible = not hasMaps or self.level == 0
@@ -261,18 +261,16 @@ class ExpertsPanel(VTKObservationMixin):
         self.ui.plotButton.enabled = hasAttention and bool(self._rows)
         self.ui.saveMapsCheckBox.enabled = hasMaps
         self.ui.compareButton.checked = self.isComparing
-        self.ui.plotButton.checked = hasAttention and self._layouts.current() == BAR_PLOT
+        self.ui.plotButton.checked = hasAttention and self._layouts.get_current_layout() == BAR_PLOT
         for widget in (self.ui.cursorGroup, self.ui.attentionTable, self.ui.attentionTableLabel):
             widget.visible = hasAttention
 
     def _fillSelectors(self) -> None:
-        maps = (
-            expert_views.available_choices(self._nodes, self.level) if self._nodes is not None else [expert_views.NONE]
-        )
+        maps = expert_views.list_choices(self._nodes, self.level) if self._nodes is not None else [expert_views.NONE]
         titles = _mapTitles()
         _fill(self.ui.mapSelector, [(titles[name], name) for name in maps], self.choice)
-        levels = sorted(levels_of(self._nodes), reverse=True) if self._nodes is not None else []
-        _fill(self.ui.levelSelector, [(_levelTitle(level), level) for level in levels], self.level)
+        levels = sorted(list_attention_levels(self._nodes), reverse=True) if self._nodes is not None else []
+        _fill(self.ui.levelSelector, [(_formatLevel(level), level) for level in levels], self.level)
         if self._parameters is not None:
             self.ui.colorMapSelector.currentIndex = self.ui.colorMapSelector.findData(self._parameters.colorMap)
 
@@ -288,8 +286,8 @@ class ExpertsPanel(VTKObservationMixin):
         if self._parameters is None:
             return
         before, chosen = self._parameters.expertMap, self.ui.mapSelector.itemData(index)
-        threshold = expert_views.starting_threshold(chosen)
-        if threshold != expert_views.starting_threshold(before):
+        threshold = expert_views.get_initial_threshold(chosen)
+        if threshold != expert_views.get_initial_threshold(before):
             # Uncertainty and attention need different thresholds.
             self._parameters.mapThreshold = threshold
         self._parameters.expertMap = chosen
@@ -320,7 +318,7 @@ class ExpertsPanel(VTKObservationMixin):
         """
         if not self.isComparing:
             return
-        before, self._sizes = self._sizes, comparison_sizes()
+        before, self._sizes = self._sizes, get_comparison_sizes()
         place_comparison()
         if self._sizes != before:
             self._placing.start()
@@ -333,7 +331,7 @@ class ExpertsPanel(VTKObservationMixin):
         if nodes is None:
             return
         if checked:
-            self._loading.run(self._loadingAll(nodes), self.update)
+            self._loading.run(self._loadMapsInSteps(nodes), self.update)
         else:
             self._loading.stop()
         self._keepSaved(nodes, checked)
@@ -348,8 +346,8 @@ class ExpertsPanel(VTKObservationMixin):
         for node in nodes.maps():
             node.SetSaveWithScene(isSaved)
 
-    def _loadingAll(self, nodes: CaseNodes) -> Iterator[None]:
-        for name in sorted(available_maps(nodes)):
+    def _loadMapsInSteps(self, nodes: CaseNodes) -> Iterator[None]:
+        for name in sorted(list_available_maps(nodes)):
             map_volume(nodes, name)
             self._keepSaved(nodes, True)
             yield
@@ -374,7 +372,7 @@ def _mapTitles() -> dict[str, str]:
     }
 
 
-def _levelTitle(level: int) -> str:
+def _formatLevel(level: int) -> str:
     titles = {4: _("4 (finest, determines the result)"), 1: _("1 (coarsest)")}
     return titles.get(level, str(level))
 

@@ -43,7 +43,7 @@ class Guide:
         """Offer the sample CT while no CT is open (``hasCT``) and everything a run needs is installed (``canRun``)."""
         self.isOffered = self._step == _OFFER and not hasCT and canRun and not self.isDone
         self._ui.guideFrame.visible = self.isOffered or (self._step != _OFFER and not self.isDone)
-        self._ui.guideLabel.text = _texts()[self._step]
+        self._ui.guideLabel.text = _getTexts()[self._step]
         self._ui.guideButton.text = _("Try it on a sample CT") if self._step == _OFFER else _("Next")
         if self._step == _TIPS[-1]:
             self._ui.guideButton.text = _("Done")
@@ -80,7 +80,7 @@ class Guide:
         self.update(step != _OFFER, True)
 
 
-def _texts() -> Mapping[str, str]:
+def _getTexts() -> Mapping[str, str]:
     return {
         _OFFER: _("New here? Download a public sample CT, segment it, and take a tour of the results in three tips."),
         _RUNNING: _("Loading and segmenting the sample CT. This takes a few seconds to a few minutes."),

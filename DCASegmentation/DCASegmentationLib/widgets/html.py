@@ -11,12 +11,12 @@ from dcaseg.models.metadata import TrainingData
 from DCASegmentationLib.widgets.model_selection import Model
 
 
-def errorText(error: UserError) -> str:
+def formatError(error: UserError) -> str:
     """An error as label text: what is wrong, in bold, then what to do."""
     return f"<b>{escape(error.problem)}</b> {escape(error.remedy)}"
 
 
-def modelCard(model: Model) -> str:
+def formatModelCard(model: Model) -> str:
     """Description, organs, spacing (mm), training data, scores, limits, and license; for a damaged model, the error."""
     if model.metadata is None:
         return f"<p><b>{escape(str(model.problem))}</b></p>"
@@ -26,8 +26,8 @@ def modelCard(model: Model) -> str:
         (_("Version"), f"{metadata.name} {metadata.version}"),
         (_("Organs"), ", ".join(organ.name for organ in metadata.vocabulary)),
         (_("Spacing"), f"{spacing} mm"),
-        (_("Training data"), "; ".join(_trainingData(each) for each in metadata.training_data)),
-        (_("Scores"), _scores(model)),
+        (_("Training data"), "; ".join(_formatTrainingData(each) for each in metadata.training_data)),
+        (_("Scores"), _formatScores(model)),
         (_("Limits"), " ".join(metadata.limits)),
         (_("License"), metadata.licence),
     ]
@@ -35,11 +35,11 @@ def modelCard(model: Model) -> str:
     return f"<p>{escape(metadata.description)}</p>{table}"
 
 
-def _trainingData(data: TrainingData) -> str:
+def _formatTrainingData(data: TrainingData) -> str:
     return f"{data.name} ({data.counts}, {data.licence})"
 
 
-def _scores(model: Model) -> str:
+def _formatScores(model: Model) -> str:
     scores = model.metadata.scores if model.metadata else None
     if scores is None:
         return _("Not measured.")

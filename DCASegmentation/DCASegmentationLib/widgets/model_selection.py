@@ -35,7 +35,7 @@ class Model:
         return self.folder.resolve().parent == own_models().resolve()
 
 
-def availableModels() -> list[Model]:
+def listModels() -> list[Model]:
     """All models found, the default one first. Raises UserError if DCA_MODELS does not name a folder."""
     models = []
     for folder in find_bundles():
@@ -56,10 +56,10 @@ def showDevices(selector: qt.QComboBox, names: Mapping[str, str], devices: Found
     node by the order of its items, so only the texts change.
     """
     for index, (key, name) in enumerate(names.items()):
-        selector.setItemText(index, _title(key, name, names, devices))
+        selector.setItemText(index, _formatDevice(key, name, names, devices))
 
 
-def _title(key: str, name: str, names: Mapping[str, str], devices: FoundDevices | None) -> str:
+def _formatDevice(key: str, name: str, names: Mapping[str, str], devices: FoundDevices | None) -> str:
     if devices is None:
         return name
     if key == AUTOMATIC:

@@ -12,10 +12,10 @@ import slicer.util
 from slicer.util import VTKObservationMixin
 
 from DCASegmentationLib.click_correction import ClickWorker
-from DCASegmentationLib.event_loop import ModifiedObserver, Steps, newTimer
-from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of, parts_left_over, recall
+from DCASegmentationLib.event_loop import ModifiedObserver, Steps, createTimer
+from DCASegmentationLib.scene.case_record import CaseNodes, find_cases, find_cases_in_scene, find_orphaned_nodes, recall
 from DCASegmentationLib.scene.ct_export import open_ct
-from DCASegmentationLib.scene.maps import preparing_maps, remove_unused_folders
+from DCASegmentationLib.scene.maps import prepare_maps_in_steps, remove_unused_folders
 from DCASegmentationLib.scene.nodes import remove_nodes
 from DCASegmentationLib.scene.subject_hierarchy import remove_empty_folders
 from DCASegmentationLib.scene.view_setup import (
@@ -57,11 +57,11 @@ class ModulePanel(VTKObservationMixin):
         self._newResult: Any = None
         self.isEntered = False
         # A volume node is added to the scene before its voxels are set, so check it in a later turn of the event loop.
-        self._loading = newTimer(self._chooseOpenCT)
-        self._tidying = newTimer(self._tidy)
+        self._loading = createTimer(self._chooseOpenCT)
+        self._tidying = createTimer(self._tidy)
         self._transforms = TransformObserver(self._onMoved)
         # A segmentation node is added before the record of its result.
-        self._watching = newTimer(self._transforms.update)
+        self._watching = createTimer(self._transforms.update)
         self._showing = Steps()
         self.widget = slicer.util.loadUI(str(uiFolder / "DCASegmentation.ui"))
         layout.addWidget(self.widget)
@@ -98,7 +98,7 @@ class ModulePanel(VTKObservationMixin):
             self.ui.batchSection.layout(),
             uiFolder,
             self.logic,
-            self.segmentControl.batchSettings,
+            self.segmentControl.createBatchSettings,
             self._showCase,
             self.segmentControl.setBatchRunning,
         )
@@ -288,7 +288,7 @@ class ModulePanel(VTKObservationMixin):
     def _tidy(self) -> None:
         """Remove what belonged to deleted results: volumes, subject hierarchy folders, and files."""
         if not slicer.mrmlScene.IsBatchProcessing():
-            remove_nodes(parts_left_over())
+            remove_nodes(find_orphaned_nodes())
             remove_empty_folders()
             remove_unused_folders(Path(slicer.app.temporaryPath))
         self._transforms.update()
@@ -301,7 +301,7 @@ class ModulePanel(VTKObservationMixin):
 
     def _showCaseOfScene(self) -> None:
         """If the parameter node names no result, as in a scene from ``dca segment``, show the latest one."""
-        if self._parameters.resultSegmentation is None and (cases := cases_in_scene()):
+        if self._parameters.resultSegmentation is None and (cases := find_cases_in_scene()):
             self._parameters.resultSegmentation = cases[-1].segmentation
 
     def _chooseOpenCT(self) -> None:
@@ -353,9 +353,9 @@ class ModulePanel(VTKObservationMixin):
                 panel.setResult(None)
         else:
             isNew, self._newResult = segmentation is self._newResult, None
-            self._showing.run(self._showingResult(nodes, isNew))
+            self._showing.run(self._showResultInSteps(nodes, isNew))
 
-    def _showingResult(self, nodes: CaseNodes, isNew: bool) -> Iterator[None]:
+    def _showResultInSteps(self, nodes: CaseNodes, isNew: bool) -> Iterator[None]:
         """Show a case in steps, so that each slow part gets its own turn of the event loop.
 
         ``isNew`` is true if the result comes from a run that has just ended.
@@ -365,7 +365,7 @@ class ModulePanel(VTKObservationMixin):
             # Unless the user has gone on to another CT, show the one that was segmented.
             if self._parameters is not None and self._parameters.inputVolume is nodes.ct and not is_in_views(nodes.ct):
                 show_in_views(nodes.ct)
-            isFirst = len(cases_of(nodes.ct)) == 1
+            isFirst = len(find_cases(nodes.ct)) == 1
             hide_earlier(nodes)
             yield
             if isFirst:
@@ -381,7 +381,7 @@ class ModulePanel(VTKObservationMixin):
             self.segmentControl.show3D.showIfWanted()
             yield
         if (current := recall(nodes.segmentation)) is not None:
-            yield from preparing_maps(current)
+            yield from prepare_maps_in_steps(current)
 
 
 def _isPresent(segmentation: Any, ct: Any | None) -> bool:

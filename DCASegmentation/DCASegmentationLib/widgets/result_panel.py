@@ -18,14 +18,14 @@ from dcaseg.errors import UserError
 from dcaseg.rendering.report import write_report
 from DCASegmentationLib.event_loop import SegmentationWatch, Steps
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
-from DCASegmentationLib.scene.case_report import case_report
+from DCASegmentationLib.scene.case_report import create_case_report
 from DCASegmentationLib.scene.segment_statistics import SegmentStatistics, as_text, measure_segments
 from DCASegmentationLib.scene.segmentation import require_voxels
-from DCASegmentationLib.scene.storage import safe_file_name, save_segmentation, save_table
-from DCASegmentationLib.scene.surfaces import has_surfaces, making_surfaces, write_surfaces
+from DCASegmentationLib.scene.storage import sanitize_file_name, save_segmentation, save_table
+from DCASegmentationLib.scene.surfaces import compute_surfaces_in_steps, has_surfaces, write_surfaces
 from DCASegmentationLib.scene.view_setup import jump_to_segment
-from DCASegmentationLib.widgets.html import errorText
-from DCASegmentationLib.widgets.tables import makeCompact, numberItem, setRows
+from DCASegmentationLib.widgets.html import formatError
+from DCASegmentationLib.widgets.tables import createNumberItem, makeCompact, setRows
 
 
 def startFolder() -> str:
@@ -45,7 +45,7 @@ def askForFile(parent: qt.QWidget, title: str, name: str, suffix: str, fileFilte
     cancels. ``name`` (without suffix) is the suggested file name, in which characters that a file name cannot have are
     replaced; ``fileFilter`` describes the files, such as "CSV (*.csv)".
     """
-    suggested = str(Path(startFolder()) / (safe_file_name(name) + suffix))
+    suggested = str(Path(startFolder()) / (sanitize_file_name(name) + suffix))
     chosen = qt.QFileDialog.getSaveFileName(parent, title, suggested, fileFilter)
     if not chosen:
         return None
@@ -98,7 +98,7 @@ class Show3D:
         return segmentation is not None and (self._steps.isRunning or has_surfaces(segmentation))
 
     def _show(self) -> None:
-        self._steps.run(making_surfaces(self._segmentation), self._onMade)
+        self._steps.run(compute_surfaces_in_steps(self._segmentation), self._onMade)
         self.update()
 
     def _onMade(self) -> None:
@@ -143,7 +143,7 @@ def canExportDICOM() -> bool:
     return hasattr(slicer, "qSlicerDICOMExportDialog") and _DICOM_PLUGIN in getattr(slicer.modules, "dicomPlugins", {})
 
 
-def noDICOMReason(ct: Any | None) -> str:
+def findDICOMExportProblem(ct: Any | None) -> str:
     """Why a segmentation of this CT cannot be exported as DICOM SEG; empty if it can."""
     if ct is None:
         return _("DICOM SEG refers to the CT's images, but the CT is no longer in the scene.")
@@ -202,7 +202,7 @@ class ResultPanel(VTKObservationMixin):
         for widget in (self.ui.segmentsTable, self.ui.saveSegmentationButton, self.ui.saveSurfacesButton,
                        self.ui.copyButton, self.ui.saveTableButton, self.ui.reportButton):  # fmt: skip
             widget.visible = nodes is not None
-        unavailableReason = noDICOMReason(nodes.ct if nodes is not None else None)
+        unavailableReason = findDICOMExportProblem(nodes.ct if nodes is not None else None)
         self.ui.exportDICOMButton.visible = nodes is not None and canExportDICOM()
         self.ui.exportDICOMButton.enabled = not unavailableReason
         self.ui.exportDICOMButton.toolTip = unavailableReason or _(
@@ -226,7 +226,7 @@ class ResultPanel(VTKObservationMixin):
                 else:
                     problem = _("The CT is no longer in the scene, so the organs cannot be measured.")
         except UserError as error:
-            problem = errorText(error)
+            problem = formatError(error)
         if problem or self._problem:
             self._showMessage(problem)
         self._problem = problem
@@ -285,7 +285,7 @@ class ResultPanel(VTKObservationMixin):
         if nodes is None:
             raise UserError(_("The result is no longer in the scene."), _("Segment the CT again."))
         require_voxels(nodes.segmentation)
-        write_report(case_report(nodes, time.strftime("%Y-%m-%d %H:%M")), path, mayOverwrite)
+        write_report(create_case_report(nodes, time.strftime("%Y-%m-%d %H:%M")), path, mayOverwrite)
 
     def onExportDICOM(self) -> None:
         """Open Slicer's DICOM export dialog for the segmentation."""
@@ -302,7 +302,7 @@ class ResultPanel(VTKObservationMixin):
             with slicer.util.WaitCursor():
                 action()
         except UserError as error:
-            self._showMessage(errorText(error))
+            self._showMessage(formatError(error))
         else:
             self._showMessage(success)
 
@@ -322,9 +322,9 @@ class ResultPanel(VTKObservationMixin):
         for row, statistics in enumerate(self._rows):
             name = qt.QTableWidgetItem(statistics.name)
             name.setData(qt.Qt.UserRole, statistics.segment_id)
-            name.setIcon(qt.QIcon(self._swatch(statistics.segment_id)))
+            name.setIcon(qt.QIcon(self._createSwatch(statistics.segment_id)))
             hu = "\N{EN DASH}" if statistics.mean_hu is None else f"{statistics.mean_hu:.0f}"
-            for column, item in enumerate((name, numberItem(statistics.shown_ml), numberItem(hu))):
+            for column, item in enumerate((name, createNumberItem(statistics.shown_ml), createNumberItem(hu))):
                 item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
                 if statistics.note:
                     item.setToolTip(_("{organ}: volume {note}").format(organ=statistics.name, note=statistics.note))
@@ -332,7 +332,7 @@ class ResultPanel(VTKObservationMixin):
         table.blockSignals(wasBlocked)
         self._showVisibility()
 
-    def _swatch(self, segmentId: str) -> qt.QPixmap:
+    def _createSwatch(self, segmentId: str) -> qt.QPixmap:
         red, green, blue = self._segmentation.GetSegmentation().GetSegment(segmentId).GetColor()
         pixmap = qt.QPixmap(_SWATCH, _SWATCH)
         pixmap.fill(qt.QColor.fromRgbF(red, green, blue))

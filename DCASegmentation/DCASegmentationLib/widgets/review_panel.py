@@ -22,20 +22,20 @@ from DCASegmentationLib.scene import editable_area, finding_view
 from DCASegmentationLib.scene.case_record import CaseNodes, lacks_label_maps, recall
 from DCASegmentationLib.scene.finding_status import (
     accept_suggestion,
+    compute_organ_progress,
+    create_missing_findings_error,
     follow_edits,
+    get_organ_keys,
+    is_organ_reviewed,
     mark_organ,
     mark_visited,
-    no_findings,
-    organ_is_reviewed,
-    organ_progress,
-    organs_of,
     segment_for,
     set_status,
     take_back,
 )
-from DCASegmentationLib.scene.finding_view import voxels_of
-from DCASegmentationLib.scene.maps import available_maps
-from DCASegmentationLib.scene.organ_changes import organ_changes
+from DCASegmentationLib.scene.finding_view import get_finding_voxels
+from DCASegmentationLib.scene.maps import list_available_maps
+from DCASegmentationLib.scene.organ_changes import compute_organ_changes
 from DCASegmentationLib.scene.review_record import (
     ACCEPTED,
     CORRECTED,
@@ -45,15 +45,15 @@ from DCASegmentationLib.scene.review_record import (
     ReviewState,
     read_review,
     read_state,
-    vocabulary_of,
+    read_vocabulary,
 )
 from DCASegmentationLib.scene.segmentation import require_voxels
 from DCASegmentationLib.scene.storage import save_table
-from DCASegmentationLib.scene.training_case import CorrectedCase, case_version, require_reviewed
+from DCASegmentationLib.scene.training_case import CorrectedCase, get_next_case_version, require_reviewed
 from DCASegmentationLib.surface_updater import SurfaceUpdater
-from DCASegmentationLib.widgets.html import errorText
+from DCASegmentationLib.widgets.html import formatError
 from DCASegmentationLib.widgets.result_panel import askForFile, startFolder
-from DCASegmentationLib.widgets.tables import ChangesTable, FindingsTable, changesAsText
+from DCASegmentationLib.widgets.tables import ChangesTable, FindingsTable, formatChanges
 from DCASegmentationLib.widgets.training_set import TrainingSetWriter
 
 _REVIEWED, _CT_ALONE = "reviewed", "ct"
@@ -118,11 +118,11 @@ class ReviewPanel:
         self.ui.saveChangesButton.connect("clicked()", self.onSaveChanges)
         self.ui.trainingSetButton.connect("clicked()", self.onAddToTrainingSet)
         self._shortcuts = [
-            self._shortcut("Ctrl+Down", self.goToNext),
-            self._shortcut("Ctrl+Up", self.goToPrevious),
+            self._createShortcut("Ctrl+Down", self.goToNext),
+            self._createShortcut("Ctrl+Up", self.goToPrevious),
             # Slicer's toolbars own Ctrl+Shift with A, T, Space, and arrows; a key with two owners does nothing.
-            self._shortcut("Ctrl+Shift+Return", self.ui.acceptButton.click),
-            self._shortcut("Ctrl+Shift+F", self.ui.flagButton.click),
+            self._createShortcut("Ctrl+Shift+Return", self.ui.acceptButton.click),
+            self._createShortcut("Ctrl+Shift+F", self.ui.flagButton.click),
         ]
         self._onChangesToggled(False)
         self.setResult(None)
@@ -136,7 +136,7 @@ class ReviewPanel:
         self._watch.watch(self._segmentation)
         self._showMessage("")
         if nodes is not None and lacks_label_maps(nodes.segmentation):
-            self._showError(no_findings(nodes))
+            self._showError(create_missing_findings_error(nodes))
         elif nodes is not None:
             self._attempt(lambda: require_voxels(nodes.segmentation))
         self._table.fill(self._findings, self._state)
@@ -168,7 +168,7 @@ class ReviewPanel:
         """The section becomes visible: outline the current finding again."""
         nodes = self._nodes
         if self._finding is not None and nodes is not None:
-            finding_view.outline(nodes, self._finding)
+            finding_view.show_outline(nodes, self._finding)
 
     def onMoved(self) -> None:
         """The result was moved with a transform: outline the current finding where it is now."""
@@ -176,7 +176,7 @@ class ReviewPanel:
         self._onLeaveFinding()
         nodes = self._nodes
         if self._finding is not None and nodes is not None and finding_view.is_outlined():
-            finding_view.outline(nodes, self._finding)
+            finding_view.show_outline(nodes, self._finding)
         self.update()
 
     def exit(self) -> None:
@@ -215,9 +215,9 @@ class ReviewPanel:
         self._table.select(row)
         finding_view.jump_to(nodes, finding)
         mark_visited(nodes, finding.rank)
-        if finding_view.outline(nodes, finding) is None:
+        if finding_view.show_outline(nodes, finding) is None:
             if lacks_label_maps(nodes.segmentation):
-                self._showError(no_findings(nodes))
+                self._showError(create_missing_findings_error(nodes))
             else:
                 self._showMessage(
                     _("The volume with the findings was deleted. You can go to a finding, but not outline it.")
@@ -234,7 +234,7 @@ class ReviewPanel:
 
     def onCopyChanges(self) -> None:
         """Copy the table of changes to the clipboard, separated by tabs."""
-        slicer.app.clipboard().setText(changesAsText(self._changes, self._reviewed(), "\t"))
+        slicer.app.clipboard().setText(formatChanges(self._changes, self._getReviewedFlags(), "\t"))
         self._showMessage(_("The table was copied."))
 
     def onSaveChanges(self) -> None:
@@ -247,7 +247,7 @@ class ReviewPanel:
             return
         path, mayOverwrite = chosen
         try:
-            save_table(changesAsText(self._changes, self._reviewed()), path, mayOverwrite)
+            save_table(formatChanges(self._changes, self._getReviewedFlags()), path, mayOverwrite)
         except UserError as error:
             self._showError(error)
         else:
@@ -278,7 +278,7 @@ class ReviewPanel:
         if nodes is None:
             return
         isAlone = self.ui.trainingSetSelector.currentData == _CT_ALONE
-        version = 1 if isAlone else case_version(nodes, training)
+        version = 1 if isAlone else get_next_case_version(nodes, training)
         question = _("The training set already contains this CT. Add this as another case of the same CT?")
         if version > 1 and not slicer.util.confirmOkCancelDisplay(question, _("Add to training set")):
             return
@@ -343,7 +343,7 @@ class ReviewPanel:
         try:
             action()
         except UserError as error:
-            problem = errorText(error)
+            problem = formatError(error)
         if problem or self._problem:
             self._showMessage(problem)
         self._problem = problem
@@ -378,7 +378,7 @@ class ReviewPanel:
         areas: dict[str, Callable[[], Any]] = {
             _FINDING: partial(editable_area.limit_to_finding, nodes, finding),
             _UNCERTAIN: partial(editable_area.limit_to_uncertain, nodes),
-            _EVERYWHERE: _nothing,
+            _EVERYWHERE: _doNothing,
         }
         self._onEdit(segmentId, areas[limit])
 
@@ -388,8 +388,8 @@ class ReviewPanel:
 
     def _canLimit(self, nodes: CaseNodes, finding: Finding, limit: str) -> bool:
         if limit == _FINDING:
-            return voxels_of(nodes, finding.rank) is not None
-        return limit == _EVERYWHERE or "entropy" in available_maps(nodes)
+            return get_finding_voxels(nodes, finding.rank) is not None
+        return limit == _EVERYWHERE or "entropy" in list_available_maps(nodes)
 
     def _onSegmentationChanged(self) -> None:
         nodes = self._nodes
@@ -409,11 +409,11 @@ class ReviewPanel:
             mark_organ(nodes, key, isReviewed)
             self._updateStatuses()
 
-    def _reviewed(self) -> list[bool]:
+    def _getReviewedFlags(self) -> list[bool]:
         nodes = self._nodes
         if nodes is None:
             return []
-        return [organ_is_reviewed(nodes, change.organ.key) for change in self._changes]
+        return [is_organ_reviewed(nodes, change.organ.key) for change in self._changes]
 
     def _updateStatuses(self) -> None:
         state, finding = self._state, self._finding
@@ -438,7 +438,7 @@ class ReviewPanel:
             else _("{alternative} Press again to undo.").format(alternative=alternative.text)
         )
         self.ui.findingLabel.text = (
-            self._inWords(finding) if finding is not None else _("Click a finding, or press Next.")
+            self._formatFinding(finding) if finding is not None else _("Click a finding, or press Next.")
         )
 
     def _updateChanges(self) -> None:
@@ -446,11 +446,11 @@ class ReviewPanel:
         nodes = self._nodes
         if nodes is None or nodes.automatic is None or not self.ui.changesButton.checked:
             return
-        self._changes = organ_changes(nodes)
-        self._changesTable.fill(self._changes, self._reviewed(), organ_progress(nodes))
+        self._changes = compute_organ_changes(nodes)
+        self._changesTable.fill(self._changes, self._getReviewedFlags(), compute_organ_progress(nodes))
         self.ui.copyChangesButton.enabled = self.ui.saveChangesButton.enabled = bool(self._changes)
 
-    def _inWords(self, finding: Finding) -> str:
+    def _formatFinding(self, finding: Finding) -> str:
         """A finding as HTML: title, reasons, alternative, and how far its organs are checked."""
         texts = [reason.text for reason in finding.reasons]
         name = finding.name
@@ -460,7 +460,7 @@ class ReviewPanel:
         reasons = " ".join(escape(text) for text in texts)
         suggestion = f" <i>{escape(finding.alternative.text)}</i>" if finding.alternative is not None else ""
         nodes = self._nodes
-        organs = "; ".join(organProgressInWords(nodes, finding)) if nodes is not None else ""
+        organs = "; ".join(formatOrganProgress(nodes, finding)) if nodes is not None else ""
         return f"<b>{finding.rank}. {escape(name)}</b> {reasons}{suggestion}<br>{escape(organs)}"
 
     def _leave(self) -> None:
@@ -471,36 +471,36 @@ class ReviewPanel:
         self._onLeaveFinding()
 
     def _showError(self, error: UserError) -> None:
-        self._showMessage(errorText(error))
+        self._showMessage(formatError(error))
 
     def _showMessage(self, message: str) -> None:
         self.ui.reviewMessageLabel.text = message
         self.ui.reviewMessageLabel.visible = bool(message)
 
-    def _shortcut(self, keys: str, action: Callable[[], None]) -> qt.QShortcut:
+    def _createShortcut(self, keys: str, action: Callable[[], None]) -> qt.QShortcut:
         # For the whole window, because the mouse is in the views. Qt disables it while this widget is hidden.
         shortcut = qt.QShortcut(qt.QKeySequence(keys), self.widget)
         shortcut.connect("activated()", action)
         return shortcut
 
 
-def _nothing() -> None:
+def _doNothing() -> None:
     """No limit: editing is allowed everywhere."""
 
 
-def organProgressInWords(nodes: CaseNodes, finding: Finding) -> list[str]:
+def formatOrganProgress(nodes: CaseNodes, finding: Finding) -> list[str]:
     """For each organ that a finding involves: how many of the findings that involve it are checked, in words."""
-    progress, vocabulary = organ_progress(nodes), _organsByKey(nodes)
+    progress, vocabulary = compute_organ_progress(nodes), _getOrgansByKey(nodes)
     return [
         _("{organ}: {checked} of {total} checked").format(
             organ=vocabulary[key].name if key in vocabulary else key,
             checked=progress.get(key, (0, 0))[0],
             total=progress.get(key, (0, 0))[1],
         )
-        for key in organs_of(finding)
+        for key in get_organ_keys(finding)
     ]
 
 
-def _organsByKey(nodes: CaseNodes) -> Mapping[str, Organ]:
-    vocabulary = vocabulary_of(nodes.segmentation)
+def _getOrgansByKey(nodes: CaseNodes) -> Mapping[str, Organ]:
+    vocabulary = read_vocabulary(nodes.segmentation)
     return vocabulary.by_key if vocabulary is not None else {}

@@ -19,12 +19,12 @@ from DCASegmentationLib.batch import BatchSettings
 from DCASegmentationLib.event_loop import drawNow
 from DCASegmentationLib.logic import ALL_MAPS, Outcome
 from DCASegmentationLib.parameters import DCASegmentationParameterNode, Device
-from DCASegmentationLib.scene.ct_export import Region, region_of_interest, require_ct
-from DCASegmentationLib.scene.organ_changes import kept_organs
-from DCASegmentationLib.scene.partial_run import organs_within, requested_organs
+from DCASegmentationLib.scene.ct_export import Region, convert_roi_to_region, require_ct
+from DCASegmentationLib.scene.organ_changes import find_kept_organs
+from DCASegmentationLib.scene.partial_run import find_organs_in_region, get_requested_organs
 from DCASegmentationLib.scene.sample_data import load_sample_ct
-from DCASegmentationLib.scene.segmentation import organs_by_segment, require_target
-from DCASegmentationLib.scene.volumes import index_to_world
+from DCASegmentationLib.scene.segmentation import get_organs_by_segment, require_target
+from DCASegmentationLib.scene.volumes import get_ijk_to_world
 from DCASegmentationLib.widgets.model_selection import Model
 from DCASegmentationLib.widgets.result_panel import Show3D
 from DCASegmentationLib.widgets.segment_panel import SegmentPanel
@@ -96,14 +96,14 @@ class SegmentControl:
                 self._messageCT = ct
                 self.panel.clearMessage()
             self._showSampleButton()
-        self.panel.setApplicable(self._unavailableReason())
+        self.panel.setApplicable(self._getUnavailableReason())
 
     def updateModels(self) -> None:
         """Refresh the list of models after models were added or deleted."""
         self.panel.updateModels()
-        self.panel.setApplicable(self._unavailableReason())
+        self.panel.setApplicable(self._getUnavailableReason())
 
-    def _unavailableReason(self) -> str:
+    def _getUnavailableReason(self) -> str:
         """Why Apply cannot run now, and what to do; empty if it can."""
         model = self.panel.model
         if self._parameters is None or self._parameters.inputVolume is None:
@@ -116,13 +116,13 @@ class SegmentControl:
             return _("A batch is running. Wait until it is finished, or cancel it under Batch.")
         return ""
 
-    def batchSettings(self, resultFolder: Path | None) -> BatchSettings:
+    def createBatchSettings(self, resultFolder: Path | None) -> BatchSettings:
         """The choices for a batch, after installing PyTorch if necessary. Raises UserError if there is no model."""
         model = self._requireModel()
         if model.problem is not None:
             raise model.problem
         self._requireTorch()
-        return BatchSettings(model.folder, self._choices.device.value, self._options(), resultFolder)
+        return BatchSettings(model.folder, self._choices.device.value, self._getOptions(), resultFolder)
 
     def setBatchRunning(self, isRunning: bool) -> None:
         """Set whether a batch is running; Apply is then disabled."""
@@ -143,7 +143,7 @@ class SegmentControl:
     def _onModelChosen(self, name: str) -> None:
         if self._parameters is not None:
             self._parameters.modelName = name
-        self.panel.setApplicable(self._unavailableReason())
+        self.panel.setApplicable(self._getUnavailableReason())
 
     def setGuided(self, isGuided: bool) -> None:
         """Set whether the guide offers the sample CT; if so, the section hides its own button for it."""
@@ -181,7 +181,7 @@ class SegmentControl:
 
     def apply(self) -> None:
         """Do the same as the Apply button, if it is enabled."""
-        if not self._unavailableReason():
+        if not self._getUnavailableReason():
             self._onApply()
 
     def _onDevicesWanted(self) -> None:
@@ -208,7 +208,7 @@ class SegmentControl:
             with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
                 self._tryToStart()
         finally:
-            self.panel.setApplicable(self._unavailableReason())
+            self.panel.setApplicable(self._getUnavailableReason())
 
     def _tryToStart(self) -> None:
         try:
@@ -226,17 +226,17 @@ class SegmentControl:
     def _start(self) -> None:
         parameters, model = self._choices, self._requireModel()
         self._requireTorch()
-        target, options = parameters.outputSegmentation, self._options()
+        target, options = parameters.outputSegmentation, self._getOptions()
         if model.metadata is not None:
-            self._requested = requested_organs(options["organs"], model.metadata.vocabulary)
+            self._requested = get_requested_organs(options["organs"], model.metadata.vocabulary)
         if target is not None:
             ct, roi = parameters.inputVolume, parameters.regionOfInterest
             require_ct(ct)
             require_target(target, ct)
             region = None
             if roi is not None:
-                region = region_of_interest(roi, index_to_world(ct), slicer.util.arrayFromVolume(ct).shape)
-            question = replacementQuestion(target, parameters.keepCorrected, self._requested, ct, region)
+                region = convert_roi_to_region(roi, get_ijk_to_world(ct), slicer.util.arrayFromVolume(ct).shape)
+            question = formatReplacementQuestion(target, parameters.keepCorrected, self._requested, ct, region)
             if question and not slicer.util.confirmOkCancelDisplay(question, _("Segment again")):
                 return
         self._messageCT = parameters.inputVolume
@@ -255,7 +255,7 @@ class SegmentControl:
             onFinished=self._onFinished,
         )
 
-    def _options(self) -> dict[str, Any]:
+    def _getOptions(self) -> dict[str, Any]:
         parameters, metadata = self._choices, self.panel.model.metadata if self.panel.model else None
         known = metadata.vocabulary.by_key if metadata is not None else {}
         organs = [key for key in _asKeys(parameters.organs) if key in known]
@@ -265,7 +265,7 @@ class SegmentControl:
         """A run has ended: show its result, its error, or that it was canceled."""
         self.panel.showEnd()
         if outcome.nodes is not None:
-            keys = organs_by_segment(outcome.nodes.segmentation).values()
+            keys = get_organs_by_segment(outcome.nodes.segmentation).values()
             organs = sum(key in self._requested for key in keys)
             self.panel.showResult(organs, outcome.elapsed, outcome.device, outcome.warnings)
         elif outcome.cancelled:
@@ -276,14 +276,14 @@ class SegmentControl:
             # The message stays until another CT is selected, even if this one was deleted, which ended the run.
             self._messageCT = self._parameters.inputVolume
         self._onResult(outcome.nodes.segmentation if outcome.nodes is not None else None)
-        self.panel.setApplicable(self._unavailableReason())
+        self.panel.setApplicable(self._getUnavailableReason())
 
 
 def _asKeys(text: str) -> tuple[str, ...]:
     return tuple(key for key in text.split(",") if key)
 
 
-def replacementQuestion(
+def formatReplacementQuestion(
     segmentation: Any,
     keepCorrected: bool,
     requested: Collection[str] | None = None,
@@ -295,11 +295,11 @@ def replacementQuestion(
     ``requested`` are the keys of the organs that it segments (None for all), ``region`` the part of the grid of ``ct``
     that it is limited to (None for the whole CT).
     """
-    organs = organs_by_segment(segmentation)
+    organs = get_organs_by_segment(segmentation)
     reached = set(organs.values()) if requested is None else set(requested) & set(organs.values())
     if region is not None:
-        reached &= organs_within(segmentation, ct, region)
-    kept = [each for each in kept_organs(segmentation).segments if organs[each] in reached]
+        reached &= find_organs_in_region(segmentation, ct, region)
+    kept = [each for each in find_kept_organs(segmentation).segments if organs[each] in reached]
     replaced = [each for each, key in organs.items() if key in reached and not (keepCorrected and each in kept)]
     if not replaced:
         return ""
@@ -318,11 +318,11 @@ def replacementQuestion(
     return question.format(
         count=len(replaced),
         name=segmentation.GetName(),
-        replaced=_names(segmentation, replaced),
-        kept=_names(segmentation, kept),
+        replaced=_formatNames(segmentation, replaced),
+        kept=_formatNames(segmentation, kept),
     )
 
 
-def _names(segmentation: Any, segmentIds: Collection[str]) -> str:
+def _formatNames(segmentation: Any, segmentIds: Collection[str]) -> str:
     content = segmentation.GetSegmentation()
     return ", ".join(content.GetSegment(each).GetName() for each in segmentIds)

@@ -15,8 +15,8 @@ from slicer.i18n import tr as _
 
 from dcaseg.errors import UserError
 from dcaseg.worker.protocol import FoundDevices
-from DCASegmentationLib.widgets.html import errorText, modelCard
-from DCASegmentationLib.widgets.model_selection import Model, availableModels, showDevices
+from DCASegmentationLib.widgets.html import formatError, formatModelCard
+from DCASegmentationLib.widgets.model_selection import Model, listModels, showDevices
 from DCASegmentationLib.worker_client import LOGGER
 
 # Before this the estimate is meaningless, because the model may still be loading.
@@ -36,7 +36,7 @@ class RemainingTime:
         """Seconds since the start."""
         return self._clock() - self._started
 
-    def inWords(self, fraction: float) -> str:
+    def formatTime(self, fraction: float) -> str:
         """The time left once ``fraction`` (0 to 1) is done, such as "about 40 s left"; empty while unknown."""
         elapsed = self.elapsed
         if fraction < _FROM_FRACTION or elapsed < _FROM_SECONDS or fraction >= 1:
@@ -127,7 +127,7 @@ class SegmentPanel:
     def updateModels(self) -> None:
         """Refresh the list of models and keep the selection."""
         try:
-            self._models = {model.name: model for model in availableModels()}
+            self._models = {model.name: model for model in listModels()}
         except UserError as error:
             self._models = {}
             self.showError(error)
@@ -180,7 +180,7 @@ class SegmentPanel:
         if self._remaining is None:
             return
         self.ui.progressBar.value = round(100 * fraction)
-        left = self._remaining.inWords(fraction)
+        left = self._remaining.formatTime(fraction)
         self._showMessage(f"{message}: {left}" if left else message)
 
     def showCancelling(self) -> None:
@@ -217,7 +217,7 @@ class SegmentPanel:
 
     def showError(self, error: UserError, details: str = "") -> None:
         """Show what is wrong and what to do about it; ``details`` go to the log, which is then expanded."""
-        self._showMessage(errorText(error))
+        self._showMessage(formatError(error))
         self.log(str(error))
         if details:
             # The worker's last lines may already be in the log.
@@ -266,7 +266,7 @@ class SegmentPanel:
         selector.currentIndex = selector.findData(self._wanted)
         chosen = self.model
         # Never hide the browser: CTK's group box would not show it again.
-        self.ui.modelCardBrowser.html = modelCard(chosen) if chosen is not None else _("No model is selected.")
+        self.ui.modelCardBrowser.html = formatModelCard(chosen) if chosen is not None else _("No model is selected.")
         self._fillOrgans()
 
     def _fillOrgans(self) -> None:

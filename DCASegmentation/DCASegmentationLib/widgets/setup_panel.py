@@ -16,10 +16,10 @@ from dcaseg.models.store import own_models
 from dcaseg.models.user_models import add_bundle, remove_bundle
 from dcaseg.worker.protocol import Answer, Download, Failure, WasCancelled
 from DCASegmentationLib import requirements
-from DCASegmentationLib.widgets.html import errorText
-from DCASegmentationLib.widgets.model_selection import Model, availableModels
+from DCASegmentationLib.widgets.html import formatError
+from DCASegmentationLib.widgets.model_selection import Model, listModels
 from DCASegmentationLib.widgets.result_panel import startFolder
-from DCASegmentationLib.worker_client import Purpose, WorkerProcess, newWorker
+from DCASegmentationLib.worker_client import Purpose, WorkerProcess, createWorker
 
 # A download has a worker of its own: neither waits for a segmentation, nor is it ended by canceling one.
 _DOWNLOAD = Purpose("The download process", "Download the model again; it resumes where it stopped.")
@@ -62,11 +62,11 @@ class SetupPanel:
 
     def update(self) -> None:
         """Check again what is installed, and show it."""
-        torch, extension = requirements.torchVersion(), requirements.extensionInstalled()
+        torch, extension = requirements.getTorchVersion(), requirements.isExtensionInstalled()
         self._torch = torch
-        problem = requirements.platformProblem()
+        problem = requirements.findPlatformProblem()
         isNeeded = torch is None or requirements.isTooOld(torch)
-        self.ui.torchLabel.text = _torchInWords(torch, problem)
+        self.ui.torchLabel.text = _formatTorchStatus(torch, problem)
         self.ui.installTorchButton.text = _("Install PyTorch") if torch is None else _("Update PyTorch")
         self.ui.installTorchButton.visible = isNeeded and extension and problem is None
         self.ui.extensionLabel.text = (
@@ -121,11 +121,11 @@ class SetupPanel:
         try:
             Source.parse(address)
             if self._downloader is None:
-                self._downloader = newWorker(_DOWNLOAD)
+                self._downloader = createWorker(_DOWNLOAD)
             request = Download(_REQUEST, address.strip(), str(own_models()))
             self._downloader.send(request, self._onDownloadAnswer, self._onDownloadProgress)
         except UserError as error:
-            self._showMessage(errorText(error))
+            self._showMessage(formatError(error))
         self._updateDownloadButton()
 
     def _isDownloading(self) -> bool:
@@ -142,9 +142,9 @@ class SetupPanel:
     def _onDownloadAnswer(self, answer: Answer) -> None:
         message = _("The model was added. Its checksum is correct.")
         if isinstance(answer, Failure):
-            message = errorText(UserError(answer.problem, answer.remedy))
+            message = formatError(UserError(answer.problem, answer.remedy))
         elif isinstance(answer, WasCancelled):
-            message = errorText(
+            message = formatError(
                 UserError(_("The download was stopped."), _("Start it again to resume where it stopped."))
             )
         self._updateDownloadButton()
@@ -157,13 +157,13 @@ class SetupPanel:
 
     def onOpenFolder(self) -> None:
         """Show the selected model's folder in the file browser."""
-        model = self._selected()
+        model = self._getSelectedModel()
         if model is not None:
             qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(model.folder)))
 
     def onDeleteModel(self) -> None:
         """Delete the selected model after the user confirms."""
-        model = self._selected()
+        model = self._getSelectedModel()
         if model is None or not slicer.util.confirmOkCancelDisplay(
             _("Delete the model {name} from this computer?").format(name=model.name), _("Delete model")
         ):
@@ -182,13 +182,13 @@ class SetupPanel:
         try:
             action()
         except UserError as error:
-            message = errorText(error)
+            message = formatError(error)
         self.update()
         self._showMessage(message)
         self._onChanged()
 
     def _updateOpenVINO(self) -> None:
-        version, isOffered = requirements.openVINOVersion(), requirements.shouldOfferOpenVINO()
+        version, isOffered = requirements.getOpenVINOVersion(), requirements.shouldOfferOpenVINO()
         self.ui.openVINOLabel.text = (
             _("OpenVINO {version} is installed.").format(version=version)
             if version is not None
@@ -200,9 +200,9 @@ class SetupPanel:
     def _updateModels(self) -> None:
         problem = ""
         try:
-            self._models = availableModels()
+            self._models = listModels()
         except UserError as error:
-            self._models, problem = [], errorText(error)
+            self._models, problem = [], formatError(error)
         self.ui.modelList.clear()
         for model in self._models:
             damaged = _("{name} (damaged)").format(name=model.name)
@@ -221,21 +221,21 @@ class SetupPanel:
         self.ui.setupMessageLabel.visible = bool(message)
 
     def _updateButtons(self, row: int = -1) -> None:
-        model = self._selected()
+        model = self._getSelectedModel()
         self.ui.openFolderButton.enabled = model is not None
         self.ui.deleteModelButton.enabled = model is not None and model.isOwn
 
-    def _selected(self) -> Model | None:
+    def _getSelectedModel(self) -> Model | None:
         row = self.ui.modelList.currentRow
         return self._models[row] if 0 <= row < len(self._models) else None
 
 
-def _torchInWords(version: str | None, problem: UserError | None) -> str:
+def _formatTorchStatus(version: str | None, problem: UserError | None) -> str:
     if version is not None and requirements.isTooOld(version):
         text = _("PyTorch {version} is installed, but models need {needed}.").format(
             version=version, needed=requirements.TORCH_REQUIREMENT.removeprefix(">=") + "+"
         )
-        return f"{text} {errorText(problem)}" if problem is not None else text
+        return f"{text} {formatError(problem)}" if problem is not None else text
     if version is not None:
         return _("PyTorch {version} is installed.").format(version=version)
-    return errorText(problem) if problem is not None else _("PyTorch is not installed yet.")
+    return formatError(problem) if problem is not None else _("PyTorch is not installed yet.")

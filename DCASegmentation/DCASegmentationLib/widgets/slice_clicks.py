@@ -83,12 +83,12 @@ class SliceClicks:
         if event in _PRESSES:
             if interactor.GetShiftKey():
                 return
-            self._points, self._pressedIn = [_position(view, interactor)], interactor
+            self._points, self._pressedIn = [_get_mouse_position(view, interactor)], interactor
             self._isInverted = bool(interactor.GetControlKey())
         elif self._pressedIn is not interactor:
             return
         elif event == _MOVE:
-            point = _position(view, interactor)
+            point = _get_mouse_position(view, interactor)
             if point != self._points[-1]:
                 # A box ends at the last point, so a longer scribble keeps that one.
                 del self._points[_MAX_POINTS - 1 :]
@@ -109,7 +109,7 @@ class SliceClicks:
                 interactor.GetCommand(tag).SetAbortFlag(1)
 
 
-def box_of_drag(first: Point, last: Point) -> tuple[Point, Point]:
+def compute_drag_box(first: Point, last: Point) -> tuple[Point, Point]:
     """Two opposite corners (RAS, mm) of the box whose diagonal in a slice leads from ``first`` to ``last``.
 
     The box is centered on the slice and as deep as the shorter side of the rectangle, as most organs are.
@@ -124,7 +124,7 @@ def box_of_drag(first: Point, last: Point) -> tuple[Point, Point]:
     return (a, b, c), (d, e, f)
 
 
-def _position(view: Any, interactor: Any) -> Point:
+def _get_mouse_position(view: Any, interactor: Any) -> Point:
     """The position of the mouse (RAS, mm, world)."""
     right, anterior, superior = view.convertXYZToRAS(view.convertDeviceToXYZ(list(interactor.GetEventPosition())))
     return float(right), float(anterior), float(superior)

@@ -27,24 +27,24 @@ def makeCompact(table: qt.QTableWidget, lines: int = 1) -> None:
     header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
     header.setFixedHeight(_HEADER)
-    table.verticalHeader().setMinimumSectionSize(_rowHeight(lines))
-    table.verticalHeader().setDefaultSectionSize(_rowHeight(lines))
+    table.verticalHeader().setMinimumSectionSize(_computeRowHeight(lines))
+    table.verticalHeader().setDefaultSectionSize(_computeRowHeight(lines))
 
 
 def setRows(table: qt.QTableWidget, count: int, most: int = _MAX_ROWS, lines: int = 1) -> None:
     """Set the number of rows, and a height that shows all of them, up to ``most``."""
     table.setRowCount(count)
-    table.setFixedHeight(_rowHeight(lines) * min(max(count, 1), most) + _HEADER + _FRAME)
+    table.setFixedHeight(_computeRowHeight(lines) * min(max(count, 1), most) + _HEADER + _FRAME)
 
 
-def numberItem(text: str) -> qt.QTableWidgetItem:
+def createNumberItem(text: str) -> qt.QTableWidgetItem:
     """A table cell with right-aligned text."""
     item = qt.QTableWidgetItem(text)
     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     return item
 
 
-def _rowHeight(lines: int) -> int:
+def _computeRowHeight(lines: int) -> int:
     return _ROW + _LINE * (lines - 1)
 
 
@@ -76,7 +76,7 @@ class AttentionTable:
             largest = max(attention.means, key=lambda expert: attention.means[expert], default=None)
             for column, (_label, expert, _color) in enumerate(EXPERTS, start=1):
                 mean = attention.means.get(expert)
-                item = numberItem("\N{EN DASH}" if mean is None else f"{mean:.2f}")
+                item = createNumberItem("\N{EN DASH}" if mean is None else f"{mean:.2f}")
                 font = item.font()
                 font.setBold(expert == largest)
                 item.setFont(font)
@@ -118,7 +118,7 @@ class ChangesTable:
             checked, total = progress.get(change.organ.key, (0, 0))
             findings = _("{checked} of {total}").format(checked=checked, total=total) if total else "\N{EN DASH}"
             texts = (findings, f"{change.after_ml:.1f}", dice)
-            numbers = [numberItem(text) for text in texts]
+            numbers = [createNumberItem(text) for text in texts]
             for column, item in enumerate((organ, *numbers)):
                 font = item.font()
                 font.setBold(change.changed)
@@ -139,7 +139,7 @@ class ChangesTable:
             self._onReviewed(item.data(qt.Qt.UserRole), item.checkState() == qt.Qt.Checked)
 
 
-def changesAsText(changes: Sequence[OrganChange], reviewed: Sequence[bool], delimiter: str = ",") -> str:
+def formatChanges(changes: Sequence[OrganChange], reviewed: Sequence[bool], delimiter: str = ",") -> str:
     """The changes as text with a header line: CSV, or separated by tabs for pasting into a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
@@ -167,9 +167,9 @@ class FindingsTable:
         wasBlocked = self._table.blockSignals(True)
         setRows(self._table, len(findings), _MAX_FINDING_ROWS, lines=2)
         for row, finding in enumerate(findings):
-            reason = _kindInWords(finding.reasons[0].kind) if finding.reasons else ""
+            reason = _formatKind(finding.reasons[0].kind) if finding.reasons else ""
             title = qt.QTableWidgetItem(f"{finding.name}\n{reason}" if reason else finding.name)
-            items = (title, numberItem(f"{finding.ml:.1f}"), qt.QTableWidgetItem(""))
+            items = (title, createNumberItem(f"{finding.ml:.1f}"), qt.QTableWidgetItem(""))
             for column, item in enumerate(items):
                 item.setToolTip("\n".join(each.text for each in finding.reasons))
                 self._table.setItem(row, column, item)
@@ -179,7 +179,7 @@ class FindingsTable:
 
     def showStatuses(self, findings: Sequence[Finding], state: ReviewState) -> None:
         """Update the status column, with findings still to check in bold, which needs no color to be seen."""
-        words = statusInWords()
+        words = getStatusTexts()
         for row, finding in enumerate(findings):
             item = self._table.item(row, _STATUS)
             status, isChecked = state.status(finding.rank), state.is_checked(finding.rank)
@@ -208,7 +208,7 @@ class FindingsTable:
         self._table.blockSignals(wasBlocked)
 
 
-def statusInWords() -> dict[str, str]:
+def getStatusTexts() -> dict[str, str]:
     """The panel's text for each status."""
     return {
         TO_CHECK: _("To check"),
@@ -219,7 +219,7 @@ def statusInWords() -> dict[str, str]:
     }
 
 
-def _kindInWords(kind: str) -> str:
+def _formatKind(kind: str) -> str:
     words = {
         "missing": _("not found"),
         "volume": _("unusual volume"),

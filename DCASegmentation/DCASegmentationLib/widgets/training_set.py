@@ -11,9 +11,9 @@ from slicer.i18n import tr as _
 from dcaseg.errors import UserError
 from dcaseg.worker.protocol import Answer, CaseAdded, Failure
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.storage import new_temporary_folder
+from DCASegmentationLib.scene.storage import create_temporary_folder
 from DCASegmentationLib.scene.training_case import CorrectedCase, write_corrected_case, write_ct_alone
-from DCASegmentationLib.worker_client import Purpose, WorkerProcess, newWorker
+from DCASegmentationLib.worker_client import Purpose, WorkerProcess, createWorker
 
 # A worker of its own, so that the case is written during a segmentation as well.
 _TRAINING_CASE = Purpose("The process that adds the case", "Try again.")
@@ -49,8 +49,8 @@ class TrainingSetWriter:
         if self.isRunning:
             raise UserError(_("Another case is still being added."), _("Wait until it is finished."))
         if self._worker is None:
-            self._worker = newWorker(_TRAINING_CASE)
-        self._folder = new_temporary_folder()
+            self._worker = createWorker(_TRAINING_CASE)
+        self._folder = create_temporary_folder()
         try:
             self._case = write(self._folder)
             self._worker.send(self._case.request, self._onAnswer)

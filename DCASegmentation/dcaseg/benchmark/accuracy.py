@@ -18,7 +18,7 @@ from ..inference.options import SegmentOptions
 from ..inference.segmenter import Segmenter
 from ..models.bundle import Bundle
 from ..training.sources import TEST_SEEDS, scan_phantom
-from .pipelines import plain_segmentation
+from .pipelines import segment_with_plain_pipeline
 
 MAX_LOSS = 0.002
 
@@ -57,12 +57,12 @@ class Comparison:
 DEFAULTS: Mapping[str, SegmentOptions] = {"defaults": SegmentOptions()}
 
 
-def with_overlaps(overlaps: Iterable[float]) -> dict[str, SegmentOptions]:
+def make_overlap_settings(overlaps: Iterable[float]) -> dict[str, SegmentOptions]:
     """The default settings, and those with other overlaps of the windows, by name."""
     return {**DEFAULTS, **{f"overlap {overlap:g}": SegmentOptions(overlap=overlap) for overlap in overlaps}}
 
 
-def phantom_cases(count: int) -> Iterator[LabeledCase]:
+def generate_phantom_cases(count: int) -> Iterator[LabeledCase]:
     """Yield ``count`` phantoms that are not used in training."""
     for seed in range(TEST_SEEDS, TEST_SEEDS + count):
         phantom = scan_phantom(seed)
@@ -80,26 +80,26 @@ def compare(
     network = bundle.network().eval()
     found = []
     for case in cases:
-        plain = plain_segmentation(case.ct, bundle, network)
-        plain_dice = _mean_dice(plain, case, len(segmenter.vocabulary))
+        plain = segment_with_plain_pipeline(case.ct, bundle, network)
+        plain_dice = _compute_mean_dice(plain, case, len(segmenter.vocabulary))
         for setting, options in settings.items():
             started = time.process_time()
             ours = segmenter.segment(case.ct, options).labels
             cpu_s = time.process_time() - started
             same = float(np.mean(sitk.GetArrayViewFromImage(ours) == sitk.GetArrayViewFromImage(plain)))
-            dice = _mean_dice(ours, case, len(segmenter.vocabulary))
+            dice = _compute_mean_dice(ours, case, len(segmenter.vocabulary))
             found.append(Comparison(case.name, setting, dice, plain_dice, same, cpu_s))
             if on_case is not None:
                 on_case(found[-1])
     return found
 
 
-def mean_loss(comparisons: Iterable[Comparison]) -> float:
+def compute_mean_dice_drop(comparisons: Iterable[Comparison]) -> float:
     """Mean loss of Dice over the cases."""
     return float(np.mean([comparison.loss for comparison in comparisons]))
 
 
-def _mean_dice(labels: sitk.Image, case: LabeledCase, n_labels: int) -> float:
+def _compute_mean_dice(labels: sitk.Image, case: LabeledCase, n_labels: int) -> float:
     scores: NDArray[np.float64] = score_labels(labels, case.truth, n_labels)[DICE.key]
     scores[[label - 1 for label in case.unannotated]] = np.nan
     return float(mean_or_nan(scores[None], axis=1)[0])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from ..imaging.label_comparison import dice_by_label
+from ..imaging.label_comparison import compute_dice_by_label
 from ..inference.options import SegmentOptions
 from ..inference.segmenter import Model, Segmenter
 
@@ -60,7 +60,7 @@ def compare_backends(
     for name, ct in cts:
         if not runs:
             for segmenter in segmenters.values():
-                segmenter.segment(_middle_slices(ct), options)
+                segmenter.segment(_extract_middle_slices(ct), options)
         reference = None
         for number in range(1, rounds + 1):
             for backend, segmenter in segmenters.items():
@@ -68,13 +68,13 @@ def compare_backends(
                 result = segmenter.segment(ct, options)
                 cpu_s = time.process_time() - started
                 reference = reference or result
-                agreement = dice_by_organ(model, result.labels, reference.labels)
+                agreement = compute_dice_by_organ(model, result.labels, reference.labels)
                 entropy = attention = None
                 if result.entropy is not None and reference.entropy is not None:
-                    entropy = _mean_difference(result.entropy, reference.entropy)
+                    entropy = _compute_mean_absolute_error(result.entropy, reference.entropy)
                 if result.attention:
                     attention = max(
-                        _mean_difference(image, reference.attention[level][expert])
+                        _compute_mean_absolute_error(image, reference.attention[level][expert])
                         for level, experts in result.attention.items()
                         for expert, image in experts.items()
                     )
@@ -84,21 +84,21 @@ def compare_backends(
     return runs
 
 
-def dice_by_organ(model: Model, labels: sitk.Image, reference: sitk.Image) -> dict[str, float]:
+def compute_dice_by_organ(model: Model, labels: sitk.Image, reference: sitk.Image) -> dict[str, float]:
     """Dice of each organ in two label maps on the same grid, by key; organs that are in neither are missing."""
     vocabulary = model.metadata.vocabulary
     ours, theirs = (sitk.GetArrayFromImage(image) for image in (labels, reference))
-    scores = dice_by_label(ours, theirs, len(vocabulary))
+    scores = compute_dice_by_label(ours, theirs, len(vocabulary))
     by_key = {organ.key: float(scores[organ.label - 1]) for organ in vocabulary}
     return {key: dice for key, dice in by_key.items() if not np.isnan(dice)}
 
 
-def _middle_slices(ct: sitk.Image) -> sitk.Image:
+def _extract_middle_slices(ct: sitk.Image) -> sitk.Image:
     depth = ct.GetSize()[2]
     count = min(8, depth)
     first = (depth - count) // 2
     return ct[:, :, first : first + count]
 
 
-def _mean_difference(image: sitk.Image, reference: sitk.Image) -> float:
+def _compute_mean_absolute_error(image: sitk.Image, reference: sitk.Image) -> float:
     return float(np.abs(sitk.GetArrayFromImage(image) - sitk.GetArrayFromImage(reference)).mean())

@@ -73,7 +73,7 @@ class _TimedTrainer(Trainer):
         return values
 
 
-def _cases(options: TrainingOptions) -> tuple[list[Case], list[Case]]:
+def _make_phantom_cases(options: TrainingOptions) -> tuple[list[Case], list[Case]]:
     labeled, unlabeled = generate(1, _SCAN_MM), generate(2, _SCAN_MM)
     return (
         [prepare_case("labelled", labeled.ct, labeled.labels, options.grid)],
@@ -87,7 +87,7 @@ def _main(json_args: str) -> None:
     if args["threads"]:
         torch.set_num_threads(args["threads"])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _TimedTrainer(Path(folder), options, AMOS, *_cases(options), device=args["device"])
+        trainer = _TimedTrainer(Path(folder), options, AMOS, *_make_phantom_cases(options), device=args["device"])
         trainer.run(save_every=10**9)
     # The first step is excluded, since it also loads kernels and allocates memory.
     print(json.dumps(asdict(DataLoading(args["steps"], sum(trainer.steps[1:]), sum(trainer.drawing[1:])))))

@@ -33,7 +33,7 @@ _SEED = 20
 _AIR_HU = -1024
 
 
-def benchmark_ct(folder: Path, slices: int = SLICES, progress: ProgressCallback | None = None) -> Path:
+def create_benchmark_ct(folder: Path, slices: int = SLICES, progress: ProgressCallback | None = None) -> Path:
     """The CT file with this number of slices in ``folder``, generated on first use (about 40 s of CPU time).
 
     A scan longer than the person is continued with its mirror image.
@@ -41,31 +41,31 @@ def benchmark_ct(folder: Path, slices: int = SLICES, progress: ProgressCallback 
     path = folder / f"ct_{IN_PLANE}x{IN_PLANE}x{slices}.nii.gz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_image(_with_slices(_whole(folder, progress), slices), path)
+        write_image(_crop_or_pad_slices(_create_whole_scan(folder, progress), slices), path)
     return path
 
 
-def _whole(folder: Path, progress: ProgressCallback | None) -> sitk.Image:
+def _create_whole_scan(folder: Path, progress: ProgressCallback | None) -> sitk.Image:
     path = folder / "ct_whole.nii.gz"
     if path.exists():
         return read_ct(path)
     scan = generate(_SEED, SPACING_MM, "LPS", progress=progress).ct
     voxels = sitk.GetArrayFromImage(scan)
     for axis in (1, 2):
-        voxels = centered(voxels, axis, IN_PLANE)
-    image = _image(voxels)
+        voxels = crop_or_pad(voxels, axis, IN_PLANE)
+    image = _make_image(voxels)
     write_image(image, path)
     return image
 
 
-def _with_slices(whole: sitk.Image, slices: int) -> sitk.Image:
+def _crop_or_pad_slices(whole: sitk.Image, slices: int) -> sitk.Image:
     voxels = sitk.GetArrayFromImage(whole)
     if slices > len(voxels):
         voxels = np.pad(voxels, ((0, slices - len(voxels)), (0, 0), (0, 0)), mode="symmetric")
-    return _image(centered(voxels, 0, slices))
+    return _make_image(crop_or_pad(voxels, 0, slices))
 
 
-def centered(voxels: NDArray[np.int16], axis: int, count: int) -> NDArray[np.int16]:
+def crop_or_pad(voxels: NDArray[np.int16], axis: int, count: int) -> NDArray[np.int16]:
     """``voxels`` cropped or padded with air to ``count`` along ``axis``, equally on both sides."""
     missing = count - voxels.shape[axis]
     if missing > 0:
@@ -76,7 +76,7 @@ def centered(voxels: NDArray[np.int16], axis: int, count: int) -> NDArray[np.int
     return voxels.take(np.arange(first, first + count), axis=axis)
 
 
-def _image(voxels: NDArray[np.int16]) -> sitk.Image:
+def _make_image(voxels: NDArray[np.int16]) -> sitk.Image:
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels))
     image.SetSpacing(SPACING_MM)
     return image
@@ -86,7 +86,7 @@ PATCH = (96, 96, 96)
 _WEIGHT_SEED = 0
 
 
-def random_bundle(
+def create_random_bundle(
     folder: Path,
     spacing_mm: float,
     n_filters: int = 16,
@@ -116,10 +116,10 @@ def random_bundle(
         training_data=(TrainingData("No data", 0, 0, "CC0-1.0"),),
         limits=("Random weights: the results are meaningless.",),
     )
-    return save_bundle(path, _network(groups.owners, n_filters, norm), metadata)
+    return save_bundle(path, _create_network(groups.owners, n_filters, norm), metadata)
 
 
-def _network(owners: list[list[int]] | tuple[tuple[int, ...], ...], n_filters: int, norm: Norm) -> DCANet:
+def _create_network(owners: list[list[int]] | tuple[tuple[int, ...], ...], n_filters: int, norm: Norm) -> DCANet:
     with torch.random.fork_rng():
         torch.manual_seed(_WEIGHT_SEED)
         network = DCANet(owners, n_filters=n_filters, norm=norm).eval()

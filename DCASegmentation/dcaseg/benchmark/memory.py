@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..training.options import TrainingOptions
-from .process_cost import ProcessFailedError, memory_free_mib
-from .step_cost import expected_variants, network_of, one_step
+from .process_cost import ProcessFailedError, get_free_memory_mib
+from .step_cost import create_network, run_step, select_variants
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Growth:
     @property
     def mib_per_slice(self) -> float | None:
         """Slope of a least-squares line through the peaks; None for fewer than two."""
-        line = self._line()
+        line = self._fit_line()
         return None if line is None else line[0]
 
-    def expected_mib(self, slices: int) -> float | None:
+    def estimate_peak_mib(self, slices: int) -> float | None:
         """Expected peak (MiB) at another length; None for fewer than two peaks."""
-        line = self._line()
+        line = self._fit_line()
         return None if line is None else line[0] * slices + line[1]
 
-    def _line(self) -> tuple[float, float] | None:
+    def _fit_line(self) -> tuple[float, float] | None:
         if len(self.peaks_mib) < 2:
             return None
         slope, start = np.polyfit(list(self.peaks_mib), list(self.peaks_mib.values()), 1)
@@ -54,7 +54,7 @@ class Growth:
 
 
 def measure_growth(
-    peak_mib: Callable[[int], float], lengths: Sequence[int], free_mib: Callable[[], float] = memory_free_mib
+    peak_mib: Callable[[int], float], lengths: Sequence[int], free_mib: Callable[[], float] = get_free_memory_mib
 ) -> Growth:
     """Measure the peaks at ``lengths`` (slices), the shortest first; ``peak_mib(slices)`` runs the pipeline.
 
@@ -63,7 +63,7 @@ def measure_growth(
     """
     growth = Growth({}, {})
     for slices in sorted(lengths):
-        expected = growth.expected_mib(slices)
+        expected = growth.estimate_peak_mib(slices)
         if expected is not None and expected > free_mib():
             free = free_mib() / 1024
             growth.left_out[slices] = f"needs about {expected / 1024:.0f} GiB, but only {free:.0f} GiB are free"
@@ -89,7 +89,7 @@ class TensorBytes:
     peaks: dict[int, int]
     steady: int
 
-    def gib_at(self, patch: tuple[int, int, int]) -> float:
+    def estimate_gib(self, patch: tuple[int, int, int]) -> float:
         """Expected memory (GiB) of the tensors of a step with ``patch``, extrapolated from the small patches."""
         (small, low), (large, high) = sorted(self.peaks.items())
         slope = (high - low) / (large**3 - small**3)
@@ -119,15 +119,15 @@ class LiveTensors(TorchDispatchMode):
         self._known: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        inputs = {_get_storage_id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and _storage(leaf) not in inputs:
+            if isinstance(leaf, torch.Tensor) and _get_storage_id(leaf) not in inputs:
                 self._track(leaf)
         return result
 
     def _track(self, tensor: torch.Tensor) -> None:
-        key, size = _storage(tensor), tensor.untyped_storage().nbytes()
+        key, size = _get_storage_id(tensor), tensor.untyped_storage().nbytes()
         if key in self._known or not size:
             return
         self._known[key] = size
@@ -139,7 +139,7 @@ class LiveTensors(TorchDispatchMode):
         self.held -= self._known.pop(key, 0)
 
 
-def _storage(tensor: torch.Tensor) -> int:
+def _get_storage_id(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
@@ -148,16 +148,16 @@ def _main(json_options: str) -> None:
     device = torch.device("cpu")
     peaks, steady = {}, 0
     for side in SMALL_PATCHES:
-        network = network_of(options, device)
+        network = create_network(options, device)
         weights = sum(parameter.nbytes for parameter in network.parameters())
         # Weights, gradients, one or two moments, and EMA weights.
         copies = 2 + (2 if options.optimizer == "adamw" else 1) + (1 if options.ema_decay else 0)
         steady = copies * weights
         small = replace(options, patch=(side, side, side))
         largest = 0
-        for variant in expected_variants(options):
+        for variant in select_variants(options):
             with LiveTensors() as living:
-                one_step(network, variant, small, device)
+                run_step(network, variant, small, device)
             largest = max(largest, living.peak)
         peaks[side] = largest
     print(json.dumps(asdict(TensorBytes(peaks, steady))))

@@ -20,46 +20,46 @@ import SimpleITK as sitk
 import torch
 from monai.inferers import sliding_window_inference
 
-from ..imaging.grid import Grid, model_grid
-from ..imaging.intensity import window
+from ..imaging.grid import Grid, make_model_grid
+from ..imaging.intensity import apply_window
 from ..imaging.resampling import resample
 from ..method.network import DCANet
 from ..method.variants import Norm
 from ..models.bundle import Bundle
-from ..models.store import default_bundle
-from .inputs import PATCH, random_bundle
+from ..models.store import find_default_bundle
+from .inputs import PATCH, create_random_bundle
 
 
-def plain_segmentation(ct: sitk.Image, bundle: Bundle, network: DCANet) -> sitk.Image:
+def segment_with_plain_pipeline(ct: sitk.Image, bundle: Bundle, network: DCANet) -> sitk.Image:
     """Segment ``ct`` with the plain pipeline on the CPU: labels (uint8) on its own grid.
 
     ``network`` is the network of ``bundle``.
     """
     metadata = bundle.metadata
-    grid = model_grid(ct, metadata.spacing, metadata.orientation)
+    grid = make_model_grid(ct, metadata.spacing, metadata.orientation)
     # A view does not keep its image alive, so each image needs a variable while its view is in use.
     resampled = resample(ct, grid, anti_aliasing=metadata.anti_aliasing)
-    volume = window(sitk.GetArrayViewFromImage(resampled), *metadata.hu_window)
+    volume = apply_window(sitk.GetArrayViewFromImage(resampled), *metadata.hu_window)
     with torch.inference_mode():
         logits: Any = sliding_window_inference(
             torch.from_numpy(volume)[None, None], metadata.patch, 1, network, overlap=0.5, mode="gaussian"
         )
         probabilities = torch.softmax(logits, dim=1)[0].numpy()
-    ct_grid = Grid.of(ct)
+    ct_grid = Grid.from_image(ct)
     labels = np.zeros(ct_grid.shape, dtype=np.uint8)
     highest = np.full(ct_grid.shape, -1.0, dtype=np.float32)
     # A running argmax over the channels avoids sixteen CT-sized volumes.
     for label, channel in enumerate(probabilities):
         # As in MONAI, voxels beyond the outermost voxel centers get the outermost probabilities.
-        on_ct_grid = resample(_padded(grid.image_of(channel)), ct_grid, outside=0.0)
+        on_ct_grid = resample(_pad_edges(grid.make_image(channel)), ct_grid, outside=0.0)
         values = sitk.GetArrayViewFromImage(on_ct_grid)
         wins = values > highest
         labels[wins] = label
         highest[wins] = values[wins]
-    return ct_grid.image_of(labels)
+    return ct_grid.make_image(labels)
 
 
-def _padded(image: sitk.Image) -> sitk.Image:
+def _pad_edges(image: sitk.Image) -> sitk.Image:
     return sitk.ZeroFluxNeumannPad(image, [1] * 3, [1] * 3)
 
 
@@ -108,11 +108,11 @@ class Setting:
     fine_mm: float = 1.5
     coarse_mm: float = 3.0
 
-    def bundle(self, spacing_mm: float | None) -> Path:
+    def get_bundle_folder(self, spacing_mm: float | None) -> Path:
         """The folder of our model with random weights at this spacing, or of the shipped model for None."""
         if spacing_mm is None:
-            return default_bundle()
-        return random_bundle(self.folder, spacing_mm, self.n_filters, self.norm, self.patch).folder
+            return find_default_bundle()
+        return create_random_bundle(self.folder, spacing_mm, self.n_filters, self.norm, self.patch).folder
 
 
 @dataclass(frozen=True)
@@ -139,25 +139,31 @@ class Pipeline:
         return next((module for module in self.needs if find_spec(module) is None), None)
 
 
-def pipelines(setting: Setting) -> list[Pipeline]:
+def list_pipelines(setting: Setting) -> list[Pipeline]:
     """All pipelines, ours first. Models are created only when a command is requested."""
     fine, coarse = setting.fine_mm, setting.coarse_mm
     return [
-        _ours("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, _EQUAL),
-        _ours("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ONLY),
-        _ours("ours_maps", f"DCA {fine:g} mm, with maps", setting, fine, _MAPS),
-        _ours("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ONLY),
+        _make_dca_pipeline("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, _EQUAL),
+        _make_dca_pipeline("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ONLY),
+        _make_dca_pipeline("ours_maps", f"DCA {fine:g} mm, with maps", setting, fine, _MAPS),
+        _make_dca_pipeline("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ONLY),
         # Only the shipped model has a review, since the output of random weights is noise and full of findings.
-        _ours("shipped", "shipped model", setting, None, _LABELS_ONLY),
-        _ours("shipped_bf16", "shipped model, bfloat16", setting, None, _BFLOAT16),
-        _ours("shipped_maps", "shipped model, with maps and review", setting, None, _EVERYTHING),
-        _nnunet("nnunet", "nnU-Net", "nnunet", setting, fine),
-        _nnunet("nnunet_mirroring", "nnU-Net with mirroring", "nnunet", setting, fine, extra=("--mirroring",)),
-        _nnunet("totalsegmentator", "TotalSegmentator's settings, one model", "totalsegmentator", setting, fine),
-        _monai("monai", f"MONAI with our network, {fine:g} mm", setting, fine),
-        _nnunet("nnunet_coarse", "nnU-Net", "nnunet", setting, coarse),
-        _nnunet("totalsegmentator_fast", "TotalSegmentator's fast settings", "totalsegmentator", setting, coarse),
-        _nnunet(
+        _make_dca_pipeline("shipped", "shipped model", setting, None, _LABELS_ONLY),
+        _make_dca_pipeline("shipped_bf16", "shipped model, bfloat16", setting, None, _BFLOAT16),
+        _make_dca_pipeline("shipped_maps", "shipped model, with maps and review", setting, None, _EVERYTHING),
+        _make_nnunet_pipeline("nnunet", "nnU-Net", "nnunet", setting, fine),
+        _make_nnunet_pipeline(
+            "nnunet_mirroring", "nnU-Net with mirroring", "nnunet", setting, fine, extra=("--mirroring",)
+        ),
+        _make_nnunet_pipeline(
+            "totalsegmentator", "TotalSegmentator's settings, one model", "totalsegmentator", setting, fine
+        ),
+        _make_monai_pipeline("monai", f"MONAI with our network, {fine:g} mm", setting, fine),
+        _make_nnunet_pipeline("nnunet_coarse", "nnU-Net", "nnunet", setting, coarse),
+        _make_nnunet_pipeline(
+            "totalsegmentator_fast", "TotalSegmentator's fast settings", "totalsegmentator", setting, coarse
+        ),
+        _make_nnunet_pipeline(
             "totalsegmentator_fastest",
             "TotalSegmentator's fastest settings",
             "totalsegmentator",
@@ -165,13 +171,13 @@ def pipelines(setting: Setting) -> list[Pipeline]:
             FASTEST_MM,
             patch=_FASTEST_PATCH,
         ),
-        _monai("monai_shipped", "MONAI with the shipped model", setting, None),
+        _make_monai_pipeline("monai_shipped", "MONAI with the shipped model", setting, None),
     ]
 
 
-def _ours(key: str, name: str, setting: Setting, spacing_mm: float | None, options: _Options) -> Pipeline:
+def _make_dca_pipeline(key: str, name: str, setting: Setting, spacing_mm: float | None, options: _Options) -> Pipeline:
     def command(out: Path, report: Path) -> list[str]:
-        bundle = setting.bundle(spacing_mm)
+        bundle = setting.get_bundle_folder(spacing_mm)
         # The shipped model has real weights, so its labels are compared, too: it computes all windows.
         if setting.our_windows is not None and spacing_mm is not None:
             args = [str(setting.ct), str(out / "result"), "--model", str(bundle), "--report", str(report)]
@@ -185,7 +191,7 @@ def _ours(key: str, name: str, setting: Setting, spacing_mm: float | None, optio
     return Pipeline(key, name, command, labels="result/labels.nii.gz", reference=reference)
 
 
-def _nnunet(
+def _make_nnunet_pipeline(
     key: str,
     name: str,
     module: str,
@@ -196,24 +202,33 @@ def _nnunet(
 ) -> Pipeline:
     def command(out: Path, report: Path) -> list[str]:
         # This imports nnU-Net, which may not be installed.
-        from .peers.nnunet import nnunet_model
+        from .peers.nnunet import create_nnunet_model
 
-        model = nnunet_model(setting.folder, spacing_mm, patch)
-        return [*_peer(module, setting, setting.windows, model, out, report), "--spacing", str(spacing_mm), *extra]
+        model = create_nnunet_model(setting.folder, spacing_mm, patch)
+        return [
+            *_build_peer_command(module, setting, setting.windows, model, out, report),
+            "--spacing",
+            str(spacing_mm),
+            *extra,
+        ]
 
     needs = ("nnunetv2", "nibabel", "scipy")
     return Pipeline(key, f"{name}, {spacing_mm:g} mm", command, is_peer=True, needs=needs)
 
 
-def _monai(key: str, name: str, setting: Setting, spacing_mm: float | None) -> Pipeline:
+def _make_monai_pipeline(key: str, name: str, setting: Setting, spacing_mm: float | None) -> Pipeline:
     def command(out: Path, report: Path) -> list[str]:
         windows = None if spacing_mm is None else setting.windows
-        return _peer("monai_reference", setting, windows, setting.bundle(spacing_mm), out, report)
+        return _build_peer_command(
+            "monai_reference", setting, windows, setting.get_bundle_folder(spacing_mm), out, report
+        )
 
     return Pipeline(key, name, command, is_peer=True, needs=("monai", "nibabel"))
 
 
-def _peer(module: str, setting: Setting, windows: int | None, model: Path, out: Path, report: Path) -> list[str]:
+def _build_peer_command(
+    module: str, setting: Setting, windows: int | None, model: Path, out: Path, report: Path
+) -> list[str]:
     counted = [] if windows is None else ["--windows", str(windows)]
     program = [sys.executable, "-m", f"{__package__}.peers.{module}", str(setting.ct), str(out / "labels.nii.gz")]
     return [*program, "--model", str(model), "--report", str(report), *counted]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, how_to_install
+from ..errors import UserError, format_install_command
 
 _SAMPLE_EVERY_S = 0.1
 _MIB = 2**20
@@ -42,7 +42,7 @@ class Cost:
     peak_mib: float
 
 
-def with_threads(threads: int) -> dict[str, str]:
+def make_thread_environment(threads: int) -> dict[str, str]:
     """The environment of this process with ``threads`` set for all libraries."""
     return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
 
@@ -55,10 +55,10 @@ def measure_process(command: Sequence[str], environment: Mapping[str, str] | Non
     On an interrupt, the whole tree is killed. Raises ProcessFailedError with the end of the output if the program
     fails, and UserError if psutil is not installed.
     """
-    psutil = _psutil()
+    psutil = _import_psutil()
     tree = _Tree(psutil)
     with tempfile.TemporaryFile() as output:
-        before = _children_cpu_s()
+        before = _get_children_cpu_s()
         started = time.perf_counter()
         process = subprocess.Popen(
             list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
@@ -72,7 +72,7 @@ def measure_process(command: Sequence[str], environment: Mapping[str, str] | Non
             process.wait()
             raise
         wall = time.perf_counter() - started
-        after = _children_cpu_s()
+        after = _get_children_cpu_s()
         if process.returncode:
             output.seek(0)
             lines = output.read().decode("utf-8", "replace").strip().splitlines()
@@ -95,28 +95,28 @@ class _Tree:
 
     def sample(self, pid: int) -> None:
         """Update CPU time and peak memory of the tree of ``pid``."""
-        processes = self._processes(pid)
+        processes = self._list_processes(pid)
         held = 0.0
         for process in processes:
             try:
                 times = process.cpu_times()
                 self._cpu[process.pid] = times.user + times.system
                 # Reading the PSS walks through all memory of a process, so it is only done for several processes.
-                held += _pss(process) if len(processes) > 1 else process.memory_info().rss
-                self.peak_mib = max(self.peak_mib, _high_water_mib(process.pid))
+                held += _get_pss(process) if len(processes) > 1 else process.memory_info().rss
+                self.peak_mib = max(self.peak_mib, _read_peak_mib(process.pid))
             except self._psutil.Error:
                 continue
         self.peak_mib = max(self.peak_mib, held / _MIB)
 
     def kill(self, pid: int) -> None:
         """Kill the tree of ``pid``, descendants first."""
-        for process in reversed(self._processes(pid)):
+        for process in reversed(self._list_processes(pid)):
             try:
                 process.kill()
             except self._psutil.Error:
                 continue
 
-    def _processes(self, pid: int) -> list[Any]:
+    def _list_processes(self, pid: int) -> list[Any]:
         try:
             root = self._psutil.Process(pid)
             return [root, *root.children(recursive=True)]
@@ -124,12 +124,12 @@ class _Tree:
             return []
 
 
-def _pss(process: Any) -> float:
+def _get_pss(process: Any) -> float:
     full = process.memory_full_info()
     return float(getattr(full, "pss", full.rss))
 
 
-def _high_water_mib(pid: int) -> float:
+def _read_peak_mib(pid: int) -> float:
     """Peak memory of a running process in MiB; 0 on other systems than Linux, which do not report it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
@@ -139,7 +139,7 @@ def _high_water_mib(pid: int) -> float:
     return int(marks[0].split()[1]) / 1024 if marks else 0.0
 
 
-def _children_cpu_s() -> float | None:
+def _get_children_cpu_s() -> float | None:
     """CPU seconds of all children that have ended; None on systems that do not report it."""
     try:
         resource: Any = importlib.import_module("resource")
@@ -149,16 +149,16 @@ def _children_cpu_s() -> float | None:
     return float(usage.ru_utime + usage.ru_stime)
 
 
-def _psutil() -> Any:
+def _import_psutil() -> Any:
     try:
         return importlib.import_module("psutil")
     except ImportError:
         raise UserError(
             "Memory of processes is measured with psutil, which is not installed.",
-            f"Install it: {how_to_install('psutil')}",
+            f"Install it: {format_install_command('psutil')}",
         ) from None
 
 
-def memory_free_mib() -> float:
+def get_free_memory_mib() -> float:
     """Memory in MiB that is available without swapping. Raises UserError if psutil is not installed."""
-    return float(_psutil().virtual_memory().available) / _MIB
+    return float(_import_psutil().virtual_memory().available) / _MIB

@@ -27,7 +27,7 @@ from ..inference.process_settings import keep_freed_memory
 from ..inference.sliding_window import WindowPrediction
 from ..method.network_summary import summarize
 from ..models.bundle import Bundle
-from .process_cost import ProcessFailedError, with_threads
+from .process_cost import ProcessFailedError, make_thread_environment
 
 _SIDE = 2048
 # A single product takes a tenth of a second, which is too short to time.
@@ -60,13 +60,13 @@ def measure_rates(bundle: Path, threads: int, rounds: int = 3) -> Rates:
     Raises ProcessFailedError if the process fails.
     """
     command = [sys.executable, "-m", f"{__package__}.rates", str(bundle), "--rounds", str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=with_threads(threads))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=make_thread_environment(threads))
     if done.returncode:
         raise ProcessFailedError(" ".join(done.stderr.strip().splitlines()[-3:]))
     return Rates(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def _rates(folder: Path, rounds: int) -> Rates:
+def _measure_rates(folder: Path, rounds: int) -> Rates:
     keep_freed_memory()
     bundle = Bundle.load(folder)
     patch = bundle.metadata.patch
@@ -86,17 +86,17 @@ def _rates(folder: Path, rounds: int) -> Rates:
     windows = torch.rand(predict.plan.batch, 1, *patch)
     gflop = 2e-9 * summarize(bundle.network(), patch)[-1].macs
     # A warm-up of each, which also loads kernels and allocates memory.
-    sgemm_rate()
+    measure_sgemm_rate()
     predict(windows)
     products, forwards = [], []
     for _ in range(rounds):
-        products.append(sgemm_rate())
-        forwards.append(_cpu_s(lambda: predict(windows)) / len(windows))
+        products.append(measure_sgemm_rate())
+        forwards.append(_measure_cpu_s(lambda: predict(windows)) / len(windows))
     window = statistics.median(forwards)
     return Rates(statistics.median(products), gflop / window, window, gflop, predict.backend)
 
 
-def sgemm_rate() -> float:
+def measure_sgemm_rate() -> float:
     """GFLOP per CPU second of products of two matrices with side 2048, with torch's number of threads."""
     one, other = torch.rand(2, _SIDE, _SIDE)
 
@@ -104,10 +104,10 @@ def sgemm_rate() -> float:
         for _ in range(_PRODUCTS):
             torch.mm(one, other)
 
-    return 2e-9 * _SIDE**3 * _PRODUCTS / _cpu_s(multiply)
+    return 2e-9 * _SIDE**3 * _PRODUCTS / _measure_cpu_s(multiply)
 
 
-def _cpu_s(work: Callable[[], object]) -> float:
+def _measure_cpu_s(work: Callable[[], object]) -> float:
     before = time.process_time()
     work()
     return time.process_time() - before
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    print(json.dumps(asdict(_rates(args.bundle, args.rounds))))
+    print(json.dumps(asdict(_measure_rates(args.bundle, args.rounds))))
 
 
 if __name__ == "__main__":

@@ -74,9 +74,9 @@ _RATIOS: tuple[tuple[str, str, str, str, float], ...] = (
 )
 
 
-def inference_targets(runs: Runs, rates: Rates | None) -> list[Target]:
+def evaluate_targets(runs: Runs, rates: Rates | None) -> list[Target]:
     """The targets for time and memory of a whole segmentation."""
-    compared = [Target(name, limit, runs.ratio(ours, to, figure)) for name, ours, to, figure, limit in _RATIOS]
+    compared = [Target(name, limit, runs.compute_ratio(ours, to, figure)) for name, ours, to, figure, limit in _RATIOS]
     share = None if rates is None else rates.share
     return [*compared, Target("network's rate / SGEMM rate", 0.85, share, at_least=True)]
 
@@ -84,9 +84,9 @@ def inference_targets(runs: Runs, rates: Rates | None) -> list[Target]:
 _OURS, _PEERS = "#1b6ca8", "#b0b0b0"
 
 
-def inference_plot(runs: Runs, chosen: Sequence[Pipeline], title: str) -> Figure:
+def plot_inference(runs: Runs, chosen: Sequence[Pipeline], title: str) -> Figure:
     """Plot the medians of all pipelines with runs. Partly extrapolated times are hatched."""
-    shown = [(pipeline, cost) for pipeline in chosen if (cost := runs.median(pipeline.key)) is not None]
+    shown = [(pipeline, cost) for pipeline in chosen if (cost := runs.compute_median(pipeline.key)) is not None]
     figure = Figure(figsize=(10, 1.4 + 0.42 * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize="medium")
@@ -103,7 +103,7 @@ def inference_plot(runs: Runs, chosen: Sequence[Pipeline], title: str) -> Figure
         axes.set_xlim(0, 1.15 * max(values, default=1.0))
         axes.spines[["top", "right"]].set_visible(False)
         if axes is time:
-            hatched = [runs.of(pipeline.key)[0].is_extrapolated for pipeline, _ in shown]
+            hatched = [runs.get_runs(pipeline.key)[0].is_extrapolated for pipeline, _ in shown]
             for bar, is_extrapolated in zip(bars, hatched, strict=True):
                 if is_extrapolated:
                     bar.set(hatch="///", edgecolor="white")
@@ -117,7 +117,7 @@ _FEW_SECONDS = 30
 _PACKAGES = ("torch", "openvino", "monai", "nnunetv2", "SimpleITK")
 
 
-def inference_report(
+def format_inference_report(
     runs: Runs,
     chosen: Sequence[Pipeline],
     targets: Iterable[Target],
@@ -125,20 +125,25 @@ def inference_report(
     about: Mapping[str, str],
     agreement: Mapping[str, tuple[float, float]] | None = None,
 ) -> str:
-    """The report as Markdown. ``about`` maps names to further facts; ``agreement`` is that of ``runs.agreements``."""
+    """The report as Markdown.
+
+    ``about`` maps names to further facts; ``agreement`` is that of ``runs.compute_agreements``.
+    """
     lines = ["# Segmentation of one CT, measured as whole processes", ""]
-    lines += [f"- {name}: {value}" for name, value in {**about, **machine()}.items()]
+    lines += [f"- {name}: {value}" for name, value in {**about, **describe_machine()}.items()]
     if rates is not None:
         lines.append(
             f"- matrix products (SGEMM): {rates.sgemm:.0f} GFLOP per CPU second; our network: {rates.network:.0f}, "
             f"which is {rates.share:.2f} of it (backend {rates.backend}); a window of {rates.window_gflop:.0f} GFLOP "
             f"takes {rates.window_cpu_s:.2f} CPU seconds"
         )
-    lines += ["", *runs_table(runs, chosen, agreement or {}), "", *targets_table(targets), ""]
+    lines += ["", *format_runs_table(runs, chosen, agreement or {}), "", *format_targets_table(targets), ""]
     return "\n".join(lines)
 
 
-def runs_table(runs: Runs, chosen: Sequence[Pipeline], agreement: Mapping[str, tuple[float, float]]) -> list[str]:
+def format_runs_table(
+    runs: Runs, chosen: Sequence[Pipeline], agreement: Mapping[str, tuple[float, float]]
+) -> list[str]:
     """A Markdown table with the medians of each pipeline, the range of its CPU time, its agreement, and notes."""
     lines = [
         "| pipeline | runs | windows computed | CPU s | lowest to highest | wall s | peak memory, MiB | agreement |",
@@ -146,20 +151,21 @@ def runs_table(runs: Runs, chosen: Sequence[Pipeline], agreement: Mapping[str, t
     ]
     extrapolated = False
     for pipeline in chosen:
-        cost = runs.median(pipeline.key)
+        cost = runs.compute_median(pipeline.key)
         if cost is None:
             reason = runs.left_out.get(pipeline.key, "not measured")
             lines.append(f"| {pipeline.name} | skipped: {reason} | | | | | | |")
             continue
-        of_pipeline = runs.of(pipeline.key)
+        of_pipeline = runs.get_runs(pipeline.key)
         first = of_pipeline[0]
         star = "\\*" if first.is_extrapolated else ""
         extrapolated |= bool(star)
         windows = f"{first.computed} of {first.windows}" if first.windows else "all"
         lines.append(
-            f"| {pipeline.name} | {len(of_pipeline)} | {windows} | {_seconds(cost.cpu_s)}{star} "
-            f"| {_range(runs.range(pipeline.key))} | {_seconds(cost.wall_s)}{star} | {cost.peak_mib:.0f} "
-            f"| {_agreement(agreement.get(pipeline.key))} |"
+            f"| {pipeline.name} | {len(of_pipeline)} | {windows} | {_format_seconds(cost.cpu_s)}{star} "
+            f"| {_format_range(runs.compute_range(pipeline.key))} | {_format_seconds(cost.wall_s)}{star} "
+            f"| {cost.peak_mib:.0f} "
+            f"| {_format_agreement(agreement.get(pipeline.key))} |"
         )
     if extrapolated:
         lines += [
@@ -176,19 +182,19 @@ def runs_table(runs: Runs, chosen: Sequence[Pipeline], agreement: Mapping[str, t
     return lines
 
 
-def _seconds(value: float) -> str:
+def _format_seconds(value: float) -> str:
     return f"{value:.1f}" if value < _FEW_SECONDS else f"{value:.0f}"
 
 
-def _range(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f"{_seconds(ends[0])} to {_seconds(ends[1])}"
+def _format_range(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{_format_seconds(ends[0])} to {_format_seconds(ends[1])}"
 
 
-def _agreement(dice: tuple[float, float] | None) -> str:
+def _format_agreement(dice: tuple[float, float] | None) -> str:
     return "" if dice is None else f"{dice[0]:.4f} ({dice[1]:.4f})"
 
 
-def targets_table(targets: Iterable[Target]) -> list[str]:
+def format_targets_table(targets: Iterable[Target]) -> list[str]:
     """A Markdown table of the targets."""
     lines = ["| | target | measured | |", "|---|---|---|---|"]
     for target in targets:
@@ -198,22 +204,22 @@ def targets_table(targets: Iterable[Target]) -> list[str]:
     return lines
 
 
-def machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """The computer, the versions of its libraries, and the date."""
-    versions = [f"{name} {found}" for name in _PACKAGES if (found := _version(name))]
+    versions = [f"{name} {found}" for name in _PACKAGES if (found := _get_version(name))]
     return {
-        "computer": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "computer": f"{_get_processor_name()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": f"Python {platform.python_version()}, {', '.join(versions)}",
         "date": date.today().isoformat(),
     }
 
 
-def command_line() -> str:
+def format_command_line() -> str:
     """The command line of this program."""
     return " ".join(["dca", *sys.argv[1:]])
 
 
-def _processor() -> str:
+def _get_processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -222,7 +228,7 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _version(package: str) -> str | None:
+def _get_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:

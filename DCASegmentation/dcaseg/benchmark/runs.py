@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import UserError, reason_of
-from ..imaging.label_comparison import dice_by_label
+from ..errors import UserError, get_reason
+from ..imaging.label_comparison import compute_dice_by_label
 from ..imaging.readers import read_ct, read_labels
 from ..imaging.writers import write_image, write_text
-from .pipelines import Pipeline, Setting, pipelines
-from .process_cost import Cost, ProcessFailedError, measure_process, with_threads
-from .rates import sgemm_rate
+from .pipelines import Pipeline, Setting, list_pipelines
+from .process_cost import Cost, ProcessFailedError, make_thread_environment, measure_process
+from .rates import measure_sgemm_rate
 from .window_replay import WindowCosts
 
 Report = Callable[[float, str], None]
@@ -32,8 +32,8 @@ class Run:
 
     Of ``windows``, ``computed`` were really computed. If these are fewer, ``cpu_s`` and ``wall_s`` are extrapolated,
     and ``measured_cpu_s`` is the CPU time that the process really took. Both numbers are 0 if windows were not counted,
-    since all were computed. ``sgemm`` is the machine's rate just before the run (see ``rates.sgemm_rate``), which other
-    programs on the machine reduce.
+    since all were computed. ``sgemm`` is the machine's rate just before the run (see ``rates.measure_sgemm_rate``),
+    which other programs on the machine reduce.
     """
 
     key: str
@@ -59,26 +59,26 @@ class Runs:
     runs: list[Run]
     left_out: dict[str, str]
 
-    def of(self, key: str) -> list[Run]:
+    def get_runs(self, key: str) -> list[Run]:
         """The runs of the pipeline ``key``."""
         return [run for run in self.runs if run.key == key]
 
-    def median(self, key: str) -> Cost | None:
+    def compute_median(self, key: str) -> Cost | None:
         """Medians over the runs of the pipeline ``key``; None without runs."""
-        runs = self.of(key)
+        runs = self.get_runs(key)
         if not runs:
             return None
         wall, cpu, peak = ([getattr(run, name) for run in runs] for name in ("wall_s", "cpu_s", "peak_mib"))
         return Cost(statistics.median(wall), statistics.median(cpu), statistics.median(peak))
 
-    def range(self, key: str, figure: str = "cpu_s") -> tuple[float, float] | None:
+    def compute_range(self, key: str, figure: str = "cpu_s") -> tuple[float, float] | None:
         """Lowest and highest value of a quantity (a field of ``Cost``) over the runs; None for fewer than two runs."""
-        values = [getattr(run, figure) for run in self.of(key)]
+        values = [getattr(run, figure) for run in self.get_runs(key)]
         return (min(values), max(values)) if len(values) > 1 else None
 
-    def ratio(self, key: str, to: str, figure: str = "cpu_s") -> float | None:
+    def compute_ratio(self, key: str, to: str, figure: str = "cpu_s") -> float | None:
         """Ratio of a quantity (a field of ``Cost``) of two pipelines; None if one of them has no runs."""
-        ours, theirs = self.median(key), self.median(to)
+        ours, theirs = self.compute_median(key), self.compute_median(to)
         return None if ours is None or theirs is None else getattr(ours, figure) / getattr(theirs, figure)
 
     def write(self, path: Path) -> None:
@@ -100,7 +100,7 @@ class Runs:
                 rows = list(csv.DictReader(file))
             runs = [Run(**{c.name: types.get(c.name, float)(row[c.name]) for c in fields(Run)}) for row in rows]
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is not a table of runs ({reason_of(error)}).", "Choose another folder.") from None
+            raise UserError(f"{path} is not a table of runs ({get_reason(error)}).", "Choose another folder.") from None
         return cls(runs, {})
 
 
@@ -130,7 +130,7 @@ def measure(
     for index, (number, pipeline) in enumerate(order):
         if progress:
             progress(index / len(order), f"Round {number} of {rounds}: {pipeline.name}")
-        if len(done.of(pipeline.key)) >= number or pipeline.key in done.left_out:
+        if len(done.get_runs(pipeline.key)) >= number or pipeline.key in done.left_out:
             continue
         if pipeline.missing is not None:
             done.left_out[pipeline.key] = f"{pipeline.missing} is not installed"
@@ -149,16 +149,16 @@ def run_once(pipeline: Pipeline, number: int, threads: int, keep: Path | None = 
 
     Its label map is moved to the folder ``keep``, if given and if all windows were computed; else it is discarded.
     """
-    sgemm = sgemm_rate()
+    sgemm = measure_sgemm_rate()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "windows.json"
-        cost = measure_process(pipeline.command(Path(folder), report), with_threads(threads))
+        cost = measure_process(pipeline.command(Path(folder), report), make_thread_environment(threads))
         windows = WindowCosts.read(report) if report.exists() else None
         if keep is not None and (windows is None or not windows.replayed):
             _keep_labels(Path(folder) / pipeline.labels, keep / f"{pipeline.key}.nii.gz")
     if windows is None:
         return Run(pipeline.key, number, cost.wall_s, cost.cpu_s, cost.peak_mib, cost.cpu_s, sgemm=sgemm)
-    whole = windows.extrapolated(cost)
+    whole = windows.extrapolate(cost)
     counts = (windows.total, windows.total - windows.replayed)
     return Run(pipeline.key, number, whole.wall_s, whole.cpu_s, whole.peak_mib, cost.cpu_s, *counts, sgemm)
 
@@ -169,7 +169,7 @@ def _keep_labels(written: Path, kept: Path) -> None:
         shutil.move(written, kept)
 
 
-def agreements(chosen: Iterable[Pipeline], kept: Path) -> dict[str, tuple[float, float]]:
+def compute_agreements(chosen: Iterable[Pipeline], kept: Path) -> dict[str, tuple[float, float]]:
     """How far the labels of pipelines agree with those of their references: mean and lowest Dice of the organs, by key.
 
     ``kept`` is the folder of ``measure``. Pipelines whose label map or whose reference's is not there are missing.
@@ -179,14 +179,14 @@ def agreements(chosen: Iterable[Pipeline], kept: Path) -> dict[str, tuple[float,
         files = [kept / f"{key}.nii.gz" for key in (pipeline.key, pipeline.reference)]
         if pipeline.reference and all(file.exists() for file in files):
             ours, theirs = (sitk.GetArrayFromImage(read_labels(file)) for file in files)
-            dice = dice_by_label(ours, theirs, int(max(ours.max(), theirs.max())))
+            dice = compute_dice_by_label(ours, theirs, int(max(ours.max(), theirs.max())))
             dice = dice[~np.isnan(dice)]
             if len(dice):
                 found[pipeline.key] = float(dice.mean()), float(dice.min())
     return found
 
 
-def named(keys: Iterable[str], known: Sequence[Pipeline]) -> list[Pipeline]:
+def select_pipelines(keys: Iterable[str], known: Sequence[Pipeline]) -> list[Pipeline]:
     """The pipelines with these keys. Raises UserError for an unknown key."""
     by_key = {pipeline.key: pipeline for pipeline in known}
     for key in keys:
@@ -205,15 +205,15 @@ def warm_up(chosen: Sequence[Pipeline], setting: Setting, threads: int) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         piece = Path(folder) / "piece.nii.gz"
-        write_image(middle(read_ct(setting.ct), setting.fine_mm * max(setting.patch)), piece)
-        for pipeline in pipelines(replace(setting, ct=piece, our_windows=None)):
+        write_image(crop_center(read_ct(setting.ct), setting.fine_mm * max(setting.patch)), piece)
+        for pipeline in list_pipelines(replace(setting, ct=piece, our_windows=None)):
             if pipeline.key in {own.key for own in ours}:
                 out = Path(folder) / pipeline.key
                 out.mkdir()
-                measure_process(pipeline.command(out, out / "windows.json"), with_threads(threads))
+                measure_process(pipeline.command(out, out / "windows.json"), make_thread_environment(threads))
 
 
-def middle(ct: sitk.Image, side_mm: float) -> sitk.Image:
+def crop_center(ct: sitk.Image, side_mm: float) -> sitk.Image:
     """The middle part of ``ct``, at most ``side_mm`` along each axis."""
     size = [min(n, max(int(side_mm / step), 8)) for n, step in zip(ct.GetSize(), ct.GetSpacing(), strict=True)]
     first = [(n - kept) // 2 for n, kept in zip(ct.GetSize(), size, strict=True)]

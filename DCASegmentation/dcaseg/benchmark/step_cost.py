@@ -19,10 +19,10 @@ from statistics import median
 import torch
 
 from ..method.log_gap import partition
-from ..method.losses import unsupervised_weight
+from ..method.losses import compute_sigmoid_rampup
 from ..training.options import TrainingOptions
-from ..training.strategies.dca import dca_network
-from ..training.strategies.dca_losses import Stage, plain_losses, supervised_losses, unsupervised_loss
+from ..training.strategies.dca import build_dca_network
+from ..training.strategies.dca_losses import Stage, compute_joint_losses, compute_supervised_losses, unsupervised_loss
 
 VARIANTS = ("plain", "plain_kept", "joint", "experts", "aggregation", "labelled")
 """The variants of a step.
@@ -109,19 +109,19 @@ def measure_in_turn(
     }
 
 
-def expected_step(costs: dict[str, StepCost], options: TrainingOptions) -> tuple[float, float]:
+def estimate_step_cost(costs: dict[str, StepCost], options: TrainingOptions) -> tuple[float, float]:
     """Mean seconds and peak MiB of the steps of a whole run.
 
     Weights the costs by the fractions of the stages and, in the second stage, of steps with and without the
     unsupervised loss.
     """
     if options.expert_stage_fraction == 0:
-        (variant,) = expected_variants(options)
+        (variant,) = select_variants(options)
         return costs[variant].seconds, costs[variant].peak_mib
     steps = 1000
     cutoff = options.unsup_weight_cutoff * options.unsupervised_weight
     weights = [
-        unsupervised_weight(step, round(options.ramp_fraction * steps), options.unsupervised_weight)
+        compute_sigmoid_rampup(step, round(options.ramp_fraction * steps), options.unsupervised_weight)
         for step in range(steps)
     ]
     fraction = sum(weight > cutoff for weight in weights) / steps
@@ -130,24 +130,24 @@ def expected_step(costs: dict[str, StepCost], options: TrainingOptions) -> tuple
     return seconds, max(costs["experts"].peak_mib, costs["aggregation"].peak_mib)
 
 
-def expected_variants(options: TrainingOptions) -> tuple[str, ...]:
+def select_variants(options: TrainingOptions) -> tuple[str, ...]:
     """The variants that occur in a run with these options."""
     if options.expert_stage_fraction == 0:
         return ("plain_kept",) if options.joint_statistics else ("joint",)
     return "experts", "aggregation", "labelled"
 
 
-def network_of(options: TrainingOptions, device: torch.device) -> torch.nn.Module:
+def create_network(options: TrainingOptions, device: torch.device) -> torch.nn.Module:
     """DCA's network in training mode (for any strategy in ``options``), with a gradient for each parameter."""
     groups = partition({label: 4 ** (_ORGANS - label) for label in range(1, _ORGANS + 1)}, "average")
-    network = dca_network(replace(options, strategy="dca"), groups).to(device).train()
+    network = build_dca_network(replace(options, strategy="dca"), groups).to(device).train()
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     return network
 
 
-def one_step(
+def run_step(
     network: torch.nn.Module, variant: str, options: TrainingOptions, device: torch.device
 ) -> dict[str, float]:
     """Forward and backward pass of ``variant`` on the same random volumes and labels each time; returns the losses."""
@@ -158,12 +158,12 @@ def one_step(
     labels = torch.randint(0, _ORGANS + 1, (size[0], *options.patch), generator=generator).to(device)
     weight = options.unsupervised_weight
     if variant in ("plain", "plain_kept"):
-        losses, _ = plain_losses(network, volumes, labels, unlabeled, options)  # type: ignore[arg-type]
+        losses, _ = compute_joint_losses(network, volumes, labels, unlabeled, options)  # type: ignore[arg-type]
         supervised = [loss for name, loss in losses.items() if name != "unsupervised"]
         (torch.stack(supervised).sum() + weight * losses["unsupervised"]).backward()
         return {name: loss.item() for name, loss in losses.items()}
     stage: Stage = "aggregation" if variant == "labelled" else variant  # type: ignore[assignment]
-    losses = supervised_losses(network, volumes, labels, options, stage)  # type: ignore[arg-type]
+    losses = compute_supervised_losses(network, volumes, labels, options, stage)  # type: ignore[arg-type]
     if losses:
         torch.stack(list(losses.values())).sum().backward()
     found = {name: loss.item() for name, loss in losses.items()}
@@ -178,7 +178,7 @@ def one_step(
     return found
 
 
-def peak_mib(device: torch.device) -> float:
+def get_peak_mib(device: torch.device) -> float:
     """Peak memory in MiB of this process, or of its tensors on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
@@ -197,14 +197,14 @@ def _main(variant: str, json_args: str) -> None:
     if args["threads"]:
         torch.set_num_threads(args["threads"])
     torch.manual_seed(0)
-    network = network_of(options, device)
-    before = peak_mib(device) if device.type == "cpu" else 0.0
+    network = create_network(options, device)
+    before = get_peak_mib(device) if device.type == "cpu" else 0.0
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     seconds: list[float] = []
     losses: dict[str, float] = {}
     for step in range(args["steps"]):
         started = clock()
-        step_losses = one_step(network, variant, options, device)
+        step_losses = run_step(network, variant, options, device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(clock() - started)
@@ -212,7 +212,7 @@ def _main(variant: str, json_args: str) -> None:
         if step == 0 and args["steps"] > 1:
             # The first step is excluded, since it also loads kernels and allocates memory.
             seconds.clear()
-    print(json.dumps(asdict(StepCost(variant, min(seconds), peak_mib(device) - before, losses))))
+    print(json.dumps(asdict(StepCost(variant, min(seconds), get_peak_mib(device) - before, losses))))
 
 
 if __name__ == "__main__":

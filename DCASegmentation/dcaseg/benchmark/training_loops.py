@@ -30,16 +30,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..inference.backends.compiled import compiler
+from ..inference.backends.compiled import find_compiler
 from ..organs import AMOS
 from ..synthesis.phantom.case import generate
 from ..training.cases import Case, prepare_case
 from ..training.options import TrainingOptions
-from ..training.strategies.base import Batch, StepState, plain_vnet
+from ..training.strategies.base import Batch, StepState, build_vnet
 from ..training.trainer import Trainer
 from ..training.training_set import divide
 from .process_cost import ProcessFailedError
-from .step_cost import peak_mib
+from .step_cost import get_peak_mib
 
 NNUNET = "nnU-Net's trainer"
 OURS = "ours"
@@ -65,11 +65,11 @@ class LoopCost:
     peak_mib: float
 
 
-def missing(loop: str) -> str | None:
+def find_missing_requirement(loop: str) -> str | None:
     """What a loop in ``LOOPS`` needs and is not installed, or None."""
     if loop == NNUNET and find_spec("nnunetv2") is None:
         return "nnunetv2"
-    return "a C++ compiler" if loop == COMPILED and compiler() is None else None
+    return "a C++ compiler" if loop == COMPILED and find_compiler() is None else None
 
 
 def measure_loop(
@@ -93,7 +93,7 @@ def measure_loops(
     """
     names, runs = list(LOOPS), []
     for name in LOOPS:
-        if (needed := missing(name)) is not None:
+        if (needed := find_missing_requirement(name)) is not None:
             names.remove(name)
             warn(f"{name} was skipped: {needed} is not installed.")
     for _round in range(rounds):
@@ -118,7 +118,7 @@ class _Clock:
         self._steps = 0
         self.network = self._started = self._cpu = 0.0
 
-    def step_done(self) -> None:
+    def count_step(self) -> None:
         """Count a finished step."""
         self._wait()
         self._steps += 1
@@ -126,7 +126,7 @@ class _Clock:
             # The first step is excluded, since it also loads kernels and allocates memory.
             self.network, self._started, self._cpu = 0.0, time.perf_counter(), time.process_time()
 
-    def in_network(self, work: Callable[[], Any]) -> Any:
+    def measure_network_time(self, work: Callable[[], Any]) -> Any:
         """Run ``work`` and count its time as time in the network."""
         self._wait()
         started = time.perf_counter()
@@ -135,12 +135,17 @@ class _Clock:
         self.network += time.perf_counter() - started
         return result
 
-    def cost(self, loop: str, batch: int) -> LoopCost:
+    def compute_cost(self, loop: str, batch: int) -> LoopCost:
         """The cost so far, with ``batch`` samples per step."""
         seconds, cpu = time.perf_counter() - self._started, time.process_time() - self._cpu
         samples = (self._steps - 1) * batch
         return LoopCost(
-            loop, samples, samples / seconds, cpu / samples, min(self.network / seconds, 1.0), peak_mib(self._device)
+            loop,
+            samples,
+            samples / seconds,
+            cpu / samples,
+            min(self.network / seconds, 1.0),
+            get_peak_mib(self._device),
         )
 
     def _wait(self) -> None:
@@ -148,22 +153,24 @@ class _Clock:
             torch.cuda.synchronize(self._device)
 
 
-def _ours(loop: str, options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
+def _measure_our_trainer(loop: str, options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
     options = replace(options, spatial_augmentation=False)
     clock = _Clock(device)
 
     class Timed(Trainer):
         def _advance(self) -> dict[str, float]:
             values = super()._advance()
-            clock.step_done()
+            clock.count_step()
             return values
 
         def _backward(self, batch: Batch, step_state: StepState) -> dict[str, float]:
-            losses: dict[str, float] = clock.in_network(lambda: super(Timed, self)._backward(batch, step_state))
+            losses: dict[str, float] = clock.measure_network_time(
+                lambda: super(Timed, self)._backward(batch, step_state)
+            )
             return losses
 
         def _update(self, step_state: StepState, values: dict[str, float]) -> None:
-            clock.in_network(lambda: super(Timed, self)._update(step_state, values))
+            clock.measure_network_time(lambda: super(Timed, self)._update(step_state, values))
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(Path(folder), options, AMOS, [case], [], device=str(device))
@@ -173,13 +180,13 @@ def _ours(loop: str, options: TrainingOptions, device: torch.device, case: Case)
 
         def report(line: dict[str, Any]) -> None:
             if line["step"] == options.steps:
-                costs.append(clock.cost(loop, options.labeled_per_step))
+                costs.append(clock.compute_cost(loop, options.labeled_per_step))
 
         trainer.run(save_every=10**9, report=report)
     return costs[0]
 
 
-def _monai(options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
+def _measure_monai_loop(options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
     from monai.data import CacheDataset, DataLoader
     from monai.losses import DiceCELoss
     from monai.transforms import (
@@ -210,7 +217,7 @@ def _monai(options: TrainingOptions, device: torch.device, case: Case) -> LoopCo
     item = {"image": case.hu.astype("float32"), "label": case.labels.astype("int64")}
     dataset = CacheDataset([item] * options.steps, transforms, cache_num=1, progress=False)
     loader = DataLoader(dataset, batch_size=1, num_workers=0)
-    network = plain_vnet(options, divide([case], AMOS, options.partition)).to(device).train()
+    network = build_vnet(options, divide([case], AMOS, options.partition)).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
     loss_of = DiceCELoss(to_onehot_y=True, softmax=True)
     clock = _Clock(device)
@@ -222,23 +229,23 @@ def _monai(options: TrainingOptions, device: torch.device, case: Case) -> LoopCo
             loss_of(network(volumes), labels).backward()
             optimizer.step()
 
-        clock.in_network(step)
-        clock.step_done()
-    return clock.cost("monai", options.labeled_per_step)
+        clock.measure_network_time(step)
+        clock.count_step()
+    return clock.compute_cost("monai", options.labeled_per_step)
 
 
-def _nnunet(options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
+def _measure_nnunet_trainer(options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
     with tempfile.TemporaryDirectory() as folder:
         # nnU-Net reads these when it is imported. Without worker processes, the CPU time is that of this process.
         os.environ |= {"nnUNet_preprocessed": folder, "nnUNet_results": folder, "nnUNet_n_proc_DA": "0"}
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-        from .peers.nnunet import CONFIGURATION, dataset_json, plans
+        from .peers.nnunet import CONFIGURATION, generate_dataset_json, make_plans
 
         class WithVNet(nnUNetTrainer):
             @staticmethod
             def build_network_architecture(*args: Any, **settings: Any) -> torch.nn.Module:
-                return plain_vnet(options, divide([case], AMOS, options.partition))
+                return build_vnet(options, divide([case], AMOS, options.partition))
 
             def set_deep_supervision_enabled(self, enabled: bool) -> None:
                 pass
@@ -247,10 +254,12 @@ def _nnunet(options: TrainingOptions, device: torch.device, case: Case) -> LoopC
                 pass
 
         # nnU-Net's spacing has the order of the array axes.
-        model_plans = plans(options.grid.spacing[::-1], options.patch, options.labeled_per_step)
+        model_plans = make_plans(options.grid.spacing[::-1], options.patch, options.labeled_per_step)
         _write_preprocessed(Path(folder) / model_plans["dataset_name"], model_plans, case)
         # Versions before 2.7 ignore the last entry.
-        trainer = WithVNet({**model_plans, "continue_training": False}, CONFIGURATION, "all", dataset_json(), device)
+        trainer = WithVNet(
+            {**model_plans, "continue_training": False}, CONFIGURATION, "all", generate_dataset_json(), device
+        )
         trainer.enable_deep_supervision = False
         trainer.on_train_start()
         trainer.on_train_epoch_start()
@@ -261,9 +270,9 @@ def _nnunet(options: TrainingOptions, device: torch.device, case: Case) -> LoopC
             def step(batch: Any = batch) -> None:
                 trainer.train_step(batch)
 
-            clock.in_network(step)
-            clock.step_done()
-        return clock.cost(NNUNET, options.labeled_per_step)
+            clock.measure_network_time(step)
+            clock.count_step()
+        return clock.compute_cost(NNUNET, options.labeled_per_step)
 
 
 def _write_preprocessed(folder: Path, model_plans: dict[str, Any], case: Case) -> None:
@@ -271,7 +280,7 @@ def _write_preprocessed(folder: Path, model_plans: dict[str, Any], case: Case) -
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-    from .peers.nnunet import CONFIGURATION, dataset_json
+    from .peers.nnunet import CONFIGURATION, generate_dataset_json
 
     assert case.labels is not None
     known = model_plans["foreground_intensity_properties_per_channel"]["0"]
@@ -284,7 +293,7 @@ def _write_preprocessed(folder: Path, model_plans: dict[str, Any], case: Case) -
     cases.mkdir(parents=True)
     nnUNetDatasetBlosc2.save_case(data, segmentation, {"class_locations": locations}, str(cases / "case"))
     for name, content in (
-        ("dataset.json", dataset_json()),
+        ("dataset.json", generate_dataset_json()),
         ("plans.json", model_plans),
         ("dataset_fingerprint.json", {}),
     ):
@@ -307,11 +316,11 @@ def _main(loop: str, json_args: str) -> None:
     if loop == "ours, single precision":
         options = replace(options, mixed_precision=False)
     if loop == "monai":
-        cost = _monai(options, device, case)
+        cost = _measure_monai_loop(options, device, case)
     elif loop == NNUNET:
-        cost = _nnunet(options, device, case)
+        cost = _measure_nnunet_trainer(options, device, case)
     else:
-        cost = _ours(loop, options, device, case)
+        cost = _measure_our_trainer(loop, options, device, case)
     print(json.dumps(asdict(cost)))
 
 

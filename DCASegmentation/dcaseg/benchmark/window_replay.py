@@ -51,7 +51,7 @@ class WindowCosts:
         """Number of windows that were not computed."""
         return self.total - len(self.cpu_s)
 
-    def extrapolated(self, cost: Cost) -> Cost:
+    def extrapolate(self, cost: Cost) -> Cost:
         """The cost of the process if all windows had been computed. Memory is as measured."""
         if not self.replayed:
             return cost
@@ -119,7 +119,7 @@ class Windows(Generic[WindowOutput]):
         return WindowCosts(self._total, cpu, wall, *self._replays)
 
 
-def copied_tensor(output: Tensor, count: int) -> Tensor:
+def copy_windows(output: Tensor, count: int) -> Tensor:
     """A copy of the first ``count`` windows of ``output`` (batch, channel, depth, height, width)."""
     return output[:count].clone()
 
@@ -142,7 +142,7 @@ class CountedBackend:
         self.needs_network = backend.needs_network
         self.windows_at_once = backend.windows_at_once
         self.release_memory = backend.release_memory
-        self.windows = Windows(backend, real, _first)
+        self.windows = Windows(backend, real, _slice_windows)
 
     def __call__(self, windows: Tensor) -> StreamedOutput:
         """The output for ``windows`` (batch, 1, depth, height, width)."""
@@ -158,15 +158,15 @@ class CountedSegmenter(Segmenter):
         self._real = real
         self.counted: CountedBackend | None = None
 
-    def _backend_for(
+    def _get_backend(
         self, task: Task, volume: torch.Tensor, report: Callable[[str], None], warn: Callable[[str], None]
     ) -> Backend:
         if self.counted is None:
-            self.counted = CountedBackend(super()._backend_for(task, volume, report, warn), self._real)
+            self.counted = CountedBackend(super()._get_backend(task, volume, report, warn), self._real)
         return self.counted
 
 
-def _first(answer: StreamedOutput, count: int) -> StreamedOutput:
+def _slice_windows(answer: StreamedOutput, count: int) -> StreamedOutput:
     """The first ``count`` windows of ``answer``, without a copy.
 
     Nothing writes into a backend's output, and it stays valid until the next computation.

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _ended_by_ctrl_c():
         from ..user_folders import provide_home
         from .app import build_app
-        from .console import exit_code_of, prepare_streams, set_output
+        from .console import prepare_streams, run_command, set_output
 
     args = list(sys.argv[1:] if arguments is None else arguments)
     # Removed here, so that they can stand anywhere, before or after the command.
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     provide_home()
     with _robust_stderr():
         try:
-            return exit_code_of(lambda: build_app()(args=args, prog_name="dca", standalone_mode=False), debug)
+            return run_command(lambda: build_app()(args=args, prog_name="dca", standalone_mode=False), debug)
         except KeyboardInterrupt:
             # Pressed again while the message was printed.
             return 130

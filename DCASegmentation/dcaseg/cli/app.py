@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..user_folders import expanded
+from ..user_folders import expand_user
 from . import (
     benchmark,
     bundle,
@@ -79,7 +79,7 @@ def _with_home(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _expand_home(value: Any) -> Any:
     if isinstance(value, Path):
-        return expanded(value)
+        return expand_user(value)
     return type(value)(map(_expand_home, value)) if type(value) in (list, tuple) else value
 
 

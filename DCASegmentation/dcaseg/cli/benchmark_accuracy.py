@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import print_line, print_table, progress_bar, table
-from .option_values import labeled_entries, load_bundle, parse_numbers, require_new_file
+from .console import make_table, print_line, print_table, progress_bar
+from .option_values import get_labeled_entries, load_bundle, parse_numbers, require_new_file
 from .options import BundleOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
@@ -47,19 +47,19 @@ def run(
     import csv
     import io
 
-    from ..benchmark.accuracy import compare, phantom_cases, with_overlaps
+    from ..benchmark.accuracy import compare, generate_phantom_cases, make_overlap_settings
     from ..errors import UserError
     from ..imaging.writers import write_text
     from ..inference.process_settings import keep_freed_memory
 
     if out is not None:
         require_new_file(out, overwrite)
-    entries = labeled_entries([], [], data, group)
+    entries = get_labeled_entries([], [], data, group)
     if not phantoms and not entries:
         raise UserError("There are no cases to compare.", "Specify --phantoms, or --data with a list of labeled CTs.")
     keep_freed_memory()
     model = load_bundle(bundle)
-    settings = with_overlaps(
+    settings = make_overlap_settings(
         [] if overlaps is None else parse_numbers(overlaps, "--overlaps", len(overlaps.split(",")))
     )
     total = (phantoms + len(entries)) * len(settings)
@@ -70,10 +70,10 @@ def run(
             comparisons.append(comparison)
             progress(len(comparisons) / total, f"Segmentation {len(comparisons)} of {total}")
 
-        on_phantoms = compare(model, phantom_cases(phantoms), settings, on_case)
-        on_cts = compare(model, _cases(entries, model.metadata.vocabulary), settings, on_case)
+        on_phantoms = compare(model, generate_phantom_cases(phantoms), settings, on_case)
+        on_cts = compare(model, _read_cases(entries, model.metadata.vocabulary), settings, on_case)
     columns = ("Default", "Reference", "Difference", "Equal voxels", "CPU s")
-    rows = table(f"{model.metadata.name}: mean Dice", "Case", "Setting", *columns, numbers=columns)
+    rows = make_table(f"{model.metadata.name}: mean Dice", "Case", "Setting", *columns, numbers=columns)
     for each in comparisons:
         values = (
             f"{each.ours:.4f}",
@@ -97,16 +97,16 @@ def run(
 
 
 def _print_mean(case_name: str, setting: str, comparisons: list[Comparison]) -> None:
-    from ..benchmark.accuracy import MAX_LOSS, mean_loss
+    from ..benchmark.accuracy import MAX_LOSS, compute_mean_dice_drop
 
-    loss = mean_loss(comparisons)
+    loss = compute_mean_dice_drop(comparisons)
     seconds = sum(each.cpu_s for each in comparisons) / len(comparisons)
     target = f"target: at most {MAX_LOSS} lower, {'met' if loss <= MAX_LOSS else 'missed'}"
     count = f"{len(comparisons)} {case_name}{'s' if len(comparisons) > 1 else ''}"
     print_line(f"{count}, {setting}: {-loss:+.4f} ({target}), {seconds:.1f} CPU seconds each.")
 
 
-def _cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabeledCase]:
+def _read_cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabeledCase]:
     from ..benchmark.accuracy import LabeledCase
     from ..evaluation.scoring import read_entry
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-from .console import print_line, print_table, progress_bar, table
+from .console import make_table, print_line, print_table, progress_bar
 from .option_values import load_bundle, parse_list, require_new_file
 from .options import BundleOption, overwrite_option
 
@@ -61,7 +61,7 @@ def run(
 
         compare_backends(model, ((str(path), read_ct(path)) for path in cts), names, rounds, options, on_run)
     columns = ("CPU s", "Ratio", "Mean Dice", "Lowest Dice", *(("Entropy", "Attention") if maps else ()))
-    rows = table(f"{model.metadata.name}: agreement with {names[0]}", "CT", "Backend", *columns, numbers=columns)
+    rows = make_table(f"{model.metadata.name}: agreement with {names[0]}", "CT", "Backend", *columns, numbers=columns)
     for case in dict.fromkeys(each.case for each in done):
         seconds = {
             name: median(each.cpu_s for each in done if (each.case, each.backend) == (case, name)) for name in names

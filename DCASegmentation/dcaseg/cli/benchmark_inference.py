@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import OutputError, UserError, reason_of
-from ..user_folders import home_or_temporary
-from .console import cancellation_message, print_line, print_table, progress_bar, table, warn
+from ..errors import OutputError, UserError, get_reason
+from ..user_folders import get_home_or_temporary
+from .console import cancellation_message, make_table, print_line, print_table, progress_bar, warn
 from .field_options import expand
 from .option_values import parse_list
 from .options import MODEL_PANEL, BenchmarkedNetwork, BenchmarkThreads
@@ -63,38 +63,38 @@ def run(
     model, whose labels are compared with MONAI's. Programs that are not installed are skipped; to install them, run
     **pip install nnunetv2 nibabel scipy psutil**. Ctrl+C keeps the measurements, and **--resume** continues.
     """
-    from ..benchmark.inputs import benchmark_ct
-    from ..benchmark.pipelines import Setting, pipelines
+    from ..benchmark.inputs import create_benchmark_ct
+    from ..benchmark.pipelines import Setting, list_pipelines
     from ..benchmark.rates import measure_rates
-    from ..benchmark.report import command_line, inference_plot, inference_report, inference_targets
-    from ..benchmark.runs import agreements, measure, named, warm_up
+    from ..benchmark.report import evaluate_targets, format_command_line, format_inference_report, plot_inference
+    from ..benchmark.runs import compute_agreements, measure, select_pipelines, warm_up
     from ..imaging.writers import write_text
     from .option_values import parse_numbers
 
-    folder = cache or home_or_temporary() / ".dca" / "benchmark"
+    folder = cache or get_home_or_temporary() / ".dca" / "benchmark"
     fine, coarse = parse_numbers(spacing, "--spacing", 2)
     message = f"The measurements so far are in {out}. To continue, run the same command with --resume."
     # Wrong options are refused before the work of making a CT.
     if only is not None:
-        named(parse_list(only), pipelines(Setting(Path(), folder)))
+        select_pipelines(parse_list(only), list_pipelines(Setting(Path(), folder)))
     if not resume and out.exists():
         raise OutputError(f"{out} already exists.", "Choose another folder, or add --resume to continue.")
     if resume and not (out / _SETTING).exists():
         raise UserError(f"{out} contains no measurement to continue.", "Omit --resume.")
     with cancellation_message(lambda: message), progress_bar() as progress:
         setting = Setting(
-            ct=_require_nifti(ct) if ct is not None else benchmark_ct(folder, slices, progress),
+            ct=_require_nifti(ct) if ct is not None else create_benchmark_ct(folder, slices, progress),
             folder=folder,
-            windows=_windows(windows, "--windows"),
-            our_windows=_windows(our_windows, "--our-windows"),
+            windows=_parse_windows(windows, "--windows"),
+            our_windows=_parse_windows(our_windows, "--our-windows"),
             n_filters=network.filters,
             norm=network.norm,
             patch=network.sides,
             fine_mm=fine,
             coarse_mm=coarse,
         )
-        available = pipelines(setting)
-        chosen = available if only is None else named(parse_list(only), available)
+        available = list_pipelines(setting)
+        chosen = available if only is None else select_pipelines(parse_list(only), available)
         runs = _open_runs(out, setting, threads, resume)
 
         def save(each: Run) -> None:
@@ -103,16 +103,16 @@ def run(
 
         warm_up(chosen, setting, threads)
         measure(chosen, rounds, threads, runs, save, peer_rounds, progress, out / _LABELS)
-        rates = measure_rates(setting.bundle(fine), threads)
-    reported = [pipeline for pipeline in available if runs.of(pipeline.key) or pipeline.key in runs.left_out]
-    targets = inference_targets(runs, rates)
-    about = {"CT": _about_ct(setting.ct), "command": command_line(), "threads": str(threads)}
-    agreement = agreements(reported, out / _LABELS)
-    write_text(inference_report(runs, reported, targets, rates, about, agreement), out / "benchmark.md")
-    inference_plot(runs, reported, about["CT"]).savefig(out / "benchmark.png", dpi=150)
+        rates = measure_rates(setting.get_bundle_folder(fine), threads)
+    reported = [pipeline for pipeline in available if runs.get_runs(pipeline.key) or pipeline.key in runs.left_out]
+    targets = evaluate_targets(runs, rates)
+    about = {"CT": _describe_ct(setting.ct), "command": format_command_line(), "threads": str(threads)}
+    agreement = compute_agreements(reported, out / _LABELS)
+    write_text(format_inference_report(runs, reported, targets, rates, about, agreement), out / "benchmark.md")
+    plot_inference(runs, reported, about["CT"]).savefig(out / "benchmark.png", dpi=150)
     for key, reason in runs.left_out.items():
         warn(f"{key} was skipped: {reason}.")
-    rows = table("Targets", "", "Target", "Measured", "", numbers=("Target", "Measured"))
+    rows = make_table("Targets", "", "Target", "Measured", "", numbers=("Target", "Measured"))
     for target in targets:
         sign = "≥" if target.at_least else "≤"
         value = "" if target.value is None else f"{target.value:.3g}"
@@ -121,7 +121,7 @@ def run(
     print_line(f"The table, the plot and the runs are in {out}.")
 
 
-def _windows(text: str, option: str) -> int | None:
+def _parse_windows(text: str, option: str) -> int | None:
     if text == "all":
         return None
     if not text.isdigit() or int(text) < 1:
@@ -162,12 +162,12 @@ def _open_runs(out: Path, setting: Setting, threads: int, resume: bool) -> Runs:
     try:
         out.mkdir(parents=True)
     except OSError as error:
-        raise OutputError(f"{out} cannot be created: {reason_of(error)}.", "Choose another folder with -o.") from None
+        raise OutputError(f"{out} cannot be created: {get_reason(error)}.", "Choose another folder with -o.") from None
     write_json(settings, out / _SETTING)
     return Runs([], {})
 
 
-def _about_ct(path: Path) -> str:
+def _describe_ct(path: Path) -> str:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()

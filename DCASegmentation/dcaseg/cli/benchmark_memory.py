@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from ..user_folders import home_or_temporary
-from .console import print_line, print_table, progress_bar, table, warn
+from ..user_folders import get_home_or_temporary
+from .console import make_table, print_line, print_table, progress_bar, warn
 from .field_options import expand
 from .option_values import parse_integers, parse_list, require_new_file
 from .options import MODEL_PANEL, BenchmarkedNetwork, BenchmarkThreads, overwrite_option
@@ -54,11 +54,11 @@ def run(
     The programs are dca segment, nnU-Net, and MONAI's pipeline with our network. Lengths that would need more memory
     than is free are skipped. A scan that is longer than the phantom continues with its mirror image.
     """
-    from ..benchmark.inputs import benchmark_ct
+    from ..benchmark.inputs import create_benchmark_ct
     from ..benchmark.memory import measure_growth
-    from ..benchmark.pipelines import Setting, pipelines
+    from ..benchmark.pipelines import Setting, list_pipelines
     from ..benchmark.process_cost import ProcessFailedError
-    from ..benchmark.runs import named, run_once, warm_up
+    from ..benchmark.runs import run_once, select_pipelines, warm_up
     from ..imaging.writers import write_text
 
     if out is not None:
@@ -66,13 +66,13 @@ def run(
     lengths = parse_integers(slices, "--slices", "75,150,450")
     if min(lengths) < 16:
         raise UserError(f"--slices '{slices}' contains a scan that is too short.", "Specify at least 16 slices.")
-    folder = cache or home_or_temporary() / ".dca" / "benchmark"
-    named(parse_list(only), pipelines(Setting(Path(), folder)))
+    folder = cache or get_home_or_temporary() / ".dca" / "benchmark"
+    select_pipelines(parse_list(only), list_pipelines(Setting(Path(), folder)))
     growths: dict[str, Growth] = {}
     with progress_bar() as progress:
         settings = {
             length: Setting(
-                benchmark_ct(folder, length, progress),
+                create_benchmark_ct(folder, length, progress),
                 folder,
                 windows=windows,
                 our_windows=our_windows,
@@ -84,25 +84,25 @@ def run(
             )
             for length in lengths
         }
-        chosen = named(parse_list(only), pipelines(settings[lengths[0]]))
+        chosen = select_pipelines(parse_list(only), list_pipelines(settings[lengths[0]]))
         warm_up(chosen, settings[lengths[0]], threads)
         for pipeline in chosen:
             if pipeline.missing is not None:
                 warn(f"{pipeline.key} was skipped: {pipeline.missing} is not installed.")
                 continue
 
-            def peak_mib(length: int, key: str = pipeline.key) -> float:
+            def measure_peak(length: int, key: str = pipeline.key) -> float:
                 progress(0.0, f"{key}, {length} slices")
-                peak = run_once(named([key], pipelines(settings[length]))[0], 1, threads).peak_mib
+                peak = run_once(select_pipelines([key], list_pipelines(settings[length]))[0], 1, threads).peak_mib
                 print_line(f"{key}, {length} slices: {peak:.0f} MiB")
                 return peak
 
             try:
-                growths[pipeline.key] = measure_growth(peak_mib, lengths)
+                growths[pipeline.key] = measure_growth(measure_peak, lengths)
             except ProcessFailedError as error:
                 warn(f"{pipeline.key} failed and was skipped: {error}.")
     columns = (*(f"{length} slices" for length in sorted(lengths)), "MiB per slice")
-    rows = table("Peak memory in MiB", "Program", *columns, numbers=columns)
+    rows = make_table("Peak memory in MiB", "Program", *columns, numbers=columns)
     lines = ["program,slices,peak_mib,note"]
     for key, growth in growths.items():
         peaks = [f"{growth.peaks_mib[n]:.0f}" if n in growth.peaks_mib else "skipped" for n in sorted(lengths)]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..training.options import TrainingOptions
-from .console import print_line, print_table, progress_bar, table, warn
+from .console import make_table, print_line, print_table, progress_bar, warn
 from .field_options import Values, expand, fields_of
 from .option_values import parse_patch, require_new_file
 from .options import DeviceOption, overwrite_option
@@ -58,9 +58,9 @@ def run(
 
     from ..benchmark.data_loading import measure_data_loading
     from ..benchmark.memory import BEYOND_TENSORS_GIB, estimate
-    from ..benchmark.step_cost import expected_step, measure_in_turn
+    from ..benchmark.step_cost import estimate_step_cost, measure_in_turn
     from ..benchmark.training_loops import measure_loops
-    from ..evaluation.experiments.definitions import small_options
+    from ..evaluation.experiments.definitions import make_small_options
     from ..imaging.writers import write_json
     from ..inference.device import choose_device
 
@@ -71,8 +71,8 @@ def run(
         changes["patch"] = parse_patch(patch, smallest=32)
     presets: dict[str, Callable[..., TrainingOptions]] = {
         "default": TrainingOptions,
-        "paper": TrainingOptions.paper,
-        "small": small_options,
+        "paper": TrainingOptions.make_paper_preset,
+        "small": make_small_options,
     }
     options = presets[preset](**changes)
     torch_device = str(choose_device(device).torch_device)
@@ -85,10 +85,10 @@ def run(
         progress(0.9, "Training with our trainer and with others")
         loops = measure_loops(options, torch_device, steps, threads, rounds, warn)
         progress(0.97, "Measuring tensors")
-        tensors_gib = estimate(options).gib_at(options.patch)
+        tensors_gib = estimate(options).estimate_gib(options.patch)
     plain = costs["plain"]
-    whole = expected_step(costs, options)
-    rows = table(
+    whole = estimate_step_cost(costs, options)
+    rows = make_table(
         f"A step of preset {preset} on {torch_device}: patch {'x'.join(map(str, options.patch))}, "
         f"{options.n_filters} filters, {options.labeled_per_step} + {options.unlabeled_per_step} patches",
         "Variant", "Seconds", "Relative time", "Peak MiB", "Relative memory",
@@ -103,7 +103,7 @@ def run(
     largest = max(abs(plain.losses[name] - value) for cost in costs.values() for name, value in cost.losses.items())
     print_line(f"Largest difference between a loss and that of plain: {largest:.1e}")
     print_line(f"Steps wait for data {loading.share:.1%} of the time (mean of {loading.steps} steps).")
-    loop_table = table(
+    loop_table = make_table(
         "Training loops, same V-Net", "Loop", "Samples/s", "CPU s/sample", "In the network", "Peak MiB",
         numbers=("Samples/s", "CPU s/sample", "In the network", "Peak MiB"),
     )  # fmt: skip

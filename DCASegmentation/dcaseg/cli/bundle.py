@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import BundleError, UserError
-from .console import print_json, print_line, print_table, progress_bar, table, warn
-from .option_values import labeled_entries, load_bundle
+from .console import make_table, print_json, print_line, print_table, progress_bar, warn
+from .option_values import get_labeled_entries, load_bundle
 from .options import DeviceOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
@@ -41,23 +41,23 @@ def build_group() -> typer.Typer:
 
 def info(bundle: _BundleArgument = None) -> None:
     """Show the organs of a model, its training data, measured scores and limits."""
-    from ..models.bundle import information
+    from ..models.bundle import describe_bundle
 
-    rows = table("", "", "")
+    rows = make_table("", "", "")
     rows.show_header = False
-    facts = information(load_bundle(bundle))
+    facts = describe_bundle(load_bundle(bundle))
     for name, value in facts:
         rows.add_row(name, value)
     print_table(rows)
-    print_json(lambda: _by_name(facts))
+    print_json(lambda: _group_by_name(facts))
 
 
 def verify(bundle: _BundleArgument = None) -> None:
     """Check that a model is complete and unchanged, and contains only weights and no code."""
     from ..models.bundle import verify as verify_bundle
-    from ..models.store import default_bundle, find_bundle
+    from ..models.store import find_bundle, find_default_bundle
 
-    folder = default_bundle() if bundle is None else find_bundle(bundle)
+    folder = find_default_bundle() if bundle is None else find_bundle(bundle)
     verification = verify_bundle(folder)
     for line in verification.checks:
         print_line(f"ok  {line}")
@@ -74,7 +74,7 @@ def verify(bundle: _BundleArgument = None) -> None:
     print_json(lambda: {"folder": str(folder), "checks": verification.checks, "notes": verification.warnings})
 
 
-def _by_name(facts: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
+def _group_by_name(facts: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
     """The facts by name; a name that appears several times, such as the training data, has a list."""
     values: dict[str, list[str]] = {}
     for name, value in facts:
@@ -85,12 +85,12 @@ def _by_name(facts: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
 def list_all() -> None:
     """List the available models: those in the folders of DCA_MODELS, in ~/.dca/models, and those included in the
     program."""
-    from ..models.store import default_bundle, find_bundles, hidden_by
+    from ..models.store import find_bundles, find_default_bundle, find_hidden_bundle
 
     folders = find_bundles()
-    default = default_bundle() if folders else None
+    default = find_default_bundle() if folders else None
     for folder in folders:
-        shipped = hidden_by(folder)
+        shipped = find_hidden_bundle(folder)
         marks = [*(["default"] if folder == default else []), *([] if shipped is None else [f"hides {shipped}"])]
         print_line(f"{folder.resolve().name}  ({'; '.join([*marks, str(folder)])})")
     if not folders:
@@ -178,7 +178,7 @@ def export(
         bundle = export_bundle(run, out, name or "", overlap, overwrite)
     else:
         old = load_bundle(reference)
-        cases = _held_out(run, data, group)
+        cases = _get_held_out_cases(run, data, group)
         if replace is not None:
             with replacing(old.folder) as (folder, old_folder):
                 new = export_bundle(run, folder, name or old.metadata.name, overlap)
@@ -191,7 +191,7 @@ def export(
                 _require_as_good(old, export_bundle(run, folder, name or out.absolute().name, overlap), cases, device)
         bundle = load_bundle(str(out))
     print_line(f"The model is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
-    print_line(_how_to_evaluate(run, str(out)))
+    print_line(_format_evaluate_command(run, str(out)))
 
 
 def average(
@@ -213,7 +213,7 @@ def average(
     print_json(lambda: {"name": bundle.metadata.name, "folder": str(bundle.folder)})
 
 
-def _how_to_evaluate(run: Path, out: str) -> str:
+def _format_evaluate_command(run: Path, out: str) -> str:
     """Return the command that evaluates the new model on cases like its training data."""
     from ..training.checkpoints import read_record
     from ..training.sources import CTFiles
@@ -227,15 +227,15 @@ def _how_to_evaluate(run: Path, out: str) -> str:
     return f"To evaluate it: dca evaluate --bundle {out} --data LIST --group test, where LIST is the list of {names}."
 
 
-def _held_out(run: Path, data: Path | None, group: str) -> HeldOut:
+def _get_held_out_cases(run: Path, data: Path | None, group: str) -> HeldOut:
     """Return the cases for the comparison: those of the list, or the run's validation cases, with a note."""
-    from ..evaluation.model_comparison import HeldOut, held_out_by
+    from ..evaluation.model_comparison import HeldOut, get_held_out_cases
     from ..training.checkpoints import read_record
 
     record = read_record(run)
     if data is not None:
-        return HeldOut(tuple(labeled_entries([], [], data, group)))
-    cases = held_out_by(record.cohort.validation)
+        return HeldOut(tuple(get_labeled_entries([], [], data, group)))
+    cases = get_held_out_cases(record.cohort.validation)
     if cases.count:
         warn(
             "The comparison favors the new model, because the run chose its best step on the same cases. "
@@ -253,8 +253,8 @@ def _require_as_good(old: Bundle, new: Bundle, cases: HeldOut, device: str) -> N
     with progress_bar() as progress:
         comparison = compare(old, new, cases, device, progress)
     count = f"{cases.count} held-out case{'s' if cases.count != 1 else ''}"
-    rows = table(f"Mean Dice of {count}", "Organ", "Old", "New", numbers=("Old", "New"))
-    old_dice, new_dice = comparison.old.by_organ(), comparison.new.by_organ()
+    rows = make_table(f"Mean Dice of {count}", "Organ", "Old", "New", numbers=("Old", "New"))
+    old_dice, new_dice = comparison.old.average_by_organ(), comparison.new.average_by_organ()
     for organ in old.metadata.vocabulary:
         pair = (old_dice[organ.key], new_dice[organ.key])
         rows.add_row(organ.name, *(f"{dice:.3f}" if math.isfinite(dice) else "-" for dice in pair))

@@ -13,9 +13,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from ..errors import UserError, how_to_install
+from ..errors import UserError, format_install_command
 from ..inference.options import SegmentOptions
-from .console import cancellation_message, escaped, messages, print_line, table, warn
+from .console import cancellation_message, escape_unprintable, get_stderr_console, make_table, print_line, warn
 from .field_options import Values, expand, fields_of
 from .option_values import load_bundle
 from .options import RUN_PANEL, BackendOption, BundleOption, shared_option
@@ -161,7 +161,7 @@ def run(
     if missing:
         raise UserError(
             f"Cohorts need packages that are not installed: {', '.join(missing)}.",
-            f"Install them: {how_to_install(*missing)}",
+            f"Install them: {format_install_command(*missing)}",
         )
     from ..cohort.case import REPORT, VOLUMES, Settings
     from ..cohort.dask_workers import remote_client
@@ -179,7 +179,7 @@ def run(
         raise UserError("--pseudonym-key needs --pseudonymize.", "Add --pseudonymize.")
     model = load_bundle(bundle)
     options = SegmentOptions(**selection, **findings)
-    options.kept_labels(model.metadata.vocabulary)
+    options.get_kept_labels(model.metadata.vocabulary)
     if scheduler and not scheduler.startswith(("tls://", "wss://", "tcp://127.0.0.1", "tcp://localhost")):
         warn(
             f"The connection to the Dask scheduler {scheduler} is not encrypted. Anyone who can connect to it can run "
@@ -249,10 +249,10 @@ def run(
 
 
 def _plan_workers(workers: int | None, memory: float | None, device: str) -> LocalWorkers:
-    from ..cohort.dask_workers import LocalWorkers, visible_gpus
+    from ..cohort.dask_workers import LocalWorkers, count_visible_gpus
 
-    gpus = 0 if device == "cpu" else visible_gpus()
-    return LocalWorkers.planned(workers, gpus, None if memory is None else int(memory * 2**30))
+    gpus = 0 if device == "cpu" else count_visible_gpus()
+    return LocalWorkers.plan(workers, gpus, None if memory is None else int(memory * 2**30))
 
 
 def _start_workers(workers: LocalWorkers | None, dashboard_port: int | None) -> AbstractContextManager[Client]:
@@ -266,19 +266,19 @@ def _start_workers(workers: LocalWorkers | None, dashboard_port: int | None) -> 
 def _live_display() -> Iterator[tuple[Callable[[int, str], None], Callable[[State], None]]]:
     """Yield functions that show the search and the state of the run: in a table, or without a terminal as occasional
     lines."""
-    console = messages()
+    console = get_stderr_console()
     if not console.is_terminal:
-        yield _occasional_lines(console)
+        yield _make_progress_printers(console)
         return
     with Live(Text("Searching the input"), console=console, refresh_per_second=4, transient=True) as live:
 
         def show_search(files: int, text: str) -> None:
-            live.update(Text(escaped(f"Searching the input: {files} files, {text}")))
+            live.update(Text(escape_unprintable(f"Searching the input: {files} files, {text}")))
 
-        yield show_search, lambda state: live.update(_table(state))
+        yield show_search, lambda state: live.update(_make_state_table(state))
 
 
-def _occasional_lines(console: Console) -> tuple[Callable[[int, str], None], Callable[[State], None]]:
+def _make_progress_printers(console: Console) -> tuple[Callable[[int, str], None], Callable[[State], None]]:
     from time import monotonic
 
     last_printed = monotonic()
@@ -287,28 +287,40 @@ def _occasional_lines(console: Console) -> tuple[Callable[[int, str], None], Cal
         nonlocal last_printed
         if monotonic() - last_printed >= _SECONDS_BETWEEN_LINES:
             last_printed = monotonic()
-            console.print(escaped(text), soft_wrap=True, markup=False)
+            console.print(escape_unprintable(text), soft_wrap=True, markup=False)
 
     return (
         lambda files, text: print_occasionally(f"Searching the input: {files} files"),
         lambda state: print_occasionally(
             f"{state.total - state.left} of {state.total} done"
-            + ("" if state.per_hour is None else f", {_rate(state)}, {_duration(state.seconds_left)} left")
+            + (
+                ""
+                if state.per_hour is None
+                else f", {_format_rate(state)}, {_format_duration(state.seconds_left)} left"
+            )
         ),
     )
 
 
-def _table(state: State) -> Group:
-    rows: Table = table("", "OK", "Skipped", "Failed", "Left", "Running", "Rate", "Elapsed", "Time left")
+def _make_state_table(state: State) -> Group:
+    rows: Table = make_table("", "OK", "Skipped", "Failed", "Left", "Running", "Rate", "Elapsed", "Time left")
     rows.add_row(
         *(Text(str(state.counts.get(status, 0)), style=color) for status, color in _COLORS),
-        *(str(state.left), str(state.running), _rate(state), _duration(state.seconds), _duration(state.seconds_left)),
+        *(
+            str(state.left),
+            str(state.running),
+            _format_rate(state),
+            _format_duration(state.seconds),
+            _format_duration(state.seconds_left),
+        ),
     )
     lines = [
-        Text(escaped(f"{status:8}{source}  {why}"), overflow="ellipsis", no_wrap=True)
+        Text(escape_unprintable(f"{status:8}{source}  {why}"), overflow="ellipsis", no_wrap=True)
         for source, status, why in state.recent
     ]
-    running = [Text(escaped(f"running {source}"), overflow="ellipsis", no_wrap=True) for source in state.at_work]
+    running = [
+        Text(escape_unprintable(f"running {source}"), overflow="ellipsis", no_wrap=True) for source in state.at_work
+    ]
     if len(running) > _MAX_RUNNING_LINES:
         more = len(running) - _MAX_RUNNING_LINES
         running[_MAX_RUNNING_LINES:] = [Text(f"        and {more} more", style="dim")]
@@ -320,11 +332,11 @@ def _table(state: State) -> Group:
 _COLORS = (("ok", "green"), ("skipped", "yellow"), ("failed", "red"))
 
 
-def _rate(state: State) -> str:
+def _format_rate(state: State) -> str:
     return "rate not known yet" if state.per_hour is None else f"{state.per_hour:.0f} cases per hour"
 
 
-def _duration(seconds: float | None) -> str:
+def _format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "?"
     minutes, whole_seconds = divmod(round(seconds), 60)

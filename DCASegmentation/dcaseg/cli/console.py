@@ -1,7 +1,7 @@
 """Output of ``dca``: results on standard output, errors and progress on standard error, and exit codes.
 
-Names of files, series, models and patients are untrusted. All printed text passes through ``escaped``, which shows
-control characters as escapes such as \x1b, and is never interpreted as Rich markup.
+Names of files, series, models and patients are untrusted. All printed text passes through ``escape_unprintable``, which
+shows control characters as escapes such as \x1b, and is never interpreted as Rich markup.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Notes(logging.Handler):
         warn(record.getMessage())
 
 
-def escaped(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Return ``text`` with escapes for characters that are not printable.
 
     A terminal executes control characters, line breaks can fake output lines, and direction marks can reverse names.
@@ -91,13 +91,13 @@ class _PipeTolerantConsole(Console):
 
 
 @cache
-def output() -> Console:
+def get_stdout_console() -> Console:
     """Return the console for results. It looks up ``sys.stdout`` each time it prints."""
     return _PipeTolerantConsole(highlight=False)
 
 
 @cache
-def messages() -> Console:
+def get_stderr_console() -> Console:
     """Return the console for notes, errors and progress."""
     return _PipeTolerantConsole(stderr=True, highlight=False)
 
@@ -122,36 +122,36 @@ def set_output(quiet: bool = False, as_json: bool = False) -> None:
 def print_line(text: str) -> None:
     """Print one line of the result. Only the terminal wraps it."""
     if not (_settings.quiet or _settings.as_json):
-        output().print(escaped(text), soft_wrap=True, markup=False)
+        get_stdout_console().print(escape_unprintable(text), soft_wrap=True, markup=False)
 
 
 def print_table(rows: Table) -> None:
     """Print a table of the result."""
     if not (_settings.quiet or _settings.as_json):
-        output().print(rows)
+        get_stdout_console().print(rows)
 
 
 def print_json(result: Callable[[], object]) -> None:
     """Print ``result()`` as one JSON object, if the user asked for JSON."""
     if _settings.as_json:
-        output().print(json.dumps(result(), ensure_ascii=True), soft_wrap=True, markup=False)
+        get_stdout_console().print(json.dumps(result(), ensure_ascii=True), soft_wrap=True, markup=False)
 
 
 def warn(text: str) -> None:
     """Print a note on standard error, as one line."""
-    messages().print(f"Note: {_one_line(text)}", style="yellow", soft_wrap=True, markup=False)
+    get_stderr_console().print(f"Note: {_format_line(text)}", style="yellow", soft_wrap=True, markup=False)
 
 
 def print_error(text: str) -> None:
     """Print an error on standard error, as one line. Prints nothing if ``text`` is empty."""
     if text:
-        messages().print(_one_line(text), style="red", soft_wrap=True, markup=False)
+        get_stderr_console().print(_format_line(text), style="red", soft_wrap=True, markup=False)
 
 
 def print_traceback(text: str) -> None:
     """Print a traceback on standard error."""
     for line in text.splitlines():
-        messages().print(escaped(line), soft_wrap=True, markup=False)
+        get_stderr_console().print(escape_unprintable(line), soft_wrap=True, markup=False)
 
 
 class _PlainTable(Table):
@@ -159,14 +159,18 @@ class _PlainTable(Table):
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
         """Add a row, with control characters escaped and without interpreting markup."""
-        super().add_row(*(Text(escaped(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
+        super().add_row(
+            *(Text(escape_unprintable(cell)) if isinstance(cell, str) else cell for cell in cells), **options
+        )
 
 
-def table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
+def make_table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
     """Return an empty table. The columns in ``numbers`` are right-aligned."""
-    result = _PlainTable(title=Text(escaped(title)), title_justify="left", title_style="bold", header_style="bold")
+    result = _PlainTable(
+        title=Text(escape_unprintable(title)), title_justify="left", title_style="bold", header_style="bold"
+    )
     for column in columns:
-        result.add_column(Text(escaped(column)), justify="right" if column in numbers else "left")
+        result.add_column(Text(escape_unprintable(column)), justify="right" if column in numbers else "left")
     return result
 
 
@@ -176,33 +180,33 @@ def progress_bar() -> Iterator[ProgressCallback]:
 
     Without a terminal it prints an occasional line instead.
     """
-    console = messages()
+    console = get_stderr_console()
     if _settings.quiet:
         yield lambda fraction, message: None
         return
     if not console.is_terminal:
-        yield _occasional_lines(console)
+        yield _make_progress_printer(console)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("Starting", total=1.0)
-        yield lambda fraction, message: bar.update(task, completed=fraction, description=escaped(message))
+        yield lambda fraction, message: bar.update(task, completed=fraction, description=escape_unprintable(message))
 
 
-def _occasional_lines(console: Console, clock: Callable[[], float] = time.monotonic) -> ProgressCallback:
+def _make_progress_printer(console: Console, clock: Callable[[], float] = time.monotonic) -> ProgressCallback:
     last_printed = clock()
 
     def report(fraction: float, message: str) -> None:
         nonlocal last_printed
         if clock() - last_printed >= _SECONDS_BETWEEN_LINES:
             last_printed = clock()
-            console.print(f"{fraction:4.0%}  {escaped(message)}", soft_wrap=True, markup=False)
+            console.print(f"{fraction:4.0%}  {escape_unprintable(message)}", soft_wrap=True, markup=False)
 
     return report
 
 
-def _one_line(text: str) -> str:
-    return escaped(" ".join(text.split()))
+def _format_line(text: str) -> str:
+    return escape_unprintable(" ".join(text.split()))
 
 
 class ExitCode(IntEnum):
@@ -229,7 +233,7 @@ def cancellation_message(text: Callable[[], str]) -> Iterator[None]:
         raise
 
 
-def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
+def run_command(command: Callable[[], object], debug: bool = False) -> int:
     """Run ``command`` and return its exit code.
 
     Errors are printed as one line on standard error; ``debug`` adds the traceback. SIGTERM ends the command like
@@ -249,7 +253,7 @@ def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
             raise
         if debug:
             print_traceback(traceback.format_exc())
-        code, message = _error_message(KeyboardInterrupt() if _is_interrupted_import(error) else error)
+        code, message = _format_error(KeyboardInterrupt() if _is_interrupted_import(error) else error)
         print_error(message)
     finally:
         for number, previous_handler in previous_handlers.items():
@@ -284,7 +288,7 @@ _ABOUT_FILES = {
 }
 
 
-def _error_message(error: BaseException) -> tuple[ExitCode, str]:
+def _format_error(error: BaseException) -> tuple[ExitCode, str]:
     """Return the exit code and the message for ``error``. The message is empty if the command was canceled."""
     if isinstance(error, UserError):
         return ExitCode.BAD_INPUT, f"Error: {error}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from .console import print_line, print_table, progress_bar, table, warn
+from .console import make_table, print_line, print_table, progress_bar, warn
 from .option_values import parse_list, parse_numbers
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def run(
     scribbles. The new folder contains the corrected labels, volumes.csv, and request.json, which records the clicks.
     The original result is not changed.
     """
-    from ..interaction.engines import engine_of
+    from ..interaction.engines import create_engine
     from ..interaction.result_correction import correct_result
 
-    strokes = _strokes(organ, add or [], remove or [], scribble or [], box)
+    strokes = _parse_strokes(organ, add or [], remove or [], scribble or [], box)
     messages: list[str] = []
 
     def also_write(folder: Path, image: sitk.Image, corrected: Result) -> None:
@@ -79,7 +79,7 @@ def run(
             out,
             ct,
             parse_list(lock),
-            engine_of(engine),
+            create_engine(engine),
             progress,
             None if no_scene else also_write,
         )
@@ -89,31 +89,33 @@ def run(
     print_line(f"The corrected result is in {out}.")
 
 
-def _strokes(organ: str, add: list[str], remove: list[str], scribbles: list[str], box: str | None) -> list[OrganStroke]:
+def _parse_strokes(
+    organ: str, add: list[str], remove: list[str], scribbles: list[str], box: str | None
+) -> list[OrganStroke]:
     from ..interaction.result_correction import OrganStroke
     from ..interaction.strokes import Stroke
 
     corners = None
     if box is not None:
-        ends = [_point(text, "--box") for text in box.split(";")]
+        ends = [_parse_point(text, "--box") for text in box.split(";")]
         if len(ends) != 2:
             raise UserError(f"--box '{box}' is not two corners.", "Write it like this: --box -60,10,40;20,90,120.")
         corners = (ends[0], ends[1])
         if not (add or remove or scribbles):
             x, y, z = ((a + b) / 2 for a, b in zip(*corners, strict=True))
             return [OrganStroke(organ, Stroke.click(x, y, z, True), corners)]
-    strokes = [Stroke((_point(text, "--add"),), True) for text in add]
-    strokes += [Stroke((_point(text, "--remove"),), False) for text in remove]
+    strokes = [Stroke((_parse_point(text, "--add"),), True) for text in add]
+    strokes += [Stroke((_parse_point(text, "--remove"),), False) for text in remove]
     for text in scribbles:
         if text[:1] not in ("+", "-"):
             raise UserError(
                 f"--scribble '{text}' does not start with + or -.", "Write it like this: +10,20,30;12,22,30."
             )
-        strokes.append(Stroke(tuple(_point(part, "--scribble") for part in text[1:].split(";")), text[0] == "+"))
+        strokes.append(Stroke(tuple(_parse_point(part, "--scribble") for part in text[1:].split(";")), text[0] == "+"))
     return [OrganStroke(organ, stroke, corners) for stroke in strokes]
 
 
-def _point(text: str, option: str) -> tuple[float, float, float]:
+def _parse_point(text: str, option: str) -> tuple[float, float, float]:
     x, y, z = parse_numbers(text, option)
     return x, y, z
 
@@ -136,7 +138,7 @@ def _write_scene(source: Path, folder: Path, image: sitk.Image, corrected: Resul
 
 
 def _print(corrected: CorrectedResult) -> None:
-    clicks = table("Clicks", "#", "Organ", "", "Added (ml)", "Removed (ml)", "Taken from", "s",
+    clicks = make_table("Clicks", "#", "Organ", "", "Added (ml)", "Removed (ml)", "Taken from", "s",
                    numbers=("#", "Added (ml)", "Removed (ml)", "s"))  # fmt: skip
     by_label = corrected.vocabulary.by_label
     spacing = corrected.labels.GetSpacing()
@@ -156,7 +158,9 @@ def _print(corrected: CorrectedResult) -> None:
             f"{change.seconds:.2f}",
         )
     print_table(clicks)
-    volumes = table("Organs that changed", "Organ", "Before (ml)", "After (ml)", numbers=("Before (ml)", "After (ml)"))
+    volumes = make_table(
+        "Organs that changed", "Organ", "Before (ml)", "After (ml)", numbers=("Before (ml)", "After (ml)")
+    )
     for before, after in zip(corrected.before, corrected.after, strict=True):
         if before != after:
             volumes.add_row(after.organ.name, f"{before.ml:.1f}", f"{after.ml:.1f}")

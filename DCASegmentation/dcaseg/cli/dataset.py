@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ImageError, UserError
-from .console import print_line, print_table, progress_bar, table, warn
+from .console import make_table, print_line, print_table, progress_bar, warn
 from .field_options import expand
 from .option_values import require_new_file
 from .options import GridGroup, overwrite_option
@@ -58,7 +58,7 @@ def amos(
 
     require_new_file(out, overwrite)
     # The check would reject every MRI.
-    _finish(layouts.amos(data, split, with_mri), out, unchecked or with_mri)
+    _finish(layouts.create_amos_datalist(data, split, with_mri), out, unchecked or with_mri)
 
 
 def synapse(
@@ -77,7 +77,7 @@ def synapse(
     from ..training import datasets as layouts
 
     require_new_file(out, overwrite)
-    _finish(layouts.synapse(data, split), out, unchecked)
+    _finish(layouts.create_synapse_datalist(data, split), out, unchecked)
 
 
 def folder(
@@ -115,7 +115,9 @@ def folder(
     require_new_file(out, overwrite)
     if vocabulary not in VOCABULARIES:
         raise UserError(f"The vocabulary '{vocabulary}' does not exist.", f"Choose one of: {', '.join(VOCABULARIES)}.")
-    built = layouts.folder_of_cts(data, VOCABULARIES[vocabulary], validation, test, labeled, seed, name, license_name)
+    built = layouts.create_folder_datalist(
+        data, VOCABULARIES[vocabulary], validation, test, labeled, seed, name, license_name
+    )
     _finish(built, out, unchecked)
 
 
@@ -133,7 +135,7 @@ def add(
     folder already contains are skipped. Files that are not CTs in HU are reported, and the rest is added.
     """
     from ..imaging.readers import read_ct
-    from ..training.corrections import AlreadyThereError, add_unlabeled_ct, unlabeled_folders
+    from ..training.corrections import AlreadyThereError, add_unlabeled_ct, list_unlabeled_folders
 
     rejected = 0
     with progress_bar() as progress:
@@ -148,7 +150,7 @@ def add(
                 warn(f"{ct}: {error}")
             else:
                 print_line(f"{ct}: added as {added.parent.name}")
-    print_line(f"CTs without labels in {folder}: {len(unlabeled_folders(folder))}")
+    print_line(f"CTs without labels in {folder}: {len(list_unlabeled_folders(folder))}")
     if rejected:
         raise UserError(f"{rejected} of {len(cts)} CTs could not be added.", "The messages above give the reasons.")
 
@@ -166,7 +168,7 @@ def presets() -> None:
     """List the presets for **--preprocessing** of **dca train** and **dca experiment**, with the reason for each."""
     from ..training.options import PRESETS
 
-    rows = table("Preprocessing", "Name", "Voxels", "Intensity", "Why")
+    rows = make_table("Preprocessing", "Name", "Voxels", "Intensity", "Why")
     for name, preset in PRESETS.items():
         grid = preset.grid
         voxels = "x".join(f"{side:g}" for side in grid.spacing) + " mm"
@@ -193,14 +195,14 @@ def prepare(
     """
     from ..training.datalist import read_datalist, require_files
     from ..training.options import GridOptions
-    from ..training.training_set import sources_of_test, training_set_of
+    from ..training.training_set import make_test_sources, make_training_set
 
     datalist = read_datalist(data)
     require_files(datalist)
     grid = grid_options.changes().get("grid", GridOptions())
     with progress_bar() as progress:
-        groups = training_set_of(datalist).cases(cache, grid, progress)
-        test = [case for source in sources_of_test(datalist) for case in source.cases(cache, grid, True, progress)]
+        groups = make_training_set(datalist).cases(cache, grid, progress)
+        test = [case for source in make_test_sources(datalist) for case in source.cases(cache, grid, True, progress)]
     count = sum(map(len, groups)) + len(test)
     print_line(f"{count} {'case is' if count == 1 else 'cases are'} in {cache}.")
 
@@ -234,7 +236,7 @@ def _check(datalist: Datalist) -> None:
 
 
 def _print(datalist: Datalist) -> None:
-    rows = table(datalist.name, "Group", "CTs", "With labels", numbers=("CTs", "With labels"))
-    for group, entries in datalist.groups():
+    rows = make_table(datalist.name, "Group", "CTs", "With labels", numbers=("CTs", "With labels"))
+    for group, entries in datalist.iter_groups():
         rows.add_row(group, str(len(entries)), str(sum(entry.label is not None for entry in entries)))
     print_table(rows)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import OutputError, how_to_install, reason_of
+from ..errors import OutputError, format_install_command, get_reason
 from .console import print_line, progress_bar, warn
 from .options import BackendOption, BundleOption, DeviceOption, overwrite_option
 from .phantom import write_phantom
@@ -40,9 +40,9 @@ def add_panel(picture: Path, ct: Path, bundle: str | None) -> str:
     if not _PANEL_PROGRAM.is_file():
         return "The picture does not show the module's panel, which needs a checkout of the repository."
     if find_spec("PySide6") is None or find_spec("slicer") is None:
-        install = how_to_install("slicer-core==5.12.4.0", "PySide6-Essentials==6.11.2")
+        install = format_install_command("slicer-core==5.12.4.0", "PySide6-Essentials==6.11.2")
         return f"The picture does not show the module's panel, which needs more packages. To install them: {install}"
-    from ..rendering.layout import concat_images, height_beside
+    from ..rendering.layout import compute_left_height, concat_images
 
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder, "panel.png")
@@ -51,8 +51,8 @@ def add_panel(picture: Path, ct: Path, bundle: str | None) -> str:
             str(_PANEL_PROGRAM),
             str(ct),
             str(drawn),
-            str(height_beside(picture)),
-            *_model_argument(bundle),
+            str(compute_left_height(picture)),
+            *_get_model_argument(bundle),
         ]
         try:
             run = subprocess.run(command, capture_output=True, text=True, timeout=_PANEL_TIMEOUT_S, check=False)
@@ -65,7 +65,7 @@ def add_panel(picture: Path, ct: Path, bundle: str | None) -> str:
     return ""
 
 
-def _model_argument(bundle: str | None) -> list[str]:
+def _get_model_argument(bundle: str | None) -> list[str]:
     from ..models.store import find_bundle
 
     return [] if bundle is None else [str(find_bundle(bundle).resolve())]
@@ -128,5 +128,5 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{folder} cannot be created: {reason_of(error)}.", "Choose another folder with -o."
+            f"{folder} cannot be created: {get_reason(error)}.", "Choose another folder with -o."
         ) from None

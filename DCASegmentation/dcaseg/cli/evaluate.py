@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError, how_to_install
+from ..errors import UserError, format_install_command
 from ..inference.options import SegmentOptions
 from ..method.log_gap import GROUPS
 from ..types import ProgressCallback
-from .console import print_line, print_table, progress_bar, table, warn
+from .console import make_table, print_line, print_table, progress_bar, warn
 from .field_options import Values, expand, fields_of
-from .option_values import labeled_entries, load_bundle, pair_up, parse_list, require_new_files
+from .option_values import get_labeled_entries, load_bundle, pair_up, parse_list, require_new_files
 from .options import CASES_PANEL, OUTPUT_PANEL, BundleOption, DeviceOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
@@ -128,16 +128,16 @@ def run(
     must use the label values of the model (see **dca bundle info**) and the grid of their CT. Organs that the list
     marks as unannotated in a case are not counted.
     """
-    from ..evaluation.metrics import metrics_named, policy_named
+    from ..evaluation.metrics import get_metrics, get_policy
     from ..evaluation.scores import Scores
     from ..evaluation.scoring import ScoringOptions, score_entries, score_on_phantoms
     from ..inference.process_settings import keep_freed_memory
     from ..inference.segmenter import Segmenter
 
-    scoring = ScoringOptions(metrics_named(["dice", *parse_list(metrics)]), policy_named(empty), tolerance)
+    scoring = ScoringOptions(get_metrics(["dice", *parse_list(metrics)]), get_policy(empty), tolerance)
     _require_surfaces(scoring)
     maps = pair_up(prediction or [], truth or [], "--prediction", "--truth")
-    entries = labeled_entries(ct or [], labels or [], data, group)
+    entries = get_labeled_entries(ct or [], labels or [], data, group)
     if maps and (entries or phantoms):
         raise UserError("--prediction cannot be combined with other cases.", "Omit --ct, --data and --phantoms.")
     if attention and maps:
@@ -150,7 +150,7 @@ def run(
     if write_scores and options.output != "aggregated":
         raise UserError("--write-scores needs the model's own result.", "Omit --output.")
     require_new_files({"--out": out, "--table": table_file}, overwrite)
-    table_format = None if table_file is None else _table_format(table_file)
+    table_format = None if table_file is None else _get_table_format(table_file)
     keep_freed_memory()
     model = load_bundle(bundle)
     vocabulary = model.metadata.vocabulary
@@ -183,7 +183,7 @@ def _require_surfaces(scoring: ScoringOptions) -> None:
     if len(scoring.metrics) > 1 and find_spec("scipy") is None:
         raise UserError(
             "Surface distances need SciPy, which is not installed.",
-            f"Install it ({how_to_install('scipy')}), or measure only dice.",
+            f"Install it ({format_install_command('scipy')}), or measure only dice.",
         )
 
 
@@ -192,9 +192,9 @@ def _score_maps(
 ) -> None:
     from ..evaluation.scoring import require_known, require_one_grid, score_labels
     from ..imaging.readers import read_labels
-    from ..training.datalist import distinct_names
+    from ..training.datalist import make_unique_names
 
-    names = distinct_names([predicted_path for predicted_path, _ in maps])
+    names = make_unique_names([predicted_path for predicted_path, _ in maps])
     for index, (predicted_path, truth_path) in enumerate(maps):
         progress(index / len(maps), f"Label map {index + 1} of {len(maps)}")
         predicted, truth = read_labels(predicted_path), read_labels(truth_path)
@@ -205,18 +205,18 @@ def _score_maps(
 
 
 def _print(scores: Scores, title: str, partition: Partition) -> None:
-    from ..evaluation.statistics import MIN_CASES, bootstrap_interval
+    from ..evaluation.statistics import MIN_CASES, compute_bootstrap_interval
 
     titles = {
         metric: f"{metric.title} ({metric.unit})" if metric.unit == "mm" else metric.title for metric in scores.metrics
     }
     count = f"{len(scores.cases)} case{'s' if len(scores.cases) != 1 else ''}"
-    rows = table(
+    rows = make_table(
         f"{title}: mean of {count}", "Organ", "Group", *titles.values(),
         numbers=tuple(titles.values()),
     )  # fmt: skip
     groups = dict(zip(GROUPS, partition.owners, strict=True))
-    by_organ = {metric: scores.by_organ(metric) for metric in scores.metrics}
+    by_organ = {metric: scores.average_by_organ(metric) for metric in scores.metrics}
     for group, owned in groups.items():
         for label in owned:
             organ = scores.vocabulary.by_label[label]
@@ -227,17 +227,17 @@ def _print(scores: Scores, title: str, partition: Partition) -> None:
     rows.add_section()
     rows.add_row("Mean of all organs", "", *(_format(scores.mean(metric=metric)) for metric in scores.metrics))
     if len(scores.cases) >= MIN_CASES:
-        intervals = [bootstrap_interval(scores, metric) for metric in scores.metrics]
+        intervals = [compute_bootstrap_interval(scores, metric) for metric in scores.metrics]
         rows.add_row("95 % interval over cases", "", *(f"{_format(low)} to {_format(high)}" for low, high in intervals))
     print_table(rows)
     for metric in scores.metrics:
-        if metric.kind == "distance" and (not_counted := scores.not_counted(metric)):
+        if metric.kind == "distance" and (not_counted := scores.count_excluded(metric)):
             organs = "1 organ that is" if not_counted == 1 else f"{not_counted} organs that are"
             warn(f"{metric.title} leaves out {organs} missing in the prediction or the truth. Consider Dice, too.")
 
 
 def _print_attention(model: Bundle, entries: list[Entry], phantoms: int) -> None:
-    from ..evaluation.attention_quality import measure_attention, network_inputs
+    from ..evaluation.attention_quality import measure_attention, preprocess_cts
     from ..imaging.readers import read_ct
     from ..training.sources import TEST_SEEDS, scan_phantom
 
@@ -247,7 +247,7 @@ def _print_attention(model: Bundle, entries: list[Entry], phantoms: int) -> None
         (read_ct(entry.image) for entry in entries),
     )
     try:
-        quality = measure_attention(model.network(), network_inputs(cts, model.metadata), model.metadata.patch)
+        quality = measure_attention(model.network(), preprocess_cts(cts, model.metadata), model.metadata.patch)
     except ValueError as error:
         raise UserError(f"The attention cannot be measured: {error}.", "Omit --attention.") from None
     z, y, x = quality.nyquist
@@ -262,7 +262,7 @@ def _format(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
-def _table_format(path: Path) -> str:
+def _get_table_format(path: Path) -> str:
     formats = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
     if path.suffix not in formats:
         raise UserError(f"--table {path} has an unknown format.", f"Use one of the extensions {', '.join(formats)}.")
@@ -276,7 +276,7 @@ def _write_table(scores: Scores, name: str, path: Path, table_format: str) -> No
 
     distances = [metric for metric in scores.metrics if metric.kind == "distance"]
     method_table = MethodTable(scores.vocabulary, {name: [scores]}, distances[0] if distances else ASD)
-    write_text(method_table.text(table_format), path)  # type: ignore[arg-type]
+    write_text(method_table.render(table_format), path)  # type: ignore[arg-type]
     print_line(f"Written: {path}")
 
 
@@ -291,7 +291,7 @@ def _write_scores(model: Bundle, scores: Scores) -> None:
         MeasuredScores(
             data=f"phantoms that no training has used (from seed {TEST_SEEDS})",
             cases=count,
-            dice={key: round(dice, 4) for key, dice in scores.by_organ().items() if math.isfinite(dice)},
+            dice={key: round(dice, 4) for key, dice in scores.average_by_organ().items() if math.isfinite(dice)},
             command=f"dca evaluate --bundle {model.folder.name} --phantoms {count} --write-scores",
         ),
     )

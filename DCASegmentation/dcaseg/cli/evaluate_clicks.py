@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .console import print_line, print_table, progress_bar, table
+from .console import make_table, print_line, print_table, progress_bar
 from .field_options import expand
-from .option_values import labeled_entries, load_bundle, parse_list
+from .option_values import get_labeled_entries, load_bundle, parse_list
 from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, overwrite_option
 
 if TYPE_CHECKING:
@@ -75,17 +75,17 @@ def run(
     agreement with that network.
     """
     from ..evaluation.click_simulation import BallBrush, ClickMeasurement, measure_case
-    from ..evaluation.figures.curves import click_curve
+    from ..evaluation.figures.curves import plot_click_curve
     from ..imaging.writers import new_folder, write_json
     from ..inference.options import SegmentOptions
     from ..inference.process_settings import keep_freed_memory
     from ..inference.segmenter import Segmenter
-    from ..interaction.engines import engine_of
+    from ..interaction.engines import create_engine
 
-    chosen = [BallBrush() if name == BallBrush.name else engine_of(name) for name in parse_list(engines)]
+    chosen = [BallBrush() if name == BallBrush.name else create_engine(name) for name in parse_list(engines)]
     if not chosen:
         raise UserError("No engine was given.", "Example: --engines classifier.")
-    entries = labeled_entries([], [], own.data, own.group)
+    entries = get_labeled_entries([], [], own.data, own.group)
     if not (entries or synthetic or own.ct is not None or phantoms):
         phantoms = _DEFAULT_PHANTOMS
     keep_freed_memory()
@@ -95,7 +95,7 @@ def run(
     cases: list[str] = []
     with new_folder(out, overwrite, recognized_by=_SUMMARY) as folder:
         with progress_bar() as progress:
-            for name, image, truth, known in _cases(segmenter, phantoms or 0, synthetic or [], entries, own):
+            for name, image, truth, known in _load_cases(segmenter, phantoms or 0, synthetic or [], entries, own):
                 progress(0.0, f"{name}: segmenting")
                 start = segmenter.segment(image, SegmentOptions()).labels
                 measure_case(
@@ -112,12 +112,14 @@ def run(
         write_json({**summary, "clicks": clicks, "missing": missing, "engines": measured.to_json()}, folder / _SUMMARY)
         measured.write_csv(folder / "clicks.csv")
         title = f"{model.metadata.name}: {', '.join(cases)}"
-        click_curve(measured, title if len(title) < 100 else f"{title[:97]}...").savefig(folder / "clicks.png", dpi=120)
+        plot_click_curve(measured, title if len(title) < 100 else f"{title[:97]}...").savefig(
+            folder / "clicks.png", dpi=120
+        )
     _print(measured)
     print_line(f"Written: {out}")
 
 
-def _cases(
+def _load_cases(
     segmenter: Segmenter,
     phantoms: int,
     synthetic: list[Path],
@@ -125,14 +127,14 @@ def _cases(
     own: LabeledCTGroup,
 ) -> Iterator[tuple[str, sitk.Image, sitk.Image, list[int] | None]]:
     """Yield the name, CT, truth and annotated labels (None: all) of each case. Of ``own``, ``entries`` are the list."""
-    from ..evaluation.review_evaluation import REPORT_SEEDS, shifted_scan_phantom
-    from ..evaluation.scoring import read_entry, read_table, require_known, require_one_grid, translated
+    from ..evaluation.review_evaluation import REPORT_SEEDS, generate_shifted_scan_phantom
+    from ..evaluation.scoring import read_entry, read_table, remap_labels, require_known, require_one_grid
     from ..imaging.ct_checks import require_ct
     from ..imaging.readers import read_ct, read_labels
 
     vocabulary = segmenter.vocabulary
     for index in range(phantoms):
-        phantom = shifted_scan_phantom(REPORT_SEEDS + index)
+        phantom = generate_shifted_scan_phantom(REPORT_SEEDS + index)
         yield f"phantom {REPORT_SEEDS + index}", phantom.ct, phantom.labels, None
     for folder in synthetic:
         image, truth = read_ct(folder / "ct.nrrd"), read_labels(folder / "labels.nrrd")
@@ -147,7 +149,7 @@ def _cases(
         require_ct(image, own.ct.name)
         require_one_grid(truth, own.labels, image, own.ct)
         if own.label_table is not None:
-            truth = translated(truth, read_table(own.label_table, vocabulary))
+            truth = remap_labels(truth, read_table(own.label_table, vocabulary))
         require_known(truth, own.labels, vocabulary)
         yield f"{own.ct.parent.name}/{own.ct.name}", image, truth, None
 
@@ -160,12 +162,12 @@ def _print(measured: ClickMeasurement) -> None:
     columns = [*(str(n) for n in counts), *(f"NoC{goal * 100:.0f}" for goal in GOALS), "Worse"]
     for engine in measured.engines:
         title = f"{engine}: Dice by number of clicks"
-        rows = table(title, "Organ", *columns, numbers=tuple(columns))
-        for organ in dict.fromkeys(each.organ for each in measured.of(engine)):
-            rows.add_row(organ.replace("_", " "), *_row(measured.summary(engine, organ), counts))
+        rows = make_table(title, "Organ", *columns, numbers=tuple(columns))
+        for organ in dict.fromkeys(each.organ for each in measured.select_courses(engine)):
+            rows.add_row(organ.replace("_", " "), *_format_row(measured.summarize(engine, organ), counts))
         rows.add_section()
-        everything = measured.summary(engine)
-        rows.add_row("Mean of all", *_row(everything, counts))
+        everything = measured.summarize(engine)
+        rows.add_row("Mean of all", *_format_row(everything, counts))
         print_table(rows)
         failures = ", ".join(
             f"{count} {'does' if count == 1 else 'do'} not reach {goal}"
@@ -180,7 +182,7 @@ def _print(measured: ClickMeasurement) -> None:
         print_line(f"Of {everything['organs']} organs, {failures}.{took}")
 
 
-def _row(summary: dict[str, Any], counts: list[int]) -> list[str]:
+def _format_row(summary: dict[str, Any], counts: list[int]) -> list[str]:
     return [
         *(_format(summary["dice"][str(n)]) for n in counts),
         *(f"{value:.1f}" for value in summary["noc"].values()),

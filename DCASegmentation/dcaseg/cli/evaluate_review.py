@@ -10,9 +10,9 @@ import typer
 
 from ..errors import UserError
 from ..types import ProgressCallback
-from .console import print_line, print_table, progress_bar, table
+from .console import make_table, print_line, print_table, progress_bar
 from .field_options import expand
-from .option_values import labeled_entries, load_bundle
+from .option_values import get_labeled_entries, load_bundle
 from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, overwrite_option
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run(
     and different contrast than in training and with missing organs, or labeled CTs. If the labels come from another
     network, the result measures the agreement with that network.
     """
-    from ..evaluation.figures.curves import review_curve
+    from ..evaluation.figures.curves import plot_review_curve
     from ..evaluation.review_evaluation import REPORT_SEEDS, TUNING_SEEDS, ReviewMeasurement, measure_on_phantoms
     from ..imaging.writers import new_folder, write_json
     from ..inference.process_settings import keep_freed_memory
@@ -70,7 +70,7 @@ def run(
         raise UserError(
             "Phantoms, your own CT and a list cannot be combined.", "Specify only one of --phantoms, --ct and --data."
         )
-    entries = labeled_entries([], [], own.data, own.group)
+    entries = get_labeled_entries([], [], own.data, own.group)
     keep_freed_memory()
     model = load_bundle(bundle)
     segmenter = Segmenter(model, device, backend="auto")
@@ -92,7 +92,7 @@ def run(
         weights = model.metadata.weights.sha256
         summary = {"data": data_name, "model": {"name": model.metadata.name, "sha256": weights}}
         write_json({**summary, **measured.to_json()}, folder / _SUMMARY)
-        review_curve(measured, f"{model.metadata.name}: {data_name}").savefig(folder / "reach.png", dpi=120)
+        plot_review_curve(measured, f"{model.metadata.name}: {data_name}").savefig(folder / "reach.png", dpi=120)
     _print(measured, f"{model.metadata.name}: {data_name}")
     print_line(f"Written: {out}")
 
@@ -101,7 +101,7 @@ def _add_own_ct(
     measured: ReviewMeasurement, segmenter: Segmenter, ct_path: Path, labels_path: Path, label_table: Path | None
 ) -> None:
     from ..evaluation.review_evaluation import add_case
-    from ..evaluation.scoring import read_table, require_one_grid, translated
+    from ..evaluation.scoring import read_table, remap_labels, require_one_grid
     from ..imaging.ct_checks import require_ct
     from ..imaging.readers import read_ct, read_labels
 
@@ -111,7 +111,7 @@ def _add_own_ct(
     known = None
     if label_table is not None:
         names = read_table(label_table, segmenter.vocabulary)
-        truth, known = translated(truth, names), tuple(sorted(set(names.values())))
+        truth, known = remap_labels(truth, names), tuple(sorted(set(names.values())))
     add_case(measured, segmenter, ct_path.name, ct, truth, known)
 
 
@@ -133,12 +133,12 @@ def _print(measured: ReviewMeasurement, title: str) -> None:
 
     columns = ("Findings", "ml", "Errors", "Gross errors", "Organs", "Errors, same ml", "Gross, same ml")
     count = f"{len(measured.cases)} case{'s' if len(measured.cases) != 1 else ''}"
-    rows = table(f"{title}: found errors, mean of {count}", "Order", *columns, numbers=columns)
+    rows = make_table(f"{title}: found errors, mean of {count}", "Order", *columns, numbers=columns)
     for first in FIRST:
         for order in ORDERS:
             mean = measured.mean(order, first)
             fractions = ("errors", "gross", "organs", "same_ml_errors", "same_ml_gross")
-            rows.add_row(order, str(first), f"{mean['ml']:.0f}", *(_percent(mean[name]) for name in fractions))
+            rows.add_row(order, str(first), f"{mean['ml']:.0f}", *(_format_percent(mean[name]) for name in fractions))
         rows.add_section()
     print_table(rows)
     error = measured.calibration.expected_error
@@ -146,5 +146,5 @@ def _print(measured: ReviewMeasurement, title: str) -> None:
         print_line(f"Expected calibration error of the error probability: {error:.3f}")
 
 
-def _percent(value: float) -> str:
+def _format_percent(value: float) -> str:
     return f"{value:.0%}" if math.isfinite(value) else "-"

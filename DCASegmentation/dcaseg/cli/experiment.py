@@ -11,7 +11,7 @@ import typer
 
 from ..errors import Cancelled, UserError
 from ..training.options import TrainingOptions
-from .console import cancellation_message, print_line, print_table, progress_bar, table
+from .console import cancellation_message, make_table, print_line, print_table, progress_bar
 from .field_options import Values, expand, fields_of
 from .option_values import load_bundle, parse_integers, parse_numbers
 from .options import DATA_PANEL, MODEL_PANEL, RUN_PANEL, SCHEDULE_PANEL, CacheOption, DeviceOption, NetworkGroup
@@ -175,13 +175,13 @@ def run(
         ALL_EXPERIMENTS,
         METHODS,
         TABLES,
-        equal_compute,
-        fitting_rows,
+        equalize_compute,
+        remove_unsupported_rows,
         require_data,
     )
     from ..evaluation.experiments.figures import FIGURES, make_figure
     from ..evaluation.experiments.runs import Runs
-    from ..evaluation.experiments.tables import PAPER, finished_outcome, make_runs_of, write_tables
+    from ..evaluation.experiments.tables import PAPER, load_finished_outcome, make_runs_of, write_tables
     from ..inference.device import choose_device
     from ..inference.process_settings import keep_freed_memory
 
@@ -210,7 +210,7 @@ def run(
         raise UserError("--estimate and --finished-only cannot be combined.", "Specify only one of them.")
     if anatomies is not None and data is not None:
         raise UserError("--data and --anatomies cannot be combined.", "Specify only one of them.")
-    common = _options(preset or ("anatomies" if anatomies else "small"), {**network.changes(), **length})
+    common = _make_options(preset or ("anatomies" if anatomies else "small"), {**network.changes(), **length})
     counts = parse_integers(phantoms, "--phantoms", "4,16,4,6")
     percentages = parse_numbers(ratios, "--ratios", len(ratios.split(",")))
     if not all(0 < value <= 100 for value in percentages):
@@ -221,14 +221,14 @@ def run(
     partial: dict[str, Outcome] = {}
     pictures = []
     with cancellation_message(lambda: message), progress_bar() as progress:
-        cases = _data(data, anatomies, counts, folder, common.grid, progress)
+        cases = _prepare_data(data, anatomies, counts, folder, common.grid, progress)
         torch_device = str(choose_device(device).torch_device)
         for name in names:
             require_data(name, cases.vocabulary, data is not None)
         runs = Runs(out, common, cases, seed_values, torch_device, validate_every, progress, max_parallel)
         all_labels = bool(cases.all_labeled)
         experiments = {
-            name: fitting_rows(experiment, len(cases.labeled), all_labels)
+            name: remove_unsupported_rows(experiment, len(cases.labeled), all_labels)
             for name, experiment in ALL_EXPERIMENTS.items()
         }
         tables = [name for name in names if name in experiments]
@@ -236,26 +236,28 @@ def run(
         if estimate or any(name in TABLES for name in names):
             # The two tables have the same rows.
             arms = experiments[next(iter(TABLES))].arms if set(names) & set(TABLES) else ()
-            costs = runs.costs([*arms, *(arm for name in tables for arm in experiments[name].arms if estimate)])
+            costs = runs.compute_step_costs(
+                [*arms, *(arm for name in tables for arm in experiments[name].arms if estimate)]
+            )
         if equal == "compute":
-            experiments |= {name: equal_compute(experiments[name], common.steps, costs) for name in TABLES}
+            experiments |= {name: equalize_compute(experiments[name], common.steps, costs) for name in TABLES}
 
-        def finished(name: str) -> Outcome | None:
+        def get_outcome(name: str) -> Outcome | None:
             paper = PAPER.get(name) if with_paper_numbers else None
-            return finished_outcome(experiments[name], runs, costs if name in TABLES else None, paper)
+            return load_finished_outcome(experiments[name], runs, costs if name in TABLES else None, paper)
 
         def write_finished() -> None:
             for name in tables:
-                if (outcome := finished(name)) is not None:
+                if (outcome := get_outcome(name)) is not None:
                     write_tables(outcome, out)
                     partial[name] = outcome
 
         if estimate:
-            seconds = {name: runs.seconds(experiments[name].arms) for name in tables}
+            seconds = {name: runs.measure_step_times(experiments[name].arms) for name in tables}
         else:
             write_finished()
         if not estimate and not finished_only:
-            figure_options = _figure_options(more_lists or [], cases, folder, common.grid, percentages, progress)
+            figure_options = _make_figure_options(more_lists or [], cases, folder, common.grid, percentages, progress)
             if methods == "all":
                 figure_options = replace(figure_options, methods=METHODS)
             try:
@@ -280,27 +282,27 @@ def _print_estimate(
 ) -> None:
     """Print the cost and the time of a step of each row, and the hours that its missing runs would take."""
     from ..evaluation.experiments.definitions import EQUAL
-    from ..evaluation.experiments.tables import significant
+    from ..evaluation.experiments.tables import format_significant
 
-    finished = runs.finished(experiment.arms)
+    finished = runs.get_finished_seeds(experiment.arms)
     columns = ("GMAC/step", "Patches/step", "Seconds/step", "of the first row", "Steps", "Missing runs", "Hours")
-    rows = table(f"{experiment.title}: estimate for {runs.device}", "Network", *columns, numbers=columns)
+    rows = make_table(f"{experiment.title}: estimate for {runs.device}", "Network", *columns, numbers=columns)
     total = 0.0
     first = seconds[experiment.arms[0].key]
     for arm in experiment.arms:
         cost, of_arm = costs[arm.key.removesuffix(EQUAL)], seconds[arm.key]
-        steps = arm.options(runs.common, runs.seeds[0]).steps
+        steps = arm.make_options(runs.common, runs.seeds[0]).steps
         missing = len(runs.seeds) - len(finished.get(arm.key, ()))
         hours = missing * steps * of_arm / 3600
         total += hours
         rows.add_row(
-            arm.title, significant(cost.macs / 1e9), significant(cost.passes), significant(of_arm),
-            f"{of_arm / first:.2f}", str(steps), str(missing), significant(hours),
+            arm.title, format_significant(cost.macs / 1e9), format_significant(cost.passes), format_significant(of_arm),
+            f"{of_arm / first:.2f}", str(steps), str(missing), format_significant(hours),
         )  # fmt: skip
     print_table(rows)
     print_line(
-        f"All missing runs: about {significant(total)} hours if one runs at a time, without validation and scoring. "
-        "Measured on some steps of each stage with random patches."
+        f"All missing runs: about {format_significant(total)} hours if one runs at a time, "
+        "without validation and scoring. Measured on some steps of each stage with random patches."
     )
 
 
@@ -326,9 +328,9 @@ def run_learning(
         outcome = few_cases.run_learning(
             model, out, cache, seeds, changes, device=str(choose_device(device).torch_device), progress=progress
         )
-    contents = few_cases.rows(outcome, model)
+    contents = few_cases.format_rows(outcome, model)
     columns = tuple(contents[0])
-    rows = table(
+    rows = make_table(
         f"{model.metadata.name}: Dice on phantoms of an unknown scanner, {_count_seeds(len(seeds))}",
         *columns,
         numbers=columns[2:],
@@ -365,26 +367,26 @@ def _check_names(names: list[str], bundle: str | None, has_more_lists: bool, has
         raise UserError(f"--equal and --show-paper-numbers only work with {' and '.join(TABLES)}.", "Omit them.")
 
 
-def _options(preset: str, changes: dict[str, Any]) -> TrainingOptions:
-    from ..evaluation.experiments.definitions import anatomies_options, small_options
+def _make_options(preset: str, changes: dict[str, Any]) -> TrainingOptions:
+    from ..evaluation.experiments.definitions import make_anatomies_options, make_small_options
 
     presets: dict[str, Callable[..., TrainingOptions]] = {
-        "small": small_options,
-        "anatomies": anatomies_options,
+        "small": make_small_options,
+        "anatomies": make_anatomies_options,
         "default": TrainingOptions,
-        "paper": TrainingOptions.paper,
+        "paper": TrainingOptions.make_paper_preset,
     }
     return presets[preset](**changes)
 
 
-def _figure_options(
+def _make_figure_options(
     lists: list[Path], data: Data, cache: Path, grid: GridOptions, ratios: tuple[float, ...], progress: Any
 ) -> Also:
     """Return the options of figures: the labeled cases of each list (fig2) and the ratios."""
     from ..evaluation.experiments.figures import Also
     from ..evaluation.label_ratios import Subset
     from ..training.datalist import read_datalist, require_files
-    from ..training.training_set import training_set_of
+    from ..training.training_set import make_training_set
 
     if not lists:
         return Also(ratios=ratios)
@@ -397,30 +399,30 @@ def _figure_options(
                 f"{path} has the organs of {datalist.vocabulary.name}, not of {data.vocabulary.name}.",
                 "Compare lists with the same vocabulary.",
             )
-        labeled = training_set_of(datalist).cases(cache, grid, progress)[0]
+        labeled = make_training_set(datalist).cases(cache, grid, progress)[0]
         subsets.append(Subset(f"{datalist.name}\n({len(labeled)})", labeled))
     return Also(tuple(subsets), ratios)
 
 
-def _data(
+def _prepare_data(
     data: Path | None, anatomies: Path | None, phantoms: tuple[int, ...], cache: Path, grid: GridOptions, progress: Any
 ) -> Data:
     """Prepare the cases of a list, of real anatomies, or of phantoms."""
-    from ..evaluation.experiments.anatomies import anatomies_training_set
+    from ..evaluation.experiments.anatomies import make_anatomies_training_set
     from ..evaluation.experiments.runs import Data
     from ..organs import AMOS
     from ..training.datalist import read_datalist, require_files
     from ..training.sources import TEST_SEEDS, Phantoms
-    from ..training.training_set import TrainingSet, sources_of_test, training_set_of
+    from ..training.training_set import TrainingSet, make_test_sources, make_training_set
 
     if anatomies is not None:
-        (training_set, test, description), vocabulary = anatomies_training_set(anatomies), AMOS
+        (training_set, test, description), vocabulary = make_anatomies_training_set(anatomies), AMOS
     elif data is None:
         if len(phantoms) != 4 or min(phantoms) < 1:
             raise UserError(
                 "--phantoms needs four numbers of at least 1.", "Write them like this: --phantoms 4,16,4,6."
             )
-        training_set, vocabulary = TrainingSet.of_phantoms(*phantoms[:3]), AMOS
+        training_set, vocabulary = TrainingSet.from_phantoms(*phantoms[:3]), AMOS
         test = TrainingSet((Phantoms(TEST_SEEDS, phantoms[3]),))
         description = (
             f"phantoms: {phantoms[0]} labeled, {phantoms[1]} unlabeled, {phantoms[2]} for validation, {phantoms[3]} "
@@ -431,28 +433,28 @@ def _data(
         require_files(datalist)
         if not any(entry.label is not None for entry in datalist.test):
             raise UserError(f"{data} has no labeled test case.", "Make the list with dca dataset folder --test.")
-        training_set, vocabulary, description = training_set_of(datalist), datalist.vocabulary, datalist.name
-        test = TrainingSet(sources_of_test(datalist))
+        training_set, vocabulary, description = make_training_set(datalist), datalist.vocabulary, datalist.name
+        test = TrainingSet(make_test_sources(datalist))
     labeled, unlabeled, validation = training_set.cases(cache, grid, progress)
     test_cases = test.cases(cache, grid, progress)[0]
-    all_cases = training_set.fully_labeled().cases(cache, grid, progress)[0]
+    all_cases = training_set.to_fully_labeled().cases(cache, grid, progress)[0]
     all_labeled = all_cases if all(case.labels is not None for case in all_cases) else ()
     return Data(vocabulary, labeled, unlabeled, validation, test_cases, all_labeled, description)
 
 
 def _print(outcome: Outcome, seeds: int, data_description: str) -> None:
-    from ..evaluation.experiments.tables import further_columns, group_title, summary
+    from ..evaluation.experiments.tables import group_title, make_further_columns, summarize_outcome
 
     groups = [group for group, labels in outcome.groups.items() if labels]
     columns = ("Dice", "± over seeds", "ASD (mm)", *groups)
-    more_columns = further_columns(outcome)
+    more_columns = make_further_columns(outcome)
     title = f"{outcome.experiment.title}: {data_description}, {_count_seeds(seeds)}"
     title += "; finished runs" * outcome.is_partial
-    rows = table(title, "Network", *columns, numbers=columns)
+    rows = make_table(title, "Network", *columns, numbers=columns)
     arms = outcome.experiment.arms
     # The group of methods is not needed here, but the fraction of labeled cases is.
     names = [", ".join(filter(None, (arm.title, group_title(arm, outcome) * (not arm.group)))) for arm in arms]
-    for name, arm in zip(names, summary(outcome)["arms"].values(), strict=True):
+    for name, arm in zip(names, summarize_outcome(outcome)["arms"].values(), strict=True):
         values = (arm["dice"], arm["deviation_over_seeds"], arm["asd_mm"], *(arm["dice_by_group"][g] for g in groups))
         rows.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
     print_table(rows)
@@ -462,7 +464,7 @@ def _print(outcome: Outcome, seeds: int, data_description: str) -> None:
     for title, part in (("Runs and cost", other), ("The paper's numbers", paper)):
         if not part:
             continue
-        more_rows = table(title, "Network", *(column.removeprefix("Paper: ") for column in part))
+        more_rows = make_table(title, "Network", *(column.removeprefix("Paper: ") for column in part))
         for name, arm in zip(names, arms, strict=True):
             more_rows.add_row(name, *(cells.get(arm.key, "") for cells in part.values()))
         print_table(more_rows)

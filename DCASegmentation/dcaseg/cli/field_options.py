@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from ..option_fields import Option, option_of, resolve_type_hints
+from ..option_fields import Option, get_option, resolve_type_hints
 from .option_values import parse_integers, parse_list
 
 Values = Mapping[str, Any]
@@ -37,7 +37,7 @@ class FieldOptions:
 
     def parameters(self) -> list[inspect.Parameter]:
         """A parameter of the command for each field."""
-        return [self._parameter(item) for item in self._fields()]
+        return [self._make_parameter(item) for item in self._get_fields()]
 
     def take(self, values: dict[str, Any]) -> dict[str, Any]:
         """Remove the values of these options from those of a command, and return them by field.
@@ -45,41 +45,41 @@ class FieldOptions:
         Without ``base``, only those that the user gave.
         """
         taken: dict[str, Any] = {}
-        for item in self._fields():
-            value, default = values.pop(item.name), self._default(item)
+        for item in self._get_fields():
+            value, default = values.pop(item.name), self._get_default(item)
             if isinstance(default, bool):
                 value = default != value  # a flag changes its default
                 is_given = value != default
             else:
                 is_given = value is not None
-            if isinstance(value, str) and _is_list(self._type(item)):
-                value = _parse_items(value, self._type(item), self._flags(item)[0])
+            if isinstance(value, str) and _is_list(self._get_type(item)):
+                value = _parse_items(value, self._get_type(item), self._get_flags(item)[0])
             if is_given or self.base is not None:
                 taken[item.name] = value
         return taken
 
-    def _fields(self) -> list[Field[Any]]:
+    def _get_fields(self) -> list[Field[Any]]:
         by_name = {item.name: item for item in fields(self.kind)}
         return [by_name[name] for name in self.names]
 
-    def _type(self, item: Field[Any]) -> Any:
+    def _get_type(self, item: Field[Any]) -> Any:
         hint = resolve_type_hints(self.kind)[item.name]
         inner = [each for each in get_args(hint) if each is not type(None)]
         is_optional = type(None) in get_args(hint)
         return inner[0] if is_optional else hint
 
-    def _default(self, item: Field[Any]) -> Any:
+    def _get_default(self, item: Field[Any]) -> Any:
         if self.base is not None:
             return getattr(self.base, item.name)
         return item.default if isinstance(item.default, bool) else None
 
-    def _flags(self, item: Field[Any]) -> tuple[str, ...]:
+    def _get_flags(self, item: Field[Any]) -> tuple[str, ...]:
         name = item.name.replace("_", "-")
-        turns_off = self._default(item) is True
-        return (f"--no-{name}",) if turns_off else option_of(item).flags or (f"--{name}",)
+        turns_off = self._get_default(item) is True
+        return (f"--no-{name}",) if turns_off else get_option(item).flags or (f"--{name}",)
 
-    def _parameter(self, item: Field[Any]) -> inspect.Parameter:
-        described, default, kind = option_of(item), self._default(item), self._type(item)
+    def _make_parameter(self, item: Field[Any]) -> inspect.Parameter:
+        described, default, kind = get_option(item), self._get_default(item), self._get_type(item)
         text = self.help.get(item.name) or (described.off if default is True else described.help)
         if isinstance(default, bool):
             default = False
@@ -89,7 +89,7 @@ class FieldOptions:
             kind, default = str, None if default is None else ",".join(map(str, default))
         annotation: Any = Annotated[
             kind if default is not None else kind | None,
-            typer.Option(*self._flags(item), help=text, rich_help_panel=self.panel, **_limits(described, kind)),
+            typer.Option(*self._get_flags(item), help=text, rich_help_panel=self.panel, **_get_limits(described, kind)),
         ]
         return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
@@ -106,7 +106,7 @@ def fields_of(
     return FieldOptions(kind, names, base, panel, help or {})
 
 
-def _limits(described: Option, kind: Any) -> dict[str, Any]:
+def _get_limits(described: Option, kind: Any) -> dict[str, Any]:
     """The inclusive limits of a number; the library checks the others."""
     if kind not in (int, float) or described.below is not None:
         return {}
@@ -130,11 +130,11 @@ _Take = Callable[[dict[str, Any]], Any]
 def expand(command: Callable[..., Any]) -> Callable[..., Any]:
     """Replace each parameter of ``command`` that stands for several options by these options."""
     declared = {each.name: each.default for each in inspect.signature(command).parameters.values()}
-    parameters, groups = _expanded(get_type_hints(command, include_extras=True), declared)
+    parameters, groups = _expand_groups(get_type_hints(command, include_extras=True), declared)
 
     @functools.wraps(command)
     def expanded(**values: Any) -> Any:
-        return command(**_taken(groups, values), **values)
+        return command(**_take_groups(groups, values), **values)
 
     # Typer reads both.
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -142,7 +142,7 @@ def expand(command: Callable[..., Any]) -> Callable[..., Any]:
     return expanded
 
 
-def _expanded(
+def _expand_groups(
     hints: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> tuple[list[inspect.Parameter], dict[str, _Take]]:
     """The parameters for the names in ``defaults``, and for each name that is a group, what collects its value."""
@@ -155,7 +155,7 @@ def _expanded(
             parameters += made_of.parameters()
             groups[name] = made_of.take
         elif is_dataclass(hint):
-            of_group, inner = _expanded(get_type_hints(hint, include_extras=True), _defaults(hint))
+            of_group, inner = _expand_groups(get_type_hints(hint, include_extras=True), _get_defaults(hint))
             parameters += of_group
             groups[name] = functools.partial(_take_group, hint, inner)
         else:
@@ -164,15 +164,15 @@ def _expanded(
     return parameters, groups
 
 
-def _defaults(group: Any) -> dict[str, Any]:
+def _get_defaults(group: Any) -> dict[str, Any]:
     return {item.name: inspect.Parameter.empty if item.default is MISSING else item.default for item in fields(group)}
 
 
 def _take_group(group: Any, inner: Mapping[str, _Take], values: dict[str, Any]) -> Any:
-    taken = _taken(inner, values)
+    taken = _take_groups(inner, values)
     return group(**taken, **{item.name: values.pop(item.name) for item in fields(group) if item.name not in taken})
 
 
-def _taken(groups: Mapping[str, _Take], values: dict[str, Any]) -> dict[str, Any]:
+def _take_groups(groups: Mapping[str, _Take], values: dict[str, Any]) -> dict[str, Any]:
     """Remove the values of ``groups`` from ``values``, and return what they make."""
     return {name: take(values) for name, take in groups.items()}

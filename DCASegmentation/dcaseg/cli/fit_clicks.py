@@ -11,7 +11,7 @@ import typer
 
 from ..errors import UserError
 from ..json_io import read_json
-from .console import print_line, print_table, progress_bar, table
+from .console import make_table, print_line, print_table, progress_bar
 from .option_values import load_bundle
 from .options import CASES_PANEL, DeviceOption, overwrite_option
 from .synthesize import RECIPE
@@ -76,12 +76,12 @@ def run(
     """
     import numpy as np
 
-    from ..evaluation.click_damage import thick_slab
+    from ..evaluation.click_damage import make_thick_slab
     from ..evaluation.click_fit import ClickSample, collect, fit_classifier
     from ..imaging.writers import new_folder, write_json, write_text
     from ..inference.process_settings import keep_freed_memory
     from ..inference.segmenter import Segmenter
-    from ..interaction.click_classifier import classifier_json
+    from ..interaction.click_classifier import format_classifier
 
     if not synthetic and not phantoms:
         raise UserError("No cases were given.", "Specify --synthetic or --phantoms.")
@@ -92,11 +92,11 @@ def run(
     samples: list[ClickSample] = []
     with new_folder(out, overwrite, recognized_by=_FIGURES) as folder:
         with progress_bar() as progress:
-            cases = list(_cases(synthetic or [], phantoms))
+            cases = list(_list_cases(synthetic or [], phantoms))
             for index, (name, group, read) in enumerate(cases):
                 progress(0.9 * index / len(cases), f"{name}: segmenting and clicking")
                 whole = read()
-                for ct, truth in (whole, *(thick_slab(*whole, random) for _ in range(slabs))):
+                for ct, truth in (whole, *(make_thick_slab(*whole, random) for _ in range(slabs))):
                     for number, segmenter in enumerate(segmenters):
                         start = _start(segmenter, ct, models[number].metadata.weights.sha256, cache)
                         # Masks that do not depend on a model are clicked only once.
@@ -114,9 +114,9 @@ def run(
             "seed": seed,
             "cross_validation": figures,
         }
-        write_text(classifier_json(classifier), folder / _CLASSIFIER)
+        write_text(format_classifier(classifier), folder / _CLASSIFIER)
         write_json(record, folder / _FIGURES)
-    rows = table(
+    rows = make_table(
         "Cross-validation over the anatomies", "Clicks", "Number", "Gain", "Worse", numbers=("Number", "Gain", "Worse")
     )
     for kind, each in figures.items():
@@ -125,18 +125,18 @@ def run(
     print_line(f"Written: {out}")
 
 
-def _cases(
+def _list_cases(
     synthetic: list[Path], phantoms: int
 ) -> Iterator[tuple[str, str, Callable[[], tuple[sitk.Image, sitk.Image]]]]:
     """Yield the name of each case, that of its anatomy, and what reads its CT and labels."""
-    from ..evaluation.review_evaluation import shifted_scan_phantom
+    from ..evaluation.review_evaluation import generate_shifted_scan_phantom
     from ..imaging.readers import read_ct, read_labels
 
-    def synthesized(folder: Path) -> tuple[sitk.Image, sitk.Image]:
+    def read_synthetic(folder: Path) -> tuple[sitk.Image, sitk.Image]:
         return read_ct(folder / "ct.nrrd"), read_labels(folder / "labels.nrrd")
 
-    def phantom(seed: int) -> tuple[sitk.Image, sitk.Image]:
-        person = shifted_scan_phantom(seed)
+    def generate_phantom(seed: int) -> tuple[sitk.Image, sitk.Image]:
+        person = generate_shifted_scan_phantom(seed)
         return person.ct, person.labels
 
     for folder in synthetic:
@@ -144,21 +144,21 @@ def _cases(
             anatomy = str(read_json(folder / RECIPE)["anatomy"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{folder} was not made by dca synthesize.", f"It has no valid {RECIPE}.") from None
-        yield folder.name, anatomy, partial(synthesized, folder)
+        yield folder.name, anatomy, partial(read_synthetic, folder)
     for seed in range(_FIRST_PHANTOM, _FIRST_PHANTOM + phantoms):
-        yield f"phantom {seed}", f"phantom {seed}", partial(phantom, seed)
+        yield f"phantom {seed}", f"phantom {seed}", partial(generate_phantom, seed)
 
 
 def _start(segmenter: Segmenter, ct: sitk.Image, sha256: str, cache: Path | None) -> sitk.Image:
     """Return the model's result for ``ct``, from the folder ``cache`` if it is there."""
     import SimpleITK as sitk
 
-    from ..imaging.intensity import voxel_checksum
+    from ..imaging.intensity import compute_voxel_checksum
     from ..imaging.readers import read_labels
     from ..imaging.writers import write_image
     from ..inference.options import SegmentOptions
 
-    checksum = voxel_checksum(sitk.GetArrayViewFromImage(ct))
+    checksum = compute_voxel_checksum(sitk.GetArrayViewFromImage(ct))
     stored = None if cache is None else cache / f"result_{checksum[:16]}_{sha256[:16]}.nrrd"
     if stored is not None and stored.is_file():
         return read_labels(stored)

@@ -8,7 +8,7 @@ import typer
 
 from ..errors import UserError
 from ..method.variants import FusionKind, Norm
-from .console import print_table, table
+from .console import make_table, print_table
 from .option_values import load_bundle, parse_patch
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ def run(
         network, title = loaded.network(), loaded.metadata.name
         sides = sides or loaded.metadata.patch
     else:
-        network = _network(n_filters, classes, single_decoder, fusion, norm)
+        network = _build_network(n_filters, classes, single_decoder, fusion, norm)
         title = "V-Net" if single_decoder else "DCA"
     sides = sides or (96, 96, 96)
     try:
         rows = summarize(network, sides)
     except ValueError as error:
         raise UserError(f"This patch size is not possible: {error}.", "Specify sides such as 48, 96 or 128.") from None
-    part_rows = table(
+    part_rows = make_table(
         f"{title}, patch {' x '.join(map(str, sides))}",
         "Part", "Output (channel, depth, height, width)", "Parameters", "GMAC",
         numbers=("Parameters", "GMAC"),
@@ -67,7 +67,7 @@ def run(
     print_table(part_rows)
 
 
-def _network(n_filters: int, classes: int, single_decoder: bool, fusion: FusionKind, norm: Norm) -> DCANet:
+def _build_network(n_filters: int, classes: int, single_decoder: bool, fusion: FusionKind, norm: Norm) -> DCANet:
     """Build a network. How the labels are divided among the experts does not change shapes and cost."""
     import torch
 

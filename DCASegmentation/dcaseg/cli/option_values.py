@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OutputError, UserError, reason_of
+from ..errors import OutputError, UserError, get_reason
 from .console import warn
 
 if TYPE_CHECKING:
@@ -90,19 +90,19 @@ def require_new_file(path: Path, overwrite: bool) -> Path:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"The folder {path.parent} cannot be created: {reason_of(error)}.", "Choose another folder."
+            f"The folder {path.parent} cannot be created: {get_reason(error)}.", "Choose another folder."
         ) from None
     return path
 
 
-def grid_changes(preprocessing: str | None, spacing: str | None) -> dict[str, Any]:
+def get_grid_changes(preprocessing: str | None, spacing: str | None) -> dict[str, Any]:
     """Return the changes to ``TrainingOptions`` for --preprocessing and --spacing; none if both are None.
 
     ``spacing`` overrides that of the preset. Raises UserError for an unknown preset, or for a spacing together with a
     preset of fixed shape.
     """
     from ..training.options import GridOptions
-    from ..training.options import preprocessing as find_preset
+    from ..training.options import get_preprocessing as find_preset
 
     if preprocessing is None:
         return {} if spacing is None else {"grid": GridOptions(spacing=parse_spacing(spacing))}
@@ -122,10 +122,10 @@ def grid_changes(preprocessing: str | None, spacing: str | None) -> dict[str, An
 def load_bundle(name: str | None) -> Bundle:
     """Load the bundle with this name or in this folder, or the default model for None. Raises BundleError."""
     from ..models.bundle import Bundle
-    from ..models.store import default_bundle, find_bundle, hidden_by
+    from ..models.store import find_bundle, find_default_bundle, find_hidden_bundle
 
-    folder = default_bundle() if name is None else find_bundle(name)
-    if (shipped := hidden_by(folder)) is not None and name != str(folder):
+    folder = find_default_bundle() if name is None else find_bundle(name)
+    if (shipped := find_hidden_bundle(folder)) is not None and name != str(folder):
         warn(f"Using the model in {folder}, which hides the model of the same name in {shipped}.")
     return Bundle.load(folder)
 
@@ -140,7 +140,7 @@ def pair_up(first: list[Path], second: list[Path], option: str, second_option: s
     return list(zip(first, second, strict=True))
 
 
-def labeled_entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
+def get_labeled_entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
     """Return the labeled CTs for scoring: ``cts`` with ``labels``, and those in ``group`` of the list ``data``.
 
     Raises UserError if the group does not exist or has no labeled case.
@@ -154,7 +154,7 @@ def labeled_entries(cts: list[Path], labels: list[Path], data: Path | None, grou
         raise UserError(f"The group '{group}' does not exist.", "Choose test, validation or training.")
     datalist = read_datalist(data)
     require_files(datalist)
-    listed = [entry for entry in dict(datalist.groups())[group] if entry.label is not None]
+    listed = [entry for entry in dict(datalist.iter_groups())[group] if entry.label is not None]
     if not listed:
         raise UserError(f"{data} has no labeled case in the group '{group}'.", "Choose another --group.")
     return entries + listed

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..method.variants import Norm
 from ..training.options import TrainingOptions
 from .field_options import Values, fields_of
-from .option_values import grid_changes, parse_patch
+from .option_values import get_grid_changes, parse_patch
 
 # Headings of groups of options on help pages.
 CASES_PANEL = "Cases"
@@ -87,8 +87,8 @@ class GridGroup:
     ] = None
 
     def changes(self) -> dict[str, Any]:
-        """The changes to ``TrainingOptions``. Raises UserError; see ``grid_changes``."""
-        return grid_changes(self.preprocessing, self.spacing)
+        """The changes to ``TrainingOptions``. Raises UserError; see ``get_grid_changes``."""
+        return get_grid_changes(self.preprocessing, self.spacing)
 
 
 @dataclass(frozen=True, kw_only=True)

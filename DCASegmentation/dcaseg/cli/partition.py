@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..method.log_gap import NoSecondGap, PartitionMode, partition
 from ..organs import VOCABULARIES, Vocabulary
 from ..types import ProgressCallback
-from .console import print_line, print_table, progress_bar, table, warn
+from .console import make_table, print_line, print_table, progress_bar, warn
 from .option_values import parse_integers, parse_numbers, parse_spacing, require_new_files
 from .options import overwrite_option
 
@@ -74,7 +74,7 @@ def run(
     head_above, tail_below = parse_numbers(thresholds or "0.1,0.01", "--thresholds", 2)
     target = None if spacing is None else parse_spacing(spacing)
     with progress_bar() as progress:
-        counts, same_size = _voxel_counts(labels, chosen, target, progress)
+        counts, same_size = _count_voxels(labels, chosen, target, progress)
     names = {organ.label: organ.name for organ in chosen}
     result = partition(
         counts,
@@ -82,7 +82,7 @@ def run(
         no_second_gap=no_second_gap or "error",
         head_above=head_above,
         tail_below=tail_below,
-        groups=None if groups is None else _groups(groups),
+        groups=None if groups is None else _parse_groups(groups),
         names=names,
     )
     if not same_size:
@@ -102,7 +102,7 @@ def run(
         print_line(f"Plotted: {plot}")
 
 
-def _voxel_counts(
+def _count_voxels(
     paths: list[Path], vocabulary: Vocabulary, spacing: tuple[float, float, float] | None, progress: ProgressCallback
 ) -> tuple[dict[int, int], bool]:
     """Return the voxels of each label summed over all files, and whether all files have the same voxel size."""
@@ -110,7 +110,7 @@ def _voxel_counts(
     import SimpleITK as sitk
 
     from ..errors import ImageError
-    from ..imaging.grid import model_grid
+    from ..imaging.grid import make_model_grid
     from ..imaging.readers import read_labels
     from ..imaging.resampling import resample
 
@@ -120,7 +120,7 @@ def _voxel_counts(
         progress(index / len(paths), f"Counting voxels of {path.name}")
         image = read_labels(path)
         if spacing is not None:
-            image = resample(image, model_grid(image, spacing), "nearest", outside=0)
+            image = resample(image, make_model_grid(image, spacing), "nearest", outside=0)
         in_file = np.bincount(sitk.GetArrayViewFromImage(image).ravel(), minlength=len(counts))
         if len(in_file) > len(counts):
             raise ImageError(
@@ -133,7 +133,7 @@ def _voxel_counts(
     return {organ.label: int(counts[organ.label]) for organ in vocabulary}, len(voxel_sizes) == 1
 
 
-def _groups(text: str) -> list[tuple[int, ...]]:
+def _parse_groups(text: str) -> list[tuple[int, ...]]:
     parts = text.split("/")
     if len(parts) != 3:
         raise UserError(f"--groups '{text}' is not three groups.", "Separate them with slashes: 6,1/7,2,3/4,5.")
@@ -141,7 +141,7 @@ def _groups(text: str) -> list[tuple[int, ...]]:
 
 
 def _print(result: Partition, names: dict[int, str]) -> None:
-    rows = table(
+    rows = make_table(
         f"Partition ({result.mode})",
         "Rank", "Organ", "Voxels", "Proportion", "Gap to the next", "Group",
         numbers=("Rank", "Voxels", "Proportion", "Gap to the next"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UserError, reason_of
+from ..errors import UserError, get_reason
 from ..json_io import load, read_json
 from ..organs import VOCABULARIES, Vocabulary
 from ..review.schema import REVIEW, Finding, read_review
@@ -41,32 +41,32 @@ def run(
     from ..imaging.grid import Grid
     from ..imaging.readers import read_labels
     from ..imaging.writers import is_private, make_private
-    from ..inference.result_ct import path_of, read_result_ct
+    from ..inference.result_ct import get_ct_path, read_result_ct
     from ..rendering.report import NOT_CHECKED, CaseReport, ReportedFinding, write_report
 
     record = _record(result)
     request = _request(result, record)
-    labels = read_labels(_labels_file(result))
+    labels = read_labels(_find_labels_file(result))
     image = read_result_ct(record, result, ct)
-    if not Grid.of(image).same_as(Grid.of(labels)):
+    if not Grid.from_image(image).is_same_as(Grid.from_image(labels)):
         raise UserError(
             "The labels do not lie on the grid of the CT.", "Use --ct to specify the CT that was segmented."
         )
-    vocabulary = _vocabulary(result)
+    vocabulary = _read_vocabulary(result)
 
-    def reported(finding: Finding) -> ReportedFinding:
+    def convert_finding(finding: Finding) -> ReportedFinding:
         names = [vocabulary.by_key[key].name for key in (finding.organ, *finding.others) if key in vocabulary.by_key]
         texts = tuple(reason.text for reason in finding.reasons)
         return ReportedFinding(finding.name, tuple(names), texts, finding.ml, NOT_CHECKED, finding.position_mm)
 
     findings = None
     if (result / REVIEW).exists():
-        findings = [reported(finding) for finding in read_review(result / REVIEW).findings]
-    facts = _about(result, request)
+        findings = [convert_finding(finding) for finding in read_review(result / REVIEW).findings]
+    facts = _read_result_info(result, request)
     facts["Report written"] = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
     about = [(name, facts.pop(name, "")) for name in ("CT", "Size", "Segmented", "Model", "Warning")]
     path = out or result / "report.html"
-    title = f"Segmentation report: {(ct or path_of(record)).name}"
+    title = f"Segmentation report: {(ct or get_ct_path(record)).name}"
     organs = request.options.organs
     write_report(
         CaseReport(title, about, image, labels, vocabulary, findings, organs, tuple(facts.items())),
@@ -106,7 +106,7 @@ def _record(result: Path) -> dict[str, Any]:
         error: Exception = ValueError("it is not an object")
     except (OSError, ValueError) as unreadable:
         error = unreadable
-    raise UserError(f"{result} is not a result: its request.json cannot be read ({reason_of(error)}).", _REMEDY)
+    raise UserError(f"{result} is not a result: its request.json cannot be read ({get_reason(error)}).", _REMEDY)
 
 
 def _request(result: Path, record: dict[str, Any]) -> _Request:
@@ -116,14 +116,14 @@ def _request(result: Path, record: dict[str, Any]) -> _Request:
         raise UserError(f"{result} is not a result: its request.json cannot be read ({error}).", _REMEDY) from None
 
 
-def _labels_file(result: Path) -> Path:
+def _find_labels_file(result: Path) -> Path:
     paths = [path for each in _EXTENSIONS if (path := result / f"labels{each}").exists()]
     if not paths:
         raise UserError(f"{result} contains no labels.", _REMEDY)
     return paths[0]
 
 
-def _vocabulary(result: Path) -> Vocabulary:
+def _read_vocabulary(result: Path) -> Vocabulary:
     """Return the vocabulary with the organs and labels of ``volumes.csv``. Raises UserError if there is none."""
     try:
         with (result / "volumes.csv").open(encoding="utf-8", newline="") as stream:
@@ -138,7 +138,7 @@ def _vocabulary(result: Path) -> Vocabulary:
     raise UserError("The organs of this result are unknown to this version.", "Segment the CT again.")
 
 
-def _about(result: Path, request: _Request) -> dict[str, str]:
+def _read_result_info(result: Path, request: _Request) -> dict[str, str]:
     model = request.bundle or _Model()
     facts = {"Model": model.name, "Weights (SHA-256)": model.sha256}
     try:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import how_to_install
+from ..errors import format_install_command
 from ..inference.options import SegmentOptions, require_available
 from ..organs import VOCABULARIES
 from ..review.schema import Review
 from ..types import ProgressCallback
-from .console import cancellation_message, print_json, print_line, print_table, progress_bar, table, warn
+from .console import cancellation_message, make_table, print_json, print_line, print_table, progress_bar, warn
 from .field_options import Values, expand, fields_of
 from .option_values import load_bundle
 from .options import OUTPUT_PANEL, BackendOption, BundleOption, DeviceOption, overwrite_option, shared_option
@@ -44,7 +44,7 @@ _MAX_PRINTED_FINDINGS = 20
 _DICOM_SEG_PACKAGES = ("pydicom", "highdicom")
 _NO_SLICER = (
     f"{SEGMENTATION} and {SCENE} were not written because Slicer's libraries are not installed. "
-    f"To install them: {how_to_install('slicer-core==5.12.4.0')}"
+    f"To install them: {format_install_command('slicer-core==5.12.4.0')}"
 )
 
 ALL_MAPS = SegmentOptions(attention_levels=(4,), dominant_expert=True, entropy=True, disagreement=True)
@@ -284,14 +284,14 @@ class DicomCT:
         if missing:
             self.messages.append(
                 f"segmentation.dcm was not written because it needs {' and '.join(missing)}. "
-                f"To install: {how_to_install(*missing)}"
+                f"To install: {format_install_command(*missing)}"
             )
             return
         from ..dicom.segmentation import DICOM_SEG, Algorithm, write_checked
         from ..inference.pipeline import optional
 
         with optional(DICOM_SEG, self.messages):
-            algorithm = Algorithm.of_model(metadata.name, metadata.version, metadata.weights.sha256)
+            algorithm = Algorithm.from_model(metadata.name, metadata.version, metadata.weights.sha256)
             write_checked(folder / DICOM_SEG, self.files, result.labels, metadata.vocabulary, algorithm)
 
 
@@ -381,7 +381,7 @@ def _write_masks(folder: Path, result: Result, extension: str) -> None:
 
 
 def _print_volumes(result: Result) -> None:
-    rows = table("Organs", "Organ", "Volume (ml)", "Mean HU", "Note", numbers=("Volume (ml)", "Mean HU"))
+    rows = make_table("Organs", "Organ", "Volume (ml)", "Mean HU", "Note", numbers=("Volume (ml)", "Mean HU"))
     for each in result.measurements:
         mean = "" if each.mean_hu is None else f"{each.mean_hu:.0f}"
         rows.add_row(each.organ.name, f"{each.ml:.1f}", mean, each.note)
@@ -391,7 +391,7 @@ def _print_volumes(result: Result) -> None:
 def print_review(review: Review) -> None:
     """Print the first findings as a table, then the notes on whole organs."""
     if review.findings:
-        print_table(_findings_table(review))
+        print_table(_make_findings_table(review))
     else:
         print_line("The review found no region that is likely to be wrong.")
     for note in review.organs:
@@ -399,8 +399,8 @@ def print_review(review: Review) -> None:
         print_line(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")
 
 
-def _findings_table(review: Review) -> Table:
-    rows = table(
+def _make_findings_table(review: Review) -> Table:
+    rows = make_table(
         f"Findings: {len(review.findings)}", "#", "Organ", "ml", "Position (RAS, mm)", "Why", numbers=("#", "ml")
     )
     for finding in review.findings[:_MAX_PRINTED_FINDINGS]:

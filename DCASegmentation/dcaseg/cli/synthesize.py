@@ -72,7 +72,7 @@ def run(
     from ..synthesis.label_to_ct.anatomy import load_anatomy
     from ..synthesis.label_to_ct.recipe import read_recipe
     from ..synthesis.label_to_ct.registration import read_warps
-    from ..synthesis.label_to_ct.renderer import Renderer, image_of
+    from ..synthesis.label_to_ct.renderer import Renderer, make_image
 
     steps = parse_spacing(spacing)
     chosen = None if recipe is None else read_recipe(recipe)
@@ -89,10 +89,10 @@ def run(
             case = renderer.render_case(chosen)
             progress(1.0, "Making the CT")
         for anatomy in anatomies:
-            if (warning := unknown_structures(anatomy)) is not None:
+            if (warning := describe_unknown_structures(anatomy)) is not None:
                 warn(warning)
-        write_image(image_of(case.hu.cpu().numpy().astype(np.int16), steps), folder / "ct.nrrd")
-        write_image(image_of(case.labels.cpu().numpy(), steps), folder / "labels.nrrd")
+        write_image(make_image(case.hu.cpu().numpy().astype(np.int16), steps), folder / "ct.nrrd")
+        write_image(make_image(case.labels.cpu().numpy(), steps), folder / "labels.nrrd")
         write_json(chosen.to_json(), folder / RECIPE)
         unannotated = [AMOS.by_label[label].key for label in case.unannotated]
         name = f"synthetic_{seed}_{chosen.anatomy}_{chosen.appearance.phase}" if recipe is None else chosen.anatomy
@@ -107,7 +107,7 @@ def run(
     print_line(f"{name} is in {out}: ct.nrrd, labels.nrrd, {RECIPE} and {SUMMARY}.")
 
 
-def unknown_structures(anatomy: Anatomy) -> str | None:
+def describe_unknown_structures(anatomy: Anatomy) -> str | None:
     """Return a note on structures of a label map whose names are not recognized, or None."""
     if not anatomy.unknown_structures:
         return None

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .console import cancellation_message, print_line, print_table, progress_bar, table, warn
+from .console import cancellation_message, make_table, print_line, print_table, progress_bar, warn
 from .field_options import expand
 from .option_values import require_new_file
-from .train_data import warnings_on, warnings_on_groups
+from .train_data import get_case_warnings, get_group_warnings
 from .train_options import DataGroup, ModelGroup, RunGroup, ScheduleGroup, SynthesisGroup
 from .train_setup import plan_new_run, plan_resumed_run
 
@@ -58,13 +58,13 @@ def run(
     from ..inference.device import choose_device
     from ..inference.process_settings import keep_freed_memory
     from ..training.checkpoints import RunRecord, write_record
-    from ..training.distributed import join, leave, local_device
+    from ..training.distributed import get_local_device, join, leave
     from ..training.export import is_exportable
     from ..training.run_folder import LOCK
     from ..training.trainer import Trainer
 
     keep_freed_memory()
-    torch_device = local_device(choose_device(running.device).torch_device)
+    torch_device = get_local_device(choose_device(running.device).torch_device)
     processes = join(torch_device)
     if running.resume and running.from_state is not None:
         raise UserError("--resume and --from-state cannot be combined.", "Specify only one of them.")
@@ -93,13 +93,13 @@ def run(
         with progress_bar() as progress:
             if stream is not None:
                 progress(0.0, "Reading the label maps")
-                recipes = stream.sampler(folder, options, rendering)
+                recipes = stream.make_sampler(folder, options, rendering)
             cases = plan.training_set.cases(folder, options.grid, progress if processes.first else None)
         if processes.first:
             processes.wait()
         trainer = Trainer(
             out, options, plan.vocabulary, *cases, device=str(torch_device), initial=plan.network, groups=plan.groups,
-            sampler=stream.mixed(recipes, cases[0], options) if stream and recipes else None,
+            sampler=stream.mix_samplers(recipes, cases[0], options) if stream and recipes else None,
             anatomies=recipes.anatomies if recipes else (),
         )  # fmt: skip
         if running.resume:
@@ -113,8 +113,8 @@ def run(
         if processes.first:
             write_record(out, record)
             for warning in (
-                *warnings_on_groups(trainer.partition, plan.vocabulary, options.strategy),
-                *warnings_on(plan.training_set, cases, options, recipes),
+                *get_group_warnings(trainer.partition, plan.vocabulary, options.strategy),
+                *get_case_warnings(plan.training_set, cases, options, recipes),
             ):
                 warn(warning)
             if running.from_state is not None:
@@ -173,7 +173,7 @@ def _train(trainer: Trainer, minutes: float | None, record: RunRecord, tensorboa
             fraction = (line["step"] - first_step) / max(trainer.options.steps - first_step, 1)
             if minutes:
                 fraction = max(fraction, (time.monotonic() - started) / (60 * minutes))
-            progress(min(fraction, 1.0), _progress_text(line, trainer.options.steps, dice))
+            progress(min(fraction, 1.0), _format_progress(line, trainer.options.steps, dice))
 
         try:
             trainer.run(minutes, record.save_every, record.validate_every, report, warn, False, workers)
@@ -181,7 +181,7 @@ def _train(trainer: Trainer, minutes: float | None, record: RunRecord, tensorboa
             if board is not None:
                 board.close()
     if dice:
-        rows = table("Dice in the last validation", "Organ", "Dice", numbers=("Dice",))
+        rows = make_table("Dice in the last validation", "Organ", "Dice", numbers=("Dice",))
         for organ in trainer.vocabulary:
             if organ.key in dice:
                 rows.add_row(organ.name, f"{dice[organ.key]:.3f}")
@@ -192,18 +192,18 @@ def _train(trainer: Trainer, minutes: float | None, record: RunRecord, tensorboa
 
 def _plot_curve(trainer: Trainer) -> None:
     """Draw the learning curve so far as ``curve.png`` in the folder of the run."""
-    from ..evaluation.figures.curves import read_log, training_curve
+    from ..evaluation.figures.curves import plot_training_curve, read_log
     from ..evaluation.figures.style import save_figure
     from ..training.run_folder import LOG
 
     if (trainer.folder / LOG).exists():
         save_figure(
-            training_curve(read_log(trainer.folder / LOG), trainer.vocabulary, trainer.folder.name),
+            plot_training_curve(read_log(trainer.folder / LOG), trainer.vocabulary, trainer.folder.name),
             trainer.folder / CURVE,
         )
 
 
-def _progress_text(line: dict[str, Any], steps: int, dice: dict[str, float]) -> str:
+def _format_progress(line: dict[str, Any], steps: int, dice: dict[str, float]) -> str:
     losses = (
         f"{name} {line[name]:.2f}"
         for name in ("supervised", "unsupervised", "head", "medium", "tail", "aggregation")

@@ -11,7 +11,7 @@ import typer
 from ..errors import OutputError, UserError
 from ..interaction.click_options import ClickNetworkOptions
 from ..json_io import dump, load, read_json
-from ..option_fields import stated
+from ..option_fields import make_option_metadata
 from ..training.options import ClickTrainingOptions
 from .console import cancellation_message, print_line, progress_bar, warn
 from .field_options import Values, expand, fields_of
@@ -43,7 +43,7 @@ class _Source:
     phantoms: int
     maps: tuple[str, ...]
     licences: tuple[str, ...]
-    synthesized: int = field(metadata=stated(key="painted"))
+    synthesized: int = field(metadata=make_option_metadata(key="painted"))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def run(
     from ..training.run_folder import CHECKPOINT, LOCK
     from ..training.sources import LABELED_SEEDS, VALIDATION_SEEDS, Phantoms
     from ..training.training_set import TrainingSet
-    from .train_data import ahead_training_set
+    from .train_data import build_synthetic_training_set
 
     torch_device = choose_device(device).torch_device
     if bundle is not None and bundle.exists():
@@ -135,9 +135,9 @@ def run(
     training_set = TrainingSet((Phantoms(LABELED_SEEDS, source.phantoms),) if source.phantoms else ())
     if source.synthesized:
         made_from = LabelMapGroup([Path(path) for path in source.maps], list(source.licences))
-        training_set = training_set.joined(ahead_training_set(made_from, 0, source.synthesized))
+        training_set = training_set.merge(build_synthetic_training_set(made_from, 0, source.synthesized))
     # Two phantoms for validation, which no training uses.
-    training_set = training_set.joined(TrainingSet((), (), (Phantoms(VALIDATION_SEEDS, 2),)))
+    training_set = training_set.merge(TrainingSet((), (), (Phantoms(VALIDATION_SEEDS, 2),)))
     grid = GridOptions(spacing=(options.network.spacing_mm,) * 3, orientation=ORIENTATION)
     resume_command = f"dca train-clicks -o {out} --resume" + (f" --cache {cache}" if cache else "")
     with locked_folder(out, LOCK), progress_bar() as progress:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .synthesize import unknown_structures
+from .synthesize import describe_unknown_structures
 
 if TYPE_CHECKING:
     from ..method.log_gap import Partition
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .train_options import DataGroup, SynthesisGroup
 
 
-def training_set_of_options(data: DataGroup, synthesis: SynthesisGroup) -> tuple[TrainingSet, Vocabulary]:
+def build_training_set(data: DataGroup, synthesis: SynthesisGroup) -> tuple[TrainingSet, Vocabulary]:
     """The training set of a new run, and the vocabulary of its labels.
 
     Raises UserError if options contradict each other or files cannot be used.
@@ -29,9 +29,9 @@ def training_set_of_options(data: DataGroup, synthesis: SynthesisGroup) -> tuple
     from ..organs import AMOS
     from ..training.corrections import CASES, read_dataset, read_unlabeled_cts
     from ..training.datalist import list_of, read_datalist, require_files
-    from ..training.training_set import TrainingSet, training_set_of
+    from ..training.training_set import TrainingSet, make_training_set
 
-    training_set, vocabulary = TrainingSet.of_phantoms(*data.phantoms), AMOS
+    training_set, vocabulary = TrainingSet.from_phantoms(*data.phantoms), AMOS
     if data.data is not None:
         # Check that the corrected cases are unchanged since they were written.
         if (data.data / CASES).is_dir():
@@ -39,14 +39,14 @@ def training_set_of_options(data: DataGroup, synthesis: SynthesisGroup) -> tuple
         read_unlabeled_cts(data.data)
         datalist = read_datalist(list_of(data.data))
         require_files(datalist)
-        training_set, vocabulary = training_set.joined(training_set_of(datalist)), datalist.vocabulary
+        training_set, vocabulary = training_set.merge(make_training_set(datalist)), datalist.vocabulary
     if data.all_labels:
-        training_set = training_set.fully_labeled()
-    synthetic = _synthetic(synthesis, has_labeled_cases=bool(training_set.labeled))
-    return training_set if synthetic is None else training_set.joined(synthetic), vocabulary
+        training_set = training_set.to_fully_labeled()
+    synthetic = _build_synthetic_cases(synthesis, has_labeled_cases=bool(training_set.labeled))
+    return training_set if synthetic is None else training_set.merge(synthetic), vocabulary
 
 
-def _synthetic(synthesis: SynthesisGroup, has_labeled_cases: bool) -> TrainingSet | None:
+def _build_synthetic_cases(synthesis: SynthesisGroup, has_labeled_cases: bool) -> TrainingSet | None:
     """Return the synthetic CTs as labeled cases, or None without label maps.
 
     ``has_labeled_cases``: whether the run has other labeled cases.
@@ -55,7 +55,7 @@ def _synthetic(synthesis: SynthesisGroup, has_labeled_cases: bool) -> TrainingSe
     from ..training.training_set import TrainingSet
 
     if not synthesis.maps.label_maps:
-        if unused := [name for name, value in synthesis.given().items() if value is not None]:
+        if unused := [name for name, value in synthesis.get_given_options().items() if value is not None]:
             raise UserError(f"--{unused[0]} needs a label map.", "Specify its folder with --synthesize.")
         return None
     if synthesis.made_ahead is not None:
@@ -63,7 +63,9 @@ def _synthetic(synthesis: SynthesisGroup, has_labeled_cases: bool) -> TrainingSe
             raise UserError(
                 "--synthesize-fraction and --synthesize-ahead cannot be combined.", "Specify only one of them."
             )
-        return ahead_training_set(synthesis.maps, synthesis.first_number or 0, synthesis.made_ahead, synthesis.warps)
+        return build_synthetic_training_set(
+            synthesis.maps, synthesis.first_number or 0, synthesis.made_ahead, synthesis.warps
+        )
     if synthesis.first_number is not None:
         raise UserError("--synthesize-first needs --synthesize-ahead.", "Add --synthesize-ahead.")
     if synthesis.share is not None and synthesis.share < 1 and not has_labeled_cases:
@@ -76,7 +78,7 @@ def _synthetic(synthesis: SynthesisGroup, has_labeled_cases: bool) -> TrainingSe
     return TrainingSet((RecipeStream(folders, warps, share),))
 
 
-def ahead_training_set(maps: LabelMapGroup, first: int, count: int, warps: Path | None = None) -> TrainingSet:
+def build_synthetic_training_set(maps: LabelMapGroup, first: int, count: int, warps: Path | None = None) -> TrainingSet:
     """Return ``count`` synthetic CTs, numbered from ``first``, as labeled cases that are made before the training.
 
     ``warps`` is the folder of the registrations of the label maps. Raises UserError for folders or numbers that cannot
@@ -119,7 +121,7 @@ def _label_maps(group: LabelMapGroup, warps: Path | None) -> tuple[tuple[LabelMa
     return folders, None if warps is None else str(warps.resolve())
 
 
-def warnings_on_groups(groups: Partition, vocabulary: Vocabulary, strategy: StrategyName) -> list[str]:
+def get_group_warnings(groups: Partition, vocabulary: Vocabulary, strategy: StrategyName) -> list[str]:
     """Return what the user should know about the groups of organs; only DCA trains an expert for each."""
     if strategy == "dca":
         return list(groups.warnings)
@@ -127,7 +129,7 @@ def warnings_on_groups(groups: Partition, vocabulary: Vocabulary, strategy: Stra
     return [f"{name} has no voxels in the labeled volumes, so the model cannot learn it." for name in names]
 
 
-def warnings_on(
+def get_case_warnings(
     training_set: TrainingSet,
     cases: tuple[list[Case], list[Case], list[Case]],
     options: TrainingOptions,
@@ -138,7 +140,9 @@ def warnings_on(
     warnings = []
     if recipes is not None:
         renderer = recipes.renderer
-        warnings += [text for each in renderer.anatomies.values() if (text := unknown_structures(each)) is not None]
+        warnings += [
+            text for each in renderer.anatomies.values() if (text := describe_unknown_structures(each)) is not None
+        ]
         stream = training_set.stream
         if stream is not None and stream.warps is not None and not any(renderer.warps.values()):
             warnings.append(

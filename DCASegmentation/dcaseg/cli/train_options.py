@@ -92,7 +92,7 @@ class DataGroup:
         """Whether training uses a list alone, without phantoms."""
         return self.data is not None and not self.labeled and not self.unlabeled
 
-    def given(self) -> dict[str, Any]:
+    def get_given_options(self) -> dict[str, Any]:
         """The given options that decide on the cases, by name; a resumed run cannot change them."""
         return {"data": self.data, "all-labels": self.all_labels or None}
 
@@ -139,7 +139,7 @@ class SynthesisGroup:
         ),
     ] = None
 
-    def given(self) -> dict[str, Any]:
+    def get_given_options(self) -> dict[str, Any]:
         """The options that need a label map, by name; None for those that the user did not give."""
         return {
             "license": self.maps.licenses or None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import UserError
 from .console import warn
 from .option_values import load_bundle
-from .train_data import training_set_of_options
+from .train_data import build_training_set
 
 if TYPE_CHECKING:
     from ..method.log_gap import Partition
@@ -63,7 +63,12 @@ def plan_resumed_run(
     else:
         _require_no_run(out)
         record = _record_of(from_state)
-    given = {"init": model.init, **data.given(), "synthesize": synthesis.maps.label_maps, **synthesis.given()}
+    given = {
+        "init": model.init,
+        **data.get_given_options(),
+        "synthesize": synthesis.maps.label_maps,
+        **synthesis.get_given_options(),
+    }
     unchangeable = sorted(set(changes) - {"steps"})
     unchangeable += [name for name, value in given.items() if value is not None]
     unchangeable += ["strategy"] * (model.strategy not in ("dca", record.options.strategy))
@@ -92,12 +97,16 @@ def plan_new_run(
     initial = None if model.init is None or state is not None else load_bundle(model.init)
     is_plain = model.strategy == "dca" and model.preset == "default"
     fine_tuned = initial if data.only_data and not synthesis.maps.label_maps and is_plain else None
-    options = _options(model.preset, model.strategy, changes, fine_tuned)
+    options = _make_options(model.preset, model.strategy, changes, fine_tuned)
     groups = None if fine_tuned is None or "partition" in changes else fine_tuned.metadata.partition
-    training_set, vocabulary = training_set_of_options(data, synthesis)
+    training_set, vocabulary = build_training_set(data, synthesis)
     network, source, model_vocabulary = None, None, None
     if initial is not None:
-        network, source, model_vocabulary = initial.network(), InitialModel.of(initial), initial.metadata.vocabulary
+        network, source, model_vocabulary = (
+            initial.network(),
+            InitialModel.from_bundle(initial),
+            initial.metadata.vocabulary,
+        )
     elif state is not None:
         network, source, model_vocabulary = _load_state(state)
     if model_vocabulary is not None and model_vocabulary != vocabulary:
@@ -117,17 +126,17 @@ def plan_new_run(
     return Plan(vocabulary, options, training_set, groups, source, network, validate_every, _SAVE_EVERY)
 
 
-def _options(
+def _make_options(
     preset: Preset, strategy: StrategyName, changes: dict[str, Any], fine_tuned: Bundle | None
 ) -> TrainingOptions:
     from ..training.options import TrainingOptions, fine_tuning_options
-    from ..training.strategies.registry import OWN_OPTIONS, fitted
+    from ..training.strategies.registry import OWN_OPTIONS, adapt_options
 
     if fine_tuned is not None:
         return fine_tuning_options(fine_tuned.metadata, **changes)
     changes = {"strategy": strategy, **OWN_OPTIONS[strategy], **changes}
-    options = TrainingOptions.paper(**changes) if preset == "paper" else TrainingOptions(**changes)
-    adapted = fitted(options)
+    options = TrainingOptions.make_paper_preset(**changes) if preset == "paper" else TrainingOptions(**changes)
+    adapted = adapt_options(options)
     if adapted.norm != options.norm:
         warn(
             f"--strategy {strategy} divides a patch of {options.patch[0]} voxels so finely that instance norm is "
@@ -162,11 +171,11 @@ def _load_state(state: Path) -> tuple[DCANet, InitialModel, Vocabulary]:
     from ..checksums import compute_sha256
     from ..training.checkpoints import InitialModel
     from ..training.compact_state import read_compact
-    from ..training.export import trained_network
+    from ..training.export import build_trained_network
 
     record = _record_of(state)
     content, _ = read_compact(state)
-    network = trained_network(record.options, record.partition, content)
+    network = build_trained_network(record.options, record.partition, content)
     earlier_data = () if record.initial is None else record.initial.training_data
     model = InitialModel(state.name, compute_sha256(state), (*record.cohort.training_data, *earlier_data))
     return network, model, record.vocabulary

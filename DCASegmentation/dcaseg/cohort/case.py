@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError, reason_of
+from ..errors import OutputError, get_reason
 from ..inference.options import SegmentOptions
 from ..json_io import DataError, load
 
@@ -87,18 +87,18 @@ class Outcome:
         return outcome
 
 
-def digest(parts: Iterable[str]) -> str:
+def compute_digest(parts: Iterable[str]) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of ``parts``, which may contain any characters."""
     content = "\0".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def readable(text: str) -> str:
+def replace_undecodable_bytes(text: str) -> str:
     """``text`` as valid Unicode: undecodable bytes of file names become replacement characters."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def folder_name(text: str, key: str) -> str:
+def make_folder_name(text: str, key: str) -> str:
     """A folder name that is valid and short on every file system: letters, digits and the start of ``key``."""
     plain = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in text).strip("._")
     return f"{plain[:_MAX_NAME_LENGTH] or 'case'}-{key[:8]}"
@@ -142,11 +142,11 @@ class Settings:
     pseudonyms: str = ""
     case_minutes: float = CASE_MINUTES
 
-    def folder_of(self, name: str) -> Path:
+    def get_case_folder(self, name: str) -> Path:
         """The result folder of the case ``name``."""
         return Path(self.out) / CASES / name
 
-    def identity(self) -> dict[str, Any]:
+    def get_identity(self) -> dict[str, Any]:
         """The settings that affect results. They must be the same for all runs of a cohort."""
         identity: dict[str, Any] = {"weights": self.weights, "extension": self.extension, **asdict(self.options)}
         # Omitted if unused, so that cohorts started before these settings existed can be resumed.
@@ -173,5 +173,5 @@ def prepare(out: Path, shared: bool = False) -> None:
         if not shared:
             (out / CASES).chmod(0o700)
     except OSError as error:
-        why = reason_of(error)
+        why = get_reason(error)
         raise OutputError(f"The folder {out} cannot be created: {why}.", "Choose another one with -o.") from None

@@ -37,13 +37,13 @@ from ..inference.pipeline import Job, is_result_file, optional, require_ct_elsew
 from ..inference.process_settings import keep_freed_memory
 from ..inference.segmenter import Result, Segmenter
 from ..json_io import read_json
-from ..models.bundle import Bundle, default_model
+from ..models.bundle import Bundle, load_default_model
 from ..organs import Vocabulary
 from ..rendering.case_picture import add_organs, draw_ct
 from ..rendering.planes import Plane, choose_planes
 from ..review.schema import REVIEW, read_review
-from .case import FAILED, OK, PICTURE, RECORD, THUMBNAIL, Case, Outcome, Settings, readable
-from .pseudonyms import hidden_names, without_names
+from .case import FAILED, OK, PICTURE, RECORD, THUMBNAIL, Case, Outcome, Settings, replace_undecodable_bytes
+from .pseudonyms import redact_case_names, redact_outcome
 
 _MAX_REASONS = 3
 
@@ -59,7 +59,7 @@ def review_score(folder: Path) -> tuple[float, tuple[str, ...]] | None:
     return sum(finding.expected_wrong_ml for finding in findings), reasons
 
 
-def peak_mb() -> float:
+def get_peak_mb() -> float:
     """Peak resident memory of this process so far, in MB (1e6 bytes); 0 if the system does not report it."""
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / 1e6
@@ -78,7 +78,7 @@ _GAP = 4
 _QUALITY = 82
 
 
-def pictures(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary) -> tuple[bytes, bytes]:
+def draw_pictures(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary) -> tuple[bytes, bytes]:
     """Draw the axial and coronal plane side by side, as a large picture and a thumbnail.
 
     Returns two JPEG files, ``LARGE_HEIGHT`` and ``HEIGHT`` pixels high. The patient's right is on the left.
@@ -86,22 +86,22 @@ def pictures(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary) -> tupl
     planes = choose_planes(ct, labels)
     large = np.hstack(
         [
-            _view(ct, labels, vocabulary, planes["axial"]),
+            _draw_view(ct, labels, vocabulary, planes["axial"]),
             np.zeros((LARGE_HEIGHT, _GAP * LARGE_HEIGHT // HEIGHT, 3)),
-            _view(ct, labels, vocabulary, planes["coronal"]),
+            _draw_view(ct, labels, vocabulary, planes["coronal"]),
         ]
     )
     image = Image.fromarray(large.astype(np.uint8))
     width = round(image.width * HEIGHT / LARGE_HEIGHT)
-    return _jpeg(image), _jpeg(image.resize((width, HEIGHT), Image.Resampling.LANCZOS))
+    return _encode_jpeg(image), _encode_jpeg(image.resize((width, HEIGHT), Image.Resampling.LANCZOS))
 
 
-def _view(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary, plane: Plane) -> np.ndarray:
+def _draw_view(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary, plane: Plane) -> np.ndarray:
     view = draw_ct(ct, plane, (round(LARGE_HEIGHT * plane.aspect), LARGE_HEIGHT))
     return add_organs(view, labels, vocabulary, plane, fill=0.12, thickness=3)
 
 
-def _jpeg(image: Image.Image) -> bytes:
+def _encode_jpeg(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=_QUALITY)
     return stream.getvalue()
@@ -111,7 +111,7 @@ class SharedSegmenter(Segmenter):
     """A segmenter for several threads of a process: one thread runs the network while others read and write."""
 
     def __init__(self, model: Bundle, device: str, backend: str) -> None:
-        super().__init__(model, device, backend=backend, coarse=default_model)
+        super().__init__(model, device, backend=backend, coarse=load_default_model)
         self.model = model
         self._network_lock = threading.Lock()
 
@@ -136,7 +136,7 @@ class WorkerModel:
         self._slots: dict[int, threading.BoundedSemaphore] = {}
         self.loads = 0
 
-    def segmenter(self, settings: Settings) -> SharedSegmenter:
+    def get_segmenter(self, settings: Settings) -> SharedSegmenter:
         """The segmenter for ``settings``, created by the first call.
 
         Raises BundleError if the model is unusable or not the expected one, and UserError if the device is unusable.
@@ -150,7 +150,7 @@ class WorkerModel:
                 self._segmenters[key] = self._load(settings)
             return self._segmenters[key]
 
-    def slots(self, max_parallel: int) -> threading.BoundedSemaphore:
+    def get_slots(self, max_parallel: int) -> threading.BoundedSemaphore:
         """The semaphore that limits how many cases this process holds in memory."""
         with self._lock:
             return self._slots.setdefault(max_parallel, threading.BoundedSemaphore(max_parallel))
@@ -187,22 +187,22 @@ def process(case: Case, settings: Settings) -> Outcome:
     A case that takes longer than ``settings.case_minutes`` fails too. As nothing can stop a thread that hangs, for
     example in a library that reads a damaged file, this process then ends soon after, and Dask starts another one.
     """
-    slots = PROCESS.slots(settings.max_parallel)
+    slots = PROCESS.get_slots(settings.max_parallel)
     slots.acquire()
     try:
-        outcome = _WATCH.within(settings.case_minutes * 60, lambda: _processed(case, settings))
+        outcome = _WATCH.run_with_timeout(settings.case_minutes * 60, lambda: _process_case(case, settings))
     except TimeoutError:
         # The case keeps its slot.
         _WATCH.end_process_soon()
-        outcome = _failed(case, overdue_reason(settings), again=False)
+        outcome = _make_failed_outcome(case, describe_timeout(settings), again=False)
     else:
         slots.release()
     if settings.pseudonyms:
-        outcome = without_names(outcome, case)
-    return replace(outcome, worker=f"{platform.node()}:{os.getpid()}", loads=PROCESS.loads, peak_mb=peak_mb())
+        outcome = redact_outcome(outcome, case)
+    return replace(outcome, worker=f"{platform.node()}:{os.getpid()}", loads=PROCESS.loads, peak_mb=get_peak_mb())
 
 
-def overdue_reason(settings: Settings) -> str:
+def describe_timeout(settings: Settings) -> str:
     """The reason of the failure of a case that took too long."""
     return (
         f"It was stopped after {settings.case_minutes:g} minutes. To allow more time, raise --case-timeout and "
@@ -218,7 +218,7 @@ class _Watch:
         self._threads: ThreadPoolExecutor | None = None
         self._deadlines: list[float] = []
 
-    def within(self, seconds: float, work: Callable[[], Outcome]) -> Outcome:
+    def run_with_timeout(self, seconds: float, work: Callable[[], Outcome]) -> Outcome:
         """``work()``; raises TimeoutError if it takes longer than ``seconds``."""
         with self._lock:
             # Threads that are used again, so that the pools of threads of the libraries are, too.
@@ -262,31 +262,31 @@ _SECONDS_TO_SEND = 5.0
 _WATCH = _Watch()
 
 
-def _processed(case: Case, settings: Settings) -> Outcome:
+def _process_case(case: Case, settings: Settings) -> Outcome:
     try:
-        return recorded(case, settings) or _segmented(case, settings)
+        return read_recorded_outcome(case, settings) or _segment_case(case, settings)
     except UserError as error:
         # The next run may find any other fault fixed, but not one of the CT itself.
-        return _failed(case, str(error), again=not isinstance(error, ImageError))
+        return _make_failed_outcome(case, str(error), again=not isinstance(error, ImageError))
     # No error in one case may stop the others.
     except Exception as error:
         if is_out_of_memory(error):
-            return _failed(case, "The worker does not have enough memory for this CT.", again=True)
+            return _make_failed_outcome(case, "The worker does not have enough memory for this CT.", again=True)
         where = traceback.extract_tb(error.__traceback__)[-1]
         message = next(iter(str(error).splitlines()), "")
         details = f"{type(error).__name__}: {message} ({Path(where.filename).name}, line {where.lineno})"
-        return _failed(case, f"Unexpected error: {details}", again=True)
+        return _make_failed_outcome(case, f"Unexpected error: {details}", again=True)
 
 
-def recorded(case: Case, settings: Settings) -> Outcome | None:
+def read_recorded_outcome(case: Case, settings: Settings) -> Outcome | None:
     """The outcome in the folder of ``case`` if an earlier run finished it but stopped before the ledger had it."""
     try:
-        record = read_json(settings.folder_of(case.name) / RECORD)
+        record = read_json(settings.get_case_folder(case.name) / RECORD)
     except (OSError, ValueError):
         return None
     if not isinstance(record, dict) or record.get("fingerprint") != case.fingerprint:
         return None
-    if record.get("settings") != _plain(settings.identity()):
+    if record.get("settings") != _normalize_json(settings.get_identity()):
         return None
     try:
         return Outcome.from_json(record["outcome"])
@@ -295,21 +295,21 @@ def recorded(case: Case, settings: Settings) -> Outcome | None:
         return None
 
 
-def _segmented(case: Case, settings: Settings) -> Outcome:
-    segmenter = PROCESS.segmenter(settings)
+def _segment_case(case: Case, settings: Settings) -> Outcome:
+    segmenter = PROCESS.get_segmenter(settings)
     try:
-        return _into_folder(case, settings, segmenter)
+        return _segment_and_write(case, settings, segmenter)
     except RuntimeError as error:
         if not lacks_device_memory(error, segmenter):
             raise
     # Even the model does not fit on the device, perhaps because other programs use it too.
-    on_cpu = PROCESS.segmenter(replace(settings, device="cpu"))
-    outcome = _into_folder(case, settings, on_cpu)
+    on_cpu = PROCESS.get_segmenter(replace(settings, device="cpu"))
+    outcome = _segment_and_write(case, settings, on_cpu)
     note = f"out of memory on {segmenter.device.description}: ran on the CPU"
     return replace(outcome, notes=(*outcome.notes, note))
 
 
-def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> Outcome:
+def _segment_and_write(case: Case, settings: Settings, segmenter: SharedSegmenter) -> Outcome:
     started = perf_counter()
     files = [Path(file) for file in case.files]
     notes: list[str] = []
@@ -318,20 +318,20 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
     def also_write(folder: Path, ct: sitk.Image, result: Result) -> None:
         if settings.pseudonyms:
             # Before the log is written. Notes on a file name it.
-            result.warnings[:] = [hidden_names(warning, case) for warning in result.warnings]
+            result.warnings[:] = [redact_case_names(warning, case) for warning in result.warnings]
         vocabulary = segmenter.vocabulary
         with optional(PICTURE, notes, folder / PICTURE, folder / THUMBNAIL, full_disk_fails=True):
-            large, small = pictures(ct, result.labels, vocabulary)
+            large, small = draw_pictures(ct, result.labels, vocabulary)
             (folder / PICTURE).write_bytes(large)
             (folder / THUMBNAIL).write_bytes(small)
         if case.dicom:
             with optional(DICOM_SEG, notes, full_disk_fails=True):
                 metadata = segmenter.model.metadata
-                algorithm = Algorithm.of_model(metadata.name, metadata.version, metadata.weights.sha256)
+                algorithm = Algorithm.from_model(metadata.name, metadata.version, metadata.weights.sha256)
                 pseudonym = case.patient if settings.pseudonyms else ""
                 write_checked(folder / DICOM_SEG, files, result.labels, vocabulary, algorithm, pseudonym)
 
-    target = settings.folder_of(case.name)
+    target = settings.get_case_folder(case.name)
     require_ct_elsewhere(files, target)
     with new_folder(target, True, RECORD, _is_case_file, private=not settings.shared) as folder:
         with gathered(files, case.description or "series") if case.dicom else nullcontext(files[0]) as ct:
@@ -370,8 +370,8 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
             note = f"the earlier result was changed after its run, perhaps corrected; it is kept in {kept.name}"
             outcome = replace(outcome, notes=(*outcome.notes, note))
         if settings.pseudonyms:
-            outcome = without_names(outcome, case)
-        write_json({**_record(case, settings, outcome), _FILES: _digests(folder)}, folder / RECORD)
+            outcome = redact_outcome(outcome, case)
+        write_json({**_record(case, settings, outcome), _FILES: _compute_digests(folder)}, folder / RECORD)
         if kept is not None:
             target.rename(kept)
     return outcome
@@ -380,7 +380,7 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
 _FILES = "files"
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _compute_digests(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file in the folder of a case except its record, by path in the folder."""
     digests = {}
     for path in sorted(folder.rglob("*")):
@@ -400,7 +400,7 @@ def _name_to_keep(folder: Path) -> Path | None:
     except (OSError, ValueError, AttributeError):
         written = None
     if isinstance(written, dict):
-        is_changed = _digests(folder) != written
+        is_changed = _compute_digests(folder) != written
     else:
         # The record, which earlier versions wrote without digests, is the last file of a case.
         finished = record.stat().st_mtime
@@ -433,15 +433,15 @@ def _record(case: Case, settings: Settings, outcome: Outcome) -> dict[str, Any]:
         "description": case.description,
         "finished": f"{datetime.now(timezone.utc).astimezone():%Y-%m-%d %H:%M:%S %z}",
         "fingerprint": case.fingerprint,
-        "settings": settings.identity(),
+        "settings": settings.get_identity(),
         "outcome": asdict(outcome),
     }
 
 
-def _failed(case: Case, reason: str, again: bool) -> Outcome:
-    return Outcome(case.key, FAILED, readable(reason), again)
+def _make_failed_outcome(case: Case, reason: str, again: bool) -> Outcome:
+    return Outcome(case.key, FAILED, replace_undecodable_bytes(reason), again)
 
 
-def _plain(value: dict[str, Any]) -> Any:
+def _normalize_json(value: dict[str, Any]) -> Any:
     """``value`` as JSON returns it, with lists in place of tuples."""
     return json.loads(json.dumps(value))

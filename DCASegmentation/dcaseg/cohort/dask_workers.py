@@ -25,8 +25,8 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.web import ErrorHandler
 
-from ..errors import UserError, how_to_install, root_cause
-from ..inference.process_settings import passive_wait_settings
+from ..errors import UserError, describe_root_cause, format_install_command
+from ..inference.process_settings import get_passive_wait_settings
 
 _LOOPBACK = "127.0.0.1"
 _PROTOCOL = "tls://"
@@ -52,13 +52,13 @@ class LocalWorkers:
     gpus: bool = False
 
     @classmethod
-    def planned(cls, count: int | None, gpus: int, memory_bytes: int | None = None) -> LocalWorkers:
+    def plan(cls, count: int | None, gpus: int, memory_bytes: int | None = None) -> LocalWorkers:
         """Plan ``count`` workers, or one for each of ``gpus``, or as many as the cores and the memory allow.
 
         The cores are divided among the workers, as is the memory unless ``memory_bytes`` sets it for each. Raises
         UserError if there are more workers than GPUs.
         """
-        cores, memory = _cores(), psutil.virtual_memory().total * _SHARE_OF_MEMORY
+        cores, memory = _count_cores(), psutil.virtual_memory().total * _SHARE_OF_MEMORY
         chosen = count or gpus or max(1, min(cores // _CORES_PER_WORKER, int(memory / _BYTES_PER_WORKER)))
         if gpus and chosen > gpus:
             available = f"{gpus} GPU{'s' if gpus > 1 else ''}"
@@ -111,14 +111,14 @@ def local_client(workers: LocalWorkers, dashboard_port: int | None = None) -> It
     """
     settings = {
         "logging": {"distributed": "critical"},
-        **_memory_settings(),
-        **_allocator_settings(),
-        **_restart_settings(),
-        **_profiler_settings(),
-        **_web_settings(dashboard_port),
+        **_make_memory_settings(),
+        **_make_allocator_settings(),
+        **_make_restart_settings(),
+        **_make_profiler_settings(),
+        **_make_web_settings(dashboard_port),
     }
     with dask.config.set(settings), _silenced_logs():
-        cluster = _local_cluster(workers, dashboard_port)
+        cluster = _start_local_cluster(workers, dashboard_port)
         try:
             with Client(cluster, timeout=_CONNECT_TIMEOUT) as client:
                 yield client
@@ -137,13 +137,13 @@ def replace_lost_workers(client: Client) -> None:
         cluster.scale(len(cluster.worker_spec))
 
 
-def _local_cluster(workers: LocalWorkers, dashboard_port: int | None) -> SpecCluster:
+def _start_local_cluster(workers: LocalWorkers, dashboard_port: int | None) -> SpecCluster:
     try:
         security = Security.temporary()
     except ImportError:
         raise UserError(
             "Cohorts need a package that is not installed: cryptography.",
-            f"Install it: {how_to_install('cryptography')}",
+            f"Install it: {format_install_command('cryptography')}",
         ) from None
     options: dict[str, Any] = {"host": _LOOPBACK, "port": 0, "protocol": _PROTOCOL, "security": security}
     scheduler = {"cls": _Scheduler, "options": {**options, "dashboard": False}}
@@ -152,7 +152,7 @@ def _local_cluster(workers: LocalWorkers, dashboard_port: int | None) -> SpecClu
         scheduler = {"cls": _SchedulerWithDashboard, "options": {**options, "dashboard_address": address}}
     try:
         return SpecCluster(
-            workers={index: _local_worker(workers, index, security) for index in range(workers.count)},
+            workers={index: _make_worker_spec(workers, index, security) for index in range(workers.count)},
             scheduler=scheduler,
             security=security,
             silence_logs=logging.CRITICAL,
@@ -160,7 +160,8 @@ def _local_cluster(workers: LocalWorkers, dashboard_port: int | None) -> SpecClu
     # Dask raises many kinds of errors if a worker starts too slowly or dies while it starts.
     except Exception as error:
         raise UserError(
-            f"The worker processes did not start within {_START_SECONDS} s, or stopped at once ({root_cause(error)}).",
+            f"The worker processes did not start within {_START_SECONDS} s, "
+            f"or stopped at once ({describe_root_cause(error)}).",
             "Wait until the machine is less busy, or use fewer --workers.",
         ) from error
 
@@ -184,13 +185,13 @@ def remote_client(address: str) -> Iterator[Client]:
             yield client
 
 
-def _local_worker(workers: LocalWorkers, index: int, security: Security | None = None) -> dict[str, Any]:
+def _make_worker_spec(workers: LocalWorkers, index: int, security: Security | None = None) -> dict[str, Any]:
     threads = str(workers.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = {**dict.fromkeys(names, threads), "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads}
-    environment |= passive_wait_settings()
+    environment |= get_passive_wait_settings()
     if workers.gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = _visible_gpu(index)
+        environment["CUDA_VISIBLE_DEVICES"] = _get_visible_gpu(index)
     return {
         "cls": Nanny,
         "options": {
@@ -208,7 +209,7 @@ def _local_worker(workers: LocalWorkers, index: int, security: Security | None =
     }
 
 
-def _visible_gpu(index: int) -> str:
+def _get_visible_gpu(index: int) -> str:
     """Number or UUID of the ``index``-th GPU that this process may use."""
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return visible[index] if visible else str(index)
@@ -256,18 +257,18 @@ def _exists(folder: str) -> bool:
     return Path(folder).exists()
 
 
-def _memory_settings() -> dict[str, Any]:
+def _make_memory_settings() -> dict[str, Any]:
     """Workers hold no results to spill; a worker above its memory limit is killed and restarted."""
     memory = "distributed.worker.memory"
     return {f"{memory}.target": False, f"{memory}.spill": False, f"{memory}.pause": False, f"{memory}.terminate": 0.95}
 
 
-def _allocator_settings() -> dict[str, Any]:
+def _make_allocator_settings() -> dict[str, Any]:
     """One arena for all threads: glibc keeps freed memory of its main arena only (``inference.process_settings``)."""
     return {"distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1}
 
 
-def _restart_settings() -> dict[str, Any]:
+def _make_restart_settings() -> dict[str, Any]:
     """Dask retries a case once after its worker was killed; then ``dispatch`` runs it alone."""
     return {
         "distributed.scheduler.allowed-failures": 1,
@@ -275,7 +276,7 @@ def _restart_settings() -> dict[str, Any]:
     }
 
 
-def _web_settings(dashboard_port: int | None) -> dict[str, Any]:
+def _make_web_settings(dashboard_port: int | None) -> dict[str, Any]:
     """Serve nothing or the dashboard, but never Dask's proxy to other ports of this machine."""
     module = "distributed.http"
     dashboard = [f"{module}.scheduler.info", f"{module}.scheduler.json", f"{module}.health", f"{module}.statics"]
@@ -285,7 +286,7 @@ def _web_settings(dashboard_port: int | None) -> dict[str, Any]:
     }
 
 
-def _profiler_settings() -> dict[str, Any]:
+def _make_profiler_settings() -> dict[str, Any]:
     """No profiler in the workers: it would keep 1000 s of stack samples in memory."""
     return {"distributed.worker.profile.enabled": False}
 
@@ -304,12 +305,12 @@ def _silenced_logs() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def visible_gpus() -> int:
+def count_visible_gpus() -> int:
     """The number of CUDA GPUs that this process may use."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _cores() -> int:
+def _count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

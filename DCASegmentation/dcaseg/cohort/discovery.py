@@ -14,17 +14,17 @@ from ..dicom.archive import (
     Header,
     Rules,
     Series,
-    files_below,
     group,
     is_dicom,
     read_header,
+    remove_duplicates,
     select,
-    volumes,
-    without_copies,
+    split_into_volumes,
+    walk_files,
 )
-from ..errors import ImageError, UserError, reason_of
+from ..errors import ImageError, UserError, get_reason
 from ..imaging.dicom_series import note_on_lost_slices
-from .case import FAILED, SKIPPED, Case, Rejected, digest, folder_name, readable
+from .case import FAILED, SKIPPED, Case, Rejected, compute_digest, make_folder_name, replace_undecodable_bytes
 
 _IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
@@ -51,7 +51,7 @@ def find(source: Path, out: Path, rules: Rules, progress: Progress | None = None
     ``progress(files, text)`` is called every 200 files. Raises UserError if ``source`` does not exist.
     """
     search = Search(source, out, rules)
-    for _step in search.steps():
+    for _step in search.iter_steps():
         if progress and not search.is_sorting and search.files % _PROGRESS_EVERY == 0:
             progress(search.files, search.folder)
     return search.found
@@ -88,9 +88,9 @@ class Search:
         """The folder of the last file, relative to the source."""
         return self._display(self._last)
 
-    def steps(self) -> Iterator[None]:
+    def iter_steps(self) -> Iterator[None]:
         """Search; yields after each file, and then after each series."""
-        files = files_below(self._root, self._out, lambda folder, error: self._add_bad(folder, _reason(error)))
+        files = walk_files(self._root, self._out, lambda folder, error: self._add_bad(folder, _format_reason(error)))
         for file in files:
             self.files += 1
             self._last = file.parent
@@ -98,7 +98,7 @@ class Search:
             try:
                 self._add_file(file)
             except OSError as error:
-                self._add_bad(file, _reason(error))
+                self._add_bad(file, _format_reason(error))
             except ValueError as error:
                 self._add_bad(file, f"damaged DICOM: {error}")
         self.is_sorting = True
@@ -133,7 +133,7 @@ class Search:
 
     def _add_image(self, file: Path, stem: str) -> None:
         source = self._display(file)
-        key = digest(("file", self._relative(file)))
+        key = compute_digest(("file", self._get_relative_path(file)))
         if _LABELS.search(stem):
             self.found.rejected.append(Rejected(key, source, SKIPPED, "named like a label map"))
             return
@@ -142,58 +142,60 @@ class Search:
             Case(
                 key=key,
                 # Many files are named ct.nii.gz, each in the folder of its patient.
-                name=folder_name(f"{file.parent.name}_{stem}" if file.parent != self._root else stem, key),
+                name=make_folder_name(f"{file.parent.name}_{stem}" if file.parent != self._root else stem, key),
                 source=source,
                 files=(str(file),),
                 dicom=False,
-                fingerprint=digest(tuple(map(str, (*_state_of(status), *_state_of_data_file(file))))),
+                fingerprint=compute_digest(tuple(map(str, (*_get_file_state(status), *_get_data_file_state(file))))),
             )
         )
 
     def _add_series(self, series: Series, shared: bool) -> None:
         folder = Path(series.images[0].file).parent
-        identifier = (series.uid,) if series.uid else (self._relative(folder), *series.kind)
-        key = digest(("series", series.patient, series.study, *identifier))
+        identifier = (series.uid,) if series.uid else (self._get_relative_path(folder), *series.kind)
+        key = compute_digest(("series", series.patient, series.study, *identifier))
         about = {"patient": series.patient, "study_date": series.study_date, "description": series.description}
         source = self._display(folder)
 
         def reject(status: str, reason: str) -> None:
-            self.found.rejected.append(Rejected(key, source, status, readable(reason), **about))
+            self.found.rejected.append(Rejected(key, source, status, replace_undecodable_bytes(reason), **about))
 
         chosen = select(series, self._rules)
         if chosen.reason:
             reject(SKIPPED, chosen.reason)
             return
         try:
-            images, copies = without_copies(chosen.images)
+            images, copies = remove_duplicates(chosen.images)
             rules = self._rules
-            stacks = volumes(images, series.description or folder.name, rules.min_slices, rules.resample)
+            stacks = split_into_volumes(images, series.description or folder.name, rules.min_slices, rules.resample)
         except (ImageError, ValueError, OSError) as error:
             reject(FAILED, str(error))
             return
-        notes = [*chosen.notes, *self._notes(series, copies, shared)]
+        notes = [*chosen.notes, *self._collect_notes(series, copies, shared)]
         for number, stack in stacks.items():
             # For an enhanced CT with several volumes, ``number`` is a file path. Its folder counts: in archives, the
             # files of different folders often have the same names.
             is_path = number in {image.file for image in stack.images}
             acquisition = Path(number).name
-            case_key = digest((key, self._relative(Path(number)) if is_path else number)) if number else key
+            case_key = (
+                compute_digest((key, self._get_relative_path(Path(number)) if is_path else number)) if number else key
+            )
             text = "_".join(filter(None, (series.patient, series.description, number and f"acquisition_{acquisition}")))
             volume_notes = (f"acquisition {acquisition} of {len(stacks)} in one series",) if number else ()
             self.found.cases.append(
                 Case(
                     key=case_key,
-                    name=folder_name(text, case_key),
+                    name=make_folder_name(text, case_key),
                     source=source,
                     files=tuple(image.file for image in stack.images),
                     dicom=True,
-                    fingerprint=_fingerprint(stack.images),
+                    fingerprint=_compute_fingerprint(stack.images),
                     notes=(*notes, *stack.notes, *volume_notes),
                     **about,
                 )
             )
 
-    def _notes(self, series: Series, copies: int, shared: bool) -> list[str]:
+    def _collect_notes(self, series: Series, copies: int, shared: bool) -> list[str]:
         notes = []
         if copies:
             notes.append(f"{copies} duplicate image{'s' if copies > 1 else ''} ignored")
@@ -217,7 +219,7 @@ class Search:
     def _reject_files(self, folder: Path, reason: str, names: list[str]) -> None:
         source = self._display(folder / names[0])
         count = f" (first of {len(names)} files)" if len(names) > 1 else ""
-        key = digest(("bad", self._relative(folder), reason))
+        key = compute_digest(("bad", self._get_relative_path(folder), reason))
         self.found.rejected.append(Rejected(key, source, FAILED, f"{reason}{count}"))
 
     def _reject_same_keys(self) -> None:
@@ -228,38 +230,38 @@ class Search:
             if case.key not in seen:
                 self.found.cases.append(seen.setdefault(case.key, case))
                 continue
-            key = digest((case.key, *case.files))
+            key = compute_digest((case.key, *case.files))
             reason = f"cannot be distinguished from another CT, in {seen[case.key].source}"
             about = {"patient": case.patient, "study_date": case.study_date, "description": case.description}
             self.found.rejected.append(Rejected(key, case.source, FAILED, reason, **about))
 
-    def _relative(self, path: Path) -> str:
+    def _get_relative_path(self, path: Path) -> str:
         """``path`` relative to the input."""
         return str(path.relative_to(self._root) if path != self._root else Path(path.name))
 
     def _display(self, path: Path) -> str:
         """``path`` relative to the input, as valid Unicode. Different paths with undecodable bytes may look alike."""
-        return readable(self._relative(path))
+        return replace_undecodable_bytes(self._get_relative_path(path))
 
 
-def _fingerprint(images: Sequence[Header]) -> str:
+def _compute_fingerprint(images: Sequence[Header]) -> str:
     """It changes with the identity, place and conversion to HU of a slice, and if its file is written again."""
-    return digest(part for image in images for part in _state_of_slice(image))
+    return compute_digest(part for image in images for part in _get_slice_state(image))
 
 
-def _state_of_slice(image: Header) -> tuple[str, ...]:
+def _get_slice_state(image: Header) -> tuple[str, ...]:
     state: tuple[int, ...] = ()
     with suppress(OSError):
-        state = _state_of(Path(image.file).stat())
+        state = _get_file_state(Path(image.file).stat())
     rescaling = {(plane.slope, plane.intercept) for plane in image.planes}
     return image.instance or image.file, repr(image.position), repr(sorted(map(repr, rescaling))), repr(state)
 
 
-def _reason(error: OSError) -> str:
-    return f"cannot be read: {reason_of(error)}"
+def _format_reason(error: OSError) -> str:
+    return f"cannot be read: {get_reason(error)}"
 
 
-def _state_of(status: os.stat_result) -> tuple[int, int]:
+def _get_file_state(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
@@ -268,7 +270,7 @@ _DATA_FILE = re.compile(rb"^(?:ElementDataFile[ \t]*=|data[ ]?file:)[ \t]*([^\r\
 _HEADER_BYTES = 1 << 16
 
 
-def _state_of_data_file(header: Path) -> tuple[int, ...]:
+def _get_data_file_state(header: Path) -> tuple[int, ...]:
     """Size and time of the file with the voxels that ``header`` names; empty if they are in the file itself."""
     if header.suffix.lower() not in (".mhd", ".nhdr"):
         return ()
@@ -276,5 +278,5 @@ def _state_of_data_file(header: Path) -> tuple[int, ...]:
         with header.open("rb") as stream:
             named = _DATA_FILE.search(stream.read(_HEADER_BYTES))
         if named is not None:
-            return _state_of((header.parent / os.fsdecode(named[1].strip())).stat())
+            return _get_file_state((header.parent / os.fsdecode(named[1].strip())).stat())
     return ()

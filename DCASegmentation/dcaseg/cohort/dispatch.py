@@ -14,7 +14,7 @@ from distributed.comm import CommClosedError
 
 from ..errors import OutputError, UserError
 from .case import FAILED, Case, Outcome, Settings
-from .case_worker import overdue_reason, process
+from .case_worker import describe_timeout, process
 from .dask_workers import replace_lost_workers
 
 _TICK_SECONDS = 0.5
@@ -27,7 +27,7 @@ _DISK_PROBLEMS_IN_A_ROW = 3
 _RESUME_HINT = "Run the same command again to resume."
 
 
-def outcomes(
+def process_cases(
     client: Client, cases: Sequence[Case], settings: Settings, tick: Callable[[Sequence[str]], None]
 ) -> Iterator[Outcome]:
     """Yield the outcome of each case as it finishes; ``tick(keys of the running cases)`` is called twice a second.
@@ -37,13 +37,13 @@ def outcomes(
     then count as not started.
     """
     try:
-        yield from _outcomes(client, cases, settings, tick)
+        yield from _process_cases(client, cases, settings, tick)
     # The connection to the scheduler may close at any moment, also outside of our own calls.
     except CommClosedError:
-        raise _scheduler_gone() from None
+        raise _make_scheduler_lost_error() from None
 
 
-def _outcomes(
+def _process_cases(
     client: Client, cases: Sequence[Case], settings: Settings, tick: Callable[[Sequence[str]], None]
 ) -> Iterator[Outcome]:
     done: queue.SimpleQueue[tuple[Case, Future]] = queue.SimpleQueue()
@@ -60,7 +60,7 @@ def _outcomes(
     replaced = time.monotonic()
     disk_problems = 0
     while remaining:
-        workers = _threads(client)
+        workers = _count_threads(client)
         if time.monotonic() - replaced > _SECONDS_BETWEEN_REPLACEMENTS:
             replace_lost_workers(client)
             replaced = time.monotonic()
@@ -79,23 +79,23 @@ def _outcomes(
             future.add_done_callback(lambda finished, case=case: done.put((case, finished)))
         # Workers run the cases in this order, one per thread.
         tick(list(running)[:workers])
-        for case, future in _finished(done):
+        for case, future in _iter_finished(done):
             running.pop(case.key)
             if _worker_was_killed(future) and case.key not in alone:
                 suspects.append(case)
                 continue
             seconds = time.monotonic() - alone.get(case.key, time.monotonic())
-            outcome = _outcome(case, future, seconds, settings)
+            outcome = _get_outcome(case, future, seconds, settings)
             remaining -= 1
             disk_problems = disk_problems + 1 if outcome.again and "disk is full" in outcome.reason else 0
             yield outcome
             if disk_problems == _DISK_PROBLEMS_IN_A_ROW:
                 raise OutputError(f"The disk is full: {settings.out}.", f"Free some space. {_RESUME_HINT}")
         if client.status not in ("running", "connecting"):
-            raise _scheduler_gone()
+            raise _make_scheduler_lost_error()
 
 
-def _threads(client: Client) -> int:
+def _count_threads(client: Client) -> int:
     try:
         workers = client.scheduler_info(n_workers=-1)["workers"]
     except (KeyError, OSError):
@@ -103,7 +103,7 @@ def _threads(client: Client) -> int:
     return sum(int(worker["nthreads"]) for worker in workers.values())
 
 
-def _finished(done: queue.SimpleQueue[tuple[Case, Future]]) -> Iterator[tuple[Case, Future]]:
+def _iter_finished(done: queue.SimpleQueue[tuple[Case, Future]]) -> Iterator[tuple[Case, Future]]:
     """Yield the finished cases, after waiting for at most one tick."""
     try:
         yield done.get(timeout=_TICK_SECONDS)
@@ -113,15 +113,15 @@ def _finished(done: queue.SimpleQueue[tuple[Case, Future]]) -> Iterator[tuple[Ca
         return
 
 
-def _outcome(case: Case, future: Future, seconds_alone: float, settings: Settings) -> Outcome:
+def _get_outcome(case: Case, future: Future, seconds_alone: float, settings: Settings) -> Outcome:
     if future.status == "finished":
         outcome: Outcome = future.result()
         return outcome
     if future.status in ("cancelled", "lost"):
-        raise _scheduler_gone()
+        raise _make_scheduler_lost_error()
     error = future.exception()
     if isinstance(error, KilledWorker) and seconds_alone > settings.case_minutes * 60:
-        return Outcome(case.key, FAILED, overdue_reason(settings), again=False)
+        return Outcome(case.key, FAILED, describe_timeout(settings), again=False)
     if isinstance(error, KilledWorker):
         reason = (
             "The worker was killed repeatedly, the last time while it ran this case alone. It probably does not have "
@@ -135,5 +135,5 @@ def _worker_was_killed(future: Future) -> bool:
     return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
-def _scheduler_gone() -> UserError:
+def _make_scheduler_lost_error() -> UserError:
     return UserError("The connection to the Dask scheduler was lost.", f"Start the scheduler again. {_RESUME_HINT}")

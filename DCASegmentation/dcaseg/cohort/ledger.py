@@ -133,13 +133,13 @@ class Ledger:
             self._connection.executescript(_TABLES)
             check = self._connection.execute("PRAGMA quick_check(1)").fetchone()
             if check != ("ok",):
-                raise self._damaged(check)
+                raise self._make_damaged_error(check)
             # If another program wrote the file, the error names the column that is missing.
             self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM cases LIMIT 0")
             self._connection.execute("SELECT key, value FROM about LIMIT 0")
         except _SQLITE_ERRORS as error:
             self._connection.close()
-            raise self._damaged(error) from None
+            raise self._make_damaged_error(error) from None
         except BaseException:
             self._connection.close()
             raise
@@ -155,22 +155,22 @@ class Ledger:
         """
         encoded = json.dumps({"format": _FORMAT, **identity}, sort_keys=True)
         with self._transaction():
-            earlier = self.about("identity")
+            earlier = self.read_note("identity")
             if earlier not in ("", encoded):
                 raise OutputError(
                     "This cohort was started with a different model or different options.",
                     "Choose another folder with -o, or use the same model and options.",
                 )
-            earlier_runs = self.about("run") or "0"
+            earlier_runs = self.read_note("run") or "0"
             if not earlier_runs.isdecimal() or len(earlier_runs) > 9:
-                raise self._damaged("the number of runs is invalid")
+                raise self._make_damaged_error("the number of runs is invalid")
             self._run = int(earlier_runs) + 1
             self._note("identity", encoded)
             self._note("run", str(self._run))
 
-    def about(self, key: str) -> str:
+    def read_note(self, key: str) -> str:
         """The note ``key`` on the whole cohort; empty if there is no such note."""
-        rows = self._rows("SELECT value FROM about WHERE key = ?", (key,))
+        rows = self._fetch_rows("SELECT value FROM about WHERE key = ?", (key,))
         return str(rows[0][0]) if rows else ""
 
     def note(self, key: str, value: str) -> None:
@@ -191,9 +191,9 @@ class Ledger:
                 self._put(entry.key, "", entry, 0, "", entry.status, entry.reason, ())
             self._connection.execute("DELETE FROM cases WHERE seen < ? AND status != 'ok'", (self._run,))
 
-    def pending(self) -> set[str]:
+    def get_pending_keys(self) -> set[str]:
         """Keys of the cases without an outcome."""
-        return {key for (key,) in self._rows("SELECT key FROM cases WHERE status = ?", (PENDING,))}
+        return {key for (key,) in self._fetch_rows("SELECT key FROM cases WHERE status = ?", (PENDING,))}
 
     def finish(self, outcome: Outcome) -> None:
         """Record the outcome of a case."""
@@ -205,20 +205,20 @@ class Ledger:
                 (outcome.status, outcome.reason, int(outcome.again), encoded, outcome.key),
             )
 
-    def counts(self) -> dict[str, int]:
+    def count_by_status(self) -> dict[str, int]:
         """Number of entries by status."""
-        return dict(self._rows("SELECT status, COUNT(*) FROM cases GROUP BY status"))
+        return dict(self._fetch_rows("SELECT status, COUNT(*) FROM cases GROUP BY status"))
 
-    def entries(self) -> Iterator[Entry]:
+    def iter_entries(self) -> Iterator[Entry]:
         """Yield all entries, sorted by source."""
         names = [column.name for column in fields(Entry)]
-        for row in self._rows(f"SELECT {', '.join(names)} FROM cases ORDER BY source, description, key"):
+        for row in self._fetch_rows(f"SELECT {', '.join(names)} FROM cases ORDER BY source, description, key"):
             values = dict(zip(names, row, strict=True))
             try:
                 values["notes"] = tuple(map(str, parse_json(values["notes"])))
                 values["outcome"] = Outcome.from_json(parse_json(values["outcome"])) if values["outcome"] else None
             except (ValueError, TypeError, AttributeError) as error:
-                raise self._damaged(error) from None
+                raise self._make_damaged_error(error) from None
             yield Entry(**values)
 
     def _enter_case(self, case: Case, retry_failed: bool) -> None:
@@ -255,16 +255,16 @@ class Ledger:
     def _note(self, key: str, value: str) -> None:
         self._connection.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
 
-    def _rows(self, query: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
+    def _fetch_rows(self, query: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(query, values).fetchall()
         except _SQLITE_ERRORS as error:
-            raise self._damaged(error) from None
+            raise self._make_damaged_error(error) from None
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._connection, self._file)
 
-    def _damaged(self, why: object) -> OutputError:
+    def _make_damaged_error(self, why: object) -> OutputError:
         return OutputError(
             f"{self._file} is not a cohort ledger, or it is damaged: {why}.",
             "Move it elsewhere and run the same command again: finished cases are recovered from their folders.",

@@ -2,7 +2,7 @@
 
 A pseudonym is an HMAC (SHA-256) of the patient ID under a secret key. A patient always has the same pseudonym, and
 without the key nobody can find the patient by trying IDs. With the key, the pseudonym can be recomputed from the ID
-(see ``Pseudonyms.patient``).
+(see ``Pseudonyms.pseudonymize_patient``).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import OutputError, UserError, reason_of
-from ..temp_paths import clean, partial_name
-from .case import Case, Outcome, Rejected, folder_name
+from ..errors import OutputError, UserError, get_reason
+from ..temp_paths import clean, make_partial_path
+from .case import Case, Outcome, Rejected, make_folder_name
 
 KEY = "pseudonym.key"
 
@@ -45,38 +45,46 @@ class Pseudonyms:
     @property
     def key_id(self) -> str:
         """Identifies the key without revealing it."""
-        return self._code("key")[:8]
+        return self._compute_hmac("key")[:8]
 
-    def patient(self, patient_id: str) -> str:
+    def pseudonymize_patient(self, patient_id: str) -> str:
         """The pseudonym of a patient: ``P-`` and 12 hexadecimal digits.
 
         They are the first digits of HMAC-SHA-256(key, ``patient`` NUL ID), with the ID in UTF-8.
         """
-        return f"P-{self._code('patient', patient_id)[:12]}"
+        return f"P-{self._compute_hmac('patient', patient_id)[:12]}"
 
-    def case(self, case: Case) -> Case:
+    def pseudonymize_case(self, case: Case) -> Case:
         """``case`` under a pseudonym. It keeps its files, but nothing else that shows its origin."""
-        key = self._code("case", case.key)[:16]
-        patient = self.patient(case.patient) if case.patient else f"C-{self._code('source', case.source)[:12]}"
+        key = self._compute_hmac("case", case.key)[:16]
+        patient = (
+            self.pseudonymize_patient(case.patient)
+            if case.patient
+            else f"C-{self._compute_hmac('source', case.source)[:12]}"
+        )
         return replace(
             case,
             key=key,
-            name=folder_name(patient, key),
+            name=make_folder_name(patient, key),
             source=f"{patient}/{key[:8]}",
             patient=patient,
             study_date="",
             description="",
-            notes=tuple(hidden(note, _names(case)) for note in case.notes),
+            notes=tuple(redact_names(note, _collect_names(case)) for note in case.notes),
         )
 
-    def rejected(self, entry: Rejected, root: Path) -> Rejected:
+    def pseudonymize_rejected(self, entry: Rejected, root: Path) -> Rejected:
         """``entry`` under a pseudonym; ``root`` is the input folder."""
-        key = self._code("case", entry.key)[:16]
-        patient = self.patient(entry.patient) if entry.patient else f"C-{self._code('source', entry.source)[:12]}"
-        names = [*Path(entry.source).parts, entry.patient, entry.description, *_file_names(root / entry.source)]
-        return Rejected(key, f"{patient}/{key[:8]}", entry.status, hidden(entry.reason, names), patient)
+        key = self._compute_hmac("case", entry.key)[:16]
+        patient = (
+            self.pseudonymize_patient(entry.patient)
+            if entry.patient
+            else f"C-{self._compute_hmac('source', entry.source)[:12]}"
+        )
+        names = [*Path(entry.source).parts, entry.patient, entry.description, *_list_file_names(root / entry.source)]
+        return Rejected(key, f"{patient}/{key[:8]}", entry.status, redact_names(entry.reason, names), patient)
 
-    def _code(self, *parts: str) -> str:
+    def _compute_hmac(self, *parts: str) -> str:
         content = "\0".join(parts).encode("utf-8", "surrogateescape")
         return hmac.new(self._key, content, hashlib.sha256).hexdigest()
 
@@ -87,7 +95,7 @@ def read_key(file: Path) -> bytes:
         content = file.read_bytes().strip()
     except OSError as error:
         raise UserError(
-            f"The key file {file} cannot be read: {reason_of(error)}.",
+            f"The key file {file} cannot be read: {get_reason(error)}.",
             "Specify the key file of an earlier cohort.",
         ) from None
     if len(content) < _MIN_KEY_BYTES:
@@ -108,7 +116,7 @@ def own_key(out: Path) -> bytes:
         try:
             # Under its name when it is complete: half a key would be refused by every later run.
             clean(out)
-            temporary = partial_name(file)
+            temporary = make_partial_path(file)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="ascii") as stream:
                 stream.write(f"{secrets.token_hex(_BYTES)}\n")
@@ -116,26 +124,26 @@ def own_key(out: Path) -> bytes:
                 os.fsync(stream.fileno())
             temporary.rename(file)
         except OSError as error:
-            why = reason_of(error)
+            why = get_reason(error)
             raise OutputError(f"{file} cannot be written: {why}.", "Choose another folder with -o.") from None
     return read_key(file)
 
 
-def without_names(outcome: Outcome, case: Case) -> Outcome:
+def redact_outcome(outcome: Outcome, case: Case) -> Outcome:
     """``outcome`` without the names of the files and folders that ``case`` was read from."""
     return replace(
         outcome,
-        reason=hidden_names(outcome.reason, case),
-        notes=tuple(hidden_names(note, case) for note in outcome.notes),
+        reason=redact_case_names(outcome.reason, case),
+        notes=tuple(redact_case_names(note, case) for note in outcome.notes),
     )
 
 
-def hidden_names(text: str, case: Case) -> str:
+def redact_case_names(text: str, case: Case) -> str:
     """``text`` without the names of the files and folders that ``case`` was read from."""
-    return hidden(text, _names(case))
+    return redact_names(text, _collect_names(case))
 
 
-def hidden(text: str, names: Iterable[str]) -> str:
+def redact_names(text: str, names: Iterable[str]) -> str:
     """``text`` with each of ``names`` replaced by "(hidden)", the longest name first.
 
     Ordinary words such as "in" and "data" remain.
@@ -145,14 +153,14 @@ def hidden(text: str, names: Iterable[str]) -> str:
     return text
 
 
-def _names(case: Case) -> list[str]:
+def _collect_names(case: Case) -> list[str]:
     files = [Path(file) for file in case.files]
     folders = {part for file in files for part in (str(file.parent), *file.parent.parts[1:])}
     stems = {file.name.split(".")[0] for file in files}
     return [*case.files, *folders, *(file.name for file in files), *stems, case.patient, case.description]
 
 
-def _file_names(folder: Path) -> list[str]:
+def _list_file_names(folder: Path) -> list[str]:
     """File names in ``folder``, or next to it if it is a file. A reason may mention them."""
     try:
         with os.scandir(folder if folder.is_dir() else folder.parent) as entries:

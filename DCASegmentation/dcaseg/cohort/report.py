@@ -21,7 +21,7 @@ from ..organs import CUT_OFF, Organ, Vocabulary
 from .case import CASES, FAILED, OK, PENDING, PICTURE, SKIPPED, THUMBNAIL, VOLUMES
 from .ledger import ENDED_EARLY, Entry, Ledger
 from .report_template import PAGE, SORTING, STYLE
-from .volume_chart import explanation, volume_chart
+from .volume_chart import draw_volume_chart, format_chart_caption
 
 # A missing organ counts like one with a tenth of its smallest usual volume.
 _MISSING = math.log(10.0)
@@ -37,18 +37,18 @@ class Concern:
     reviewed: bool
 
 
-def concerns(entries: list[Entry], vocabulary: Vocabulary) -> list[Concern]:
+def rank_concerns(entries: list[Entry], vocabulary: Vocabulary) -> list[Concern]:
     """Segmented cases that need checking, the most urgent first.
 
     Cases with a review come first, sorted by the volume expected to be wrong (ml). The others are sorted by how far
     their organ volumes are outside the usual ranges, as a sum of absolute log ratios.
     """
-    found = [_concern(entry, vocabulary) for entry in entries if entry.status == OK and entry.outcome is not None]
+    found = [_make_concern(entry, vocabulary) for entry in entries if entry.status == OK and entry.outcome is not None]
     with_reasons = (concern for concern in found if concern.reasons)
     return sorted(with_reasons, key=lambda concern: (not concern.reviewed, -concern.score))
 
 
-def distance_from_range(ml: float, organ: Organ) -> float:
+def compute_distance_from_range(ml: float, organ: Organ) -> float:
     """Natural log of the ratio of a volume to the nearest end of the usual range: negative below, 0 inside."""
     low, high = organ.volume_ml
     if ml <= 0 or organ.is_stray(ml):
@@ -58,10 +58,12 @@ def distance_from_range(ml: float, organ: Organ) -> float:
     return math.log(ml / high) if ml > high else 0.0
 
 
-def _concern(entry: Entry, vocabulary: Vocabulary) -> Concern:
+def _make_concern(entry: Entry, vocabulary: Vocabulary) -> Concern:
     assert entry.outcome is not None
     volumes = entry.outcome.volumes_ml
-    off = {organ: distance_from_range(volumes[organ.key], organ) for organ in vocabulary if organ.key in volumes}
+    off = {
+        organ: compute_distance_from_range(volumes[organ.key], organ) for organ in vocabulary if organ.key in volumes
+    }
     for organ in off:
         # The volume in the scan is a lower bound, so it cannot be too small.
         if organ.key in entry.outcome.cut_off:
@@ -73,7 +75,7 @@ def _concern(entry: Entry, vocabulary: Vocabulary) -> Concern:
     return Concern(entry, sum(map(abs, off.values())), reasons, False)
 
 
-def _rounded(ml: float) -> str:
+def _format_volume(ml: float) -> str:
     """``ml`` with three significant digits and without an exponent."""
     return f"{ml:.3g}" if ml < 1000 else f"{round(ml, 2 - math.floor(math.log10(ml))):.0f}"
 
@@ -83,7 +85,7 @@ def _describe(organ: Organ, ml: float) -> str:
         return f"{organ.name} not found"
     low, high = organ.volume_ml
     side = "below" if ml < low else "above"
-    return f"{organ.name} {_rounded(ml)} ml, {side} the usual range of {low:g} to {high:g} ml"
+    return f"{organ.name} {_format_volume(ml)} ml, {side} the usual range of {low:g} to {high:g} ml"
 
 
 _ABOUT = ("case", "patient", "study_date", "description", "source", "status")
@@ -97,8 +99,8 @@ def write_volumes(path: Path, ledger: Ledger, vocabulary: Vocabulary) -> None:
     There is a column for each organ that was segmented in any case. The volume of a cut-off organ is a lower bound.
     Raises OutputError if ``path`` cannot be written.
     """
-    entries = list(ledger.entries())
-    organs = organs_measured(entries, vocabulary)
+    entries = list(ledger.iter_entries())
+    organs = find_measured_organs(entries, vocabulary)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_ABOUT, *(f"{organ.key}_ml" for organ in organs), "cut_off", "notes"])
@@ -109,22 +111,22 @@ def write_volumes(path: Path, ledger: Ledger, vocabulary: Vocabulary) -> None:
         about = (entry.name, entry.patient, entry.study_date, entry.description, entry.source, entry.status)
         writer.writerow(
             [
-                *map(_plain, about),
+                *map(_sanitize_text, about),
                 *(f"{volumes[organ.key]:.3f}" if organ.key in volumes else "" for organ in organs),
                 " ".join(cut_off),
-                _plain(" ".join(note for note in notes if note)),
+                _sanitize_text(" ".join(note for note in notes if note)),
             ]
         )
     write_text(text.getvalue().encode("utf-8", "replace").decode("utf-8"), path)
 
 
-def organs_measured(entries: list[Entry], vocabulary: Vocabulary) -> list[Organ]:
+def find_measured_organs(entries: list[Entry], vocabulary: Vocabulary) -> list[Organ]:
     """The organs that were segmented in any case, present or not."""
     known = {key for entry in entries if entry.status == OK and entry.outcome for key in entry.outcome.volumes_ml}
     return [organ for organ in vocabulary if organ.key in known]
 
 
-def _plain(text: str) -> str:
+def _sanitize_text(text: str) -> str:
     """``text`` without formulas, and without control characters that a terminal would execute."""
     text = "".join(
         char if char.isprintable() or category(char) == "Zs" else char.encode("unicode_escape").decode("ascii")
@@ -202,36 +204,36 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
 
     Raises OutputError if it cannot be written.
     """
-    entries = list(ledger.entries())
-    to_check = concerns(entries, vocabulary)
+    entries = list(ledger.iter_entries())
+    to_check = rank_concerns(entries, vocabulary)
     done = [entry for entry in entries if entry.status == OK]
     pictured = {entry.key for entry in done[:_MAX_PICTURES]}
     counts = {status: sum(entry.status == status for entry in entries) for status in (OK, SKIPPED, FAILED, PENDING)}
-    measured = organs_measured(entries, vocabulary)
+    measured = find_measured_organs(entries, vocabulary)
     volumes = [(_name(entry), entry.outcome.volumes_ml) for entry in done if entry.outcome]
     seconds = [entry.outcome.seconds["total"] for entry in done if entry.outcome and "total" in entry.outcome.seconds]
     ranks = {concern.entry.key: str(rank) for rank, concern in enumerate(to_check, start=1)}
-    rows = [_row(entry, ranks.get(entry.key, ""), cases, entry.key in pictured, vocabulary) for entry in entries]
+    rows = [_make_row(entry, ranks.get(entry.key, ""), cases, entry.key in pictured, vocabulary) for entry in entries]
     # Image files have none.
     has_slices = any(row.slices for row in rows)
     page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     text = page.render(
         title=f"Cohort of {len(done)} CT{'s' if len(done) != 1 else ''}",
         style=STYLE,
-        source=ledger.about("source"),
-        model=ledger.about("model"),
+        source=ledger.read_note("source"),
+        model=ledger.read_note("model"),
         written=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-        ignored_files=int(ledger.about("strays") or 0),
+        ignored_files=int(ledger.read_note("strays") or 0),
         tiles=[(status, count) for status, count in counts.items() if count or status != PENDING],
         seconds=f"{statistics.median(seconds):.1f}" if seconds else "",
-        to_check=[_card(rank, concern, cases) for rank, concern in enumerate(to_check[:_MAX_CARDS], start=1)],
+        to_check=[_make_card(rank, concern, cases) for rank, concern in enumerate(to_check[:_MAX_CARDS], start=1)],
         more_to_check=max(len(to_check) - _MAX_CARDS, 0),
         order=_BY_REVIEW if to_check and to_check[0].reviewed else _BY_VOLUME,
-        ended_early=ledger.about(ENDED_EARLY),
-        failures=_by_reason([entry for entry in entries if entry.status == FAILED]),
-        skipped=_by_reason([entry for entry in entries if entry.status == SKIPPED]),
-        chart=volume_chart(volumes, measured) if volumes else "",
-        chart_caption=explanation(len(volumes)),
+        ended_early=ledger.read_note(ENDED_EARLY),
+        failures=_group_by_reason([entry for entry in entries if entry.status == FAILED]),
+        skipped=_group_by_reason([entry for entry in entries if entry.status == SKIPPED]),
+        chart=draw_volume_chart(volumes, measured) if volumes else "",
+        chart_caption=format_chart_caption(len(volumes)),
         rows=rows,
         headings=[(text, kind) for text, kind in _HEADINGS if text != "Slices" or has_slices],
         has_slices=has_slices,
@@ -242,15 +244,15 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
 
 
 def _name(entry: Entry) -> str:
-    label = " · ".join(filter(None, (entry.patient, _date(entry.study_date), entry.description)))
+    label = " · ".join(filter(None, (entry.patient, _format_date(entry.study_date), entry.description)))
     return label or Path(entry.source).name
 
 
-def _date(dicom: str) -> str:
+def _format_date(dicom: str) -> str:
     return f"{dicom[:4]}-{dicom[4:6]}-{dicom[6:8]}" if len(dicom) == 8 and dicom.isdecimal() else dicom
 
 
-def _row(entry: Entry, rank: str, cases: Path, with_picture: bool, vocabulary: Vocabulary) -> Row:
+def _make_row(entry: Entry, rank: str, cases: Path, with_picture: bool, vocabulary: Vocabulary) -> Row:
     outcome = entry.outcome
     total = outcome.seconds.get("total") if outcome else None
     notes = [entry.reason, *entry.notes, *(outcome.notes if outcome else ())]
@@ -263,18 +265,18 @@ def _row(entry: Entry, rank: str, cases: Path, with_picture: bool, vocabulary: V
         rank=rank,
         notes=". ".join(note.rstrip(".") for note in notes if note),
         folder=entry.name if entry.status == OK else "",
-        picture=_picture(entry, cases) if with_picture else "",
+        picture=_encode_thumbnail(entry, cases) if with_picture else "",
         link=_link(entry),
-        large=_large(entry, cases),
+        large=_get_picture_link(entry, cases),
         cut_off=_cut_off(entry, vocabulary),
     )
 
 
-def _by_reason(entries: list[Entry]) -> list[Group]:
+def _group_by_reason(entries: list[Entry]) -> list[Group]:
     """Group entries whose reasons differ only in names and numbers, the largest group first."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
-        found.setdefault(_wording(entry), []).append(entry)
+        found.setdefault(_normalize_reason(entry), []).append(entry)
     groups = [
         Group(
             alike[0].reason,
@@ -288,7 +290,7 @@ def _by_reason(entries: list[Entry]) -> list[Group]:
     return sorted(groups, key=lambda group: -group.count)
 
 
-def _wording(entry: Entry) -> str:
+def _normalize_reason(entry: Entry) -> str:
     """The reason of ``entry`` with its names and numbers replaced by ``#``."""
     text = entry.reason
     for name in filter(None, (Path(entry.source).name, entry.description)):
@@ -296,11 +298,11 @@ def _wording(entry: Entry) -> str:
     return _NUMBER.sub("#", text)
 
 
-def _card(rank: int, concern: Concern, cases: Path) -> Card:
+def _make_card(rank: int, concern: Concern, cases: Path) -> Card:
     entry = concern.entry
     shown = concern.reasons[:_MAX_REASONS]
     more = len(concern.reasons) - len(shown)
-    picture, link, large = _picture(entry, cases), _link(entry), _large(entry, cases)
+    picture, link, large = _encode_thumbnail(entry, cases), _link(entry), _get_picture_link(entry, cases)
     return Card(rank, _name(entry), entry.source, picture, shown, more, link, large)
 
 
@@ -309,7 +311,7 @@ def _link(entry: Entry) -> str:
     return f"{CASES}/{quote(entry.name)}/" if entry.status == OK and entry.name else ""
 
 
-def _large(entry: Entry, cases: Path) -> str:
+def _get_picture_link(entry: Entry, cases: Path) -> str:
     link = _link(entry)
     return f"{link}{PICTURE}" if link and (cases / entry.name / PICTURE).is_file() else ""
 
@@ -321,7 +323,7 @@ def _cut_off(entry: Entry, vocabulary: Vocabulary) -> str:
     return f"{names[:1]}{names[1:].lower()} ({CUT_OFF})"
 
 
-def _picture(entry: Entry, cases: Path) -> str:
+def _encode_thumbnail(entry: Entry, cases: Path) -> str:
     try:
         content = (cases / entry.name / THUMBNAIL).read_bytes()
     except OSError:

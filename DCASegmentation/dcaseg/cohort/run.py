@@ -18,12 +18,12 @@ from ..imaging.writers import make_private
 from ..inference.pipeline import optional
 from ..organs import Vocabulary
 from ..temp_paths import clean
-from .case import CASES, LEDGER, LOCK, PENDING, REPORT, VOLUMES, Case, Settings, prepare, readable
+from .case import CASES, LEDGER, LOCK, PENDING, REPORT, VOLUMES, Case, Settings, prepare, replace_undecodable_bytes
 from .dask_workers import require_shared_folders
 from .discovery import find, require_source
-from .dispatch import outcomes
+from .dispatch import process_cases
 from .ledger import ENDED_EARLY, Ledger, State
-from .pseudonyms import Pseudonyms, hidden, own_key, read_key
+from .pseudonyms import Pseudonyms, own_key, read_key, redact_names
 from .report import write_report, write_volumes
 
 _MIN_FREE_BYTES = 50_000_000
@@ -90,7 +90,7 @@ def _require_same_input(cohort: Cohort, ledger: Ledger) -> None:
     CTs with the same path in both would be taken for the same CT, and replace its results. A folder that is gone may
     have been moved. With pseudonyms, no path is recorded.
     """
-    earlier = ledger.about(_SOURCE)
+    earlier = ledger.read_note(_SOURCE)
     if earlier and exists(Path(earlier)) and not Path(earlier).samefile(cohort.source):
         raise OutputError(
             f"{cohort.settings.out} is the cohort of another folder, {earlier}.", "Choose another output folder."
@@ -106,23 +106,23 @@ def _run(
     searching: Callable[[int, str], None],
     tick: Callable[[State], None],
 ) -> State:
-    ledger.begin(cohort.settings.identity())
+    ledger.begin(cohort.settings.get_identity())
     # The lock is held, so partial files are left over from killed runs or workers.
     clean(out / CASES, only_writer=True)
     found = find(cohort.source, out, cohort.rules, searching)
-    source = readable(str(cohort.source.absolute()))
+    source = replace_undecodable_bytes(str(cohort.source.absolute()))
     _require_same_input(cohort, ledger)
     if pseudonyms is not None:
-        found.cases = [pseudonyms.case(case) for case in found.cases]
-        found.rejected = [pseudonyms.rejected(entry, cohort.source.absolute()) for entry in found.rejected]
+        found.cases = [pseudonyms.pseudonymize_case(case) for case in found.cases]
+        found.rejected = [pseudonyms.pseudonymize_rejected(entry, cohort.source.absolute()) for entry in found.rejected]
         source = ""
     ledger.enter(found.cases, found.rejected, cohort.retry_failed)
     ledger.note("strays", str(found.ignored_files))
     ledger.note(_SOURCE, source)
     ledger.note("model", cohort.model)
-    pending = ledger.pending()
+    pending = ledger.get_pending_keys()
     cases = [case for case in found.cases if case.key in pending]
-    state = State(len(found.cases) + len(found.rejected), {PENDING: 0, **ledger.counts()})
+    state = State(len(found.cases) + len(found.rejected), {PENDING: 0, **ledger.count_by_status()})
     try:
         if cases:
             _segment(cohort, out, ledger, cases, clients, state, tick)
@@ -133,7 +133,7 @@ def _run(
         with suppress(OutputError):
             reason = error.problem if isinstance(error, UserError) else "It was canceled."
             if pseudonyms is not None:
-                reason = hidden(reason, [str(cohort.source.absolute()), *cohort.source.absolute().parts[1:]])
+                reason = redact_names(reason, [str(cohort.source.absolute()), *cohort.source.absolute().parts[1:]])
             ledger.note(ENDED_EARLY, reason)
         _report(cohort, out, ledger, state)
         raise
@@ -176,7 +176,7 @@ def _segment(
             state.at_work = tuple(sources[key] for key in running)
             tick(state)
 
-        for outcome in outcomes(client, cases, cohort.settings, show):
+        for outcome in process_cases(client, cases, cohort.settings, show):
             ledger.finish(outcome)
             state.note(sources[outcome.key], outcome.status, outcome.reason)
     # Workers that the system killed left partial files.

@@ -11,26 +11,26 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ImageError, reason_of
+from ..errors import ImageError, get_reason
 from ..imaging.dicom_header import CT_IMAGE, ENHANCED_CT, DicomHeader, is_dicom
 from ..imaging.dicom_header import DicomHeader as Header
 from ..imaging.dicom_header import read_dicom_header as read_header
 from ..imaging.dicom_slices import (
-    by_orientation,
-    energy_types,
+    find_energy_types,
+    find_non_hu_units,
+    group_by_orientation,
+    have_same_voxels,
     is_localizer,
-    other_units,
-    same_voxels,
+    merge_single_slice_series,
+    select_slice_images,
     stack_slices,
-    together,
-    without_non_slices,
 )
 from ..imaging.writers import temporary_folder
 
 __all__ = ["Header", "is_dicom", "read_header"]
 
 
-def files_below(root: Path, leave_out: Path, unreadable: Callable[[Path, OSError], None]) -> Iterator[Path]:
+def walk_files(root: Path, leave_out: Path, unreadable: Callable[[Path, OSError], None]) -> Iterator[Path]:
     """Yield every file below ``root`` except those below ``leave_out``, folder by folder in the order of their names.
 
     Links to folders are not followed, as they may form loops; links to files are. ``unreadable`` is called for a folder
@@ -84,7 +84,9 @@ def order_slices(images: Sequence[DicomHeader], name: str, resample: bool = Fals
     return Volume(tuple(by_file[str(file)] for file in stack.files), stack.notes)
 
 
-def volumes(images: Sequence[DicomHeader], name: str, min_slices: int, resample: bool = False) -> dict[str, Volume]:
+def split_into_volumes(
+    images: Sequence[DicomHeader], name: str, min_slices: int, resample: bool = False
+) -> dict[str, Volume]:
     """The volumes of a series by acquisition number; a single one, with the key "", if all slices form one volume.
 
     Scanners sometimes store the phases of an examination as acquisitions of one series, and each file of enhanced
@@ -93,11 +95,11 @@ def volumes(images: Sequence[DicomHeader], name: str, min_slices: int, resample:
     try:
         return {"": order_slices(images, name, resample)}
     except ImageError:
-        for part_of in (_acquisition, _multi_frame_file):
+        for part_of in (_get_acquisition, _get_multi_frame_file):
             parts: dict[str, list[DicomHeader]] = {}
             for image in images:
                 parts.setdefault(part_of(image), []).append(image)
-            if part_of is _acquisition and "" in parts:
+            if part_of is _get_acquisition and "" in parts:
                 # An image without a number may belong to any acquisition.
                 continue
             if len(parts) < 2 or min(sum(one.frames for one in part) for part in parts.values()) < min_slices:
@@ -110,11 +112,11 @@ def volumes(images: Sequence[DicomHeader], name: str, min_slices: int, resample:
         raise
 
 
-def _acquisition(image: DicomHeader) -> str:
+def _get_acquisition(image: DicomHeader) -> str:
     return image.acquisition
 
 
-def _multi_frame_file(image: DicomHeader) -> str:
+def _get_multi_frame_file(image: DicomHeader) -> str:
     return image.file if image.frames > 1 else ""
 
 
@@ -135,7 +137,7 @@ class Series:
     @property
     def kind(self) -> tuple[str, ...]:
         """What distinguishes it from other series without a UID in the same folder."""
-        return *_signature(self.images[0]), ",".join(f"{cosine:.3f}" for cosine in self.images[0].axes)
+        return *_get_signature(self.images[0]), ",".join(f"{cosine:.3f}" for cosine in self.images[0].axes)
 
     @property
     def description(self) -> str:
@@ -153,29 +155,29 @@ def group(headers: Iterable[Header]) -> list[Series]:
 
     The same series UID in two patients or studies, a result of careless anonymization, makes two series. Images without
     a series UID belong together if folder, description, size and orientation agree; so do single images whose series
-    UIDs all differ (see ``dicom_slices.together``).
+    UIDs all differ (see ``dicom_slices.merge_single_slice_series``).
     """
     by_key: dict[tuple[str, ...], list[Header]] = {}
     for header in headers:
         key: tuple[str, ...] = (header.patient, header.study, header.series)
         if not header.series:
-            key = (*key, str(Path(header.file).parent), *_signature(header))
+            key = (*key, str(Path(header.file).parent), *_get_signature(header))
         by_key.setdefault(key, []).append(header)
     found: list[list[Header]] = []
     for images in by_key.values():
-        found += [images] if images[0].series else by_orientation(images)
-    return [Series(*_ids(images[0]), tuple(images), note) for images, note in together(found)]
+        found += [images] if images[0].series else group_by_orientation(images)
+    return [Series(*_get_ids(images[0]), tuple(images), note) for images, note in merge_single_slice_series(found)]
 
 
-def _signature(image: Header) -> tuple[str, ...]:
+def _get_signature(image: Header) -> tuple[str, ...]:
     return image.modality, image.description, f"{image.columns}x{image.rows}"
 
 
-def _ids(image: Header) -> tuple[str, str, str]:
+def _get_ids(image: Header) -> tuple[str, str, str]:
     return image.patient, image.study, image.series
 
 
-def without_copies(images: Iterable[Header]) -> tuple[list[Header], int]:
+def remove_duplicates(images: Iterable[Header]) -> tuple[list[Header], int]:
     """The images without duplicates (same instance UID, same voxels), and the number of duplicates.
 
     Raises ValueError if two different images have the same instance UID, and OSError if a file cannot be read.
@@ -190,7 +192,7 @@ def without_copies(images: Iterable[Header]) -> tuple[list[Header], int]:
             kept[image.instance] = image
         else:
             first = kept[image.instance]
-            if first.position != image.position or not same_voxels(first, image):
+            if first.position != image.position or not have_same_voxels(first, image):
                 names = f"{Path(first.file).name} and {Path(image.file).name}"
                 raise ValueError(f"{names} are different images with the same UID")
             copies += 1
@@ -226,11 +228,11 @@ class Selection:
 
 def select(series: Series, rules: Rules) -> Selection:
     """Select the images of ``series`` that form a CT volume, or give the first reason not to use it."""
-    likely = without_non_slices(series.images)
+    likely = select_slice_images(series.images)
     # If most images are not slices, all are kept, so that the reason says what they are.
     scan = tuple(likely if 2 * len(likely) > len(series.images) else series.images)
     scan = tuple(image for image in scan if not is_localizer(image))
-    reason = _reason_to_skip(scan, rules)
+    reason = _find_skip_reason(scan, rules)
     if reason:
         return Selection((), reason)
     left_out = [image for image in series.images if image not in scan]
@@ -250,7 +252,7 @@ def select(series: Series, rules: Rules) -> Selection:
     return Selection(scan, notes=tuple(notes))
 
 
-def _reason_to_skip(scan: tuple[Header, ...], rules: Rules) -> str:
+def _find_skip_reason(scan: tuple[Header, ...], rules: Rules) -> str:
     modalities = sorted({image.modality for image in scan} - {"CT", ""})
     if modalities:
         return f"{', '.join(modalities)}, not CT"
@@ -258,10 +260,10 @@ def _reason_to_skip(scan: tuple[Header, ...], rules: Rules) -> str:
         return "localizer"
     if any(image.sop_class not in (CT_IMAGE, *ENHANCED_CT, "") for image in scan):
         return "secondary capture or another object, not CT images"
-    energy = energy_types(scan)
+    energy = find_energy_types(scan)
     if energy:
         return f"dual-energy map ({', '.join(energy)})"
-    units = other_units(scan)
+    units = find_non_hu_units(scan)
     if units:
         return f"dual-energy or other map: voxels in {', '.join(units)}, not in HU"
     derived = next((image for image in scan if _is_derived(image)), None)
@@ -299,7 +301,7 @@ def gathered(files: Sequence[Path], name: str) -> Iterator[Path]:
     and encoding of their paths. Raises ImageError if a file is missing or cannot be read.
     """
     with temporary_folder("dca-series") as temporary:
-        folder = temporary / (_ascii_name(name) or "series")
+        folder = temporary / (_make_ascii_name(name) or "series")
         folder.mkdir()
         for number, file in enumerate(files):
             link = folder / f"{number:06d}.dcm"
@@ -318,9 +320,9 @@ def _require_readable(file: Path) -> None:
             pass
     except OSError as error:
         raise ImageError(
-            f"{file.name} cannot be read: {reason_of(error)}.", "Check the archive and its permissions."
+            f"{file.name} cannot be read: {get_reason(error)}.", "Check the archive and its permissions."
         ) from None
 
 
-def _ascii_name(name: str) -> str:
+def _make_ascii_name(name: str) -> str:
     return "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in name)[:60].strip("_")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ImageError, reason_of
+from ..errors import ImageError, get_reason
 from ..imaging.dicom_series import note_on_lost_slices
 from .archive import (
     NOT_AXIAL,
@@ -14,14 +14,14 @@ from .archive import (
     Rules,
     Series,
     Volume,
-    files_below,
     group,
     is_dicom,
     order_slices,
     read_header,
+    remove_duplicates,
     select,
-    volumes,
-    without_copies,
+    split_into_volumes,
+    walk_files,
 )
 
 # A folder named explicitly may contain a short or a computed series.
@@ -82,17 +82,24 @@ def find_one_ct(
     volume, and if a DICOM file in their folders is damaged or unreadable.
     """
     candidates, damaged = _search(folder, leave_out, progress, resample)
-    chosen = _chosen(candidates, choice, folder.name)
-    volume, copies = _volume(chosen, damaged, folder, resample)
+    chosen = _choose_candidate(candidates, choice, folder.name)
+    volume, copies = _build_volume(chosen, damaged, folder, resample)
     skipped = [candidate for candidate in candidates if candidate is not chosen]
     duplicates = "1 duplicate image was" if copies == 1 else f"{copies} duplicate images were"
     left_out = [f"{duplicates} left out."] if copies else []
     lost = note_on_lost_slices(volume.images)
-    notes = [*_only_note(chosen, choice), *chosen.notes, *left_out, *lost, *volume.notes, *_skipped_note(skipped)]
-    return _one_ct(chosen, volume, folder, notes)
+    notes = [
+        *_make_only_series_note(chosen, choice),
+        *chosen.notes,
+        *left_out,
+        *lost,
+        *volume.notes,
+        *_make_skipped_note(skipped),
+    ]
+    return _make_one_ct(chosen, volume, folder, notes)
 
 
-def each_ct(folder: Path, leave_out: Path, resample: bool = False) -> Iterator[OneCT]:
+def iter_cts(folder: Path, leave_out: Path, resample: bool = False) -> Iterator[OneCT]:
     """Yield every volume that ``find_one_ct`` could return, those that it selects without a choice first.
 
     Series that do not form a volume are left out. Raises ImageError if there is no DICOM image, or no volume.
@@ -101,11 +108,11 @@ def each_ct(folder: Path, leave_out: Path, resample: bool = False) -> Iterator[O
     problems: list[ImageError] = []
     for candidate in sorted(candidates, key=lambda each: bool(each.reason)):
         try:
-            volume, _ = _volume(candidate, damaged, folder, resample)
+            volume, _ = _build_volume(candidate, damaged, folder, resample)
         except ImageError as error:
             problems.append(error)
         else:
-            yield _one_ct(candidate, volume, folder, volume.notes)
+            yield _make_one_ct(candidate, volume, folder, volume.notes)
     if len(problems) == len(candidates):
         raise problems[0]
 
@@ -114,14 +121,16 @@ def _search(
     folder: Path, leave_out: Path, progress: Callable[[int], None] | None, resample: bool
 ) -> tuple[list[_Candidate], list[tuple[Path, str]]]:
     """The volumes in the folder tree, and the files that cannot be used, each with the problem."""
-    headers, damaged = _headers(folder, leave_out, progress)
+    headers, damaged = _read_headers(folder, leave_out, progress)
     if not headers:
-        raise _nothing(folder, damaged)
+        raise _make_no_dicom_error(folder, damaged)
     rules = Rules(_MIN_SLICES, derived=True, resample=resample)
-    return [candidate for series in group(headers) for candidate in _candidates(series, rules)], damaged
+    return [candidate for series in group(headers) for candidate in _find_candidates(series, rules)], damaged
 
 
-def _volume(chosen: _Candidate, damaged: list[tuple[Path, str]], folder: Path, resample: bool) -> tuple[Volume, int]:
+def _build_volume(
+    chosen: _Candidate, damaged: list[tuple[Path, str]], folder: Path, resample: bool
+) -> tuple[Volume, int]:
     """The slices of ``chosen`` in order, and the number of duplicates that were left out."""
     name = chosen.series.description or folder.name
     folders = {Path(image.file).parent for image in chosen.images}
@@ -134,19 +143,19 @@ def _volume(chosen: _Candidate, damaged: list[tuple[Path, str]], folder: Path, r
             )
     try:
         # An acquisition is ordered already, but a series that was selected explicitly may not be.
-        kept, copies = without_copies(chosen.images)
+        kept, copies = remove_duplicates(chosen.images)
         return order_slices(kept, name, resample), copies
     except (OSError, ValueError) as error:
-        raise ImageError(f"The DICOM series {name} cannot be used: {reason_of(error)}.", "Export it again.") from None
+        raise ImageError(f"The DICOM series {name} cannot be used: {get_reason(error)}.", "Export it again.") from None
 
 
-def _one_ct(chosen: _Candidate, volume: Volume, folder: Path, notes: Iterable[str]) -> OneCT:
+def _make_one_ct(chosen: _Candidate, volume: Volume, folder: Path, notes: Iterable[str]) -> OneCT:
     name = chosen.series.description or folder.name
     files = tuple(Path(image.file) for image in volume.images)
     return OneCT(name, files, tuple(dict.fromkeys(notes)), volume.slices)
 
 
-def _headers(
+def _read_headers(
     folder: Path, leave_out: Path, progress: Callable[[int], None] | None
 ) -> tuple[list[Header], list[tuple[Path, str]]]:
     """The DICOM headers in the folder tree, and the files that cannot be used, each with the problem."""
@@ -154,9 +163,9 @@ def _headers(
     damaged: list[tuple[Path, str]] = []
 
     def add_unreadable(path: Path, error: OSError) -> None:
-        damaged.append((path, f"it cannot be read ({reason_of(error)})"))
+        damaged.append((path, f"it cannot be read ({get_reason(error)})"))
 
-    for count, file in enumerate(files_below(folder.absolute(), leave_out.absolute(), add_unreadable), start=1):
+    for count, file in enumerate(walk_files(folder.absolute(), leave_out.absolute(), add_unreadable), start=1):
         if progress and count % _PROGRESS_INTERVAL == 0:
             progress(count)
         try:
@@ -171,13 +180,13 @@ def _headers(
     return headers, damaged
 
 
-def _candidates(series: Series, rules: Rules) -> list[_Candidate]:
+def _find_candidates(series: Series, rules: Rules) -> list[_Candidate]:
     selection = select(series, rules)
     if selection.reason:
         return [_Candidate(series, series.images, reason=selection.reason)]
     try:
-        images = without_copies(selection.images)[0]
-        stacks = volumes(images, series.description, rules.min_slices, rules.resample)
+        images = remove_duplicates(selection.images)[0]
+        stacks = split_into_volumes(images, series.description, rules.min_slices, rules.resample)
     except (ImageError, OSError, ValueError):
         # The problem is reported if this candidate is chosen.
         return [_Candidate(series, selection.images, notes=selection.notes)]
@@ -187,7 +196,7 @@ def _candidates(series: Series, rules: Rules) -> list[_Candidate]:
     ]
 
 
-def _chosen(candidates: list[_Candidate], choice: str | None, name: str) -> _Candidate:
+def _choose_candidate(candidates: list[_Candidate], choice: str | None, name: str) -> _Candidate:
     if choice is not None:
         by_uid = [candidate for candidate in candidates if candidate.series.uid == choice]
         if len(by_uid) == 1:
@@ -195,30 +204,30 @@ def _chosen(candidates: list[_Candidate], choice: str | None, name: str) -> _Can
         if not by_uid and choice.isdecimal() and 1 <= int(choice) <= len(candidates):
             return candidates[int(choice) - 1]
         problem = f"{choice} is the UID of {len(by_uid)} CTs" if by_uid else f"There is no series {choice}"
-        raise ImageError(f"{problem}: {_listed(candidates, name)}", "Select one of these by its number.")
+        raise ImageError(f"{problem}: {_format_candidates(candidates, name)}", "Select one of these by its number.")
     usable = [candidate for candidate in candidates if not candidate.reason]
     if len(usable) == 1:
         return usable[0]
     if len(candidates) == 1:
         return candidates[0]
-    raise ImageError(_listed(candidates, name), "Select one with --series and its number or UID.")
+    raise ImageError(_format_candidates(candidates, name), "Select one with --series and its number or UID.")
 
 
-def _only_note(chosen: _Candidate, choice: str | None) -> list[str]:
+def _make_only_series_note(chosen: _Candidate, choice: str | None) -> list[str]:
     """A note on a series that is used only because it is the only one."""
     if choice is not None or not chosen.reason or chosen.reason == NOT_AXIAL:
         return []
     return [f"The only series is used, although it may not be a usual CT: {chosen.reason}."]
 
 
-def _listed(candidates: list[_Candidate], name: str) -> str:
+def _format_candidates(candidates: list[_Candidate], name: str) -> str:
     shown = [f"[{number}] {entry.description}" for number, entry in enumerate(candidates[:_MAX_LISTED], start=1)]
     if len(candidates) > _MAX_LISTED:
         shown.append(f"and {len(candidates) - _MAX_LISTED} more")
     return f"{name} contains {len(candidates)} series: {'; '.join(shown)}."
 
 
-def _skipped_note(candidates: list[_Candidate]) -> list[str]:
+def _make_skipped_note(candidates: list[_Candidate]) -> list[str]:
     if not candidates:
         return []
     reasons = sorted({candidate.reason or "another CT" for candidate in candidates})
@@ -226,7 +235,7 @@ def _skipped_note(candidates: list[_Candidate]) -> list[str]:
     return [f"{len(candidates)} other series {verb} skipped: {'; '.join(reasons)}."]
 
 
-def _nothing(folder: Path, damaged: list[tuple[Path, str]]) -> ImageError:
+def _make_no_dicom_error(folder: Path, damaged: list[tuple[Path, str]]) -> ImageError:
     if damaged:
         file, problem = damaged[0]
         return ImageError(

@@ -44,7 +44,7 @@ class Algorithm:
     parameters: Mapping[str, str]
 
     @classmethod
-    def of_model(cls, name: str, version: str, weights_sha256: str) -> Algorithm:
+    def from_model(cls, name: str, version: str, weights_sha256: str) -> Algorithm:
         """DCA with the trained model of this name and version, identified by the SHA-256 of its weights."""
         return cls(f"DCA {name}", version, {"weights_sha256": weights_sha256})
 
@@ -67,7 +67,7 @@ def write_segmentation(
     Raises ImageError if the CT lacks what a DICOM SEG must refer to, if no organ was found, or if the labels do not lie
     on the slices; OSError if a slice cannot be read or the file cannot be written.
     """
-    sources = [_header(file) for file in slices]
+    sources = [_read_header(file) for file in slices]
     _require_references(sources)
     array = sitk.GetArrayViewFromImage(labels)
     _require_same_grid(labels, sources)
@@ -80,8 +80,8 @@ def write_segmentation(
         segment_of[organ.label] = number
     # Slices without any organ need not be processed for each segment.
     used = np.flatnonzero(array.any(axis=(1, 2)))
-    about = _patient_and_study(sources[0], pseudonym)
-    if not _uid(sources[0], "FrameOfReferenceUID"):
+    about = _make_patient_and_study(sources[0], pseudonym)
+    if not _get_uid(sources[0], "FrameOfReferenceUID"):
         # Some anonymization removes it. The segmentation lies on the slices that it refers to all the same.
         sources[0].FrameOfReferenceUID = hd.UID()
     with disable_value_validation():
@@ -90,10 +90,10 @@ def write_segmentation(
             pixel_array=segment_of[array[used]],
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[
-                _description(organ, number, algorithm) for number, organ in enumerate(found, start=1)
+                _make_segment_description(organ, number, algorithm) for number, organ in enumerate(found, start=1)
             ],
             series_instance_uid=hd.UID(),
-            series_number=_series_number(sources[0]),
+            series_number=_make_series_number(sources[0]),
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer=MANUFACTURER,
@@ -111,7 +111,7 @@ def write_segmentation(
         temporary.write_bytes(stream.getbuffer())
 
 
-def _header(file: Path) -> pydicom.Dataset:
+def _read_header(file: Path) -> pydicom.Dataset:
     with file.open("rb") as stream, disable_value_validation():
         # A file without preamble or meta header is also DICOM.
         return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
@@ -120,7 +120,7 @@ def _header(file: Path) -> pydicom.Dataset:
 def _require_references(sources: Sequence[pydicom.Dataset]) -> None:
     if any(_number_of_frames(source) > 1 for source in sources):
         raise ImageError("A DICOM SEG was not written: the CT is a multi-frame image, which is not supported for it.")
-    missing = [name for name in _REQUIRED if any(not _uid(source, name) for source in sources)]
+    missing = [name for name in _REQUIRED if any(not _get_uid(source, name) for source in sources)]
     if missing:
         raise ImageError(f"A DICOM SEG was not written: the CT has no {', '.join(missing)} to refer to.")
 
@@ -132,19 +132,19 @@ def _number_of_frames(source: pydicom.Dataset) -> int:
         return 1
 
 
-def _uid(source: pydicom.Dataset, name: str) -> str:
+def _get_uid(source: pydicom.Dataset, name: str) -> str:
     return str(source.get(name) or "").strip(" \0")
 
 
 def _require_same_grid(labels: sitk.Image, sources: Sequence[pydicom.Dataset]) -> None:
     size = (int(sources[0].get("Columns") or 0), int(sources[0].get("Rows") or 0), len(sources))
     ends = [labels.TransformIndexToPhysicalPoint((0, 0, index)) for index in (0, labels.GetDepth() - 1)]
-    stated = [_position(sources[0]), _position(sources[-1])]
+    stated = [_get_position(sources[0]), _get_position(sources[-1])]
     if labels.GetSize() != size or None in stated or not np.allclose(ends, np.array(stated), atol=_SAME_MM):
         raise ImageError("A DICOM SEG was not written: the labels do not lie on the slices of the CT.")
 
 
-def _position(source: pydicom.Dataset) -> tuple[float, ...] | None:
+def _get_position(source: pydicom.Dataset) -> tuple[float, ...] | None:
     try:
         values = tuple(float(value) for value in source.ImagePositionPatient)
     except (AttributeError, TypeError, ValueError):
@@ -152,7 +152,7 @@ def _position(source: pydicom.Dataset) -> tuple[float, ...] | None:
     return values if len(values) == 3 and np.isfinite(values).all() else None
 
 
-def _patient_and_study(source: pydicom.Dataset, pseudonym: str) -> pydicom.Dataset:
+def _make_patient_and_study(source: pydicom.Dataset, pseudonym: str) -> pydicom.Dataset:
     """The description of patient and study, in UTF-8: the values of ``source`` that conform to DICOM."""
     about = pydicom.Dataset()
     about.SpecificCharacterSet = "ISO_IR 192"
@@ -164,13 +164,13 @@ def _patient_and_study(source: pydicom.Dataset, pseudonym: str) -> pydicom.Datas
         about.DeidentificationMethod = "SlicerDCASegmentation: keyed pseudonym, dates and descriptions left out"
         return about
     for name in (*_MAY_BE_EMPTY, *_OPTIONAL):
-        value = _conforming(source, name)
+        value = _get_valid_value(source, name)
         if value is not None:
             setattr(about, name, value)
     return about
 
 
-def _conforming(source: pydicom.Dataset, name: str) -> object:
+def _get_valid_value(source: pydicom.Dataset, name: str) -> object:
     """The value of an attribute; None if it is missing or does not conform to DICOM."""
     try:
         element = source[name]
@@ -204,44 +204,44 @@ def _clean_copy(
     """
     copy = pydicom.Dataset()
     copy.update(about)
-    copy.SOPClassUID, copy.SOPInstanceUID = _uid(source, "SOPClassUID"), _uid(source, "SOPInstanceUID")
+    copy.SOPClassUID, copy.SOPInstanceUID = _get_uid(source, "SOPClassUID"), _get_uid(source, "SOPInstanceUID")
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        setattr(copy, name, _uid(first, name))
+        setattr(copy, name, _get_uid(first, name))
     copy.Modality = "CT"
     copy.Columns, copy.Rows = labels.GetWidth(), labels.GetHeight()
     step_x, step_y, step_z = labels.GetSpacing()
     axes = np.reshape(labels.GetDirection(), (3, 3))
     corner = np.array(labels.TransformIndexToPhysicalPoint((0, 0, index)))
-    stated = _position(source)
+    stated = _get_position(source)
     # The slice's own digits if they agree.
     is_same = stated is not None and np.allclose(stated, corner, atol=_SAME_MM)
-    copy.ImagePositionPatient = source.ImagePositionPatient if is_same else _decimals(corner)
-    copy.ImageOrientationPatient = _decimals((*axes[:, 0], *axes[:, 1]))
-    copy.PixelSpacing = _decimals((step_y, step_x))
-    copy.SpacingBetweenSlices = _decimals((step_z,))[0]
-    copy.SliceThickness = _thickness(source) or copy.SpacingBetweenSlices
+    copy.ImagePositionPatient = source.ImagePositionPatient if is_same else _make_decimal_strings(corner)
+    copy.ImageOrientationPatient = _make_decimal_strings((*axes[:, 0], *axes[:, 1]))
+    copy.PixelSpacing = _make_decimal_strings((step_y, step_x))
+    copy.SpacingBetweenSlices = _make_decimal_strings((step_z,))[0]
+    copy.SliceThickness = _get_slice_thickness(source) or copy.SpacingBetweenSlices
     for name in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        value = _conforming(source, name)
+        value = _get_valid_value(source, name)
         if value is not None:
             setattr(copy, name, value)
     return copy
 
 
-def _thickness(source: pydicom.Dataset) -> DSfloat | None:
+def _get_slice_thickness(source: pydicom.Dataset) -> DSfloat | None:
     """The slice thickness in mm; None if it is missing, empty or impossible."""
     try:
         value = float(source.SliceThickness)
     except (AttributeError, TypeError, ValueError):
         return None
-    return _decimals((value,))[0] if 0 < value < 1000 else None
+    return _make_decimal_strings((value,))[0] if 0 < value < 1000 else None
 
 
-def _decimals(values: Iterable[float]) -> list[DSfloat]:
+def _make_decimal_strings(values: Iterable[float]) -> list[DSfloat]:
     """Decimal strings of at most 16 characters."""
     return [DSfloat(float(value), auto_format=True) for value in values]
 
 
-def _series_number(source: pydicom.Dataset) -> int:
+def _make_series_number(source: pydicom.Dataset) -> int:
     """A series number derived from that of the CT, as scanners number derived series."""
     try:
         return max(1, min(int(source.get("SeriesNumber") or 0) * 100 + 1, 2**31 - 1))
@@ -249,7 +249,7 @@ def _series_number(source: pydicom.Dataset) -> int:
         return 1
 
 
-def _description(organ: Organ, number: int, algorithm: Algorithm) -> hd.seg.SegmentDescription:
+def _make_segment_description(organ: Organ, number: int, algorithm: Algorithm) -> hd.seg.SegmentDescription:
     def concept(value: str, scheme: str, meaning: str) -> hd.sr.CodedConcept:
         return hd.sr.CodedConcept(value, scheme, meaning)
 
@@ -301,7 +301,10 @@ def write_checked(
 def require_same_voxels(path: Path, labels: sitk.Image, vocabulary: Vocabulary) -> None:
     """Raise OutputError unless the DICOM SEG at ``path`` contains exactly ``labels`` (uint8), voxel by voxel."""
     segmentation = hd.seg.segread(path)
-    keys = {number: segmentation.get_segment_description(number).tracking_id for number in _numbers(segmentation)}
+    keys = {
+        number: segmentation.get_segment_description(number).tracking_id
+        for number in _get_segment_numbers(segmentation)
+    }
     label_of = np.zeros(256, dtype=np.uint8)
     for number, key in keys.items():
         label_of[number] = vocabulary.by_key[str(key)].label
@@ -322,7 +325,7 @@ def require_same_voxels(path: Path, labels: sitk.Image, vocabulary: Vocabulary) 
         raise _differs(path)
 
 
-def _numbers(segmentation: hd.seg.Segmentation) -> range:
+def _get_segment_numbers(segmentation: hd.seg.Segmentation) -> range:
     return range(1, segmentation.number_of_segments + 1)
 
 

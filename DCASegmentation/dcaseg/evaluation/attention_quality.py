@@ -14,8 +14,8 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from ..imaging.grid import model_grid
-from ..imaging.intensity import window
+from ..imaging.grid import make_model_grid
+from ..imaging.intensity import apply_window
 from ..imaging.resampling import resample
 from ..method.network import LEVELS, DCANet
 from ..models.metadata import Metadata
@@ -56,7 +56,7 @@ def nyquist_ratio(maps: Tensor, axis: int) -> float:
     return float(energy[-1] / energy[-2 - _NEIGHBORS : -2].mean().clamp(min=1e-30))
 
 
-def dominant_flips(attention: Tensor, labels: Tensor) -> tuple[int, int]:
+def count_dominant_flips(attention: Tensor, labels: Tensor) -> tuple[int, int]:
     """Count the organ voxels with a face neighbor of the same organ, and those where the dominant expert differs.
 
     ``attention`` is (batch, expert, depth, height, width), ``labels`` is (batch, depth, height, width). Returns the
@@ -87,12 +87,12 @@ def measure_attention(network: DCANet, volumes: Iterable[np.ndarray], patch: Seq
     ratios: list[list[float]] = []
     flips = voxels = 0
     for volume in volumes:
-        for patch_input in _windows(volume, patch):
+        for patch_input in _iter_windows(volume, patch):
             parts = network.forward_all(torch.from_numpy(patch_input)[None, None], attention_levels=(level,))
             if level not in parts.attention:
                 raise ValueError("this network has no attention")
             ratios.append([nyquist_ratio(parts.attention[level], axis) for axis in range(3)])
-            changed, counted = dominant_flips(parts.attention[level], parts.aggregated.argmax(dim=1))
+            changed, counted = count_dominant_flips(parts.attention[level], parts.aggregated.argmax(dim=1))
             flips += changed
             voxels += counted
     if not ratios:
@@ -101,15 +101,15 @@ def measure_attention(network: DCANet, volumes: Iterable[np.ndarray], patch: Seq
     return AttentionQuality((z, y, x), flips / voxels if voxels else float("nan"))
 
 
-def network_inputs(cts: Iterable[sitk.Image], metadata: Metadata) -> Iterator[np.ndarray]:
+def preprocess_cts(cts: Iterable[sitk.Image], metadata: Metadata) -> Iterator[np.ndarray]:
     """Yield each CT on the model's grid, as the network gets it: (depth, height, width), float32, from 0 to 1."""
     for ct in cts:
-        grid = model_grid(ct, metadata.spacing, metadata.orientation)
+        grid = make_model_grid(ct, metadata.spacing, metadata.orientation)
         resampled = resample(ct, grid, anti_aliasing=metadata.anti_aliasing)
-        yield window(sitk.GetArrayViewFromImage(resampled), *metadata.hu_window)
+        yield apply_window(sitk.GetArrayViewFromImage(resampled), *metadata.hu_window)
 
 
-def _windows(volume: np.ndarray, patch: Sequence[int]) -> Iterable[np.ndarray]:
+def _iter_windows(volume: np.ndarray, patch: Sequence[int]) -> Iterable[np.ndarray]:
     patch = [min(side, size // _STRIDE * _STRIDE) for size, side in zip(volume.shape, patch, strict=True)]
     if not all(patch):
         return

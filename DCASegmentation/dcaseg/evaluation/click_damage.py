@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
-from ..interaction.view import Mask, distance_to, smoothed
+from ..interaction.view import Mask, compute_signed_distance, smooth_image
 from ..types import Box
 
 _MARGIN_MM = 30.0
@@ -28,7 +28,7 @@ _SLAB_MM = (50.0, 90.0)
 _SLICE_MM = (4.0, 8.0)
 
 
-def damaged_mask(
+def damage_mask(
     mask: Mask, hu: NDArray[np.generic], spacing: tuple[float, float, float], random: np.random.Generator
 ) -> Mask:
     """Return ``mask`` (z, y, x) with one large error, of a random kind.
@@ -36,21 +36,21 @@ def damaged_mask(
     A side cut off, a block or a ball erased, a ball added, within voxels of the same HU or not, or a border that is
     shifted on one side or everywhere. ``hu`` (z, y, x); ``spacing`` is (x, y, z) in mm. The mask must not be empty.
     """
-    box = _box_around(mask, spacing)
+    box = _compute_padded_box(mask, spacing)
     own = mask[box]
     kinds: tuple[Callable[[], Mask], ...] = (
-        lambda: own & ~_side(own, spacing, random),
-        lambda: own & ~_block(own, random),
-        lambda: own & ~_ball(own, spacing, random),
+        lambda: own & ~_draw_half_space(own, spacing, random),
+        lambda: own & ~_draw_block(own, random),
+        lambda: own & ~_draw_ball(own, spacing, random),
         lambda: own | _add_leak(own, np.asarray(hu[box], np.float32), spacing, random),
-        lambda: _shifted(own, spacing, random),
+        lambda: _shift_border(own, spacing, random),
     )
     changed = mask.copy()
     changed[box] = kinds[int(random.choice(len(kinds), p=(0.25, 0.2, 0.15, 0.25, 0.15)))]()
     return changed if changed.any() else mask
 
 
-def _side(mask: Mask, spacing: tuple[float, float, float], random: np.random.Generator) -> Mask:
+def _draw_half_space(mask: Mask, spacing: tuple[float, float, float], random: np.random.Generator) -> Mask:
     """Return the side (z, y, x) of a random plane that contains a random share of ``mask``."""
     normal = random.normal(size=3)
     if random.random() < 0.5:
@@ -62,7 +62,7 @@ def _side(mask: Mask, spacing: tuple[float, float, float], random: np.random.Gen
     return np.asarray(along < np.quantile(along[mask], random.uniform(*_CUT)))
 
 
-def _block(mask: Mask, random: np.random.Generator) -> Mask:
+def _draw_block(mask: Mask, random: np.random.Generator) -> Mask:
     where = np.argwhere(mask)
     center, extent = where[random.integers(len(where))], np.ptp(where, axis=0) + 1
     half = np.maximum(random.uniform(*_HALF_BLOCK, size=3) * extent, 1.0)
@@ -72,7 +72,7 @@ def _block(mask: Mask, random: np.random.Generator) -> Mask:
     return block
 
 
-def _ball(region: Mask, spacing: tuple[float, float, float], random: np.random.Generator) -> Mask:
+def _draw_ball(region: Mask, spacing: tuple[float, float, float], random: np.random.Generator) -> Mask:
     """Return a ball (z, y, x) around a random voxel of ``region``."""
     where = np.argwhere(region)
     center = where[random.integers(len(where))]
@@ -85,21 +85,21 @@ def _add_leak(
     mask: Mask, hu: NDArray[np.float32], spacing: tuple[float, float, float], random: np.random.Generator
 ) -> Mask:
     """Return a ball (z, y, x) on the border of ``mask``, half of the time only its voxels with the HU of the mask."""
-    border = mask & (distance_to(mask, spacing) > -1.5 * max(spacing))
-    ball = _ball(border, spacing, random)
+    border = mask & (compute_signed_distance(mask, spacing) > -1.5 * max(spacing))
+    ball = _draw_ball(border, spacing, random)
     if random.random() < 0.5:
         return np.asarray(ball & (hu > _AIR_HU))
-    return np.asarray(ball & (np.abs(smoothed(hu, spacing, 2.0) - np.median(hu[mask])) < _ALIKE_HU))
+    return np.asarray(ball & (np.abs(smooth_image(hu, spacing, 2.0) - np.median(hu[mask])) < _ALIKE_HU))
 
 
-def _shifted(mask: Mask, spacing: tuple[float, float, float], random: np.random.Generator) -> Mask:
+def _shift_border(mask: Mask, spacing: tuple[float, float, float], random: np.random.Generator) -> Mask:
     """Return ``mask`` (z, y, x) with its border shifted outward or inward, half of the time on one side only."""
     shift = random.uniform(*_SHIFT_MM) * random.choice((-1.0, 1.0))
-    moved = distance_to(mask, spacing) < shift
-    return moved if random.random() < 0.5 else np.where(_side(mask, spacing, random), moved, mask)
+    moved = compute_signed_distance(mask, spacing) < shift
+    return moved if random.random() < 0.5 else np.where(_draw_half_space(mask, spacing, random), moved, mask)
 
 
-def _box_around(mask: Mask, spacing: tuple[float, float, float]) -> Box:
+def _compute_padded_box(mask: Mask, spacing: tuple[float, float, float]) -> Box:
     sides = []
     for axis, step in enumerate(reversed(spacing)):
         hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
@@ -108,12 +108,12 @@ def _box_around(mask: Mask, spacing: tuple[float, float, float]) -> Box:
     return sides[0], sides[1], sides[2]
 
 
-def thick_slab(ct: sitk.Image, labels: sitk.Image, random: np.random.Generator) -> tuple[sitk.Image, sitk.Image]:
+def make_thick_slab(ct: sitk.Image, labels: sitk.Image, random: np.random.Generator) -> tuple[sitk.Image, sitk.Image]:
     """Return a short piece of ``ct`` and its ``labels`` with thick slices, at a random height where organs are.
 
     Each slice averages the HU of the slices that it covers; its labels are those in its middle.
     """
-    grid = Grid.of(ct)
+    grid = Grid.from_image(ct)
     hu, truth = sitk.GetArrayViewFromImage(ct), sitk.GetArrayViewFromImage(labels)
     step = grid.spacing[2]
     height, thickness = random.uniform(*_SLAB_MM), max(random.uniform(*_SLICE_MM), step)
@@ -135,4 +135,4 @@ def thick_slab(ct: sitk.Image, labels: sitk.Image, random: np.random.Generator) 
     thick = Grid(
         (grid.size[0], grid.size[1], count), (grid.spacing[0], grid.spacing[1], thickness), (x, y, z), grid.direction
     )
-    return thick.image_of(np.rint(mixed).astype(np.int16)), thick.image_of(truth[nearest])
+    return thick.make_image(np.rint(mixed).astype(np.int16)), thick.make_image(truth[nearest])

@@ -31,18 +31,18 @@ from ..interaction.click_classifier import (
     PieceDecision,
     Thresholds,
     is_large,
-    probability_of,
-    shipped_classifier,
+    load_shipped_classifier,
+    predict_ensemble_probability,
 )
-from ..interaction.click_piece import PIECE_FEATURES, Pieces, pieces_of
-from ..interaction.evidence import FEATURES, Evidence, evidence_of
-from ..interaction.random_walker import RandomWalkerEngine, without_islands
+from ..interaction.click_piece import PIECE_FEATURES, Pieces, find_pieces
+from ..interaction.evidence import FEATURES, Evidence, compute_evidence
+from ..interaction.random_walker import RandomWalkerEngine, remove_new_islands
 from ..interaction.session import CorrectionSession
 from ..interaction.strokes import Stroke, to_point
 from ..interaction.view import FloatArray, Mask, View
 from ..organs import Vocabulary
-from .click_damage import damaged_mask
-from .click_simulation import dice_of, next_click
+from .click_damage import damage_mask
+from .click_simulation import compute_dice, find_next_click
 
 LOSS = 5.0
 """How many times as much as a gain of Dice a loss counts when the caution is chosen: the user has to undo it."""
@@ -101,7 +101,7 @@ class ClickSample:
         """Whether the organ had no mask near the click."""
         return self.evidence.mask_voxels == 0
 
-    def dice_after(self, voxels: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+    def compute_dice_after(self, voxels: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return Dice (k,) if this many ``voxels`` change, of which this many should."""
         total = self.truth + self.mask
         overlap = 0.5 * self.dice * total
@@ -120,17 +120,17 @@ class _Recorder:
         self._walker = RandomWalkerEngine()
         self.taken: tuple[Evidence, Mask, int, bool] | None = None
 
-    def foreground(self, view: View) -> FloatArray:
+    def predict_foreground(self, view: View) -> FloatArray:
         """See ``interaction.view.Engine``."""
-        evidence = evidence_of(view, self._walker.foreground(view))
-        reference = view.grid.image_of(np.zeros(view.mask.shape, np.uint8))
+        evidence = compute_evidence(view, self._walker.predict_foreground(view))
+        reference = view.grid.make_image(np.zeros(view.mask.shape, np.uint8))
         nearest = sitk.Resample(self._truth, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
         wrong = ((sitk.GetArrayFromImage(nearest) > 0) == view.strokes[-1].adds)[evidence.candidates]
         kept = replace(evidence, features=evidence.features.astype(np.float16))
         earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == view.strokes[-1].adds)
         # A missing organ may be followed into further blocks, but the click lies in the first one.
         self.taken = self.taken or (kept, wrong, earlier, is_large(view))
-        return without_islands(self._classifier.changed(evidence, view), view)
+        return remove_new_islands(self._classifier.predict_organ_probability(evidence, view), view)
 
 
 def collect(
@@ -150,16 +150,16 @@ def collect(
     """
     samples: list[ClickSample] = []
     labels, first, hu = (sitk.GetArrayFromImage(each) for each in (truth, start, ct))
-    grid = Grid.of(ct)
+    grid = Grid.from_image(ct)
     names = {each.label: each.key for each in vocabulary}
-    classifier = shipped_classifier()
+    classifier = load_shipped_classifier()
     for organ in vocabulary:
         target = labels == organ.label
         if (known is not None and organ.label not in known) or (
             np.count_nonzero(target) * grid.volume_ml_per_voxel < _MIN_ML
         ):
             continue
-        image = grid.image_of(target.astype(np.uint8))
+        image = grid.make_image(target.astype(np.uint8))
         own = first == organ.label
         for kind, clicks in _CLICKS.items():
             if only_own_errors and kind not in _OWN:
@@ -167,8 +167,8 @@ def collect(
             mask = _start(kind, own, target, hu, grid.spacing, random)
             recorder = _Recorder(image, classifier)
             begun = np.where(mask, organ.label, np.where(own, 0, first)).astype(first.dtype)
-            session = CorrectionSession(ct, grid.image_of(begun), names, engine=recorder)
-            samples += _clicks(group, kind, session, recorder, organ.label, target, clicks)
+            session = CorrectionSession(ct, grid.make_image(begun), names, engine=recorder)
+            samples += _simulate_clicks(group, kind, session, recorder, organ.label, target, clicks)
     return samples
 
 
@@ -184,14 +184,14 @@ def _start(
     if kind == "model":
         return own
     if kind == "repaired":
-        return _repaired(own, target, random)
+        return _repair_errors(own, target, random)
     if kind == "missing":
         return np.zeros_like(own)
-    usable = dice_of(own, target) > _USABLE and random.random() < 0.5
-    return damaged_mask(own if usable else target, hu, spacing, random)
+    usable = compute_dice(own, target) > _USABLE and random.random() < 0.5
+    return damage_mask(own if usable else target, hu, spacing, random)
 
 
-def _repaired(mask: Mask, target: Mask, random: np.random.Generator) -> Mask:
+def _repair_errors(mask: Mask, target: Mask, random: np.random.Generator) -> Mask:
     """Return ``mask`` with most of the pieces of its errors replaced by ``target``, all (z, y, x)."""
     error = mask != target
     pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(error.astype(np.uint8)), False))
@@ -199,13 +199,13 @@ def _repaired(mask: Mask, target: Mask, random: np.random.Generator) -> Mask:
     return np.where(error & chosen[pieces], target, mask)
 
 
-def _clicks(
+def _simulate_clicks(
     group: str, start: str, session: CorrectionSession, recorder: _Recorder, label: int, target: Mask, clicks: int
 ) -> list[ClickSample]:
     samples: list[ClickSample] = []
     for _ in range(clicks):
         mask = np.asarray(session.labels == label)
-        click = next_click(mask, target, session.grid.spacing)
+        click = find_next_click(mask, target, session.grid.spacing)
         if click is None:
             break
         recorder.taken = None
@@ -218,7 +218,7 @@ def _clicks(
             # In voxels of the view, which may be coarser than the CT's.
             size = session.grid.volume_ml_per_voxel / evidence.voxel_ml
             counts = round(np.count_nonzero(target) * size), round(np.count_nonzero(mask) * size)
-            dice = dice_of(mask, target)
+            dice = compute_dice(mask, target)
             samples.append(ClickSample(group, start, evidence, wrong, click.adds, earlier, large, *counts, dice))
     return samples
 
@@ -235,19 +235,19 @@ class _Predicted:
     right: NDArray[np.int64]
 
     @classmethod
-    def of(cls, sample: ClickSample, perceptrons: tuple[Perceptron, ...]) -> _Predicted:
+    def from_sample(cls, sample: ClickSample, perceptrons: tuple[Perceptron, ...]) -> _Predicted:
         """Return the pieces of ``sample`` by ``perceptrons``."""
-        pieces = pieces_of(sample.evidence, probability_of(perceptrons, sample.evidence.features))
+        pieces = find_pieces(sample.evidence, predict_ensemble_probability(perceptrons, sample.evidence.features))
         order = np.argsort(-pieces.level, kind="stable")
         return cls(sample, pieces, np.cumsum(sample.wrong[order], dtype=np.int64)[pieces.voxels - 1])
 
-    def gain(self, decision: PieceDecision) -> float:
+    def compute_gain(self, decision: PieceDecision) -> float:
         """Return the change of Dice by the piece that ``decision`` chooses."""
         sample = self.sample
-        best = decision.best(self.pieces, sample.evidence.mask_voxels, sample.adds, sample.earlier)
+        best = decision.select_piece(self.pieces, sample.evidence.mask_voxels, sample.adds, sample.earlier)
         if best is None:
             return 0.0
-        return float(sample.dice_after(self.pieces.voxels, self.right)[best] - sample.dice)
+        return float(sample.compute_dice_after(self.pieces.voxels, self.right)[best] - sample.dice)
 
 
 def fit_classifier(
@@ -259,9 +259,9 @@ def fit_classifier(
 ) -> tuple[ClickClassifier, dict[str, dict[str, float]]]:
     """Fit a classifier to ``samples``, and return it with what cross-validation says of each kind of click.
 
-    That is the mean change of Dice by a click (``gain``) and the share of clicks that lower it (``worse``); for small
-    errors and missing organs without the rule that a change is one piece. Raises UserError if there are not enough
-    samples of each kind.
+    That is the mean change of Dice by a click (``compute_gain``) and the share of clicks that lower it (``worse``); for
+    small errors and missing organs without the rule that a change is one piece. Raises UserError if there are not
+    enough samples of each kind.
     """
     present = [each for each in samples if not each.missing]
     # The model's own errors are mostly small. Large ones are learned from all clicks.
@@ -297,14 +297,14 @@ def _decide(
 ) -> tuple[Decision, dict[str, float]]:
     predicted: list[tuple[ClickSample, FloatArray]] = []
     for held_out in folds:
-        members = _members([each for each in kind if each.group not in held_out], steps, seed)
+        members = _fit_ensemble([each for each in kind if each.group not in held_out], steps, seed)
         predicted += [
-            (each, probability_of(members, each.evidence.features, each.missing))
+            (each, predict_ensemble_probability(members, each.evidence.features, each.missing))
             for each in kind
             if each.group in held_out
         ]
     thresholds, figures = choose_thresholds(predicted, max_worse)
-    return Decision(_members(kind, steps, seed), thresholds), figures
+    return Decision(_fit_ensemble(kind, steps, seed), thresholds), figures
 
 
 def _decide_on_pieces(
@@ -312,26 +312,30 @@ def _decide_on_pieces(
 ) -> tuple[PieceDecision, dict[str, float]]:
     predicted: list[_Predicted] = []
     for held_out in folds:
-        members = _members([each for each in kind if each.group not in held_out], steps, seed)
-        predicted += [_Predicted.of(each, members) for each in kind if each.group in held_out]
+        members = _fit_ensemble([each for each in kind if each.group not in held_out], steps, seed)
+        predicted += [_Predicted.from_sample(each, members) for each in kind if each.group in held_out]
     tried: list[tuple[_Predicted, tuple[Perceptron, ...]]] = []
     for held_out in folds:
-        members = _piece_members([each for each in predicted if each.sample.group not in held_out], steps, seed)
+        members = _fit_piece_ensemble([each for each in predicted if each.sample.group not in held_out], steps, seed)
         tried += [(each, members) for each in predicted if each.sample.group in held_out]
     caution, figures = choose_caution(tried)
-    return PieceDecision(_members(kind, steps, seed), _piece_members(predicted, steps, seed), caution), figures
+    return PieceDecision(
+        _fit_ensemble(kind, steps, seed), _fit_piece_ensemble(predicted, steps, seed), caution
+    ), figures
 
 
-def _members(samples: Sequence[ClickSample], steps: int, seed: int) -> tuple[Perceptron, ...]:
+def _fit_ensemble(samples: Sequence[ClickSample], steps: int, seed: int) -> tuple[Perceptron, ...]:
     return tuple(fit_perceptron(samples, steps, seed + member) for member in range(_MEMBERS))
 
 
-def _piece_members(predicted: Sequence[_Predicted], steps: int, seed: int) -> tuple[Perceptron, ...]:
+def _fit_piece_ensemble(predicted: Sequence[_Predicted], steps: int, seed: int) -> tuple[Perceptron, ...]:
     features = np.concatenate([each.pieces.features for each in predicted])
     share = np.concatenate([each.right / each.pieces.voxels for each in predicted]).astype(np.float32)
     running = np.arange(1.0, len(share) + 1)
     return tuple(
-        _perceptron(features, share, running, _PIECE_HIDDEN, min(steps, _PIECE_STEPS), _PIECE_BATCH, seed + member)
+        _train_perceptron(
+            features, share, running, _PIECE_HIDDEN, min(steps, _PIECE_STEPS), _PIECE_BATCH, seed + member
+        )
         for member in range(_MEMBERS)
     )
 
@@ -353,7 +357,7 @@ def choose_thresholds(
     best: tuple[tuple[bool, float], Thresholds, dict[str, float]] | None = None
     for mean in _MEAN_CHOICES:
         for voxel in _VOXEL_CHOICES:
-            gains = np.array([_gain_of(*line, voxel, mean) for line in lines])
+            gains = np.array([_compute_gain(*line, voxel, mean) for line in lines])
             worse, gain = float((gains < -1e-9).mean()), float(gains.mean())
             # Without a choice that is safe enough, the safest one.
             rank = (worse <= max_worse, gain if worse <= max_worse else -worse)
@@ -363,7 +367,7 @@ def choose_thresholds(
     return best[1], best[2]
 
 
-def _gain_of(
+def _compute_gain(
     sample: ClickSample,
     probability: FloatArray,
     running: NDArray[np.float64],
@@ -376,7 +380,7 @@ def _gain_of(
     count = int(np.count_nonzero((running >= mean) & (probability >= voxel)))
     if not count:
         return 0.0
-    return float(sample.dice_after(np.array([count]), right[count - 1 : count])[0] - sample.dice)
+    return float(sample.compute_dice_after(np.array([count]), right[count - 1 : count])[0] - sample.dice)
 
 
 def choose_caution(
@@ -391,7 +395,7 @@ def choose_caution(
     large = np.array([each.sample.large for each, _ in predicted])
     shown = large if large.any() else ~large
     for caution in _CAUTION_CHOICES:
-        gains = np.array([each.gain(PieceDecision((), members, caution)) for each, members in predicted])
+        gains = np.array([each.compute_gain(PieceDecision((), members, caution)) for each, members in predicted])
         value = float(np.where(gains < 0, LOSS * gains, gains).mean())
         worse, gain = float((gains[shown] < -1e-9).mean()), float(gains[shown].mean())
         tried.append((value, {"clicks": int(shown.sum()), "gain": gain, "worse": worse, "caution": caution}))
@@ -417,10 +421,10 @@ def fit_perceptron(samples: Sequence[ClickSample], steps: int, seed: int) -> Per
     weight = np.concatenate(weights)
     running = np.cumsum(np.minimum(weight / weight.mean(), _MAX_WEIGHT))
     x = np.concatenate(features).astype(np.float32)
-    return _perceptron(x, np.concatenate(wrong).astype(np.float32), running, _HIDDEN, steps, _BATCH, seed)
+    return _train_perceptron(x, np.concatenate(wrong).astype(np.float32), running, _HIDDEN, steps, _BATCH, seed)
 
 
-def _perceptron(
+def _train_perceptron(
     features: FloatArray,
     target: FloatArray,
     running: NDArray[np.float64],
@@ -437,7 +441,7 @@ def _perceptron(
     inputs = torch.from_numpy(np.clip((features - mean) / scale, -5, 5))
     wanted, cumulative = torch.from_numpy(target), torch.from_numpy(running)
     generator = torch.Generator().manual_seed(seed)
-    network = _network((features.shape[1], *hidden, 1), seed)
+    network = _make_mlp((features.shape[1], *hidden, 1), seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
     for step in range(steps):
         rate = _RATE * min(1.0, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * step / steps))
@@ -452,18 +456,18 @@ def _perceptron(
         loss.backward()
         optimizer.step()
     layers = [
-        Layer(tuple(map(_rounded, each.weight.detach().T.tolist())), _rounded(each.bias.tolist()))
+        Layer(tuple(map(_round_values, each.weight.detach().T.tolist())), _round_values(each.bias.tolist()))
         for each in network
         if isinstance(each, nn.Linear)
     ]
-    return Perceptron(_rounded(mean.tolist()), _rounded(scale.tolist()), tuple(layers))
+    return Perceptron(_round_values(mean.tolist()), _round_values(scale.tolist()), tuple(layers))
 
 
-def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+def _round_values(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(f"{value:.4g}") for value in values)
 
 
-def _network(sizes: tuple[int, ...], seed: int) -> nn.Sequential:
+def _make_mlp(sizes: tuple[int, ...], seed: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []

@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..imaging.grid import Grid
 from ..interaction.session import CorrectionSession
 from ..interaction.strokes import Stroke, to_point
-from ..interaction.view import Engine, FloatArray, View, distance_to
+from ..interaction.view import Engine, FloatArray, View, compute_signed_distance
 from ..organs import Vocabulary
 from ..types import ProgressCallback
 
@@ -43,14 +43,14 @@ class SimulatedClick:
     voxels: int
 
 
-def next_click(mask: _Mask, truth: _Mask, spacing: tuple[float, float, float]) -> SimulatedClick | None:
+def find_next_click(mask: _Mask, truth: _Mask, spacing: tuple[float, float, float]) -> SimulatedClick | None:
     """The click for the largest error of ``mask`` (z, y, x) compared with ``truth``; None without errors.
 
     Components are connected over faces. ``spacing`` is (x, y, z) in mm.
     """
     largest: tuple[int, bool, _Mask, tuple[int, int, int]] | None = None
     for adds, error in ((True, truth & ~mask), (False, mask & ~truth)):
-        box = _box(error)
+        box = _compute_bounding_box(error)
         if box is None:
             continue
         components = sitk.GetArrayFromImage(
@@ -66,7 +66,7 @@ def next_click(mask: _Mask, truth: _Mask, spacing: tuple[float, float, float]) -
         return None
     voxels, adds, component, start = largest
     # The padding makes the edge of the array count as a border.
-    depth = -distance_to(np.pad(component, 1), spacing)[1:-1, 1:-1, 1:-1]
+    depth = -compute_signed_distance(np.pad(component, 1), spacing)[1:-1, 1:-1, 1:-1]
     z, y, x = np.unravel_index(int(np.where(component, depth, -np.inf).argmax()), component.shape)
     return SimulatedClick((int(z) + start[0], int(y) + start[1], int(x) + start[2]), adds, voxels)
 
@@ -85,11 +85,11 @@ class Course:
     seconds: tuple[float, ...]
     was_missing: bool = False
 
-    def after(self, clicks: int) -> float:
+    def get_dice(self, clicks: int) -> float:
         """Dice after ``clicks`` clicks, or the final Dice if there were fewer clicks."""
         return self.dice[min(clicks, len(self.dice) - 1)]
 
-    def needed(self, goal: float, most: int = MAX_CLICKS) -> int | None:
+    def compute_noc(self, goal: float, most: int = MAX_CLICKS) -> int | None:
         """Number of clicks to reach a Dice of ``goal``; None if ``most`` are not enough."""
         return next((n for n, dice in enumerate(self.dice[: most + 1]) if dice >= goal), None)
 
@@ -113,15 +113,15 @@ def simulate(
 
     All images must be on the same grid. Stops early when no error is left or the engine rejects a click.
     """
-    grid = Grid.of(ct)
+    grid = Grid.from_image(ct)
     names = {organ.label: organ.key for organ in vocabulary}
     session = CorrectionSession(ct, start, names, engine=engine)
     target = sitk.GetArrayViewFromImage(truth) == label
     mask = session.labels == label
     was_missing = not mask.any()
-    dice, seconds = [dice_of(mask, target)], []
+    dice, seconds = [compute_dice(mask, target)], []
     for _ in range(clicks):
-        click = next_click(session.labels == label, target, grid.spacing)
+        click = find_next_click(session.labels == label, target, grid.spacing)
         if click is None:
             break
         try:
@@ -130,7 +130,7 @@ def simulate(
             # A user would see this message, for instance about a click on gas or next to an opposite click.
             break
         seconds.append(change.seconds)
-        dice.append(dice_of(session.labels == label, target))
+        dice.append(compute_dice(session.labels == label, target))
     return Course(case, vocabulary.by_label[label].key, engine.name, tuple(dice), tuple(seconds), was_missing)
 
 
@@ -141,7 +141,7 @@ class ClickMeasurement:
     courses: list[Course] = field(default_factory=list)
     clicks: int = MAX_CLICKS
 
-    def of(self, engine: str, organ: str | None = None) -> list[Course]:
+    def select_courses(self, engine: str, organ: str | None = None) -> list[Course]:
         """The courses of ``engine``, for one organ or all."""
         return [course for course in self.courses if course.engine == engine and organ in (None, course.organ)]
 
@@ -150,7 +150,7 @@ class ClickMeasurement:
         """Names of the engines, in the order they were measured."""
         return list(dict.fromkeys(course.engine for course in self.courses))
 
-    def summary(self, engine: str, organ: str | None = None) -> dict[str, Any]:
+    def summarize(self, engine: str, organ: str | None = None) -> dict[str, Any]:
         """Means over all courses of ``engine`` (one for each organ of each case).
 
         ``dice``: mean by number of clicks. ``noc``: mean number of clicks to each goal, where a failure counts as
@@ -159,21 +159,23 @@ class ClickMeasurement:
         without a mask at the start. ``median_seconds`` and ``max_seconds``: time of a click. Raises
         ValueError if nothing was measured.
         """
-        courses = self.of(engine, organ)
+        courses = self.select_courses(engine, organ)
         if not courses:
             raise ValueError(f"no measurement of engine {engine}, organ {organ}")
         seconds = np.array([value for course in courses for value in course.seconds])
-        missing = [course.after(1) for course in courses if course.was_missing]
+        missing = [course.get_dice(1) for course in courses if course.was_missing]
         noc: dict[str, float] = {}
         failures: dict[str, int] = {}
         for goal in GOALS:
-            needed = [course.needed(goal, self.clicks) for course in courses]
+            needed = [course.compute_noc(goal, self.clicks) for course in courses]
             noc[f"{goal:.2f}"] = float(np.mean([self.clicks if n is None else n for n in needed]))
             failures[f"{goal:.2f}"] = sum(1 for n in needed if n is None)
         clicks = sum(len(course.seconds) for course in courses)
         return {
             "organs": len(courses),
-            "dice": {str(n): float(np.mean([course.after(n) for course in courses])) for n in range(self.clicks + 1)},
+            "dice": {
+                str(n): float(np.mean([course.get_dice(n) for course in courses])) for n in range(self.clicks + 1)
+            },
             "noc": noc,
             "failures": failures,
             "clicks": clicks,
@@ -189,8 +191,10 @@ class ClickMeasurement:
         organs = list(dict.fromkeys(course.organ for course in self.courses))
         return {
             engine: {
-                "all": self.summary(engine),
-                "organs": {organ: self.summary(engine, organ) for organ in organs if self.of(engine, organ)},
+                "all": self.summarize(engine),
+                "organs": {
+                    organ: self.summarize(engine, organ) for organ in organs if self.select_courses(engine, organ)
+                },
             }
             for engine in self.engines
         }
@@ -202,7 +206,7 @@ class ClickMeasurement:
             numbers = [f"dice_{n}" for n in range(self.clicks + 1)]
             writer.writerow(["case", "organ", "engine", *numbers, "worse", "median_seconds"])
             for course in self.courses:
-                values = [f"{course.after(n):.4f}" for n in range(self.clicks + 1)]
+                values = [f"{course.get_dice(n):.4f}" for n in range(self.clicks + 1)]
                 seconds = f"{np.median(course.seconds):.3f}" if course.seconds else ""
                 writer.writerow([course.case, course.organ, course.engine, *values, course.worse, seconds])
 
@@ -232,7 +236,7 @@ def measure_case(
         if missing:
             array = sitk.GetArrayFromImage(start)
             array[array == label] = 0
-            begun = Grid.of(start).image_of(array)
+            begun = Grid.from_image(start).make_image(array)
         for engine in engines:
             measured.courses.append(simulate(case, ct, begun, truth, vocabulary, label, engine, measured.clicks))
 
@@ -245,24 +249,24 @@ class BallBrush:
 
     name = "brush"
 
-    def foreground(self, view: View) -> FloatArray:
+    def predict_foreground(self, view: View) -> FloatArray:
         """The mask (z, y, x) with the ball added or removed; see ``interaction.view.Engine``."""
         latest = view.strokes[-1]
         seeds = np.zeros(view.mask.shape, bool)
         seeds[tuple(latest.voxels.T)] = True
         radius = 10.0 if latest.radius_mm is None else min(latest.radius_mm, 20.0)
-        ball = distance_to(seeds, view.grid.spacing) <= radius
+        ball = compute_signed_distance(seeds, view.grid.spacing) <= radius
         painted = (view.mask | ball) if latest.adds else (view.mask & ~ball)
         return painted.astype(np.float32)
 
 
-def dice_of(one: _Mask, other: _Mask) -> float:
+def compute_dice(one: _Mask, other: _Mask) -> float:
     """Return the Dice of two masks (z, y, x), 1 if both are empty."""
     total = int(np.count_nonzero(one)) + int(np.count_nonzero(other))
     return 2.0 * int(np.count_nonzero(one & other)) / total if total else 1.0
 
 
-def _box(mask: _Mask) -> tuple[slice, slice, slice] | None:
+def _compute_bounding_box(mask: _Mask) -> tuple[slice, slice, slice] | None:
     sides = []
     for axis in range(3):
         hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))

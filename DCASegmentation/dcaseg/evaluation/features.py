@@ -19,7 +19,7 @@ from ..training.validation import WINDOWS_AT_ONCE
 _OVERLAP = 0.25
 
 
-def last_block(network: DCANet) -> nn.Module:
+def get_last_block(network: DCANet) -> nn.Module:
     """DeB-9 of the decoder that gives the result.
 
     Raises ValueError for a network with several experts and no aggregation decoder.
@@ -31,7 +31,7 @@ def last_block(network: DCANet) -> nn.Module:
     raise ValueError("stitched experts do not share a last block")
 
 
-def last_fusion(network: DCANet) -> nn.Module:
+def get_last_fusion(network: DCANet) -> nn.Module:
     """The fusion before DeB-9 of the aggregation decoder. Raises ValueError for a network without one."""
     if network.aggregation is None:
         raise ValueError("a network without an aggregation decoder has no fusion")
@@ -39,7 +39,7 @@ def last_fusion(network: DCANet) -> nn.Module:
 
 
 @torch.inference_mode()
-def feature_volume(network: DCANet, layer: nn.Module, case: Case, options: TrainingOptions) -> np.ndarray:
+def extract_feature_volume(network: DCANet, layer: nn.Module, case: Case, options: TrainingOptions) -> np.ndarray:
     """The output of ``layer`` of ``network`` for a whole case: float32 (channel, depth, height, width).
 
     ``layer`` must work at full resolution. Windows are averaged like logits. Does not change the network's mode.
@@ -49,7 +49,7 @@ def feature_volume(network: DCANet, layer: nn.Module, case: Case, options: Train
     def keep_output(module: nn.Module, inputs: Any, output: Any) -> None:
         outputs.append(output if isinstance(output, Tensor) else output.features)
 
-    def features(volume: Tensor) -> Tensor:
+    def compute_features(volume: Tensor) -> Tensor:
         outputs.clear()
         network(volume)
         return outputs[0]
@@ -59,12 +59,12 @@ def feature_volume(network: DCANet, layer: nn.Module, case: Case, options: Train
     handle = layer.register_forward_hook(keep_output)
     try:
         device = next(network.parameters()).device
-        volume = torch.from_numpy(case.scaled(case.hu, options.grid))[None, None]
+        volume = torch.from_numpy(case.scale_intensity(case.hu, options.grid))[None, None]
         result = sliding_window_inference(
             volume,
             options.patch,
             WINDOWS_AT_ONCE,
-            features,
+            compute_features,
             overlap=_OVERLAP,
             mode="gaussian",
             sw_device=device,
@@ -87,7 +87,7 @@ class SampledVoxels:
     labels: np.ndarray
 
 
-def balanced_voxels(cases: Sequence[Case], per_organ: int, seed: int = 0) -> SampledVoxels:
+def sample_balanced_voxels(cases: Sequence[Case], per_organ: int, seed: int = 0) -> SampledVoxels:
     """Draw ``per_organ`` voxels of each organ, divided equally among the ``cases`` that contain it.
 
     Small organs give as many voxels as large ones. An organ with fewer voxels than its share in a case gives all of
@@ -108,7 +108,7 @@ def balanced_voxels(cases: Sequence[Case], per_organ: int, seed: int = 0) -> Sam
     return SampledVoxels(np.concatenate(positions), np.array(owners), np.array(labels))
 
 
-def features_at(
+def extract_features(
     network: DCANet, layer: nn.Module, cases: Sequence[Case], options: TrainingOptions, voxels: SampledVoxels
 ) -> np.ndarray:
     """Features (n, channel) of ``layer`` at ``voxels`` of ``cases``. Only one case's features are in memory at a
@@ -118,7 +118,7 @@ def features_at(
         of_case = voxels.cases == index
         if not of_case.any():
             continue
-        volume = feature_volume(network, layer, case, options)
+        volume = extract_feature_volume(network, layer, case, options)
         result = np.zeros((len(voxels.labels), len(volume)), np.float32) if result is None else result
         result[of_case] = volume[(slice(None), *voxels.positions[of_case].T)].T
     assert result is not None

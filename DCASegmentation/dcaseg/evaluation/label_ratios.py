@@ -42,7 +42,7 @@ class Stability:
     moved: float
 
 
-def subsets_of(cases: Sequence[Case], ratios: Sequence[float]) -> list[Subset]:
+def make_nested_subsets(cases: Sequence[Case], ratios: Sequence[float]) -> list[Subset]:
     """Nested subsets: for each of ``ratios`` (percent), the first cases of the list, at least one."""
     sizes = [max(1, round(len(cases) * ratio / 100)) for ratio in ratios]
     return [
@@ -50,7 +50,7 @@ def subsets_of(cases: Sequence[Case], ratios: Sequence[float]) -> list[Subset]:
     ]
 
 
-def ranking_of(division: Partition) -> list[int]:
+def rank_labels(division: Partition) -> list[int]:
     """All labels by decreasing size; absent organs come last."""
     return [*division.ranking, *division.absent]
 
@@ -68,13 +68,13 @@ def kendall_tau(one: Sequence[int], other: Sequence[int]) -> float:
     return 2 * concordant / len(pairs) - 1 if pairs else 1.0
 
 
-def moved(one: Partition, other: Partition) -> int:
+def count_moved_organs(one: Partition, other: Partition) -> int:
     """Number of organs that are in another group."""
     groups = {label: group for group, owned in enumerate(other.owners) for label in owned}
     return sum(groups[label] != group for group, owned in enumerate(one.owners) for label in owned)
 
 
-def stability(
+def measure_stability(
     cases: Sequence[Case], vocabulary: Vocabulary, size: int, mode: PartitionMode, draws: int = 200, seed: int = 0
 ) -> Stability:
     """Compare ``draws`` random subsets of ``size`` cases, drawn without replacement, with all ``cases``."""
@@ -84,8 +84,8 @@ def stability(
     for _ in range(draws):
         drawn = [cases[index] for index in generator.permutation(len(cases))[:size]]
         division = divide(drawn, vocabulary, mode)
-        taus.append(kendall_tau(ranking_of(division), ranking_of(whole)))
-        changes.append(moved(division, whole))
+        taus.append(kendall_tau(rank_labels(division), rank_labels(whole)))
+        changes.append(count_moved_organs(division, whole))
     return Stability(
         size, mode, float(np.mean(taus)), float(np.min(taus)), float(np.mean(np.array(changes) == 0)),
         float(np.mean(changes)),
@@ -101,15 +101,15 @@ def describe_subset(subset: Subset, vocabulary: Vocabulary, whole: Sequence[Case
     return {
         "title": subset.title,
         "cases": [case.name for case in subset.cases],
-        "ranking": [names[label] for label in ranking_of(first)],
-        "kendall_tau": round(kendall_tau(ranking_of(first), ranking_of(reference[first.mode])), 4),
+        "ranking": [names[label] for label in rank_labels(first)],
+        "kendall_tau": round(kendall_tau(rank_labels(first), rank_labels(reference[first.mode])), 4),
         "groups": {
             mode: {
                 **{
                     group: [names[label] for label in owned]
                     for group, owned in zip(("head", "medium", "tail"), division.owners, strict=True)
                 },
-                "moved": moved(division, reference[mode]),
+                "moved": count_moved_organs(division, reference[mode]),
             }
             for mode, division in divisions.items()
         },

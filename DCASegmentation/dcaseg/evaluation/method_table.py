@@ -15,7 +15,7 @@ import numpy as np
 from ..organs import Vocabulary
 from .metrics import ASD, DICE, Metric
 from .scores import Scores
-from .statistics import over_seeds
+from .statistics import average_over_seeds
 
 Format = Literal["csv", "markdown", "latex"]
 
@@ -55,14 +55,14 @@ class MethodTable:
     titles: Mapping[str, str] = field(default_factory=dict)
     caption: str = ""
 
-    def header(self) -> list[str]:
+    def make_header(self) -> list[str]:
         """The column titles."""
-        organs = [self.vocabulary.by_label[label].abbreviation for label in self._labels()]
+        organs = [self.vocabulary.by_label[label].abbreviation for label in self._get_labels()]
         group = ["Group"] if any(self.groups.values()) else []
         means = ["Avg. Dice", f"Avg. {self.distance.title}"]
         return [*group, "Method", *self.leading, *means, *organs, *self.further]
 
-    def cells(self) -> list[list[str]]:
+    def format_cells(self) -> list[list[str]]:
         """The cells of each row, without marks."""
         grouped = any(self.groups.values())
         return [
@@ -70,33 +70,35 @@ class MethodTable:
                 *([self.groups.get(name, "")] if grouped else []),
                 self.titles.get(name, name),
                 *(cells.get(name, "") for cells in self.leading.values()),
-                *self._row(runs),
+                *self._format_row(runs),
                 *(cells.get(name, "") for cells in self.further.values()),
             ]
             for name, runs in self.rows.items()
         ]
 
-    def text(self, form: Format) -> str:
+    def render(self, form: Format) -> str:
         """The whole table as CSV, Markdown or LaTeX."""
         if form == "csv":
             buffer = io.StringIO()
-            csv.writer(buffer, lineterminator="\n").writerows([self.header(), *_on_one_line(self.cells(), "; ")])
+            csv.writer(buffer, lineterminator="\n").writerows(
+                [self.make_header(), *_join_lines(self.format_cells(), "; ")]
+            )
             return buffer.getvalue()
         if form == "markdown":
-            header = self.header()
+            header = self.make_header()
             first = header.index("Avg. Dice")
             lines = [header, ["---"] * first + ["---:"] * (len(header) - first)]
-            lines += _on_one_line(self._with_marks(self.cells(), _MARKDOWN), "<br>")
+            lines += _join_lines(self._mark_best_values(self.format_cells(), _MARKDOWN), "<br>")
             return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (self.caption and f"\n{self.caption}\n")
-        return self._latex()
+        return self._format_latex()
 
-    def places(self) -> dict[tuple[str, int], int]:
+    def compute_ranks(self) -> dict[tuple[str, int], int]:
         """The ranks 1 to 3 by (row name, column): column 0 is mean Dice, 1 is mean distance, then come the organs."""
         ranked = [name for name in self.rows if name not in self.unranked]
-        values = {name: self._values(self.rows[name]) for name in ranked}
+        values = {name: self._format_means(self.rows[name]) for name in ranked}
         found: dict[tuple[str, int], int] = {}
-        columns = set(range(2 + len(self._labels())))
-        if len({sum(run.not_counted(self.distance) for run in self.rows[name]) for name in ranked}) > 1:
+        columns = set(range(2 + len(self._get_labels())))
+        if len({sum(run.count_excluded(self.distance) for run in self.rows[name]) for name in ranked}) > 1:
             columns.discard(1)
         for column in columns:
             # Rank the printed values, so that equal text gets equal marks. A smaller distance is better.
@@ -110,16 +112,16 @@ class MethodTable:
             }
         return found
 
-    def _latex(self) -> str:
-        n_organs, further, header = len(self._labels()), list(self.further), self.header()
+    def _format_latex(self) -> str:
+        n_organs, further, header = len(self._get_labels()), list(self.further), self.make_header()
         n_names = header.index("Avg. Dice")
-        rows = self._with_marks([list(map(_escaped, row)) for row in self.cells()], _LATEX)
+        rows = self._mark_best_values([list(map(_escape_latex, row)) for row in self.format_cells()], _LATEX)
         plain = {"Group": "", "Method": "Methods"}
-        titles = [plain.get(title, _escaped(title)) for title in header[: n_names + 2]]
+        titles = [plain.get(title, _escape_latex(title)) for title in header[: n_names + 2]]
         heads = [rf"\multirow{{2}}{{*}}{{{title}}}" if title else "" for title in titles]
         heads.append(rf"\multicolumn{{{n_organs}}}{{{'c|' if further else 'c'}}}{{Average Dice of Each Class}}")
-        heads += [rf"\multirow{{2}}{{*}}{{{_escaped(title)}}}" for title in further]
-        titled = zip(self._labels(), header[n_names + 2 :], strict=False)
+        heads += [rf"\multirow{{2}}{{*}}{{{_escape_latex(title)}}}" for title in further]
+        titled = zip(self._get_labels(), header[n_names + 2 :], strict=False)
         colored = [rf"\textcolor{{{self.colors[k]}}}{{{title}}}" if k in self.colors else title for k, title in titled]
         second_line = [*[""] * (n_names + 2), *colored, *[""] * len(further)]
         columns = f"{'l' * n_names}|cc|{'c' * n_organs}" + ("|" + "l" * len(further) if further else "")
@@ -132,49 +134,49 @@ class MethodTable:
             " & ".join(heads) + r" \\",
             " & ".join(second_line) + r" \\",
             r"\hline",
-            *(_in_groups(rows) if header[0] == "Group" else _in_lines(rows)),
+            *(_format_latex_groups(rows) if header[0] == "Group" else _format_latex_rows(rows)),
             r"\hline",
             r"\end{tabular}",
         ]
         return "\n".join(lines) + "\n"
 
-    def _with_marks(self, cells: list[list[str]], styles: Sequence[str]) -> list[list[str]]:
+    def _mark_best_values(self, cells: list[list[str]], styles: Sequence[str]) -> list[list[str]]:
         """The cells, with the three best values of each column in the style of their rank."""
         if not self.marked:
             return cells
-        places, first = self.places(), self.header().index("Avg. Dice")
+        places, first = self.compute_ranks(), self.make_header().index("Avg. Dice")
         for name, row in zip(self.rows, cells, strict=True):
-            for column in range(2 + len(self._labels())):
+            for column in range(2 + len(self._get_labels())):
                 place = places.get((name, column))
                 if place is not None:
                     row[first + column] = styles[place - 1].format(row[first + column])
         return cells
 
-    def _labels(self) -> tuple[int, ...]:
+    def _get_labels(self) -> tuple[int, ...]:
         return self.order or tuple(organ.label for organ in self.vocabulary)
 
-    def _row(self, runs: Sequence[Scores]) -> list[str]:
+    def _format_row(self, runs: Sequence[Scores]) -> list[str]:
         return [
-            _spread(runs, DICE, 100),
-            _spread(runs, self.distance, 1) if self._has_distance(runs) else "-",
-            *self._values(runs)[2:],
+            _format_spread(runs, DICE, 100),
+            _format_spread(runs, self.distance, 1) if self._has_distance(runs) else "-",
+            *self._format_means(runs)[2:],
         ]
 
-    def _values(self, runs: Sequence[Scores]) -> list[str]:
+    def _format_means(self, runs: Sequence[Scores]) -> list[str]:
         """The printed means of a method: Dice, distance, Dice of each organ."""
-        distance = over_seeds(runs, self.distance).mean if self._has_distance(runs) else float("nan")
-        dice = [_number(over_seeds(runs, DICE, [label]).mean * 100, 1) for label in self._labels()]
-        return [_number(over_seeds(runs, DICE).mean * 100, 2), _number(distance, 2), *dice]
+        distance = average_over_seeds(runs, self.distance).mean if self._has_distance(runs) else float("nan")
+        dice = [_format_number(average_over_seeds(runs, DICE, [label]).mean * 100, 1) for label in self._get_labels()]
+        return [_format_number(average_over_seeds(runs, DICE).mean * 100, 2), _format_number(distance, 2), *dice]
 
     def _has_distance(self, runs: Sequence[Scores]) -> bool:
         return all(self.distance in run.metrics for run in runs)
 
 
-def _on_one_line(rows: list[list[str]], separator: str) -> list[list[str]]:
+def _join_lines(rows: list[list[str]], separator: str) -> list[list[str]]:
     return [[cell.replace("\n", separator) for cell in row] for row in rows]
 
 
-def _in_lines(rows: list[list[str]]) -> list[str]:
+def _format_latex_rows(rows: list[list[str]]) -> list[str]:
     """LaTeX lines in which a row has as many lines as its longest cell; cells of one line span all of them."""
     lines: list[str] = []
     for row in rows:
@@ -192,7 +194,7 @@ def _in_lines(rows: list[list[str]]) -> list[str]:
     return lines
 
 
-def _in_groups(rows: list[list[str]]) -> list[str]:
+def _format_latex_groups(rows: list[list[str]]) -> list[str]:
     """LaTeX lines in which the first cell, the group, is rotated and spans all rows of the group."""
     lines: list[str] = []
     for group, iterator in groupby(rows, key=lambda row: row[0]):
@@ -203,18 +205,18 @@ def _in_groups(rows: list[list[str]]) -> list[str]:
     return lines
 
 
-def _spread(runs: Sequence[Scores], metric: Metric, scale: float) -> str:
-    mean, deviation = over_seeds(runs, metric)
+def _format_spread(runs: Sequence[Scores], metric: Metric, scale: float) -> str:
+    mean, deviation = average_over_seeds(runs, metric)
     if not np.isfinite(deviation):
-        return _number(mean * scale, 2)
-    return f"{_number(mean * scale, 2)}±{_number(deviation * scale, 1)}"
+        return _format_number(mean * scale, 2)
+    return f"{_format_number(mean * scale, 2)}±{_format_number(deviation * scale, 1)}"
 
 
-def _number(value: float, decimals: int) -> str:
+def _format_number(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}" if np.isfinite(value) else "-"
 
 
-def _escaped(text: str) -> str:
+def _escape_latex(text: str) -> str:
     for sign, escape in _ESCAPES.items():
         text = text.replace(sign, escape)
     return text

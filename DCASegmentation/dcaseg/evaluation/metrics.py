@@ -21,8 +21,8 @@ from monai.metrics.surface_dice import compute_surface_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
 
 from ..errors import UserError
-from ..imaging.label_comparison import dice_by_label, label_counts
-from ..imaging.size_limits import total_memory
+from ..imaging.label_comparison import compute_dice_by_label, label_counts
+from ..imaging.size_limits import get_total_memory
 
 Kind = Literal["overlap", "distance"]
 
@@ -70,7 +70,7 @@ POLICIES = {
 }
 
 
-def policy_named(name: str) -> EmptyPolicy:
+def get_policy(name: str) -> EmptyPolicy:
     """The policy ``name``. Raises UserError if there is none."""
     if name not in POLICIES:
         raise UserError(f"Unknown policy for empty labels: '{name}'.", f"Choose one of: {', '.join(POLICIES)}.")
@@ -99,7 +99,7 @@ NSD = Metric("nsd", "NSD", "overlap")
 METRICS = {metric.key: metric for metric in (DICE, ASD, ASD_VOXEL, HD95, NSD)}
 
 
-def metrics_named(names: Sequence[str]) -> tuple[Metric, ...]:
+def get_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
     """The metrics ``names``, without duplicates. Raises UserError for an unknown name."""
     for name in names:
         if name not in METRICS:
@@ -128,7 +128,7 @@ def measure(
     ``predicted`` and ``truth`` are integer arrays (z, y, x), ``spacing`` is (z, y, x) in mm. ``policy`` gives the score
     of an organ that is missing on one side or both. Raises ValueError if the shapes differ.
     """
-    overlap = dice_by_label(predicted, truth, n_labels)
+    overlap = compute_dice_by_label(predicted, truth, n_labels)
     scores = {metric.key: np.full(n_labels, np.nan) for metric in metrics}
     found, present = (label_counts(labels, n_labels + 1)[1:] > 0 for labels in (predicted, truth))
     nothing = not found.any() and policy.nothing_found is not None
@@ -160,7 +160,7 @@ class _Surfaces:
         self, predicted: np.ndarray, truth: np.ndarray, label: int, spacing: tuple[float, float, float]
     ) -> None:
         one, other = predicted == label, truth == label
-        box = _box(one | other)
+        box = _compute_bounding_box(one | other)
         self._label = label
         self._predicted = torch.from_numpy(one[box])[None, None]
         self._truth = torch.from_numpy(other[box])[None, None]
@@ -189,7 +189,7 @@ class _Surfaces:
     def _require_memory(self, metric: Metric) -> None:
         """Raise UserError if this computer has too little memory, before a library is killed for it."""
         voxels = self._predicted.numel()
-        needed, memory = voxels * _BYTES_PER_VOXEL[metric.kind], total_memory()
+        needed, memory = voxels * _BYTES_PER_VOXEL[metric.kind], get_total_memory()
         if memory is not None and needed > memory:
             size = " x ".join(map(str, reversed(self._predicted.shape[2:])))
             raise UserError(
@@ -199,7 +199,7 @@ class _Surfaces:
             )
 
 
-def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+def _compute_bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice]:
     sides = []
     for axis in range(3):
         inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))

@@ -67,11 +67,11 @@ def compare(
             if progress is not None:
                 progress((index + fraction) / len(bundles), f"{name}: {message}")
 
-        scored.append(_scores(bundle, cases, device, report))
+        scored.append(_score_model(bundle, cases, device, report))
     return Comparison(*scored)
 
 
-def _scores(bundle: Bundle, cases: HeldOut, device: str, progress: ProgressCallback) -> Scores:
+def _score_model(bundle: Bundle, cases: HeldOut, device: str, progress: ProgressCallback) -> Scores:
     segmenter = Segmenter(bundle, device, backend="auto")
     scores = Scores(bundle.metadata.vocabulary)
     score_entries(scores, segmenter, cases.entries, progress=progress)
@@ -79,18 +79,18 @@ def _scores(bundle: Bundle, cases: HeldOut, device: str, progress: ProgressCallb
         on_phantoms = score_on_phantoms(
             segmenter, scores.vocabulary, source.count, first_seed=source.first_seed, progress=progress
         )
-        for case, dice in zip(on_phantoms.cases, on_phantoms.table(), strict=True):
+        for case, dice in zip(on_phantoms.cases, on_phantoms.to_array(), strict=True):
             scores.add(case, {metric.key: dice for metric in scores.metrics})
     return scores
 
 
-def held_out_by(sources: Sequence[object]) -> HeldOut:
+def get_held_out_cases(sources: Sequence[object]) -> HeldOut:
     """The validation cases of a run. Raises UserError for cases that are only available during training."""
     entries: list[Entry] = []
     phantoms: list[Phantoms] = []
     for source in sources:
         if isinstance(source, CTFiles):
-            entries += source.entries()
+            entries += source.to_entries()
         elif isinstance(source, Phantoms):
             phantoms.append(source)
         else:

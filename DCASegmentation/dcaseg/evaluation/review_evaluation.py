@@ -41,14 +41,14 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
-from ..imaging.label_comparison import dice_by_label
+from ..imaging.label_comparison import compute_dice_by_label
 from ..imaging.resampling import resample
 from ..inference.label_resampling import NearestResampler
 from ..inference.options import SegmentOptions
 from ..inference.segmenter import Result, Segmenter
 from ..organs import Vocabulary
 from ..review.evidence import Bytes
-from ..review.regions import ReviewOptions, borders_of, error_probability_of, grown, regions
+from ..review.regions import ReviewOptions, compute_error_probability, dilate, find_borders, split_into_regions
 from ..review.schema import MAX_FINDINGS
 from ..synthesis.phantom.case import Phantom, generate
 from ..types import ProgressCallback
@@ -91,7 +91,7 @@ def draw_shifted_scan(seed: int) -> ShiftedScan:
     )
 
 
-def shifted_scan_phantom(seed: int) -> Phantom:
+def generate_shifted_scan_phantom(seed: int) -> Phantom:
     """The person ``seed``, scanned as ``draw_shifted_scan`` draws it."""
     scan = draw_shifted_scan(seed)
     return generate(seed, scan.spacing, phase=scan.phase, noise_hu=scan.noise_hu, missing=scan.missing)
@@ -190,7 +190,7 @@ class Calibration:
                 if voxels:
                     row = {"voxels": int(voxels), "wrong": round(wrong / voxels, 4), "review": round(used / voxels, 4)}
                     table.append({"where": name, "from": lower, **row})
-        return {"expected_calibration_error": _number(self.expected_error), "table": table}
+        return {"expected_calibration_error": _round_or_none(self.expected_error), "table": table}
 
 
 _CALIBRATION_EDGES = (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -211,39 +211,39 @@ class TruthOfCase:
         known = tuple(vocabulary.by_label) if known is None else tuple(known)
         self.case, self._known = case, known
         self._result, self._review = result, result.review
-        self._ct = Grid.of(result.labels)
+        self._ct = Grid.from_image(result.labels)
         self._grid = result.review.grid
-        self._labels = _only(sitk.GetArrayFromImage(result.labels), known)
-        self._true = _only(sitk.GetArrayFromImage(truth), known)
-        on_grid = _only(sitk.GetArrayFromImage(resample(truth, self._grid, "nearest")), known)
+        self._labels = _filter_labels(sitk.GetArrayFromImage(result.labels), known)
+        self._true = _filter_labels(sitk.GetArrayFromImage(truth), known)
+        on_grid = _filter_labels(sitk.GetArrayFromImage(resample(truth, self._grid, "nearest")), known)
         self._on_grid = on_grid
-        self._gross = _gross(_only(result.review.evidence.labels, known), on_grid)
-        dice = dice_by_label(self._labels, self._true, len(vocabulary))
+        self._gross = _find_gross_errors(_filter_labels(result.review.evidence.labels, known), on_grid)
+        dice = compute_dice_by_label(self._labels, self._true, len(vocabulary))
         self.wrong_organs = tuple(organ for organ in vocabulary if dice[organ.label - 1] < _WRONG_BELOW)
         self.error_ml = float(np.count_nonzero(self._labels != self._true)) * self._ct.volume_ml_per_voxel
 
-    def calibration(self) -> Calibration:
+    def compute_calibration(self) -> Calibration:
         """The calibration of the review's error probability on the model's grid.
 
         It counts the voxels that belong to an annotated organ in the result or the truth, and uncertain background.
         """
         evidence = self._review.evidence
-        wrong = _only(evidence.labels, self._known) != self._on_grid
+        wrong = _filter_labels(evidence.labels, self._known) != self._on_grid
         counted = (evidence.error_probability > 0) | (evidence.labels > 0) | (self._on_grid > 0)
         # An organ that the truth does not include may be right or wrong.
         counted &= np.isin(evidence.labels, (0, *self._known)) & np.isin(evidence.alternative, (0, *self._known))
         return Calibration.count(
             evidence.error_probability[counted],
-            error_probability_of(evidence)[counted],
-            borders_of(evidence)[counted],
+            compute_error_probability(evidence)[counted],
+            find_borders(evidence)[counted],
             wrong[counted],
         )
 
-    def of_review(self) -> FindingContents:
+    def measure_review_findings(self) -> FindingContents:
         """Contents of the review's findings."""
-        return self._contents(sitk.GetArrayFromImage(self._review.ranks), len(self._review.review.findings))
+        return self._measure_findings(sitk.GetArrayFromImage(self._review.ranks), len(self._review.review.findings))
 
-    def of_entropy(self) -> FindingContents:
+    def measure_entropy_findings(self) -> FindingContents:
         """Contents of findings made from entropy alone, see ``entropy, own findings`` in the module's docstring."""
         entropy = self._review.evidence.entropy
         voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(self._review.ranks)))
@@ -252,7 +252,7 @@ class TruthOfCase:
         threshold = max(255 - int(np.searchsorted(at_least, wanted)), 1)
         weights = np.where(entropy >= threshold, entropy, 0).astype(np.int64)
         limit = max(ReviewOptions.max_ml / self._grid.volume_ml_per_voxel, ReviewOptions.min_voxels)
-        pieces = regions(
+        pieces = split_into_regions(
             weights, self._grid.spacing[::-1], ReviewOptions.max_extent_mm, MAX_FINDINGS, lambda box, mask: limit
         )
         sums = np.bincount(pieces.ravel(), weights.ravel(), MAX_FINDINGS + 1)
@@ -261,15 +261,15 @@ class TruthOfCase:
         order = sorted(set(np.unique(pieces).tolist()) - {0}, key=lambda piece: (-sums[piece], piece))
         ranks = np.zeros(256, np.uint8)
         ranks[order] = np.arange(1, len(order) + 1, dtype=np.uint8)
-        return self._contents(ranks[pieces], len(order))
+        return self._measure_findings(ranks[pieces], len(order))
 
-    def _contents(self, ranks: Bytes, count: int) -> FindingContents:
+    def _measure_findings(self, ranks: Bytes, count: int) -> FindingContents:
         wrong = self._labels != self._true
 
         def count_inside(mask: NDArray[np.bool_]) -> Amounts:
             return np.bincount(ranks[mask], minlength=count + 1).astype(float)
 
-        model_ranks = sitk.GetArrayFromImage(resample(self._ct.image_of(ranks), self._grid, "nearest"))
+        model_ranks = sitk.GetArrayFromImage(resample(self._ct.make_image(ranks), self._grid, "nearest"))
         voxels = np.bincount(model_ranks.ravel(), minlength=count + 1)
         entropy = np.bincount(model_ranks.ravel(), self._review.evidence.entropy.ravel(), count + 1)
         return FindingContents(
@@ -286,7 +286,7 @@ class TruthOfCase:
 
 def measure_orders(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Reached]:
     """What each order reaches with its first findings; ``random`` is the mean over 200 permutations."""
-    ours, entropy = truth.of_review(), truth.of_entropy()
+    ours, entropy = truth.measure_review_findings(), truth.measure_entropy_findings()
     ranks = np.arange(1, ours.count + 1)
     orders = {
         OURS: (ours, [ranks]),
@@ -300,26 +300,26 @@ def measure_orders(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Rea
         contents, permutations = orders[name]
         for number in first:
             budget = float(ours.ml[ranks[:number]].sum())
-            rows = np.array([_of_order(contents, order, number, budget) for order in permutations])
+            rows = np.array([_measure_order(contents, order, number, budget) for order in permutations])
             found.append(Reached(truth.case, name, number, *rows.mean(axis=0).tolist()))
     return found
 
 
-def _of_order(contents: FindingContents, order: NDArray[np.intp], number: int, budget_ml: float) -> list[float]:
+def _measure_order(contents: FindingContents, order: NDArray[np.intp], number: int, budget_ml: float) -> list[float]:
     chosen = order[:number]
     organs = [amounts[chosen].sum() >= _REACHED * amounts.sum() for amounts in contents.organ_errors.values()]
-    weights = _within(contents.ml[order], budget_ml)
+    weights = _compute_budget_weights(contents.ml[order], budget_ml)
     return [
         float(contents.ml[chosen].sum()),
-        _fraction(contents.errors[chosen].sum(), contents.errors.sum()),
-        _fraction(contents.gross[chosen].sum(), contents.gross.sum()),
+        _divide_or_nan(contents.errors[chosen].sum(), contents.errors.sum()),
+        _divide_or_nan(contents.gross[chosen].sum(), contents.gross.sum()),
         float(np.mean(organs)) if organs else float("nan"),
-        _fraction((contents.errors[order] * weights).sum(), contents.errors.sum()),
-        _fraction((contents.gross[order] * weights).sum(), contents.gross.sum()),
+        _divide_or_nan((contents.errors[order] * weights).sum(), contents.errors.sum()),
+        _divide_or_nan((contents.gross[order] * weights).sum(), contents.gross.sum()),
     ]
 
 
-def _within(ml: Amounts, budget_ml: float) -> Amounts:
+def _compute_budget_weights(ml: Amounts, budget_ml: float) -> Amounts:
     """The fraction of each finding (0 to 1) that fits into the budget, in the given order."""
     before = np.concatenate([[0.0], np.cumsum(ml)[:-1]])
     return np.clip((budget_ml - before) / np.maximum(ml, 1e-9), 0.0, 1.0)
@@ -329,11 +329,11 @@ def _argsort_descending(values: Amounts) -> NDArray[np.intp]:
     return np.argsort(-values, kind="stable") + 1
 
 
-def _fraction(part: float, whole: float) -> float:
+def _divide_or_nan(part: float, whole: float) -> float:
     return float(part / whole) if whole else float("nan")
 
 
-def _only(labels: NDArray[np.uint8], known: Sequence[int]) -> NDArray[np.uint8]:
+def _filter_labels(labels: NDArray[np.uint8], known: Sequence[int]) -> NDArray[np.uint8]:
     """``labels`` with all labels except ``known`` replaced by background."""
     table = np.zeros(int(labels.max(initial=0)) + 1, np.uint8)
     kept = [label for label in known if label < len(table)]
@@ -341,7 +341,7 @@ def _only(labels: NDArray[np.uint8], known: Sequence[int]) -> NDArray[np.uint8]:
     return table[labels]
 
 
-def _gross(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _find_gross_errors(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Erroneous voxels that a border shift of one voxel does not explain.
 
     The truth has no neighbor with their label, or the result has no neighbor with their true label.
@@ -349,10 +349,10 @@ def _gross(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.bo
     wrong = labels != truth
     shifted = np.zeros_like(wrong)
     for label in np.unique(labels[wrong]) if wrong.any() else ():
-        shifted |= (labels == label) & grown(truth == label)
+        shifted |= (labels == label) & dilate(truth == label)
     back = np.zeros_like(wrong)
     for label in np.unique(truth[wrong]) if wrong.any() else ():
-        back |= (truth == label) & grown(labels == label)
+        back |= (truth == label) & dilate(labels == label)
     return wrong & ~(shifted & back)
 
 
@@ -373,7 +373,7 @@ class ReviewMeasurement:
     def add(self, truth: TruthOfCase, **about: Any) -> None:
         """Measure one case; ``about`` becomes part of its description."""
         self.rows += measure_orders(truth, CURVE)
-        self.calibration.add(truth.calibration())
+        self.calibration.add(truth.compute_calibration())
         self.cases.append(
             {
                 "case": truth.case,
@@ -402,7 +402,7 @@ class ReviewMeasurement:
             "calibration": self.calibration.to_json(),
             "means": {
                 order: {
-                    str(first): {name: _number(value) for name, value in self.mean(order, first).items()}
+                    str(first): {name: _round_or_none(value) for name, value in self.mean(order, first).items()}
                     for first in FIRST
                 }
                 for order in ORDERS
@@ -416,7 +416,7 @@ class ReviewMeasurement:
             writer.writeheader()
             for row in self.rows:
                 values = asdict(row)
-                writer.writerow(values | {name: _number(values[name]) for name in _AMOUNTS})
+                writer.writerow(values | {name: _round_or_none(values[name]) for name in _AMOUNTS})
 
 
 def measure_on_phantoms(
@@ -429,7 +429,7 @@ def measure_on_phantoms(
     """Add ``count`` phantoms unlike those of training to ``measured``."""
     for index in range(count):
         seed = first_seed + index
-        phantom = shifted_scan_phantom(seed)
+        phantom = generate_shifted_scan_phantom(seed)
         add_case(measured, segmenter, f"phantom {seed}", phantom.ct, phantom.labels, **asdict(draw_shifted_scan(seed)))
         if progress is not None:
             progress((index + 1) / count, f"Phantom {index + 1} of {count}")
@@ -450,5 +450,5 @@ def add_case(
     measured.add(TruthOfCase(case, result, truth, segmenter.vocabulary, known), **about, places=places)
 
 
-def _number(value: float) -> float | None:
+def _round_or_none(value: float) -> float | None:
     return round(value, 4) if np.isfinite(value) else None

@@ -39,29 +39,29 @@ class Scores:
         for metric in self.metrics:
             self.values.setdefault(metric.key, []).append(np.asarray(scores[metric.key], float))
 
-    def table(self, metric: Metric = DICE) -> np.ndarray:
+    def to_array(self, metric: Metric = DICE) -> np.ndarray:
         """Scores (cases, K)."""
         return np.array(self.values.get(metric.key, [])).reshape(-1, len(self.vocabulary))
 
-    def by_organ(self, metric: Metric = DICE) -> dict[str, float]:
+    def average_by_organ(self, metric: Metric = DICE) -> dict[str, float]:
         """Mean over cases by organ key; NaN if no case counts."""
-        return dict(zip(self.vocabulary.by_key, mean_or_nan(self.table(metric), axis=0).tolist(), strict=True))
+        return dict(zip(self.vocabulary.by_key, mean_or_nan(self.to_array(metric), axis=0).tolist(), strict=True))
 
-    def by_case(self, metric: Metric = DICE) -> dict[str, float]:
+    def average_by_case(self, metric: Metric = DICE) -> dict[str, float]:
         """Mean over organs by case."""
-        return dict(zip(self.cases, mean_or_nan(self.table(metric), axis=1).tolist(), strict=True))
+        return dict(zip(self.cases, mean_or_nan(self.to_array(metric), axis=1).tolist(), strict=True))
 
     def mean(self, labels: Sequence[int] | None = None, metric: Metric = DICE) -> float:
         """Mean over organs (all, or ``labels``) of the mean over cases, as in the paper's tables."""
-        return mean_of_organs(self.table(metric), labels)
+        return mean_of_organs(self.to_array(metric), labels)
 
-    def by_group(self, groups: Mapping[str, Sequence[int]], metric: Metric = DICE) -> dict[str, float]:
+    def average_by_group(self, groups: Mapping[str, Sequence[int]], metric: Metric = DICE) -> dict[str, float]:
         """Mean of each group of labels, such as head, medium and tail, by the group's name."""
         return {name: self.mean(labels, metric) for name, labels in groups.items()}
 
-    def not_counted(self, metric: Metric = DICE) -> int:
+    def count_excluded(self, metric: Metric = DICE) -> int:
         """Number of scores that do not count."""
-        return int(np.isnan(self.table(metric)).sum())
+        return int(np.isnan(self.to_array(metric)).sum())
 
     def write_csv(self, path: Path) -> None:
         """Write a line for each case and one for the mean, for each metric. A score that does not count is empty.
@@ -77,10 +77,10 @@ class Scores:
         writer.writerow([*(["metric"] if several else []), "case", *self.vocabulary.by_key, "mean"])
         for metric in self.metrics:
             first = [metric.key] if several else []
-            for case, row in zip(self.cases, self.table(metric), strict=True):
-                writer.writerow([*first, case, *map(_field, row), _field(mean_or_nan(row[None], 1)[0])])
-            means = self.by_organ(metric).values()
-            writer.writerow([*first, "mean", *map(_field, means), _field(self.mean(metric=metric))])
+            for case, row in zip(self.cases, self.to_array(metric), strict=True):
+                writer.writerow([*first, case, *map(_format_score, row), _format_score(mean_or_nan(row[None], 1)[0])])
+            means = self.average_by_organ(metric).values()
+            writer.writerow([*first, "mean", *map(_format_score, means), _format_score(self.mean(metric=metric))])
 
 
 def mean_of_organs(table: np.ndarray, labels: Sequence[int] | None = None) -> float:
@@ -97,5 +97,5 @@ def mean_or_nan(table: np.ndarray, axis: int) -> np.ndarray:
         return np.asarray(np.nansum(table, axis=axis) / counts)
 
 
-def _field(value: float) -> str:
+def _format_score(value: float) -> str:
     return f"{value:.4f}" if np.isfinite(value) else ""

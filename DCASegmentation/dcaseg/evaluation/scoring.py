@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError, UserError, reason_of
+from ..errors import ImageError, UserError, get_reason
 from ..imaging.ct_checks import require_ct
 from ..imaging.geometry import copy_geometry_if_close
 from ..imaging.grid import Grid
-from ..imaging.intensity import describe_ignored_labels, left_out, value_range
+from ..imaging.intensity import compute_value_range, count_ignored_labels, describe_ignored_labels
 from ..imaging.readers import read_ct, read_labels
 from ..inference.options import SegmentOptions
 from ..inference.segmenter import Segmenter
 from ..organs import Vocabulary
-from ..training.datalist import Entry, distinct_names
+from ..training.datalist import Entry, make_unique_names
 from ..training.sources import TEST_SEEDS, draw_acquisition, scan_phantom
 from ..types import ProgressCallback
 from .metrics import DICE, POLICIES, TOLERANCE_MM, EmptyPolicy, Metric, measure
@@ -46,10 +46,10 @@ def read_table(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
             head = file.readline()
             file.seek(0)
             rows = list(csv.DictReader(file, delimiter="\t" if "\t" in head else ","))
-        keys = {int(row["id"]): _key(row["name"]) for row in rows}
+        keys = {int(row["id"]): _normalize_name(row["name"]) for row in rows}
     except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(
-            f"{path} is not a table of labels ({reason_of(error)}).", "Specify a file with the columns id and name."
+            f"{path} is not a table of labels ({get_reason(error)}).", "Specify a file with the columns id and name."
         ) from None
     labels = {label: vocabulary.by_key[key].label for label, key in keys.items() if key in vocabulary.by_key}
     if not labels:
@@ -59,17 +59,17 @@ def read_table(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
     return labels
 
 
-def translated(labels: sitk.Image, table: dict[int, int]) -> sitk.Image:
+def remap_labels(labels: sitk.Image, table: dict[int, int]) -> sitk.Image:
     """``labels`` in the vocabulary's numbers (uint8). Labels that are not in ``table`` become background."""
     array = sitk.GetArrayViewFromImage(labels)
     new = np.zeros(int(array.max()) + 1, np.uint8)
     for old, label in table.items():
         if 0 <= old < len(new):
             new[old] = label
-    return Grid.of(labels).image_of(new[array])
+    return Grid.from_image(labels).make_image(new[array])
 
 
-def _key(name: str) -> str:
+def _normalize_name(name: str) -> str:
     key = "_".join(name.strip().lower().split())
     for side in ("left", "right"):
         if key.endswith(f"_{side}"):
@@ -156,9 +156,9 @@ def read_entry(entry: Entry, vocabulary: Vocabulary) -> tuple[sitk.Image, sitk.I
     require_ct(ct, entry.image.name)
     require_one_grid(truth, entry.label, ct, entry.image)
     if entry.label_map:
-        for note in describe_ignored_labels([left_out(truth, entry.label_map)]):
+        for note in describe_ignored_labels([count_ignored_labels(truth, entry.label_map)]):
             _log.warning("%s: %s", entry.label.name, note)
-        truth = translated(truth, dict(entry.label_map))
+        truth = remap_labels(truth, dict(entry.label_map))
     require_known(truth, entry.label, vocabulary)
     return ct, truth
 
@@ -172,7 +172,7 @@ def score_entries(
     progress: ProgressCallback | None = None,
 ) -> None:
     """Add the scores of labeled entries to ``scores``. Unannotated organs of an entry do not count."""
-    names = distinct_names([entry.image for entry in entries])
+    names = make_unique_names([entry.image for entry in entries])
     for index, entry in enumerate(entries):
         if progress is not None:
             progress(index / len(entries), f"CT {index + 1} of {len(entries)}")
@@ -190,7 +190,7 @@ def require_one_grid(labels: sitk.Image, path: Path, other: sitk.Image, other_pa
 
 def require_known(labels: sitk.Image, path: Path, vocabulary: Vocabulary) -> None:
     """Raise ImageError if a label map has labels that ``vocabulary`` does not have."""
-    highest = int(value_range(labels)[1])
+    highest = int(compute_value_range(labels)[1])
     if highest > len(vocabulary):
         raise ImageError(
             f"{path.name} contains label {highest}, but the highest label of {vocabulary.name} is {len(vocabulary)}.",

@@ -20,7 +20,9 @@ class MeanAndSpread(NamedTuple):
     deviation: float
 
 
-def over_seeds(runs: Sequence[Scores], metric: Metric = DICE, labels: Sequence[int] | None = None) -> MeanAndSpread:
+def average_over_seeds(
+    runs: Sequence[Scores], metric: Metric = DICE, labels: Sequence[int] | None = None
+) -> MeanAndSpread:
     """Mean and spread over runs of each run's mean over organs. Raises ValueError without runs."""
     if not runs:
         raise ValueError("the mean over seeds needs at least one run")
@@ -32,7 +34,7 @@ MIN_CASES = 5
 """With fewer cases, an interval would say more than the data can: percentile intervals of three cover 73 % of means."""
 
 
-def bootstrap_interval(
+def compute_bootstrap_interval(
     scores: Scores,
     metric: Metric = DICE,
     labels: Sequence[int] | None = None,
@@ -46,10 +48,10 @@ def bootstrap_interval(
     narrow for several CTs of one person. Percentile interval, expanded for small samples (Hesterberg, "What teachers
     should know about the bootstrap", Am. Stat. 2015). Raises ValueError without cases.
     """
-    table = scores.table(metric)
+    table = scores.to_array(metric)
     if not len(table):
         raise ValueError("a bootstrap interval needs at least one case")
-    return _interval(lambda drawn: _means(table, drawn, labels), len(table), level, samples, seed)
+    return _compute_interval(lambda drawn: _compute_means(table, drawn, labels), len(table), level, samples, seed)
 
 
 class Difference(NamedTuple):
@@ -60,7 +62,7 @@ class Difference(NamedTuple):
     high: float
 
 
-def paired_difference(
+def compute_paired_difference(
     runs: Sequence[Scores],
     others: Sequence[Scores],
     metric: Metric = DICE,
@@ -72,24 +74,24 @@ def paired_difference(
     """Difference ``runs`` minus ``others`` of the mean over organs, with a paired bootstrap interval over cases.
 
     Each side's mean is that over its runs. Each draw takes the same cases on both sides, which cancels the difficulty
-    of the cases. The interval is that of ``bootstrap_interval``. Raises ValueError if there are no cases or the cases
-    differ.
+    of the cases. The interval is that of ``compute_bootstrap_interval``. Raises ValueError if there are no cases or the
+    cases differ.
     """
     cases = runs[0].cases
     if not cases or any(run.cases != cases for run in (*runs, *others)):
         raise ValueError("a paired difference needs the same cases on both sides")
-    ours, theirs = ([run.table(metric) for run in side] for side in (runs, others))
+    ours, theirs = ([run.to_array(metric) for run in side] for side in (runs, others))
 
-    def difference(drawn: np.ndarray) -> np.ndarray:
+    def compute_difference(drawn: np.ndarray) -> np.ndarray:
         # Runs are averaged last: an organ may count in one run only, if only that run has invented it.
-        means = [np.mean([_means(table, drawn, labels) for table in side], axis=0) for side in (ours, theirs)]
+        means = [np.mean([_compute_means(table, drawn, labels) for table in side], axis=0) for side in (ours, theirs)]
         return np.asarray(means[0] - means[1])
 
-    low, high = _interval(difference, len(cases), level, samples, seed)
-    return Difference(float(difference(np.arange(len(cases))[None])[0]), low, high)
+    low, high = _compute_interval(compute_difference, len(cases), level, samples, seed)
+    return Difference(float(compute_difference(np.arange(len(cases))[None])[0]), low, high)
 
 
-def _interval(
+def _compute_interval(
     means_of: Callable[[np.ndarray], np.ndarray], n_cases: int, level: float, samples: int, seed: int
 ) -> tuple[float, float]:
     """The expanded percentile interval of ``means_of`` draws (samples, n_cases) of cases."""
@@ -103,7 +105,7 @@ def _interval(
     return float(low), float(high)
 
 
-def _means(table: np.ndarray, drawn: np.ndarray, labels: Sequence[int] | None) -> np.ndarray:
+def _compute_means(table: np.ndarray, drawn: np.ndarray, labels: Sequence[int] | None) -> np.ndarray:
     """Mean over organs of the mean over cases of a table (cases, K), for each row of ``drawn`` (draws, cases)."""
     columns = mean_or_nan(table[drawn], axis=1)
     return mean_or_nan(columns if labels is None else columns[:, [label - 1 for label in labels]], axis=1)

@@ -27,11 +27,11 @@ def require_stated_size(start: bytes, columns: int, rows: int, may_continue: boo
     With ``may_continue``, it may also be the continuation of a stream, which states nothing.
     """
     if start.startswith(b"\xff\xd8"):
-        size = _size_of_jpeg(start)
+        size = _read_jpeg_size(start)
     elif start.startswith(_BOXES):
-        size = _size_of_jpeg_2000(_codestream_in_boxes(start))
+        size = _read_jpeg_2000_size(_find_codestream(start))
     elif start.startswith(_CODESTREAM):
-        size = _size_of_jpeg_2000(start)
+        size = _read_jpeg_2000_size(start)
     elif may_continue:
         return
     else:
@@ -40,7 +40,7 @@ def require_stated_size(start: bytes, columns: int, rows: int, may_continue: boo
         raise ValueError("its compressed voxels are damaged or have another size than its header says")
 
 
-def _size_of_jpeg(stream: bytes) -> tuple[int, int] | None:
+def _read_jpeg_size(stream: bytes) -> tuple[int, int] | None:
     at = 2
     while at + 9 <= len(stream) and stream[at] == 0xFF:
         marker = stream[at + 1]
@@ -58,7 +58,7 @@ def _size_of_jpeg(stream: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _codestream_in_boxes(stream: bytes) -> bytes:
+def _find_codestream(stream: bytes) -> bytes:
     """The content of the first box of type "jp2c"; empty if there is none."""
     at = 0
     while at + 16 <= len(stream):
@@ -73,7 +73,7 @@ def _codestream_in_boxes(stream: bytes) -> bytes:
     return b""
 
 
-def _size_of_jpeg_2000(stream: bytes) -> tuple[int, int] | None:
+def _read_jpeg_2000_size(stream: bytes) -> tuple[int, int] | None:
     if len(stream) < 40 or not stream.startswith(_CODESTREAM):
         return None
     right, bottom, left, top, tile_width, tile_height, first_x, first_y = struct.unpack_from(">8I", stream, 8)

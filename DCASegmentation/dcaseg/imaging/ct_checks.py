@@ -10,8 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from .grid import Grid, canonical_view, nearest_world_axes
-from .intensity import has_only_integers, value_range
+from .grid import Grid, find_nearest_world_axes, get_canonical_view
+from .intensity import compute_value_range, has_only_integers
 from .slice_checks import check_slices
 
 _log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
     _require_size(image)
     if not strict:
         return ()
-    low, high = stored = value_range(image)
+    low, high = stored = compute_value_range(image)
     if high == low:
         raise ImageError(f"All voxels of the image have the same value ({low:g}).", "Choose a CT volume.")
     if high > _IMPOSSIBLE_HU:
@@ -111,7 +111,7 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
             f"The image is not a CT in HU: it has values up to {high:.3g}, which no tissue, metal or filling has.",
             "Export it again, or replace these values with -1024 HU.",
         )
-    sample = _without_padding(_sample(image).ravel())
+    sample = _remove_padding(_sample(image).ravel())
     low = max(low, float(sample.min()))
     if high - low < _MIN_SPAN_HU:
         raise ImageError(
@@ -135,7 +135,7 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
             "so the image is not a CT in HU.",
             f"{_GIVE_HU} Check that the rescale intercept was applied exactly once.",
         )
-    return (*check_slices(image), *_value_notes(image, stored), *_body_notes(image))
+    return (*check_slices(image), *_check_calibration(image, stored), *_check_body(image))
 
 
 def require_ct(image: sitk.Image, name: str) -> None:
@@ -157,7 +157,7 @@ def _require_size(image: sitk.Image) -> None:
         )
 
 
-def _without_padding(sample: np.ndarray) -> np.ndarray:
+def _remove_padding(sample: np.ndarray) -> np.ndarray:
     """The values (1D) without padding, such as that outside the round field of view: one value far below all others.
 
     Resampling leaves a few values between the padding and the rest.
@@ -178,11 +178,11 @@ def _without_padding(sample: np.ndarray) -> np.ndarray:
 
 def _require_hu(sample: np.ndarray) -> None:
     """Rule 3 of ``check_ct``."""
-    tissue, air, less = _evidence(sample, _HU)
+    tissue, air, less = _score_scale(sample, _HU)
     impossible = less >= 0.03
     best: tuple[float, _Scale] | None = None
     for scale in _SCALES:
-        its_tissue, its_air, its_less = _evidence(sample, scale)
+        its_tissue, its_air, its_less = _score_scale(sample, scale)
         # Enhanced organs are easily taken for the fat of inverted HU, but nothing else for their air.
         if scale.factor < 0 and its_air < _MIN_INVERTED_AIR:
             continue
@@ -208,7 +208,7 @@ def _require_hu(sample: np.ndarray) -> None:
         )
 
 
-def _evidence(sample: np.ndarray, scale: _Scale) -> tuple[float, float, float]:
+def _score_scale(sample: np.ndarray, scale: _Scale) -> tuple[float, float, float]:
     """How well values on this scale match tissue, and the shares of air and of values below air.
 
     The first is the geometric mean of the share of fat and the share of muscle and organs.
@@ -234,7 +234,7 @@ _MIN_OUTSIDE = 0.05
 _MAX_AIR_RANGE_HU = 80.0
 
 
-def _value_notes(image: sitk.Image, stored: tuple[float, float]) -> tuple[str, ...]:
+def _check_calibration(image: sitk.Image, stored: tuple[float, float]) -> tuple[str, ...]:
     """Notes on values that are probably not calibrated HU. ``stored`` are the lowest and the highest value."""
     notes = []
     if stored == (-128.0, 127.0) and has_only_integers(image):
@@ -242,8 +242,8 @@ def _value_notes(image: sitk.Image, stored: tuple[float, float]) -> tuple[str, .
             "The values are whole numbers from -128 to 127, as after an export with 8 bits, and are probably not HU. "
             "Export the CT again with its full range of values."
         )
-    hu, _ = _coarse(image)
-    border = _without_padding(np.concatenate([side.ravel() for side in (hu[:, 0], hu[:, -1], hu[..., 0], hu[..., -1])]))
+    hu, _ = _downsample(image)
+    border = _remove_padding(np.concatenate([side.ravel() for side in (hu[:, 0], hu[:, -1], hu[..., 0], hu[..., -1])]))
     air = border[border < _GAS_HU]
     if air.size >= _MIN_OUTSIDE * border.size:
         lower, middle, upper = (float(each) for each in np.percentile(air, (25, 50, 75)))
@@ -268,37 +268,37 @@ _COLUMN_MM = 20.0
 _MAX_IN_FRONT_MM, _MAX_ASIDE_MM = 10.0, 80.0
 
 
-def _body_notes(image: sitk.Image) -> tuple[str, ...]:
+def _check_body(image: sitk.Image) -> tuple[str, ...]:
     """Notes on what does not look like a trunk that lies as the header states.
 
     There are none about the body if the field of view is too small to judge it.
     """
-    grid = Grid.of(image)
+    grid = Grid.from_image(image)
     notes = []
     if grid.spacing == (1.0, 1.0, 1.0) and grid.origin == (0.0, 0.0, 0.0) and _is_plain(grid):
         notes.append(
             "The header states a spacing of exactly 1 x 1 x 1 mm at origin 0, as in files that lost their geometry. "
             "Check that it is right; otherwise all volumes are wrong."
         )
-    hu, spacing = _coarse(image)
+    hu, spacing = _downsample(image)
     body = hu > _BODY_HU
     if _share(body) < 0.02:
         return tuple(notes)
-    depth, width = (_extent(body, axis, spacing[axis]) for axis in (1, 2))
-    size_problem = _size_problem(width, depth)
+    depth, width = (_measure_extent(body, axis, spacing[axis]) for axis in (1, 2))
+    size_problem = _find_size_problem(width, depth)
     if size_problem:
         notes.append(f"{size_problem} Check spacing and orientation in the header of the CT.")
-    spine_problem = _spine_problem(hu > _BONE_HU, body, spacing, is_front_to_back=depth.is_whole)
+    spine_problem = _find_spine_problem(hu > _BONE_HU, body, spacing, is_front_to_back=depth.is_whole)
     if spine_problem:
         notes.append(f"{spine_problem} Check the orientation in the header of the CT.")
     return tuple(notes)
 
 
-def _coarse(image: sitk.Image) -> tuple[np.ndarray, list[float]]:
+def _downsample(image: sitk.Image) -> tuple[np.ndarray, list[float]]:
     """The voxels about every 5 mm, with the axes (S, A, R), and their spacing along them in mm."""
-    grid = Grid.of(image)
-    hu = canonical_view(sitk.GetArrayViewFromImage(image), grid, "RAS")
-    spacing = _canonical_spacing(grid)
+    grid = Grid.from_image(image)
+    hu = get_canonical_view(sitk.GetArrayViewFromImage(image), grid, "RAS")
+    spacing = _get_canonical_spacing(grid)
     steps = [max(1, round(_COARSE_MM / step)) for step in spacing]
     # If the spacing is wrong, a step may span nearly the whole volume.
     steps = [min(step, max(1, length // 24)) for step, length in zip(steps, hu.shape, strict=True)]
@@ -314,7 +314,7 @@ class _Extent:
     is_whole: bool
 
 
-def _size_problem(width: _Extent, depth: _Extent) -> str:
+def _find_size_problem(width: _Extent, depth: _Extent) -> str:
     """A sentence on an impossible size of the trunk, or an empty text."""
     for name, extent, (low, high) in (("wide", width, _WIDTH_MM), ("deep", depth, _DEPTH_MM)):
         if extent.mm > high or (extent.is_whole and extent.mm < low):
@@ -324,7 +324,7 @@ def _size_problem(width: _Extent, depth: _Extent) -> str:
     return ""
 
 
-def _spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float], is_front_to_back: bool) -> str:
+def _find_spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float], is_front_to_back: bool) -> str:
     """A sentence on a spine that does not run from feet to head or lies in the front of the body, or an empty text.
 
     The array axes are (S, A, R). ``is_front_to_back`` says that the image shows the body from its front to its back.
@@ -364,7 +364,7 @@ def _smooth(projection: np.ndarray, spacing: list[float]) -> np.ndarray:
     return projection
 
 
-def _extent(body: np.ndarray, axis: int, step: float) -> _Extent:
+def _measure_extent(body: np.ndarray, axis: int, step: float) -> _Extent:
     """The extent of the body along ``axis``.
 
     Only cross-sections larger than a twentieth of the largest one count, which excludes the table. A body that touches
@@ -377,10 +377,10 @@ def _extent(body: np.ndarray, axis: int, step: float) -> _Extent:
     return _Extent(float(inside[-1] - inside[0] + 1) * step, not (ends_at_both or is_cut))
 
 
-def _canonical_spacing(grid: Grid) -> list[float]:
+def _get_canonical_spacing(grid: Grid) -> list[float]:
     """The spacing along S, A and R in mm."""
     steps = np.empty(3)
-    for (world, _), step in zip(nearest_world_axes(grid.axes), grid.spacing, strict=True):
+    for (world, _), step in zip(find_nearest_world_axes(grid.axes), grid.spacing, strict=True):
         steps[world] = step
     return [float(steps[world]) for world in (2, 1, 0)]
 

@@ -184,7 +184,7 @@ def read_dicom_header(path: Path) -> DicomHeader | None:
             return None
         elements: _Elements = {}
         try:
-            return _header(path, file, elements)
+            return _parse_header(path, file, elements)
         except (EOFError, struct.error, zlib.error) as error:
             if isinstance(error, EOFError) or _is_ct_class(elements):
                 raise ValueError(str(error) or "its header ends too early") from None
@@ -196,7 +196,7 @@ def open_data_set(path: Path) -> BinaryIO:
     file = path.open("rb")
     try:
         elements: _Elements = {}
-        stream, _, _, _ = _data_set(file, elements)
+        stream, _, _, _ = _read_file_meta(file, elements)
     except BaseException:
         file.close()
         raise
@@ -205,8 +205,8 @@ def open_data_set(path: Path) -> BinaryIO:
     return stream
 
 
-def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | None:
-    stream, syntax, size, whole = _data_set(file, elements)
+def _parse_header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | None:
+    stream, syntax, size, whole = _read_file_meta(file, elements)
     big_endian = syntax == _BIG_ENDIAN
     reader = _Elementary(stream, size, syntax != _IMPLICIT, ">" if big_endian else "<")
     pixels = reader.read_into(elements)
@@ -221,7 +221,7 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
         if _is_ct_class(elements):
             raise ValueError("it contains no voxels")
         return None
-    planes = _planes(elements, get)
+    planes = _parse_frames(elements, get)
     allocated = get.count("BitsAllocated", 16)
     offset, length = pixels
     values = max(get.count("SamplesPerPixel", 1), 1)
@@ -261,22 +261,22 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
     )  # fmt: skip
 
 
-def _planes(elements: _Elements, get: _Getter) -> tuple[Frame, ...]:
+def _parse_frames(elements: _Elements, get: _Getter) -> tuple[Frame, ...]:
     """The frames of the image.
 
     A value in the frame's own functional groups takes precedence over the shared groups, and these over the top level
     of the header. Raises ValueError if a CT states two rescalings, of which other programs may use the other one.
     """
-    shared = _first(elements, "SharedFunctionalGroups")
+    shared = _get_first_item(elements, "SharedFunctionalGroups")
     each = elements.get(_TAGS["PerFrameFunctionalGroups"])
     count = get.count("NumberOfFrames", 1)
     groups: list[_Elements] = each if isinstance(each, list) else []
     if groups and len(groups) != count:
         raise ValueError(f"it states {count} frames but describes {len(groups)}")
 
-    def frame(own: _Elements) -> Frame:
+    def parse_frame(own: _Elements) -> Frame:
         def stated(group: str, name: str) -> _Getter:
-            sources = (_first(own, group), _first(shared, group), elements)
+            sources = (_get_first_item(own, group), _get_first_item(shared, group), elements)
             return _Getter(next((source for source in sources if _TAGS[name] in source), {}), get.order)
 
         def numbers(group: str, name: str, wanted: int) -> tuple[float, ...]:
@@ -292,24 +292,24 @@ def _planes(elements: _Elements, get: _Getter) -> tuple[Frame, ...]:
             rescale_type=stated("PixelValueTransformation", "RescaleType").text("RescaleType").upper(),
         )
 
-    in_common = _rescaling(shared, get.order)
+    in_common = _parse_rescale(shared, get.order)
     if in_common and _is_ct_class(elements):
         for own in groups:
-            if any(in_common.get(name, value) != value for name, value in _rescaling(own, get.order).items()):
+            if any(in_common.get(name, value) != value for name, value in _parse_rescale(own, get.order).items()):
                 raise ValueError("it states two different rescale slopes or intercepts for the same frame")
     if groups:
-        return tuple(frame(own) for own in groups)
-    return (frame({}),) * max(count, 1)
+        return tuple(parse_frame(own) for own in groups)
+    return (parse_frame({}),) * max(count, 1)
 
 
-def _rescaling(group: _Elements, order: str) -> dict[str, str]:
+def _parse_rescale(group: _Elements, order: str) -> dict[str, str]:
     """Slope and intercept, by name, as far as a functional group states them. As texts, NaN equals NaN."""
-    source = _first(group, "PixelValueTransformation")
+    source = _get_first_item(group, "PixelValueTransformation")
     names = [name for name in ("RescaleSlope", "RescaleIntercept") if _TAGS[name] in source]
     return {name: str(_Getter(source, order).numbers(name, 1)[0]) for name in names}
 
 
-def _first(elements: _Elements, name: str) -> _Elements:
+def _get_first_item(elements: _Elements, name: str) -> _Elements:
     items = elements.get(_TAGS[name])
     return items[0] if isinstance(items, list) and items else {}
 
@@ -331,12 +331,12 @@ def _start(head: bytes) -> int | None:
         # Meta information begins with (0002,0000) or (0002,0001), a data set with an element of group 8.
         if first[:2] == b"\x02\0" and first[2:4] in (b"\0\0", b"\1\0") and first[4:6] in _VRS:
             return start
-        if len(first) == 8 and _syntax_of_data_set(first) is not None:
+        if len(first) == 8 and _detect_transfer_syntax(first) is not None:
             return start
     return None
 
 
-def _syntax_of_data_set(first: bytes) -> str | None:
+def _detect_transfer_syntax(first: bytes) -> str | None:
     """The transfer syntax of a data set without meta information, from the first eight bytes."""
     if first[:2] == b"\x08\0" and first[3] in (0, 1):
         if first[4:6] in _VRS:
@@ -348,7 +348,7 @@ def _syntax_of_data_set(first: bytes) -> str | None:
     return None
 
 
-def _data_set(file: BinaryIO, meta: _Elements) -> tuple[BinaryIO, str, int, bool]:
+def _read_file_meta(file: BinaryIO, meta: _Elements) -> tuple[BinaryIO, str, int, bool]:
     """Read the meta information into ``meta``, and open the data set that follows it.
 
     Returns the stream at the first element of the data set, the transfer syntax, the length of the stream, and whether
@@ -366,7 +366,7 @@ def _data_set(file: BinaryIO, meta: _Elements) -> tuple[BinaryIO, str, int, bool
     if syntax == _DEFLATED:
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), _MAX_INFLATED_BYTES)
         return io.BytesIO(inflated), syntax, len(inflated), True
-    actual = _syntax_of_data_set(first) if len(first) == 8 else None
+    actual = _detect_transfer_syntax(first) if len(first) == 8 else None
     whole = bool(syntax) and start == _PREAMBLE + 4
     if actual is not None and (not syntax or {syntax, actual} == {_EXPLICIT, _IMPLICIT}):
         # Some programs write implicit data sets and declare them explicit, or the other way round.
@@ -392,13 +392,13 @@ class _Elementary:
 
         Returns the offset and length of the voxels (length None if they are compressed), or None if there are none.
         """
-        for tag, vr, length in self._headers(end, only_group):
+        for tag, vr, length in self._iter_headers(end, only_group):
             if tag in _PIXELS and self._depth == 0:
                 self.voxel_tag = tag
                 return self._stream.tell(), None if length == _UNDEFINED else length
             is_sequence = vr == b"SQ" or tag in _SEQUENCES or length == _UNDEFINED
             if is_sequence and (tag in _SEQUENCES or length == _UNDEFINED):
-                items = self._items(length, as_implicit=vr == b"UN")
+                items = self._read_items(length, as_implicit=vr == b"UN")
                 if tag in _SEQUENCES:
                     elements[tag] = items
             elif tag in _WANTED and length <= _MAX_VALUE_LENGTH:
@@ -434,7 +434,7 @@ class _Elementary:
         if jpeg_size is not None and _END_OF_IMAGE not in last:
             raise ValueError("its compressed voxels are incomplete")
 
-    def _headers(self, end: int | None, only_group: int | None) -> Iterator[tuple[int, bytes, int]]:
+    def _iter_headers(self, end: int | None, only_group: int | None) -> Iterator[tuple[int, bytes, int]]:
         while (at := self._stream.tell()) < (self._size if end is None else end):
             raw = self._take(8)
             group, element = struct.unpack(self.order + "2H", raw[:4])
@@ -453,7 +453,7 @@ class _Elementary:
             else:
                 yield tag, raw[4:6], struct.unpack(self.order + "H", raw[6:])[0]
 
-    def _items(self, length: int, as_implicit: bool) -> list[_Elements]:
+    def _read_items(self, length: int, as_implicit: bool) -> list[_Elements]:
         end = None if length == _UNDEFINED else self._stream.tell() + self._require(length)
         explicit, self._explicit = self._explicit, self._explicit and not as_implicit
         self._depth += 1

@@ -12,11 +12,18 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError, reason_of
+from ..errors import ImageError, get_reason
 from .dicom_header import DicomHeader, is_dicom, read_dicom_header
-from .dicom_slices import Stack, energy_types, off_even_spacing, planes_in_hu, stack_slices, together
+from .dicom_slices import (
+    Stack,
+    compute_spacing_deviation,
+    find_energy_types,
+    merge_single_slice_series,
+    read_hu_planes,
+    stack_slices,
+)
 from .file_errors import require_text_name
-from .geometry import ROUNDING, Placement, straightened
+from .geometry import ROUNDING, Placement, resample_to_orthogonal_grid
 from .intensity import stack_planes
 from .itk_environment import no_itk_warnings
 from .size_limits import require_allowed_size
@@ -34,26 +41,26 @@ def read_dicom_folder(folder: Path, series: str | None, notes: list[str], resamp
     Raises ImageError if the folder contains no DICOM image, several series but no selection, another modality than CT,
     or a damaged file, and if its slices do not form a volume (see ``dicom_slices.stack_slices``).
     """
-    found = _series_in(folder)
+    found = _find_series(folder)
     if not found:
-        raise _no_dicom(folder)
-    chosen, note = _chosen(found, series, folder.name)
+        raise _make_no_dicom_error(folder)
+    chosen, note = _select_series(found, series, folder.name)
     notes += [note] if note else []
     notes += note_on_lost_slices(chosen)
-    return _volume(chosen, folder.name, notes, resample)
+    return _read_volume(chosen, folder.name, notes, resample)
 
 
 def read_dicom_files(files: Sequence[Path], name: str, notes: list[str], resample: bool) -> sitk.Image:
     """The volume of the images in ``files``, read as by ``read_dicom_folder``."""
-    images = [image for file in files if (image := dicom_image_in(file)) is not None]
-    return _volume(images, name, notes, resample)
+    images = [image for file in files if (image := read_dicom_image_header(file)) is not None]
+    return _read_volume(images, name, notes, resample)
 
 
-def _volume(images: list[DicomHeader], name: str, notes: list[str], resample: bool) -> sitk.Image:
+def _read_volume(images: list[DicomHeader], name: str, notes: list[str], resample: bool) -> sitk.Image:
     try:
         stack = stack_slices(images, name, resample)
         notes += stack.notes
-        if energy := energy_types(one.image for one in stack.slices):
+        if energy := find_energy_types(one.image for one in stack.slices):
             notes.append(
                 f"{name} is an image computed from dual-energy data ({', '.join(energy)}), not a usual CT: its values "
                 "may not be HU. Check that it is the right series."
@@ -61,14 +68,14 @@ def _volume(images: list[DicomHeader], name: str, notes: list[str], resample: bo
         columns, rows = stack.slices[0].size
         require_allowed_size((columns, rows, len(stack.slices)), name)
         with no_itk_warnings():
-            array = stack_planes(_planes(stack), (len(stack.slices), rows, columns))
+            array = stack_planes(_read_planes(stack), (len(stack.slices), rows, columns))
     except OSError as error:
         where = error.filename or name
-        raise ImageError(f"{where} cannot be read: {reason_of(error)}.", "Check its permissions.") from None
-    return _placed(array, stack, name, notes)
+        raise ImageError(f"{where} cannot be read: {get_reason(error)}.", "Check its permissions.") from None
+    return _create_image(array, stack, name, notes)
 
 
-def _series_in(folder: Path) -> list[tuple[list[DicomHeader], str]]:
+def _find_series(folder: Path) -> list[tuple[list[DicomHeader], str]]:
     """The series of DICOM images in ``folder``, in the order of their UIDs, each with a note if they were merged.
 
     The same UID in two patients or studies, a result of careless anonymization, makes two series.
@@ -77,16 +84,16 @@ def _series_in(folder: Path) -> list[tuple[list[DicomHeader], str]]:
     try:
         for file in sorted(entry for entry in folder.iterdir() if entry.is_file()):
             require_text_name(file)
-            image = dicom_image_in(file)
+            image = read_dicom_image_header(file)
             if image is not None:
                 series.setdefault((image.series, image.patient, image.study), []).append(image)
     except OSError as error:
         where = error.filename or folder
-        raise ImageError(f"{where} cannot be read: {reason_of(error)}.", "Check its permissions.") from None
-    return together([images for _, images in sorted(series.items())])
+        raise ImageError(f"{where} cannot be read: {get_reason(error)}.", "Check its permissions.") from None
+    return merge_single_slice_series([images for _, images in sorted(series.items())])
 
 
-def dicom_image_in(file: Path) -> DicomHeader | None:
+def read_dicom_image_header(file: Path) -> DicomHeader | None:
     """The header of a DICOM image; None if the file is not a DICOM image.
 
     Raises ImageError if it is damaged, and OSError if it cannot be read.
@@ -101,7 +108,7 @@ def dicom_image_in(file: Path) -> DicomHeader | None:
         ) from None
 
 
-def _chosen(
+def _select_series(
     found: Sequence[tuple[list[DicomHeader], str]], series: str | None, name: str
 ) -> tuple[list[DicomHeader], str]:
     """The only one of the series, or the one that ``series`` selects."""
@@ -114,7 +121,8 @@ def _chosen(
         return found[int(series) - 1]
     are_several_patients = len({images[0].patient for images, _ in found}) > 1
     listed = "; ".join(
-        f"[{number}] {_described(images, are_several_patients)}" for number, (images, _) in enumerate(found, start=1)
+        f"[{number}] {_describe_series(images, are_several_patients)}"
+        for number, (images, _) in enumerate(found, start=1)
     )
     contents = f"{name} contains {len(found)} series: {listed}."
     if series is None:
@@ -124,7 +132,7 @@ def _chosen(
     raise ImageError(f"There is no series {series}: {contents}", "Select one of these by its number or UID.")
 
 
-def _described(images: list[DicomHeader], with_patient: bool) -> str:
+def _describe_series(images: list[DicomHeader], with_patient: bool) -> str:
     first, slices = images[0], sum(image.frames for image in images)
     count = f"{slices} slice{'s' if slices != 1 else ''}"
     modality, description = first.modality or "unknown modality", first.description or "no description"
@@ -132,14 +140,14 @@ def _described(images: list[DicomHeader], with_patient: bool) -> str:
     return f"{modality}, {description}, {count}{patient}, UID {first.series}"
 
 
-def _planes(stack: Stack) -> Iterator[np.ndarray]:
+def _read_planes(stack: Stack) -> Iterator[np.ndarray]:
     """The planes in order. Frames of one file often follow each other, so each file is opened only once for them."""
     for _, same in groupby(stack.slices, key=lambda one: one.image.file):
         slices = list(same)
-        yield from planes_in_hu(slices[0].image, [one.number for one in slices])
+        yield from read_hu_planes(slices[0].image, [one.number for one in slices])
 
 
-def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sitk.Image:
+def _create_image(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sitk.Image:
     spacing = stack.slices[0].frame.spacing
     heights, positions = stack.heights, stack.positions
     frames_of_reference = {one.image.frame_of_reference for one in stack.slices}
@@ -149,13 +157,13 @@ def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sit
             "by position."
         )
     if not stack.even:
-        array = _evenly_spaced(array, heights, name)
+        array = _resample_evenly(array, heights, name)
         gaps = np.diff(heights)
         notes.append(
             f"The slices of {name} are {gaps.min():.3g} to {gaps.max():.3g} mm apart; they were resampled to "
             f"{len(array)} evenly spaced slices."
         )
-    elif (moved := off_even_spacing(heights)) > ROUNDING:
+    elif (moved := compute_spacing_deviation(heights)) > ROUNDING:
         notes.append(
             f"The slices of {name} are not quite evenly spaced; they were moved by up to {moved:.2g} slice spacings."
         )
@@ -168,7 +176,7 @@ def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sit
         notes.append(
             f"{name} was scanned with the gantry tilted by {tilt:.1f} degrees; it was resampled to a right-angled grid."
         )
-        return straightened(volume, Placement(columns, positions[0]), name)
+        return resample_to_orthogonal_grid(volume, Placement(columns, positions[0]), name)
     # The center of the volume stays in place, so that no voxel moves by more than half a pixel.
     to_side = (step - (step @ normal) * normal) * (len(array) - 1) / 2
     origin, moved = positions[0], float(np.linalg.norm(to_side)) / min(spacing)
@@ -181,7 +189,7 @@ def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sit
     return volume
 
 
-def _evenly_spaced(array: np.ndarray, heights: np.ndarray, name: str) -> np.ndarray:
+def _resample_evenly(array: np.ndarray, heights: np.ndarray, name: str) -> np.ndarray:
     """The slices of ``array`` at ``heights`` (mm), interpolated linearly to even spacing from the first to the last.
 
     The new spacing is close to the median spacing of ``heights``. Raises ImageError if the result would be too large;
@@ -215,12 +223,12 @@ def note_on_lost_slices(images: Sequence[DicomHeader], with_names: bool = True) 
     own = {image.file for image in images}
     folders: dict[Path, set[str]] = {}
     for image in images:
-        folders.setdefault(Path(image.file).parent, set()).add(_pattern(Path(image.file).name))
+        folders.setdefault(Path(image.file).parent, set()).add(_get_name_pattern(Path(image.file).name))
     found = []
     for folder, patterns in folders.items():
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                if entry.path in own or entry.name.startswith(".") or _pattern(entry.name) not in patterns:
+                if entry.path in own or entry.name.startswith(".") or _get_name_pattern(entry.name) not in patterns:
                     continue
                 with suppress(OSError):
                     if entry.is_file() and not is_dicom(Path(entry.path)):
@@ -233,12 +241,12 @@ def note_on_lost_slices(images: Sequence[DicomHeader], with_names: bool = True) 
     return [f"{what} named like the slices but not DICOM, so slices may be missing at either end{names}."]
 
 
-def _pattern(name: str) -> str:
+def _get_name_pattern(name: str) -> str:
     """What the names of the files of a series have in common: the name without extensions and digits."""
     return re.sub(r"\d+", "#", _EXTENSION.sub("", name))
 
 
-def _no_dicom(folder: Path) -> ImageError:
+def _make_no_dicom_error(folder: Path) -> ImageError:
     for candidate in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
         if _begins_with_dicom(candidate):
             return ImageError(

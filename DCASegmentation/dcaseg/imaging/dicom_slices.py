@@ -36,7 +36,7 @@ _SIGNS_OF_DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progress
 _MONOCHROME1, _MONOCHROME2 = b"MONOCHROME1 ", b"MONOCHROME2 "
 
 
-def planes_in_hu(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarray]:
+def read_hu_planes(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarray]:
     """Yield the planes ``wanted`` (frame numbers, from 0) of ``image`` as arrays (rows, columns) in HU.
 
     Planes are integers if slope and intercept are whole numbers (slope 1), else float64. Raises ImageError if they
@@ -44,23 +44,23 @@ def planes_in_hu(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarray]:
     """
     stored = _decode_with_itk(image, wanted) if image.voxels.bytes is None else _read_uncompressed(image, wanted)
     for number, plane in zip(wanted, stored, strict=True):
-        yield _rescaled(plane, image.planes[number])
+        yield _apply_rescale(plane, image.planes[number])
 
 
-def same_voxels(one: DicomHeader, other: DicomHeader) -> bool:
+def have_same_voxels(one: DicomHeader, other: DicomHeader) -> bool:
     """Whether two single-plane images have equal stored voxels and the same rescaling. Raises OSError."""
     rescaling = [(image.planes[0].slope, image.planes[0].intercept) for image in (one, other)]
-    return repr(rescaling[0]) == repr(rescaling[1]) and _digest(one) == _digest(other)
+    return repr(rescaling[0]) == repr(rescaling[1]) and _hash_voxels(one) == _hash_voxels(other)
 
 
-def _digest(image: DicomHeader) -> str:
+def _hash_voxels(image: DicomHeader) -> str:
     with open_data_set(Path(image.file)) as stream:
         stream.seek(image.voxels.offset)
         raw = stream.read() if image.voxels.bytes is None else stream.read(image.voxels.bytes)
     return hashlib.sha256(raw).hexdigest()
 
 
-def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:
+def _apply_rescale(plane: np.ndarray, frame: Frame) -> np.ndarray:
     is_whole = frame.slope == 1 and frame.intercept.is_integer() and plane.dtype.kind in "iu"
     # Stored values have at most 32 bits, so that no sum is too large for 64.
     if is_whole and abs(frame.intercept) < 2**31:
@@ -74,7 +74,7 @@ def _read_uncompressed(image: DicomHeader, wanted: list[int]) -> Iterator[np.nda
         yield from _read_floating(image, wanted)
         return
     if voxels.allocated not in (8, 16, 32) or not 0 < voxels.stored <= voxels.allocated:
-        raise _cannot_be_decoded(image)
+        raise _make_decoding_error(image)
     dtype = np.dtype(f"{'>' if voxels.big_endian else '<'}u{voxels.allocated // 8}")
     count = image.rows * image.columns
     with open_data_set(Path(image.file)) as stream:
@@ -82,15 +82,15 @@ def _read_uncompressed(image: DicomHeader, wanted: list[int]) -> Iterator[np.nda
             stream.seek(voxels.offset + number * count * dtype.itemsize)
             raw = stream.read(count * dtype.itemsize)
             if len(raw) < count * dtype.itemsize:
-                raise _cannot_be_decoded(image)
+                raise _make_decoding_error(image)
             words = np.frombuffer(raw, dtype).astype(np.int64)
-            yield _stored_values(words, image).reshape(image.rows, image.columns)
+            yield _extract_stored_values(words, image).reshape(image.rows, image.columns)
 
 
 def _read_floating(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarray]:
     voxels = image.voxels
     if voxels.allocated not in (32, 64):
-        raise _cannot_be_decoded(image)
+        raise _make_decoding_error(image)
     dtype = np.dtype(f"{'>' if voxels.big_endian else '<'}f{voxels.allocated // 8}")
     size = image.rows * image.columns * dtype.itemsize
     with open_data_set(Path(image.file)) as stream:
@@ -99,7 +99,7 @@ def _read_floating(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarray
             yield np.frombuffer(stream.read(size), dtype).reshape(image.rows, image.columns).astype(np.float64)
 
 
-def _stored_values(words: np.ndarray, image: DicomHeader) -> np.ndarray:
+def _extract_stored_values(words: np.ndarray, image: DicomHeader) -> np.ndarray:
     """The stored bits of each word, from ``high`` downward: old scanners kept overlays in the other bits."""
     voxels = image.voxels
     values = (words >> max(voxels.high + 1 - voxels.stored, 0)) & ((1 << voxels.stored) - 1)
@@ -114,12 +114,12 @@ def _decode_with_itk(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarr
             decoded = sitk.ReadImage(str(file), imageIO="GDCMImageIO")
         except RuntimeError as error:
             require_memory(error)
-            raise _cannot_be_decoded(image) from None
+            raise _make_decoding_error(image) from None
     if any(sign in text for text in said for sign in _SIGNS_OF_DAMAGE):
-        raise _cannot_be_decoded(image)
+        raise _make_decoding_error(image)
     array = sitk.GetArrayViewFromImage(decoded)
     if array.size != image.rows * image.columns * image.frames:
-        raise _cannot_be_decoded(image)
+        raise _make_decoding_error(image)
     array = array.reshape(image.frames, image.rows, image.columns)
     # ITK has rescaled all frames with the values of the first one, which is undone here.
     slope, intercept = image.planes[0].slope, image.planes[0].intercept
@@ -142,14 +142,14 @@ def _readable_by_itk(image: DicomHeader) -> Iterator[Path]:
     raw = file.read_bytes()
     at = raw.find(b"\x28\0\x04\0CS\x0c\0" + _MONOCHROME1, 0, image.voxels.offset)
     if at < 0:
-        raise _cannot_be_decoded(image)
+        raise _make_decoding_error(image)
     with temporary_folder("dca-slice") as folder:
         copy = folder / "slice.dcm"
         copy.write_bytes(raw[: at + 8] + _MONOCHROME2 + raw[at + 20 :])
         yield copy
 
 
-def _cannot_be_decoded(image: DicomHeader) -> ImageError:
+def _make_decoding_error(image: DicomHeader) -> ImageError:
     file = Path(image.file)
     return ImageError(
         f"{file.name} in {file.parent.name} cannot be decoded (it is damaged or has an unsupported compression).",
@@ -223,12 +223,12 @@ class Stack:
         return [Path(file) for file in dict.fromkeys(one.image.file for one in self.slices)]
 
 
-def energy_types(images: Iterable[DicomHeader]) -> list[str]:
+def find_energy_types(images: Iterable[DicomHeader]) -> list[str]:
     """The terms in the image types that mean an image computed from dual-energy data."""
     return sorted({value for image in images for value in image.image_type if _ENERGY.match(value)})
 
 
-def other_units(images: Iterable[DicomHeader]) -> list[str]:
+def find_non_hu_units(images: Iterable[DicomHeader]) -> list[str]:
     """The units of the planes that are not in HU."""
     return sorted({plane.rescale_type for image in images for plane in image.planes} - set(HU_TYPES))
 
@@ -249,35 +249,35 @@ def stack_slices(images: Iterable[DicomHeader], name: str, resample: bool = Fals
     Raises OSError if files that must be compared cannot be read.
     """
     images = list(images)
-    likely = without_non_slices(images)
+    likely = select_slice_images(images)
     _require_ct(likely, name)
     every = {image.file: [Slice(image, number) for number in range(image.frames)] for image in images}
-    slices = _without_outliers([one for image in likely for one in every[image.file]])
+    slices = _remove_outliers([one for image in likely for one in every[image.file]])
     notes = _note_on_left_out([one for each in every.values() for one in each], slices)
     _require_stated(slices, name)
     if len({one.size for one in slices}) > 1:
-        raise _problem(name, "has slices of different sizes", "Choose a folder with a single CT series.")
+        raise _make_series_error(name, "has slices of different sizes", "Choose a folder with a single CT series.")
     spacings = np.array([one.frame.spacing for one in slices])
     if np.ptp(spacings, axis=0).max() > _SAME_PLACE_MM:
         low, high = spacings.min(), spacings.max()
-        raise _problem(
+        raise _make_series_error(
             name,
             f"has slices with different PixelSpacing ({low:g} to {high:g} mm)",
             "Choose a folder with a single CT series.",
         )
     axes = np.reshape(slices[0].frame.axes, (2, 3))
     if not np.allclose([one.frame.axes for one in slices], slices[0].frame.axes, atol=_PARALLEL):
-        raise _problem(
+        raise _make_series_error(
             name,
             "has slices that are not parallel (a localizer among them?)",
             "Choose a folder with a single axial CT series.",
         )
-    axes = _orthonormal(axes, name)
+    axes = _orthonormalize(axes, name)
     normal = np.cross(axes[0], axes[1])
     slices.sort(key=lambda one: float(np.array(one.frame.position) @ normal))
-    slices = _without_copies(slices, normal, name, notes)
+    slices = _remove_duplicates(slices, normal, name, notes)
     if len(slices) == 1:
-        raise _problem(name, "has only one slice", "Choose the folder with all slices of the CT.")
+        raise _make_series_error(name, "has only one slice", "Choose the folder with all slices of the CT.")
     _require_one_acquisition(slices, name)
     positions = np.array([one.frame.position for one in slices])
     heights = positions @ normal
@@ -286,11 +286,11 @@ def stack_slices(images: Iterable[DicomHeader], name: str, resample: bool = Fals
     return Stack(tuple(slices), positions, heights, axes, even, upright, tuple(notes))
 
 
-def _orthonormal(axes: np.ndarray, name: str) -> np.ndarray:
+def _orthonormalize(axes: np.ndarray, name: str) -> np.ndarray:
     """``axes`` (2, 3) as unit vectors at right angles. Raises ImageError if they differ by more than rounding."""
     lengths = np.linalg.norm(axes, axis=1)
     if np.abs(lengths - 1).max() > _ROUNDED_COSINE or abs(float(axes[0] @ axes[1])) > _ROUNDED_COSINE:
-        raise _problem(
+        raise _make_series_error(
             name,
             "has an impossible ImageOrientationPatient (not two unit vectors at right angles)",
             "Export it again from the scanner or PACS.",
@@ -309,32 +309,32 @@ def _require_one_acquisition(slices: Sequence[Slice], name: str) -> None:
     numbers = [one.image.acquisition for one in slices if one.image.acquisition]
     changes = sum(one != other for one, other in pairwise(numbers))
     if changes >= max(len(set(numbers)), 1):
-        raise _problem(
+        raise _make_series_error(
             name,
             f"has slices of {len(set(numbers))} acquisitions that alternate along the volume",
             "Export each acquisition as a separate series, or select one with --series and its number.",
         )
-    steps = np.diff([_seconds(one.image.acquisition_time) for one in slices])
+    steps = np.diff([_parse_time(one.image.acquisition_time) for one in slices])
     # The phases may alternate in groups of slices.
     steps = steps[steps != 0]
     # Without a number, the phases still differ in time; NaN compares as False.
     back_and_forth = np.count_nonzero((steps[1:] * steps[:-1] < 0) & (np.abs(steps[1:]) > _SECONDS_BETWEEN_PHASES))
     if 2 * back_and_forth > len(steps) and _MAX_GROUP * back_and_forth > len(slices):
-        raise _problem(
+        raise _make_series_error(
             name,
             f"has slices that were acquired alternately, {np.nanmedian(np.abs(steps)):.0f} seconds apart",
             "Export each contrast phase or time point as a separate series.",
         )
 
 
-def _seconds(time: str) -> float:
+def _parse_time(time: str) -> float:
     """The seconds since midnight of a DICOM time (HHMMSS.F), or NaN."""
     if not re.fullmatch(r"\d{6}(\.\d+)?", time, re.ASCII):
         return float("nan")
     return 3600 * int(time[:2]) + 60 * int(time[2:4]) + float(time[4:])
 
 
-def together(series: Sequence[Sequence[DicomHeader]]) -> list[tuple[list[DicomHeader], str]]:
+def merge_single_slice_series(series: Sequence[Sequence[DicomHeader]]) -> list[tuple[list[DicomHeader], str]]:
     """Merge single-slice series whose slices belong to one scan, as after an anonymization that changed series UIDs.
 
     ``series`` is a list of images for each series. Single slices are merged if they agree in everything that the slices
@@ -349,7 +349,7 @@ def together(series: Sequence[Sequence[DicomHeader]]) -> list[tuple[list[DicomHe
             continue
         key = (first.patient, first.study, first.description, first.columns, first.rows)
         parts.setdefault((*key, str(Path(first.file).parent)), []).append(first)
-    for images in (alike for part in parts.values() for alike in by_orientation(part, same_spacing=True)):
+    for images in (alike for part in parts.values() for alike in group_by_orientation(part, same_spacing=True)):
         if len(images) < _MIN_APART:
             result += [([one], "") for one in images]
             continue
@@ -358,7 +358,7 @@ def together(series: Sequence[Sequence[DicomHeader]]) -> list[tuple[list[DicomHe
     return result
 
 
-def by_orientation(images: Iterable[DicomHeader], same_spacing: bool = False) -> list[list[DicomHeader]]:
+def group_by_orientation(images: Iterable[DicomHeader], same_spacing: bool = False) -> list[list[DicomHeader]]:
     """The images grouped by equal axes, and equal pixel spacing if ``same_spacing``, in the order of their first ones.
 
     Differences by rounding do not count. Values that are not stated equal each other.
@@ -385,7 +385,7 @@ def _are_close(ones: Sequence[float], others: Sequence[float], tolerance: float)
     )
 
 
-def without_non_slices(images: Sequence[DicomHeader]) -> list[DicomHeader]:
+def select_slice_images(images: Sequence[DicomHeader]) -> list[DicomHeader]:
     """The images that may be slices of a CT, judged by their headers; all images if that would leave none.
 
     Localizers, dose reports, screen captures, color pictures and images of other modalities are left out.
@@ -409,7 +409,7 @@ def _is_page(image: DicomHeader) -> bool:
     return is_other or image.values_per_voxel > 1 or is_report
 
 
-def _without_outliers(slices: list[Slice]) -> list[Slice]:
+def _remove_outliers(slices: list[Slice]) -> list[Slice]:
     """The slices without those that cannot belong to the volume that most of them form.
 
     Left out are slices of another orientation, and slices without a position unless they have the size of the others.
@@ -456,19 +456,19 @@ def _may_belong(one: Slice, size: tuple[int, int]) -> bool:
     return one.size == size and "DERIVED" not in one.image.image_type[:1]
 
 
-def _without_copies(slices: list[Slice], normal: np.ndarray, name: str, notes: list[str]) -> list[Slice]:
+def _remove_duplicates(slices: list[Slice], normal: np.ndarray, name: str, notes: list[str]) -> list[Slice]:
     kept: list[Slice] = []
     copies = conflicts = 0
     for one in slices:
         last = kept[-1] if kept else None
-        if last is None or _distance(one, last, normal) >= _SAME_PLACE_MM:
+        if last is None or _compute_distance(one, last, normal) >= _SAME_PLACE_MM:
             kept.append(one)
         elif _is_copy(one.image, last.image):
             copies += 1
         else:
             conflicts += 1
     if conflicts:
-        raise _problem(
+        raise _make_series_error(
             name,
             f"has {conflicts + 1} or more slices at the same positions (several time points or reconstructions)",
             "Export one time point or reconstruction as a separate series.",
@@ -483,10 +483,10 @@ def _is_copy(one: DicomHeader, other: DicomHeader) -> bool:
     """Whether one image is a copy of the other. Slices of two acquisitions are not, even if both show only air."""
     are_single = one.frames == other.frames == 1
     acquisitions = {one.acquisition, other.acquisition} - {""}
-    return are_single and len(acquisitions) < 2 and same_voxels(one, other)
+    return are_single and len(acquisitions) < 2 and have_same_voxels(one, other)
 
 
-def _distance(one: Slice, other: Slice, normal: np.ndarray) -> float:
+def _compute_distance(one: Slice, other: Slice, normal: np.ndarray) -> float:
     """The distance of two slices along ``normal`` in mm."""
     return abs(float((np.array(one.frame.position) - np.array(other.frame.position)) @ normal))
 
@@ -494,15 +494,15 @@ def _distance(one: Slice, other: Slice, normal: np.ndarray) -> float:
 def _require_ct(images: Sequence[DicomHeader], name: str) -> None:
     slices = [image for image in images if image.values_per_voxel == 1]
     if not slices:
-        raise _problem(name, "contains only color pictures", "Choose a CT series.")
+        raise _make_series_error(name, "contains only color pictures", "Choose a CT series.")
     others = sorted({image.modality for image in slices if image.modality not in ("", "CT")})
     if others:
-        raise _problem(name, f"is not CT but {', '.join(others)}", "Choose a CT series.")
+        raise _make_series_error(name, f"is not CT but {', '.join(others)}", "Choose a CT series.")
 
 
 def _require_stated(slices: list[Slice], name: str) -> None:
     if any(one.image.frames > 1 and len({frame.position for frame in one.image.planes}) == 1 for one in slices):
-        raise _problem(
+        raise _make_series_error(
             name,
             "contains a multi-frame file that does not state the position of each frame",
             "Export it as single slices or as an enhanced CT.",
@@ -518,19 +518,19 @@ def _require_stated(slices: list[Slice], name: str) -> None:
         if not stated.all():
             count = int(np.count_nonzero(~stated))
             where = "" if count == len(slices) else f" in {count} of {len(slices)} slices"
-            raise _problem(
+            raise _make_series_error(
                 name, f"does not state {what} (no {tag}{where})", "Export it again from the scanner or PACS."
             )
-    units = other_units(one.image for one in slices)
+    units = find_non_hu_units(one.image for one in slices)
     if units:
-        raise _problem(name, f"has voxels in {', '.join(units)}, not in HU", "Choose a CT series in HU.")
+        raise _make_series_error(name, f"has voxels in {', '.join(units)}, not in HU", "Choose a CT series in HU.")
     if min(min(one.frame.spacing) for one in slices) <= 0:
-        raise _problem(name, "has an impossible PixelSpacing", "Export it again from the scanner or PACS.")
+        raise _make_series_error(name, "has an impossible PixelSpacing", "Export it again from the scanner or PACS.")
     if any(one.frame.slope == 0 for one in slices):
-        raise _problem(name, "has a RescaleSlope of 0", "Export it again from the scanner or PACS.")
+        raise _make_series_error(name, "has a RescaleSlope of 0", "Export it again from the scanner or PACS.")
 
 
-def off_even_spacing(heights: np.ndarray) -> float:
+def compute_spacing_deviation(heights: np.ndarray) -> float:
     """How far the slice at most is from its place in an evenly spaced stack, as a share of the mean gap.
 
     The first and the last slice of the stack are those at the first and the last of ``heights`` (mm, ascending).
@@ -544,15 +544,15 @@ def _is_even(heights: np.ndarray, name: str, resample: bool) -> bool:
     typical = float(np.median(gaps))
     tolerance = max(_UNEVEN_MM, _UNEVEN_SHARE * typical)
     # Small deviations of the gaps add up to a large one of the slices.
-    if np.abs(gaps - typical).max() <= tolerance and off_even_spacing(heights) <= HALF_A_VOXEL:
+    if np.abs(gaps - typical).max() <= tolerance and compute_spacing_deviation(heights) <= HALF_A_VOXEL:
         return True
     steps = gaps / typical
     count = int(np.rint(steps - 1).sum())
     if count and np.all(np.abs(gaps - np.rint(steps) * typical) <= tolerance) and steps.min() > 0.5:
         where = f"first gap after slice {int(np.argmax(steps > 1.5)) + 1}"
-        raise _problem(name, f"is missing {count} slice{'s' if count > 1 else ''} ({where})", _EXPORT_AGAIN)
+        raise _make_series_error(name, f"is missing {count} slice{'s' if count > 1 else ''} ({where})", _EXPORT_AGAIN)
     if not resample:
-        raise _problem(name, f"has unevenly spaced slices ({gaps.min():g} to {gaps.max():g} mm)", _RESAMPLE)
+        raise _make_series_error(name, f"has unevenly spaced slices ({gaps.min():g} to {gaps.max():g} mm)", _RESAMPLE)
     return False
 
 
@@ -568,14 +568,14 @@ def _is_upright(positions: np.ndarray, normal: np.ndarray, pixel_mm: float, name
     # A tilt moves each slice in proportion to its height; with any other shift, the slices do not form a volume.
     heights = (positions - positions[0]) @ normal
     if np.linalg.norm(offsets - np.outer(heights / along, offsets[-1]), axis=1).max() > pixel_mm:
-        raise _problem(
+        raise _make_series_error(
             name, "has slices that are shifted against each other", "Choose a folder with a single CT series."
         )
     if not resample:
         tilt = np.degrees(np.arctan2(across[-1], along))
-        raise _problem(name, f"was scanned with the gantry tilted by {tilt:.1f} degrees", _RESAMPLE)
+        raise _make_series_error(name, f"was scanned with the gantry tilted by {tilt:.1f} degrees", _RESAMPLE)
     return False
 
 
-def _problem(name: str, what: str, remedy: str) -> ImageError:
+def _make_series_error(name: str, what: str, remedy: str) -> ImageError:
     return ImageError(f"The DICOM series in {name} {what}.", remedy)

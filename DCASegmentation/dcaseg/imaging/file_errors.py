@@ -131,7 +131,7 @@ def sheared(path: Path) -> ImageError:
     )
 
 
-def header_text(raw: bytes) -> str:
+def decode_header_text(raw: bytes) -> str:
     """A line of a header as text: UTF-8, as most programs write the names of files, or else Latin-1."""
     try:
         return raw.decode("utf-8")
@@ -168,7 +168,7 @@ def require_regular(path: Path) -> None:
         raise not_regular(path)
 
 
-def referenced_data_file(path: Path, name: str) -> Path:
+def find_data_file(path: Path, name: str) -> Path:
     """The data file ``name`` that the header file ``path`` refers to.
 
     Raises ImageError if it is missing, not a regular file, or in another folder: a header from an untrusted source must
@@ -185,6 +185,6 @@ def referenced_data_file(path: Path, name: str) -> Path:
     return data_file
 
 
-def no_origin(path: Path, field: str) -> str:
+def describe_missing_origin(path: Path, field: str) -> str:
     """A note that the origin is missing. The image can be used, as the origin matters only relative to other images."""
     return f"{path.name} does not state its position in the scanner ({field} in its header); its origin was set to 0."

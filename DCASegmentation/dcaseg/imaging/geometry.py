@@ -36,9 +36,9 @@ class Placement:
     origin: np.ndarray
 
     @classmethod
-    def of(cls, image: sitk.Image) -> Placement:
+    def from_image(cls, image: sitk.Image) -> Placement:
         """The placement of a 3D image."""
-        grid = Grid.of(image)
+        grid = Grid.from_image(image)
         return cls(grid.axes * np.array(grid.spacing), np.array(grid.origin))
 
     @property
@@ -47,7 +47,9 @@ class Placement:
         return np.linalg.norm(self.columns, axis=0)
 
 
-def placed(image: sitk.Image, placement: Placement, path: Path, notes: list[str], straighten: bool) -> sitk.Image:
+def apply_placement(
+    image: sitk.Image, placement: Placement, path: Path, notes: list[str], straighten: bool
+) -> sitk.Image:
     """``image`` on the right-angled grid closest to ``placement``.
 
     Voxel values stay the same if no voxel moves by more than half a voxel; from a tenth of a voxel on, ``notes``
@@ -57,11 +59,11 @@ def placed(image: sitk.Image, placement: Placement, path: Path, notes: list[str]
     spacing = placement.spacing
     axes = placement.columns / spacing
     size = image.GetSize()
-    nearest = _nearest_rotation(axes)
+    nearest = _find_nearest_rotation(axes)
     straight = nearest * spacing
     # The center of the volume stays in place, so that all corners move equally far.
     to_center = (np.array(size) - 1) / 2
-    voxels = disagreement(placement.columns, straight, size) / 2
+    voxels = compute_max_displacement(placement.columns, straight, size) / 2
     origin = placement.origin
     if np.allclose(axes.T @ axes, np.eye(3), atol=1e-6):
         nearest = axes
@@ -69,7 +71,7 @@ def placed(image: sitk.Image, placement: Placement, path: Path, notes: list[str]
         if not straighten:
             raise file_errors.sheared(path)
         notes.append(f"{path.name}: its axes are not at right angles; it was resampled to a right-angled grid.")
-        return straightened(image, placement, path.name)
+        return resample_to_orthogonal_grid(image, placement, path.name)
     else:
         origin = origin + (placement.columns - straight) @ to_center
     if ROUNDING < voxels <= HALF_A_VOXEL:
@@ -89,16 +91,16 @@ def copy_geometry_if_close(
 
     Raises ImageError if the two lie on different grids.
     """
-    grid = Grid.of(ct)
-    if grid.same_as(Grid.of(labels), _SAME_MM):
+    grid = Grid.from_image(ct)
+    if grid.is_same_as(Grid.from_image(labels), _SAME_MM):
         return
     if labels.GetSize() != ct.GetSize():
         shown = [" x ".join(map(str, image.GetSize())) for image in (labels, ct)]
         reason = f"it has {shown[0]} voxels, not {shown[1]}"
     else:
-        voxels = disagreement(_matrix(ct), _matrix(labels), ct.GetSize())
+        voxels = compute_max_displacement(_compute_affine(ct), _compute_affine(labels), ct.GetSize())
         if voxels < ROUNDING:
-            apart = float(np.abs(grid.corners() - Grid.of(labels).corners()).max())
+            apart = float(np.abs(grid.get_corners() - Grid.from_image(labels).get_corners()).max())
             grid.to_image_geometry(labels)
             note = f"{name} is {apart:.2g} mm off the grid of {ct_name}; it was aligned with it voxel by voxel."
             if notes is None:
@@ -113,13 +115,13 @@ def copy_geometry_if_close(
     )
 
 
-def _matrix(image: sitk.Image) -> np.ndarray:
+def _compute_affine(image: sitk.Image) -> np.ndarray:
     """The 4x4 matrix from voxel index to mm (LPS)."""
-    placement = Placement.of(image)
+    placement = Placement.from_image(image)
     return np.vstack([np.c_[placement.columns, placement.origin], [0.0, 0.0, 0.0, 1.0]])
 
 
-def straightened(image: sitk.Image, placement: Placement, name: str) -> sitk.Image:
+def resample_to_orthogonal_grid(image: sitk.Image, placement: Placement, name: str) -> sitk.Image:
     """``image``, whose voxels lie as ``placement`` states, resampled (linear, float32) to a right-angled grid.
 
     The first two axes stay in their plane and the third is normal to it. The first two spacings stay; the third is the
@@ -163,7 +165,7 @@ def straightened(image: sitk.Image, placement: Placement, name: str) -> sitk.Ima
     return resampler.Execute(by_index)
 
 
-def disagreement(one: np.ndarray, other: np.ndarray, size: Sequence[int]) -> float:
+def compute_max_displacement(one: np.ndarray, other: np.ndarray, size: Sequence[int]) -> float:
     """The largest distance, in voxels of ``one``, between where two matrices put the same voxel.
 
     The matrices are 3x3 (without origin) or 4x4, for a volume of ``size`` (x, y, z) voxels.
@@ -175,7 +177,7 @@ def disagreement(one: np.ndarray, other: np.ndarray, size: Sequence[int]) -> flo
     return float(np.abs(apart @ np.linalg.inv(one[:3, :3]).T).max())
 
 
-def _nearest_rotation(axes: np.ndarray) -> np.ndarray:
+def _find_nearest_rotation(axes: np.ndarray) -> np.ndarray:
     """The matrix with orthonormal columns closest to ``axes`` (polar decomposition). It mirrors if ``axes`` do."""
     left, _, right = np.linalg.svd(axes)
     return left @ right

@@ -32,7 +32,7 @@ class Grid:
     direction: tuple[float, ...]
 
     @classmethod
-    def of(cls, image: sitk.Image) -> Grid:
+    def from_image(cls, image: sitk.Image) -> Grid:
         """The grid of a 3D image."""
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
@@ -59,25 +59,25 @@ class Grid:
         image.SetOrigin(self.origin)
         image.SetDirection(self.direction)
 
-    def image_of(self, array: np.ndarray) -> sitk.Image:
+    def make_image(self, array: np.ndarray) -> sitk.Image:
         """A new image on this grid with the values of ``array`` (z, y, x)."""
         image = sitk.GetImageFromArray(array)
         self.to_image_geometry(image)
         return image
 
-    def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
+    def is_same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
         """Whether every voxel lies within ``tolerance_mm`` of its counterpart in ``other``."""
         if self.size != other.size:
             return False
-        return bool(np.abs(self.corners() - other.corners()).max() <= tolerance_mm)
+        return bool(np.abs(self.get_corners() - other.get_corners()).max() <= tolerance_mm)
 
-    def corners(self) -> np.ndarray:
+    def get_corners(self) -> np.ndarray:
         """The centers of the eight corner voxels in mm (LPS), shape (8, 3). All other voxels lie between them."""
         index = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(self.size) - 1)
         return np.array(self.origin) + (index * np.array(self.spacing)) @ self.axes.T
 
 
-def model_grid(image: sitk.Image | Grid, spacing: tuple[float, float, float], orientation: str = "RAS") -> Grid:
+def make_model_grid(image: sitk.Image | Grid, spacing: tuple[float, float, float], orientation: str = "RAS") -> Grid:
     """The grid a model uses for a CT: axes ordered and directed as ``orientation`` says, ``spacing`` in mm (x, y, z).
 
     The convention is that of MONAI's ``Orientation`` followed by ``Spacing``, so that a MONAI bundle sees the same
@@ -86,12 +86,12 @@ def model_grid(image: sitk.Image | Grid, spacing: tuple[float, float, float], or
 
     Raises ValueError if ``orientation`` is not a three-letter code or a spacing is not positive.
     """
-    grid = image if isinstance(image, Grid) else Grid.of(image)
+    grid = image if isinstance(image, Grid) else Grid.from_image(image)
     if min(spacing) <= 0:
         raise ValueError(f"the spacing {spacing} mm is not positive")
     size, step, columns = [], [], []
     origin = np.array(grid.origin)
-    for target, (axis, sign) in zip(spacing, _index_axes(grid, orientation), strict=True):
+    for target, (axis, sign) in zip(spacing, _find_index_axes(grid, orientation), strict=True):
         count, own = grid.size[axis], grid.spacing[axis]
         if sign < 0:
             origin = origin + grid.axes[:, axis] * own * (count - 1)
@@ -109,17 +109,17 @@ def model_grid(image: sitk.Image | Grid, spacing: tuple[float, float, float], or
     )
 
 
-def grid_of_shape(image: sitk.Image | Grid, shape: tuple[int, int, int], orientation: str = "RAS") -> Grid:
-    """A grid of ``shape`` (z, y, x) voxels that covers ``image``, with axes as those of ``model_grid``.
+def resize_grid(image: sitk.Image | Grid, shape: tuple[int, int, int], orientation: str = "RAS") -> Grid:
+    """A grid of ``shape`` (z, y, x) voxels that covers ``image``, with axes as those of ``make_model_grid``.
 
     Both grids have the same outer faces, as if an array were resized, so voxels may have any proportions. Raises
     ValueError if ``orientation`` is not a three-letter code or a side is below 1.
     """
     if min(shape) < 1:
         raise ValueError(f"the shape {shape} has a side without a voxel")
-    grid = image if isinstance(image, Grid) else Grid.of(image)
-    own = [grid.spacing[axis] for axis, _ in _index_axes(grid, orientation)]
-    oriented = model_grid(grid, (own[0], own[1], own[2]), orientation)
+    grid = image if isinstance(image, Grid) else Grid.from_image(image)
+    own = [grid.spacing[axis] for axis, _ in _find_index_axes(grid, orientation)]
+    oriented = make_model_grid(grid, (own[0], own[1], own[2]), orientation)
     size = (shape[2], shape[1], shape[0])
     spacing = [n * step / m for n, step, m in zip(oriented.size, oriented.spacing, size, strict=True)]
     to_first_center = oriented.axes @ (np.array(spacing) - np.array(oriented.spacing)) / 2
@@ -127,24 +127,24 @@ def grid_of_shape(image: sitk.Image | Grid, shape: tuple[int, int, int], orienta
     return Grid(size, (spacing[0], spacing[1], spacing[2]), (x, y, z), oriented.direction)
 
 
-def canonical_view(array: np.ndarray, grid: sitk.Image | Grid, orientation: str = "RAS") -> np.ndarray:
+def get_canonical_view(array: np.ndarray, grid: sitk.Image | Grid, orientation: str = "RAS") -> np.ndarray:
     """A view of ``array`` (…, z, y, x) on ``grid``, with its axes ordered and directed as ``orientation`` says.
 
-    Its axes are those of ``model_grid(grid, spacing, orientation)``. Writing to the view changes ``array``. Raises
+    Its axes are those of ``make_model_grid(grid, spacing, orientation)``. Writing to the view changes ``array``. Raises
     ValueError if the shapes differ.
     """
-    grid = grid if isinstance(grid, Grid) else Grid.of(grid)
+    grid = grid if isinstance(grid, Grid) else Grid.from_image(grid)
     if array.shape[-3:] != grid.shape:
         raise ValueError(f"the array has the shape {array.shape[-3:]}, the grid {grid.shape} (z, y, x)")
     lead = array.ndim - 3
     # Converts index axes (x, y, z) to array axes (z, y, x), both in the order of the list and in its numbers.
-    selected = [(lead + 2 - axis, sign) for axis, sign in reversed(_index_axes(grid, orientation))]
+    selected = [(lead + 2 - axis, sign) for axis, sign in reversed(_find_index_axes(grid, orientation))]
     view = array.transpose(*range(lead), *(axis for axis, _ in selected))
     flips = tuple(slice(None, None, sign) for _, sign in selected)
     return view[(slice(None),) * lead + flips]
 
 
-def _index_axes(grid: Grid, orientation: str) -> list[tuple[int, int]]:
+def _find_index_axes(grid: Grid, orientation: str) -> list[tuple[int, int]]:
     """For each letter of ``orientation``, the closest index axis of ``grid``, and 1 or -1 for its direction."""
     try:
         targets = [_WORLD_AXIS[letter] for letter in orientation.upper()]
@@ -152,7 +152,7 @@ def _index_axes(grid: Grid, orientation: str) -> list[tuple[int, int]]:
         targets = []
     if sorted(world for world, _ in targets) != [0, 1, 2]:
         raise ValueError(f"{orientation!r} is not an orientation: it needs one letter each of R/L, A/P and S/I")
-    nearest = nearest_world_axes(grid.axes)
+    nearest = find_nearest_world_axes(grid.axes)
     axes = []
     for world, sign in targets:
         axis = next(index for index, (line, _) in enumerate(nearest) if line == world)
@@ -160,7 +160,7 @@ def _index_axes(grid: Grid, orientation: str) -> list[tuple[int, int]]:
     return axes
 
 
-def nearest_world_axes(axes: np.ndarray) -> list[tuple[int, int]]:
+def find_nearest_world_axes(axes: np.ndarray) -> list[tuple[int, int]]:
     """For each column of ``axes``, the coordinate axis closest to it and its sign; each axis is used once.
 
     The column with the largest component is assigned first, as in nibabel's ``io_orientation``, which MONAI uses.

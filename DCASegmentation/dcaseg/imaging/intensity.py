@@ -13,7 +13,7 @@ from ..errors import ImageError
 from . import file_errors
 
 
-def window(array: np.ndarray, low_hu: float, high_hu: float) -> np.ndarray:
+def apply_window(array: np.ndarray, low_hu: float, high_hu: float) -> np.ndarray:
     """``array`` (HU, any shape) scaled linearly from ``low_hu``..``high_hu`` to 0..1 and clipped, as float32.
 
     Equals MONAI's ``ScaleIntensityRange(low_hu, high_hu, 0, 1, clip=True)``. ``array`` is not changed. Raises
@@ -40,7 +40,7 @@ def standardize(array: np.ndarray, mean: float, deviation: float) -> np.ndarray:
     return scaled
 
 
-def slices(image: sitk.Image) -> Iterator[np.ndarray]:
+def iter_slices(image: sitk.Image) -> Iterator[np.ndarray]:
     """The axial slices (y, x) of an image as views. Whole-volume temporaries would need as much memory as the CT."""
     yield from sitk.GetArrayViewFromImage(image)
 
@@ -49,15 +49,15 @@ def require_finite(image: sitk.Image, name: str) -> None:
     """Raise ImageError if voxels are NaN or infinite."""
     if image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
         return
-    bad = sum(int(plane.size - np.count_nonzero(np.isfinite(plane))) for plane in slices(image))
+    bad = sum(int(plane.size - np.count_nonzero(np.isfinite(plane))) for plane in iter_slices(image))
     if bad:
         raise file_errors.not_finite(name, bad)
 
 
-def value_range(image: sitk.Image) -> tuple[float, float]:
+def compute_value_range(image: sitk.Image) -> tuple[float, float]:
     """The smallest and the largest voxel value."""
     low, high = np.inf, -np.inf
-    for plane in slices(image):
+    for plane in iter_slices(image):
         low, high = min(low, float(plane.min())), max(high, float(plane.max()))
     return low, high
 
@@ -66,10 +66,10 @@ def has_only_integers(image: sitk.Image) -> bool:
     """Whether every voxel is a whole number, whatever type stores it."""
     if image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
         return True
-    return all(bool(np.array_equal(plane, np.rint(plane))) for plane in slices(image))
+    return all(bool(np.array_equal(plane, np.rint(plane))) for plane in iter_slices(image))
 
 
-def voxel_checksum(voxels: np.ndarray) -> str:
+def compute_voxel_checksum(voxels: np.ndarray) -> str:
     """A CRC-32 of the voxels (z, y, x) of a CT. It detects changes, but does not protect against deliberate ones."""
     voxels = np.ascontiguousarray(voxels)
     return f"{zlib.crc32(voxels.data, zlib.crc32(repr(voxels.shape).encode())):08x}"
@@ -78,7 +78,7 @@ def voxel_checksum(voxels: np.ndarray) -> str:
 _MAX_NAMED = 3
 
 
-def left_out(labels: sitk.Image, table: Iterable[int]) -> dict[int, int]:
+def count_ignored_labels(labels: sitk.Image, table: Iterable[int]) -> dict[int, int]:
     """The labels of a map (without background) that are missing in ``table``, with their number of voxels."""
     counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
     known = {0, *table}
@@ -86,7 +86,7 @@ def left_out(labels: sitk.Image, table: Iterable[int]) -> dict[int, int]:
 
 
 def describe_ignored_labels(found: Iterable[dict[int, int]]) -> list[str]:
-    """At most one short message on the labels that ``left_out`` found in several label maps: the largest by name."""
+    """At most one short message on the labels ignored in several label maps (``count_ignored_labels``)."""
     voxels: Counter[int] = Counter()
     cases: Counter[int] = Counter()
     concerned = 0
@@ -98,15 +98,16 @@ def describe_ignored_labels(found: Iterable[dict[int, int]]) -> list[str]:
         return []
     largest = voxels.most_common(_MAX_NAMED)
     listed = ", ".join(
-        f"{label} ({_counted(count, 'voxel')} in {_counted(cases[label], 'case')})" for label, count in largest
+        f"{label} ({_format_count(count, 'voxel')} in {_format_count(cases[label], 'case')})"
+        for label, count in largest
     )
     if len(voxels) <= _MAX_NAMED:
         return [f"Labels that are not in label_map count as background: {listed}."]
-    total = f"{_counted(voxels.total(), 'voxel')} in {_counted(concerned, 'case')}"
+    total = f"{_format_count(voxels.total(), 'voxel')} in {_format_count(concerned, 'case')}"
     return [f"{len(voxels)} labels that are not in label_map count as background ({total}). The largest: {listed}."]
 
 
-def _counted(count: int, noun: str) -> str:
+def _format_count(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
@@ -117,7 +118,7 @@ def stack_planes(planes: Iterable[np.ndarray], shape: tuple[int, int, int]) -> n
     """
     volume = np.empty(shape, np.int16)
     for index, plane in enumerate(planes):
-        if volume.dtype == np.int16 and not _int16_holds(plane):
+        if volume.dtype == np.int16 and not _fits_int16(plane):
             volume = volume.astype(np.float32)
         # Float64 values too large for float32 become infinite, which ``require_finite`` reports.
         with np.errstate(over="ignore"):
@@ -125,7 +126,7 @@ def stack_planes(planes: Iterable[np.ndarray], shape: tuple[int, int, int]) -> n
     return volume
 
 
-def _int16_holds(plane: np.ndarray) -> bool:
+def _fits_int16(plane: np.ndarray) -> bool:
     limits = np.iinfo(np.int16)
     if plane.min() < limits.min or plane.max() > limits.max:
         return False
@@ -137,14 +138,14 @@ def compact_ct(image: sitk.Image) -> sitk.Image:
     if image.GetPixelID() == sitk.sitkInt16:
         return image
     limits = np.iinfo(np.int16)
-    low, high = value_range(image)
+    low, high = compute_value_range(image)
     fits = limits.min <= low and high <= limits.max and has_only_integers(image)
     return _cast(image, sitk.sitkInt16 if fits else sitk.sitkFloat32)
 
 
 def compact_labels(image: sitk.Image, name: str) -> sitk.Image:
     """``image`` as uint8 or uint16. Raises ImageError if a voxel is negative, fractional or above 65535."""
-    low, high = value_range(image)
+    low, high = compute_value_range(image)
     if low < 0 or high > np.iinfo(np.uint16).max or not has_only_integers(image):
         raise ImageError(
             f"{name} is not a label map: its voxels are not whole numbers from 0 to 65535.",

@@ -107,7 +107,7 @@ def decimal_point() -> Iterator[None]:
         with _windows_thread_locale():
             yield
     else:
-        library, numbers_in_c = _posix_locale()
+        library, numbers_in_c = _get_posix_locale()
         before = library.uselocale(numbers_in_c)
         try:
             yield
@@ -116,7 +116,7 @@ def decimal_point() -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _posix_locale() -> tuple[ctypes.CDLL, int]:
+def _get_posix_locale() -> tuple[ctypes.CDLL, int]:
     """The C library, and the "C" locale for ``uselocale``. It is created once and never freed."""
     library = ctypes.CDLL(None)
     library.newlocale.restype = ctypes.c_void_p

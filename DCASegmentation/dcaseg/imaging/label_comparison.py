@@ -32,13 +32,13 @@ class OrganChange:
         return self.added_ml > 0 or self.removed_ml > 0
 
 
-def changes_between(before: sitk.Image, after: sitk.Image, vocabulary: Vocabulary) -> tuple[OrganChange, ...]:
+def compare_label_maps(before: sitk.Image, after: sitk.Image, vocabulary: Vocabulary) -> tuple[OrganChange, ...]:
     """Compare every organ of ``vocabulary`` in two label maps.
 
     Raises ImageError if they lie on different grids or contain a label that the vocabulary lacks.
     """
-    grid = Grid.of(before)
-    if not grid.same_as(Grid.of(after)):
+    grid = Grid.from_image(before)
+    if not grid.is_same_as(Grid.from_image(after)):
         raise ImageError(
             "The two label maps do not lie on the same grid, so they cannot be compared.",
             "Export both on the grid of the CT.",
@@ -78,7 +78,7 @@ def label_counts(labels: np.ndarray, channels: int) -> np.ndarray:
     return counts
 
 
-def dice_by_label(predicted: np.ndarray, truth: np.ndarray, n_labels: int) -> np.ndarray:
+def compute_dice_by_label(predicted: np.ndarray, truth: np.ndarray, n_labels: int) -> np.ndarray:
     """The Dice of labels 1 to ``n_labels``, float64 (n_labels,); NaN if neither map contains the label.
 
     Both are integer arrays of the same shape with labels 0 to ``n_labels``. Raises ValueError if the shapes differ.

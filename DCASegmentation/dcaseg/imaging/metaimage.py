@@ -62,10 +62,10 @@ def header_notes(path: Path) -> list[str]:
     fields, _ = _read_fields(path)
     notes = []
     if not set(_ORIGINS) & fields.keys():
-        notes.append(file_errors.no_origin(path, "no 'Offset'"))
+        notes.append(file_errors.describe_missing_origin(path, "no 'Offset'"))
     stated = fields.get("AnatomicalOrientation", "").upper()
-    matrix = next(_numbers(fields[name]) for name in _MATRICES if name in fields)
-    possible = _orientations(matrix)
+    matrix = next(_parse_numbers(fields[name]) for name in _MATRICES if name in fields)
+    possible = _compute_axis_codes(matrix)
     if possible and len(stated) == 3 and set(stated) <= set("RLAPIS") and stated not in possible:
         notes.append(
             f"{path.name} states its orientation in two ways that differ: AnatomicalOrientation is {stated}, but its "
@@ -78,7 +78,7 @@ def header_notes(path: Path) -> list[str]:
     return notes
 
 
-def _orientations(matrix: list[float]) -> tuple[str, ...]:
+def _compute_axis_codes(matrix: list[float]) -> tuple[str, ...]:
     """The orientation of a matrix (one row per axis, LPS) in letters: where the axes begin, as ITK writes it, and end.
 
     Programs do not agree on which of the two AnatomicalOrientation is. Empty for a matrix that is not 3 x 3 or too
@@ -104,15 +104,15 @@ def check_content(path: Path) -> None:
     arbitrary values.
     """
     fields, header_bytes = _read_fields(path)
-    size = _checked_size(fields, path)
+    size = _parse_size(fields, path)
     require_allowed_size(size, path.name)
     check_values_stated(path, fields)
     name = fields["ElementDataFile"]
     if name.split()[0].upper() == "LIST" or "%" in name:
         raise file_errors.several_data_files(path)
     local = name.upper() == "LOCAL"
-    data_file = path if local else file_errors.referenced_data_file(path, name)
-    expected = _data_bytes(fields)
+    data_file = path if local else file_errors.find_data_file(path, name)
+    expected = _count_data_bytes(fields)
     start = header_bytes if local else 0
     found = data_file.stat().st_size - start
     if expected is not None and found < expected:
@@ -122,9 +122,9 @@ def check_content(path: Path) -> None:
         if found > expected and (not local or found - expected >= plane):
             raise file_errors.other_length(path, data_file, expected, found)
     if expected is None:
-        _check_text(path, data_file, start, _voxels(fields))
+        _check_text(path, data_file, start, _count_voxels(fields))
     if _is_compressed(fields):
-        _check_compressed(path, data_file, start, expected, _voxel_bytes(fields))
+        _check_compressed(path, data_file, start, expected, _count_voxel_bytes(fields))
 
 
 def check_voxels(path: Path, image: sitk.Image) -> None:
@@ -170,14 +170,14 @@ def _check_text(path: Path, data_file: Path, start: int, expected: int) -> None:
         raise file_errors.truncated(path)
 
 
-def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
+def _parse_size(fields: dict[str, str], path: Path) -> list[int]:
     try:
         dimensions = int(fields.get("NDims", "0"))
         if not 1 <= dimensions <= _MAX_DIMENSIONS:
             raise ValueError
         # A spacing of NaN gets an error of its own.
-        numbers = {name: _numbers(fields[name], name in _SPACINGS) for name in _PER_AXIS if name in fields}
-        matrices = {name: _numbers(fields[name]) for name in _MATRICES if name in fields}
+        numbers = {name: _parse_numbers(fields[name], name in _SPACINGS) for name in _PER_AXIS if name in fields}
+        matrices = {name: _parse_numbers(fields[name]) for name in _MATRICES if name in fields}
         size = [int(each) for each in fields["DimSize"].split()]
         channels = int(fields.get("ElementNumberOfChannels", "1"))
         for name, default in _CONVERSION:
@@ -208,7 +208,7 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
     return [*size, channels] if channels > 1 else size
 
 
-def _numbers(text: str, may_be_nan: bool = False) -> list[float]:
+def _parse_numbers(text: str, may_be_nan: bool = False) -> list[float]:
     """The numbers in ``text``. Raises ValueError for NaN, and for what only Python reads: "1_0", "1e999", "inf"."""
     numbers = [float(each) for each in text.split()]
     if "_" in text or not all(math.isfinite(each) or (may_be_nan and math.isnan(each)) for each in numbers):
@@ -216,14 +216,14 @@ def _numbers(text: str, may_be_nan: bool = False) -> list[float]:
     return numbers
 
 
-def _data_bytes(fields: dict[str, str]) -> int | None:
+def _count_data_bytes(fields: dict[str, str]) -> int | None:
     """The bytes of voxel data that the header states; None if they are unknown (text, unknown type)."""
     try:
         if _is_compressed(fields):
             return int(fields["CompressedDataSize"])
         if fields.get("BinaryData", "True")[:1] not in _TRUE:
             return None
-        return _voxel_bytes(fields)
+        return _count_voxel_bytes(fields)
     except (KeyError, ValueError):
         return None
 
@@ -232,12 +232,12 @@ def _is_compressed(fields: dict[str, str]) -> bool:
     return fields.get("CompressedData", "False")[:1] in _TRUE
 
 
-def _voxel_bytes(fields: dict[str, str]) -> int:
-    """The bytes of the uncompressed voxels, according to a header that ``_checked_size`` accepts."""
-    return _voxels(fields) * _BYTES[fields["ElementType"].removeprefix("MET_")]
+def _count_voxel_bytes(fields: dict[str, str]) -> int:
+    """The bytes of the uncompressed voxels, according to a header that ``_parse_size`` accepts."""
+    return _count_voxels(fields) * _BYTES[fields["ElementType"].removeprefix("MET_")]
 
 
-def _voxels(fields: dict[str, str]) -> int:
+def _count_voxels(fields: dict[str, str]) -> int:
     channels = int(fields.get("ElementNumberOfChannels", "1"))
     return channels * math.prod(int(size) for size in fields["DimSize"].split())
 
@@ -247,7 +247,7 @@ def _add_field(fields: dict[str, str], name: str, value: str, path: Path) -> Non
     # ElementSize, the extent of a voxel, may differ from ElementSpacing.
     group = next((names for names in (_ORIGINS, _MATRICES) if name in names), (name,))
     for other in group:
-        if name not in _REMARKS and other in fields and _canonical(fields[other]) != _canonical(value):
+        if name not in _REMARKS and other in fields and _parse_value(fields[other]) != _parse_value(value):
             what = f"'{name}' twice" if other == name else f"'{other}' and '{name}'"
             raise file_errors.contradiction(
                 path, f"its header states {what}, with different values", "Remove the wrong one"
@@ -255,7 +255,7 @@ def _add_field(fields: dict[str, str], name: str, value: str, path: Path) -> Non
     fields[name] = value
 
 
-def _canonical(value: str) -> object:
+def _parse_value(value: str) -> object:
     try:
         return [float(each) for each in value.split()]
     except ValueError:
@@ -268,7 +268,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
     with path.open("rb") as stream:
         while stream.tell() < _MAX_HEADER_BYTES:
             line = stream.readline(_MAX_HEADER_BYTES)
-            name, equals, value = file_errors.header_text(line).partition("=")
+            name, equals, value = file_errors.decode_header_text(line).partition("=")
             if not equals:
                 break
             _add_field(fields, name.strip(), value.strip(), path)

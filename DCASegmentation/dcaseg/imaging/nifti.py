@@ -26,7 +26,7 @@ import SimpleITK as sitk
 
 from ..errors import ImageError
 from . import file_errors
-from .geometry import HALF_A_VOXEL, ROUNDING, Placement, disagreement
+from .geometry import HALF_A_VOXEL, ROUNDING, Placement, compute_max_displacement
 from .intensity import stack_planes
 from .size_limits import require_allowed_size
 
@@ -103,7 +103,7 @@ def check_content(path: Path) -> None:
 
     Raises ImageError if the file is truncated, its checksum is wrong, or voxels are NaN or infinite.
     """
-    if _stated_checksum(path) is None:
+    if _read_checksum(path) is None:
         read_through(path)
 
 
@@ -113,7 +113,7 @@ def check_voxels(path: Path, image: sitk.Image) -> None:
     A compressed file contains a checksum. If the voxels in memory match it, nothing was lost, damaged or replaced, and
     the file need not be decompressed a second time. Raises ImageError as ``check_content`` does.
     """
-    stated = _stated_checksum(path)
+    stated = _read_checksum(path)
     if stated is None:
         return
     with open_content(path) as stream:
@@ -140,7 +140,7 @@ def read_through(path: Path) -> None:
                     not_finite += int(np.count_nonzero(~np.isfinite(np.frombuffer(chunk, floats))))
             if found < header.data_bytes:
                 raise file_errors.truncated(path, header.data_bytes, found)
-            require_end(stream, path, _plane_bytes(header))
+            require_end(stream, path, _count_plane_bytes(header))
     if not_finite:
         raise file_errors.not_finite(path.name, not_finite)
 
@@ -182,13 +182,13 @@ def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
     """The header at the start of ``stream``. Raises ImageError if it is truncated or not of a single-file NIfTI."""
     with reading_errors(path):
         raw = stream.read(_NIFTI_1.header_bytes)
-        layout = _NIFTI_2 if _stated_header_bytes(raw) == _NIFTI_2.header_bytes else _NIFTI_1
+        layout = _NIFTI_2 if _read_header_size(raw) == _NIFTI_2.header_bytes else _NIFTI_1
         raw += stream.read(layout.header_bytes - len(raw))
     if len(raw) < layout.header_bytes:
         raise file_errors.truncated(path, layout.header_bytes, len(raw))
     order = "<" if struct.unpack_from("<i", raw)[0] == layout.header_bytes else ">"
     magic = raw[4:12] if layout is _NIFTI_2 else raw[344:348]
-    if _stated_header_bytes(raw) != layout.header_bytes or magic[:2] != b"n+" or magic[2:3] not in b"12":
+    if _read_header_size(raw) != layout.header_bytes or magic[:2] != b"n+" or magic[2:3] not in b"12":
         if magic[:2] == b"ni":
             raise file_errors.half_of_a_pair(path)
         raise file_errors.damaged(path, "NIfTI")
@@ -216,7 +216,7 @@ def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
     return NiftiHeader(
         shape=shape,
         spacing=tuple(float(value) for value in pixdim[1 : 1 + min(dimensions, 3)]),
-        qform=_qform(unpack(layout.quaternion), pixdim) if qform_code > 0 else None,
+        qform=_compute_qform(unpack(layout.quaternion), pixdim) if qform_code > 0 else None,
         sform=np.vstack([np.reshape(unpack(layout.sform), (3, 4)), [0, 0, 0, 1]]) if sform_code > 0 else None,
         mm_per_unit=_MM_PER_UNIT.get(int(unpack(layout.units)[0]) & 7, 1.0),
         header_bytes=layout.header_bytes,
@@ -230,11 +230,11 @@ def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
     )
 
 
-def _plane_bytes(header: NiftiHeader) -> int:
+def _count_plane_bytes(header: NiftiHeader) -> int:
     return header.data_bytes // math.prod(header.shape[2:])
 
 
-def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> np.ndarray:
+def _compute_qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> np.ndarray:
     """The matrix of the quaternion (b, c, d) and offsets (x, y, z): "method 2" of nifti1.h.
 
     Its values are NaN if the quaternion is not that of a rotation.
@@ -262,14 +262,14 @@ def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> np.ndarray:
     return matrix
 
 
-def _stated_header_bytes(raw: bytes) -> int:
+def _read_header_size(raw: bytes) -> int:
     if len(raw) < 4:
         return 0
     either = struct.unpack("<i", raw[:4])[0], struct.unpack(">i", raw[:4])[0]
     return next((size for size in either if size in (_NIFTI_1.header_bytes, _NIFTI_2.header_bytes)), 0)
 
 
-def _stated_checksum(path: Path) -> int | None:
+def _read_checksum(path: Path) -> int | None:
     """The checksum at the end of a compressed file, or None if the length stated with it does not match the header."""
     if not _is_compressed(path):
         return None
@@ -290,7 +290,7 @@ def _is_compressed(path: Path) -> bool:
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def nifti_header(path: Path) -> NiftiHeader:
+def read_nifti_header(path: Path) -> NiftiHeader:
     """The header of the file. Raises ImageError as ``read_header`` does."""
     with open_content(path) as stream:
         return read_header(stream, path)
@@ -304,7 +304,7 @@ def read_nifti(path: Path, header: NiftiHeader, notes: list[str]) -> tuple[sitk.
     Raises ImageError if the header does not state the position of the voxels or contradicts itself, if the voxel type
     is not supported, and if the file is truncated or its checksum is wrong.
     """
-    placement = _placement(path, header, notes)
+    placement = _compute_placement(path, header, notes)
     if header.dtype is None:
         raise ImageError(
             f"{path.name} has voxels of a type that is not supported (NIfTI data type {header.datatype}).",
@@ -314,12 +314,12 @@ def read_nifti(path: Path, header: NiftiHeader, notes: list[str]) -> tuple[sitk.
     require_allowed_size(header.shape[:3], path.name)
     with open_content(path) as stream, reading_errors(path):
         stream.seek(header.data_offset)
-        volume = stack_planes(_planes(stream, path, header), (depth, height, width))
-        require_end(stream, path, _plane_bytes(header))
+        volume = stack_planes(_read_planes(stream, path, header), (depth, height, width))
+        require_end(stream, path, _count_plane_bytes(header))
     return sitk.GetImageFromArray(volume), placement
 
 
-def _planes(stream: BinaryIO, path: Path, header: NiftiHeader) -> Iterator[np.ndarray]:
+def _read_planes(stream: BinaryIO, path: Path, header: NiftiHeader) -> Iterator[np.ndarray]:
     assert header.dtype is not None
     width, height, depth = header.shape[:3]
     plane_bytes = width * height * header.dtype.itemsize
@@ -332,7 +332,7 @@ def _planes(stream: BinaryIO, path: Path, header: NiftiHeader) -> Iterator[np.nd
         yield plane if (slope, intercept) == (1.0, 0.0) else plane * np.float64(slope) + intercept
 
 
-def _placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
+def _compute_placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
     """The placement of the voxels in mm (LPS). sform, qform and pixdim must agree as far as they are stated."""
     if not all(math.isfinite(value) and value > 0 for value in header.spacing):
         raise file_errors.impossible_spacing(path, header.spacing)
@@ -345,12 +345,12 @@ def _placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
     chosen = header.sform if header.sform is not None else header.qform
     assert chosen is not None
     if header.sform is not None and header.qform is not None:
-        voxels = disagreement(header.sform, header.qform, size)
+        voxels = compute_max_displacement(header.sform, header.qform, size)
         if voxels > HALF_A_VOXEL:
             raise file_errors.contradiction(
                 path,
                 f"its sform and its qform place the voxels differently, by up to {voxels:.3g} voxels"
-                f"{_difference(header.sform, header.qform)}",
+                f"{_describe_difference(header.sform, header.qform)}",
                 "Find out which is right and set the code of the other to 0 (nibabel: img.set_sform(None, 0) or "
                 "img.set_qform(None, 0))",
             )
@@ -365,7 +365,7 @@ def _placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
         ):
             raise file_errors.contradiction(
                 path,
-                f"its sform has a spacing of {_mm(steps)} mm, its pixdim of {_mm(header.spacing)} mm",
+                f"its sform has a spacing of {_format_mm(steps)} mm, its pixdim of {_format_mm(header.spacing)} mm",
                 "Find out which is right and correct the other",
             )
     affine = _RAS_TO_LPS @ chosen
@@ -376,7 +376,7 @@ def _placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
     return Placement(affine[:3, :3], affine[:3, 3])
 
 
-def _difference(one: np.ndarray, other: np.ndarray) -> str:
+def _describe_difference(one: np.ndarray, other: np.ndarray) -> str:
     """The difference between two matrices in words, if there is a short description."""
     if np.linalg.det(one[:3, :3]) * np.linalg.det(other[:3, :3]) < 0:
         return ": one is the mirror image of the other"
@@ -385,5 +385,5 @@ def _difference(one: np.ndarray, other: np.ndarray) -> str:
     return ""
 
 
-def _mm(values: np.ndarray | tuple[float, ...]) -> str:
+def _format_mm(values: np.ndarray | tuple[float, ...]) -> str:
     return " x ".join(f"{float(value):.4g}" for value in values)

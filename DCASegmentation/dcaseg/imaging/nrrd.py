@@ -62,7 +62,7 @@ def check_geometry_stated(path: Path) -> None:
 def header_notes(path: Path) -> list[str]:
     """A note on each optional value that the header does not state and ITK takes as 0."""
     fields, _ = _read_fields(path)
-    return [] if "space origin" in fields else [file_errors.no_origin(path, "no 'space origin'")]
+    return [] if "space origin" in fields else [file_errors.describe_missing_origin(path, "no 'space origin'")]
 
 
 def check_content(path: Path) -> None:
@@ -73,7 +73,7 @@ def check_content(path: Path) -> None:
     than that of raw voxels. Compressed voxels are checked by ``check_voxels``, after they were read.
     """
     fields, header_bytes = _read_fields(path)
-    size = _checked_size(fields, path)
+    size = _parse_size(fields, path)
     require_allowed_size(size, path.name)
     encoding = fields.get("encoding", "")
     if encoding.lower() not in _ENCODINGS:
@@ -81,7 +81,7 @@ def check_content(path: Path) -> None:
     name = fields.get("data file", fields.get("datafile"))
     if name is not None and (name.split(" ")[0] == "LIST" or "%" in name):
         raise file_errors.several_data_files(path)
-    data_file = _data_file(path, name)
+    data_file = _find_data_file(path, name)
     item = _BYTES.get(fields.get("type", "").lower())
     if fields.get("encoding", "").lower() == "raw" and item and not {"byte skip", "line skip"} & fields.keys():
         expected = math.prod(size) * item
@@ -92,15 +92,15 @@ def check_content(path: Path) -> None:
             raise file_errors.other_length(path, data_file, expected, found)
 
 
-def time_points(path: Path) -> int:
+def count_time_points(path: Path) -> int:
     """The length of the axis that the header calls time; 0 without such an axis."""
     fields, _ = _read_fields(path)
     kinds = fields.get("kinds", "").lower().split()
-    sizes = _checked_size(fields, path)
+    sizes = _parse_size(fields, path)
     return sizes[kinds.index("time")] if "time" in kinds and len(kinds) == len(sizes) else 0
 
 
-def without_time_axis(path: Path, folder: Path) -> Path:
+def copy_without_time_axis(path: Path, folder: Path) -> Path:
     """A copy of the file in ``folder`` whose time axis, of length one, is a list, which ITK drops; it refuses time."""
     fields, header_bytes = _read_fields(path)
     raw = path.read_bytes()
@@ -110,7 +110,7 @@ def without_time_axis(path: Path, folder: Path) -> Path:
     name = fields.get("data file", fields.get("datafile"))
     if name is not None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_data_file(path, name), folder / name)
+        shutil.copyfile(_find_data_file(path, name), folder / name)
     return copy
 
 
@@ -123,7 +123,7 @@ def check_voxels(path: Path, image: sitk.Image) -> None:
     if fields.get("encoding", "").lower() not in _GZIP or {"byte skip", "line skip"} & fields.keys():
         return
     name = fields.get("data file", fields.get("datafile"))
-    data_file = _data_file(path, name)
+    data_file = _find_data_file(path, name)
     start = header_bytes if name is None else 0
     with data_file.open("rb") as stream:
         # Four bytes for the checksum and four for the length of the content.
@@ -158,11 +158,11 @@ def _require_short(line: bytes, path: Path) -> None:
         raise file_errors.damaged(path, "NRRD")
 
 
-def _data_file(path: Path, name: str | None) -> Path:
-    return path if name is None else file_errors.referenced_data_file(path, name)
+def _find_data_file(path: Path, name: str | None) -> Path:
+    return path if name is None else file_errors.find_data_file(path, name)
 
 
-def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
+def _parse_size(fields: dict[str, str], path: Path) -> list[int]:
     try:
         dimensions = int(fields["dimension"])
         size = [int(each) for each in fields["sizes"].split()]
@@ -181,7 +181,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
         fields: dict[str, str] = {}
         while stream.tell() < _MAX_HEADER_BYTES:
             raw = stream.readline(_MAX_HEADER_BYTES)
-            line = file_errors.header_text(raw).rstrip("\r\n")
+            line = file_errors.decode_header_text(raw).rstrip("\r\n")
             if not line:
                 if raw:
                     break

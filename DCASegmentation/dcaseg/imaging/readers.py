@@ -11,17 +11,17 @@ from types import ModuleType
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError, reason_of, require_memory
+from ..errors import ImageError, get_reason, require_memory
 from . import file_errors
 from . import metaimage as metaimage_checks
 from . import nifti as nifti_checks
 from . import nrrd as nrrd_checks
-from .dicom_series import dicom_image_in, read_dicom_files, read_dicom_folder
-from .geometry import Placement, placed
+from .dicom_series import read_dicom_files, read_dicom_folder, read_dicom_image_header
+from .geometry import Placement, apply_placement
 from .intensity import compact_ct, compact_labels, require_finite
 from .itk_environment import captured_stderr, no_itk_warnings, short_path
-from .nifti import nifti_header, read_nifti
-from .scan_edges import air_outside, without_impossible
+from .nifti import read_nifti, read_nifti_header
+from .scan_edges import fill_outside_with_air, replace_impossible_values
 from .size_limits import require_allowed_size
 from .writers import temporary_folder
 
@@ -73,12 +73,12 @@ def read_ct(
         raise ImageError(f"{path.name} is not a folder of DICOM files.", "Do not select a series.")
     else:
         image = _read_file(path, collected, resample)
-    image = _checked(image, path.name, collected)
+    image = _clean_voxels(image, path.name, collected)
     _report(collected, notes)
     return image
 
 
-def ct_from_memory(image: sitk.Image, name: str, notes: list[str]) -> sitk.Image:
+def prepare_ct_image(image: sitk.Image, name: str, notes: list[str]) -> sitk.Image:
     """``image``, which another program made, with the checks and corrections of ``read_ct``; it is not changed itself.
 
     ``name`` is used in messages. Raises ImageError as ``read_ct`` does.
@@ -86,22 +86,22 @@ def ct_from_memory(image: sitk.Image, name: str, notes: list[str]) -> sitk.Image
     path = Path(name)
     _require_volume(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
     require_allowed_size(image.GetSize(), name)
-    placement = Placement.of(image)
+    placement = Placement.from_image(image)
     _require_spacing(path, tuple(placement.spacing.tolist()))
-    image = _checked(image, name, notes)
+    image = _clean_voxels(image, name, notes)
     axes = placement.columns / placement.spacing
     if np.allclose(axes.T @ axes, np.eye(3), atol=1e-6):
         return image
-    return placed(sitk.Image(image), placement, path, notes, False)
+    return apply_placement(sitk.Image(image), placement, path, notes, False)
 
 
-def _checked(image: sitk.Image, name: str, notes: list[str]) -> sitk.Image:
+def _clean_voxels(image: sitk.Image, name: str, notes: list[str]) -> sitk.Image:
     """``image`` as int16 or float32, with finite values, and with air where something else fills the outside."""
     require_finite(image, name)
     image = compact_ct(image)
     # Float64 values too large for float32 have become infinite.
     require_finite(image, name)
-    return air_outside(without_impossible(image, notes), notes)
+    return fill_outside_with_air(replace_impossible_values(image, notes), notes)
 
 
 def read_labels(path: Path, notes: list[str] | None = None) -> sitk.Image:
@@ -141,7 +141,7 @@ def _read_file(path: Path, notes: list[str], resample: bool) -> sitk.Image:
             _require_spacing(path, image.GetSpacing())
             return image
         if checks is nifti_checks:
-            header = nifti_header(path)
+            header = read_nifti_header(path)
             _require_volume(path, header.shape, header.components)
             _require_spacing(path, tuple(step * header.mm_per_unit for step in header.spacing))
             image, placement = read_nifti(path, header, notes)
@@ -150,26 +150,26 @@ def _read_file(path: Path, notes: list[str], resample: bool) -> sitk.Image:
     except FileNotFoundError:
         raise ImageError(f"There is no file {path}.", "Check the path.") from None
     except OSError as error:
-        raise ImageError(f"{path} cannot be read: {reason_of(error)}.", "Check its permissions.") from None
+        raise ImageError(f"{path} cannot be read: {get_reason(error)}.", "Check its permissions.") from None
     _require_spacing(path, tuple(placement.spacing.tolist()))
-    return placed(image, placement, path, notes, resample)
+    return apply_placement(image, placement, path, notes, resample)
 
 
 def _read_with_itk(path: Path, format_name: str, checks: ModuleType, notes: list[str]) -> tuple[sitk.Image, Placement]:
     checks.check_content(path)
     with ExitStack() as stack:
         file = path
-        if checks is nrrd_checks and (points := nrrd_checks.time_points(path)):
+        if checks is nrrd_checks and (points := nrrd_checks.count_time_points(path)):
             if points > 1:
-                raise _several_volumes(path, points)
-            file = nrrd_checks.without_time_axis(path, stack.enter_context(temporary_folder("dca-nrrd")))
-        image = _image_from_itk(file, path, format_name, checks)
+                raise _make_4d_error(path, points)
+            file = nrrd_checks.copy_without_time_axis(path, stack.enter_context(temporary_folder("dca-nrrd")))
+        image = _read_itk_image(file, path, format_name, checks)
     checks.check_voxels(path, image)
     notes += checks.header_notes(path)
-    return image, Placement.of(image)
+    return image, Placement.from_image(image)
 
 
-def _image_from_itk(file: Path, path: Path, format_name: str, checks: ModuleType) -> sitk.Image:
+def _read_itk_image(file: Path, path: Path, format_name: str, checks: ModuleType) -> sitk.Image:
     """The image in ``file``, which is ``path`` or a copy of it."""
     reader = sitk.ImageFileReader()
     try:
@@ -204,7 +204,7 @@ def _format_of(path: Path) -> tuple[str, ModuleType | None]:
             return entry
     if not path.exists():
         raise ImageError(f"There is no file or folder {path}.", "Check the path.")
-    header = dicom_image_in(path) if path.is_file() else None
+    header = read_dicom_image_header(path) if path.is_file() else None
     if header is not None and header.frames > 1:
         return "DICOM", None
     if header is not None:
@@ -220,14 +220,14 @@ def _require_volume(path: Path, size: tuple[int, ...], components: int) -> None:
         )
     extra = [length for length in size[3:] if length > 1]
     if extra:
-        raise _several_volumes(path, int(np.prod(extra)))
+        raise _make_4d_error(path, int(np.prod(extra)))
     if len(size) < 3 or min(size[:3]) < 2:
         shown = " x ".join(str(length) for length in size[:3])
         what = "2D image" if len(size) < 3 else "single slice"
         raise ImageError(f"{path.name} is a {what} ({shown}).", "Choose the whole CT volume.")
 
 
-def _several_volumes(path: Path, count: int) -> ImageError:
+def _make_4d_error(path: Path, count: int) -> ImageError:
     return ImageError(
         f"{path.name} is a 4D series of {count} volumes.",
         "Extract one time point, for instance in 3D Slicer, and use that.",

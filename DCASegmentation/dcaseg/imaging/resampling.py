@@ -75,24 +75,24 @@ def resample(
     filter_.SetInterpolator(sitk.sitkLinear if linear else sitk.sitkNearestNeighbor)
     filter_.SetOutputPixelType(sitk.sitkFloat32 if linear else image.GetPixelID())
     filter_.SetDefaultPixelValue(outside)
-    return filter_.Execute(_with_border(image, grid))
+    return filter_.Execute(_pad_border(image, grid))
 
 
-def _with_border(image: sitk.Image, grid: Grid) -> sitk.Image:
+def _pad_border(image: sitk.Image, grid: Grid) -> sitk.Image:
     """``image`` with its outermost voxels repeated as far as ``grid`` reaches, at most half a voxel of ``grid``."""
-    source = Grid.of(image)
+    source = Grid.from_image(image)
     to_index = np.linalg.inv(source.axes * np.array(source.spacing))
-    corners = (grid.corners() - np.array(source.origin)) @ to_index.T
+    corners = (grid.get_corners() - np.array(source.origin)) @ to_index.T
     half_step = 0.5 * np.abs(to_index @ (grid.axes * np.array(grid.spacing))).sum(axis=1)
     last = np.array(source.size) - 1
-    lower = [_border_voxels(-low, half) for low, half in zip(corners.min(axis=0), half_step, strict=True)]
-    upper = [_border_voxels(high, half) for high, half in zip(corners.max(axis=0) - last, half_step, strict=True)]
+    lower = [_count_border_voxels(-low, half) for low, half in zip(corners.min(axis=0), half_step, strict=True)]
+    upper = [_count_border_voxels(high, half) for high, half in zip(corners.max(axis=0) - last, half_step, strict=True)]
     if not any(lower) and not any(upper):
         return image
     return sitk.ZeroFluxNeumannPad(image, lower, upper)
 
 
-def _border_voxels(reach: float, half_step: float) -> int:
+def _count_border_voxels(reach: float, half_step: float) -> int:
     """Voxels to repeat if a grid reaches ``reach`` voxels beyond the last center. ITK itself covers half a voxel."""
     return max(0, math.ceil(min(reach, half_step) - 0.5 + 1e-3))
 
@@ -102,7 +102,7 @@ def _resample_separably(image: sitk.Image, grid: Grid) -> sitk.Image:
 
     Both steps are linear and act on one axis at a time, so one matrix per axis performs both.
     """
-    source = Grid.of(image)
+    source = Grid.from_image(image)
     to_index = np.linalg.inv(source.axes * np.array(source.spacing))
     steps = to_index @ (grid.axes * np.array(grid.spacing))
     first = to_index @ (np.array(grid.origin) - np.array(source.origin))
@@ -117,13 +117,13 @@ def _resample_separably(image: sitk.Image, grid: Grid) -> sitk.Image:
     for target, axis in enumerate(source_axes):
         positions = first[axis] + steps[axis, target] * np.arange(grid.size[target])
         factor = grid.spacing[target] / source.spacing[axis]
-        matrices[axis] = _axis_matrix(source.size[axis], positions, anti_aliasing_sigma(1.0, factor))
+        matrices[axis] = _make_axis_matrix(source.size[axis], positions, anti_aliasing_sigma(1.0, factor))
     along_x, along_y, along_z = matrices
     planes = _filter_planes(sitk.GetArrayViewFromImage(image), along_y, along_x)
     filtered = np.tensordot(along_z, planes, axes=(1, 0))
     # From the array axes (z, y, x) of the image to those of the grid.
     order = [2 - source_axes[2 - axis] for axis in range(3)]
-    return grid.image_of(np.ascontiguousarray(filtered.transpose(order)))
+    return grid.make_image(np.ascontiguousarray(filtered.transpose(order)))
 
 
 def _filter_planes(array: np.ndarray, along_y: np.ndarray, along_x: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def _filter_planes(array: np.ndarray, along_y: np.ndarray, along_x: np.ndarray) 
     return planes
 
 
-def _axis_matrix(size: int, positions: np.ndarray, sigma: float) -> np.ndarray:
+def _make_axis_matrix(size: int, positions: np.ndarray, sigma: float) -> np.ndarray:
     """The weights (position, voxel), float32, that filter an axis of ``size`` voxels and sample it at ``positions``.
 
     Beyond either end, the outermost voxel is repeated.

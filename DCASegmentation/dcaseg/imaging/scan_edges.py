@@ -13,9 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from .intensity import compact_ct, value_range
+from .intensity import compact_ct, compute_value_range
 
-# A fill value is that of air or lower, after ``air_outside``.
+# A fill value is that of air or lower, after ``fill_outside_with_air``.
 _FILLING_HU = -900
 # Values that fill the outside although they are not air: 0, the default of many resampling programs, and values that
 # no tissue has. Noise does not make a block of this many voxels at a corner equal.
@@ -29,7 +29,7 @@ _MIN_HU = -32_768
 _MIN_AREA = 20.0
 
 
-def air_outside(ct: sitk.Image, notes: list[str]) -> sitk.Image:
+def fill_outside_with_air(ct: sitk.Image, notes: list[str]) -> sitk.Image:
     """``ct`` (HU, int16 or float32) with air where one value that is not air fills the outside of the field of view.
 
     Otherwise the network, and the checks that look for the body, would take it for tissue. Only areas that reach a
@@ -44,7 +44,7 @@ def air_outside(ct: sitk.Image, notes: list[str]) -> sitk.Image:
         if (value == 0 or value > _ABOVE_TISSUE_HU) and np.all(block == block.flat[0]):
             corner = [length - 1 if end else 0 for end, length in zip(ends, array.shape, strict=True)]
             seeds.setdefault(value, []).append(tuple(reversed(corner)))
-    if not seeds or value_range(ct)[0] > _FAT_HU:
+    if not seeds or compute_value_range(ct)[0] > _FAT_HU:
         return ct
     for value, corners in seeds.items():
         filled = sitk.ConnectedThreshold(ct, corners, value, value, 1)
@@ -56,9 +56,9 @@ def air_outside(ct: sitk.Image, notes: list[str]) -> sitk.Image:
     return compact_ct(ct)
 
 
-def without_impossible(ct: sitk.Image, notes: list[str]) -> sitk.Image:
+def replace_impossible_values(ct: sitk.Image, notes: list[str]) -> sitk.Image:
     """``ct`` (HU, int16 or float32) with air in place of values far below those of air. ``notes`` receives a note."""
-    if ct.GetPixelID() == sitk.sitkInt16 or value_range(ct)[0] >= _MIN_HU:
+    if ct.GetPixelID() == sitk.sitkInt16 or compute_value_range(ct)[0] >= _MIN_HU:
         return ct
     array = sitk.GetArrayFromImage(ct)
     impossible = array < _MIN_HU
@@ -86,9 +86,9 @@ class ScanEdges:
         fill_values = np.unique(corners[corners <= _FILLING_HU])
         self._ends: _Ends = []
         step = tuple(reversed(tuple(spacing)))
-        for axis, (first, last) in enumerate(_outermost(ct, fill_values)):
+        for axis, (first, last) in enumerate(_find_outermost_voxels(ct, fill_values)):
             area = step[0] * step[1] * step[2] / step[axis]
-            self._ends += [(_voxels(ends, axis), area) for ends in (first, last)]
+            self._ends += [(_get_voxel_indices(ends, axis), area) for ends in (first, last)]
 
     def cut_off(self, labels: NDArray[np.integer]) -> frozenset[int]:
         """The labels in ``labels`` (z, y, x) that reach an edge of the scan with more than a few voxels."""
@@ -100,7 +100,7 @@ class ScanEdges:
         return frozenset(reaching)
 
 
-def _outermost(
+def _find_outermost_voxels(
     ct: NDArray[np.generic], fill_values: NDArray[np.generic]
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """For each axis (z, y, x), the first and the last voxel on each line along it that is not in ``fill_values``.
@@ -127,7 +127,7 @@ def _outermost(
     return ends
 
 
-def _voxels(along: NDArray[np.intp], axis: int) -> tuple[NDArray[np.intp], ...]:
+def _get_voxel_indices(along: NDArray[np.intp], axis: int) -> tuple[NDArray[np.intp], ...]:
     """The indices (z, y, x) of the voxels at ``along`` (-1 for none) on the lines along ``axis``."""
     across = np.nonzero(along >= 0)
     index = list(across)

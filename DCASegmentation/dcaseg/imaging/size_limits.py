@@ -26,7 +26,7 @@ def require_allowed_size(size: Sequence[int], name: str, to_check: str = "") -> 
     memory of this computer. ``name`` is used in the message. For an image that is yet to be computed, ``to_check`` is
     a sentence about the probable cause, which precedes the remedy.
     """
-    voxels, allowed = math.prod(size), _allowed_voxels()
+    voxels, allowed = math.prod(size), _get_max_voxels()
     shown = " x ".join(str(length) for length in size)
     cause = f"{to_check} " if to_check else ""
     if voxels > allowed:
@@ -34,7 +34,7 @@ def require_allowed_size(size: Sequence[int], name: str, to_check: str = "") -> 
             f"{name} has {shown} voxels, more than the limit of {allowed / 1e6:.0f} million.",
             f"{cause}If this size is right, set the environment variable {MAX_VOXELS} to at least {voxels}.",
         )
-    memory = total_memory()
+    memory = get_total_memory()
     if memory is not None and voxels * _BYTES_PER_VOXEL > memory:
         raise ImageError(
             f"{name} has {shown} voxels, which need {voxels * _BYTES_PER_VOXEL / 2**30:.1f} GiB of memory; "
@@ -43,7 +43,7 @@ def require_allowed_size(size: Sequence[int], name: str, to_check: str = "") -> 
         )
 
 
-def total_memory() -> int | None:
+def get_total_memory() -> int | None:
     """The bytes of memory that this process may use: the computer's or its container's; None if unknown."""
     limits: list[int] = []
     with suppress(AttributeError, ValueError, OSError):
@@ -54,7 +54,7 @@ def total_memory() -> int | None:
     return min(limits, default=None)
 
 
-def _allowed_voxels() -> int:
+def _get_max_voxels() -> int:
     stated = os.environ.get(MAX_VOXELS, "")
     if not stated:
         return DEFAULT_MAX_VOXELS

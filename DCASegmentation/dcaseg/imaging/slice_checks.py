@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import SimpleITK as sitk
 
-from .grid import Grid, nearest_world_axes
+from .grid import Grid, find_nearest_world_axes
 
 _MAX_LISTED_RUNS = 3
 _EXPORT_AGAIN = "Export the CT again."
@@ -46,11 +46,11 @@ def check_slices(image: sitk.Image) -> tuple[str, ...]:
     abrupt changes (missing slices, or two scans in one volume). A gap of less than about 30 mm can pass as anatomy.
     """
     array = sitk.GetArrayViewFromImage(image)
-    blank = [index for index, plane in enumerate(array) if _equal(plane, plane[:1, :1])]
-    return (*_identity_notes(array, blank, image.GetSpacing()[2]), *_order_notes(image))
+    blank = [index for index, plane in enumerate(array) if _are_equal(plane, plane[:1, :1])]
+    return (*_check_blanks_and_copies(array, blank, image.GetSpacing()[2]), *_order_notes(image))
 
 
-def _identity_notes(array: np.ndarray, blank: list[int], spacing: float) -> tuple[str, ...]:
+def _check_blanks_and_copies(array: np.ndarray, blank: list[int], spacing: float) -> tuple[str, ...]:
     """Notes on blank slices and copies, where ``spacing`` is the distance between slices in mm.
 
     Of a volume in which most slices are copies, as after resampling without interpolation, nothing is missing, and
@@ -59,10 +59,10 @@ def _identity_notes(array: np.ndarray, blank: list[int], spacing: float) -> tupl
     filled = sorted(set(range(len(array))) - set(blank))
     if not filled:
         return ()
-    copies = [at for one, at in pairwise(filled) if at == one + 1 and _equal(array[one], array[at])]
+    copies = [at for one, at in pairwise(filled) if at == one + 1 and _are_equal(array[one], array[at])]
     if 2 * len(copies) >= len(filled):
         copies = []
-    for first, last in _runs(copies):
+    for first, last in _find_runs(copies):
         if (first == filled[0] + 1 or last == filled[-1]) and (last - first + 1) * spacing <= _MAX_REPEATED_END_MM:
             copies = [at for at in copies if not first <= at <= last]
     ends = [at for at in blank if at < filled[0]], [at for at in blank if at > filled[-1]]
@@ -70,11 +70,11 @@ def _identity_notes(array: np.ndarray, blank: list[int], spacing: float) -> tupl
     missing = [at for at in blank if at not in padding]
     notes = []
     if missing:
-        notes.append(f"{_listed(missing)} blank{_PARTS_MISSING}")
+        notes.append(f"{_format_slice_numbers(missing)} blank{_PARTS_MISSING}")
     if copies:
         what = "a copy" if len(copies) == 1 else "copies"
-        source = f"slice {copies[0]}" if len(_runs(copies)) == 1 else "the slices before them"
-        notes.append(f"{_listed(copies)} {what} of {source}{_PARTS_MISSING}")
+        source = f"slice {copies[0]}" if len(_find_runs(copies)) == 1 else "the slices before them"
+        notes.append(f"{_format_slice_numbers(copies)} {what} of {source}{_PARTS_MISSING}")
     return tuple(notes)
 
 
@@ -83,11 +83,13 @@ def _order_notes(image: sitk.Image) -> tuple[str, ...]:
 
     Blank slices and copies have their own notes, so they are left out here.
     """
-    axis = next(axis for axis, (world, _) in enumerate(nearest_world_axes(Grid.of(image).axes)) if world == 2)
+    axis = next(
+        axis for axis, (world, _) in enumerate(find_nearest_world_axes(Grid.from_image(image).axes)) if world == 2
+    )
     slices = _slice_means(image, axis)
     if slices.shape[1] < _MIN_SQUARES:
         return ()
-    used = _without_copies(slices, np.flatnonzero(np.ptp(slices, axis=1) > 0))
+    used = _remove_duplicates(slices, np.flatnonzero(np.ptp(slices, axis=1) > 0))
     if len(used) < _MIN_SLICES:
         return ()
     spacing = image.GetSpacing()[axis]
@@ -103,9 +105,10 @@ def _order_notes(image: sitk.Image) -> tuple[str, ...]:
     changes = np.abs(np.diff(slices[used], axis=0)).mean(axis=1)
     usual_step = np.diff(used).min()
     jumps = [
-        "{:.0f} and {:.0f} mm".format(*sorted(_height(image, axis, each) for each in used[at : at + 2]))
+        "{:.0f} and {:.0f} mm".format(*sorted(_get_slice_position(image, axis, each) for each in used[at : at + 2]))
         for at, change in enumerate(changes)
-        if used[at + 1] - used[at] == usual_step and change > max(_MAX_JUMP * _usual_change(changes, at), _MIN_JUMP_HU)
+        if used[at + 1] - used[at] == usual_step
+        and change > max(_MAX_JUMP * _compute_median_change(changes, at), _MIN_JUMP_HU)
     ]
     if not jumps:
         return ()
@@ -134,40 +137,40 @@ def _change(slices: np.ndarray, step: int) -> float:
     return float(np.abs(slices[step:] - slices[:-step]).mean())
 
 
-def _without_copies(slices: np.ndarray, used: np.ndarray) -> np.ndarray:
+def _remove_duplicates(slices: np.ndarray, used: np.ndarray) -> np.ndarray:
     """The indices ``used`` without those of slices that look like the next one in ``used``."""
     changes = np.abs(np.diff(slices[used], axis=0)).mean(axis=1)
     return used[np.append(changes > 0.01 * np.median(changes), True)] if len(changes) else used
 
 
-def _usual_change(changes: np.ndarray, at: int) -> float:
+def _compute_median_change(changes: np.ndarray, at: int) -> float:
     """The median of the changes from slice to slice around the one at ``at``."""
     first = max(0, at - _NEIGHBORHOOD)
     return float(np.median(np.delete(changes[first : at + _NEIGHBORHOOD + 1], at - first)))
 
 
-def _height(image: sitk.Image, axis: int, at: int) -> float:
+def _get_slice_position(image: sitk.Image, axis: int, at: int) -> float:
     """The coordinate S (mm) of the center of the slice ``at`` along the index axis ``axis``."""
     index = [0.5 * (length - 1) for length in image.GetSize()]
     index[axis] = float(at)
     return float(image.TransformContinuousIndexToPhysicalPoint(index)[2])
 
 
-def _listed(indices: list[int]) -> str:
+def _format_slice_numbers(indices: list[int]) -> str:
     """The beginning of a sentence about the slices with these ``indices`` (from 0), counted from 1."""
     if len(indices) == 1:
         return f"Slice {indices[0] + 1} is"
-    runs = [f"{first + 1} to {last + 1}" if last > first else f"{first + 1}" for first, last in _runs(indices)]
+    runs = [f"{first + 1} to {last + 1}" if last > first else f"{first + 1}" for first, last in _find_runs(indices)]
     return f"Slices {', '.join(runs[:_MAX_LISTED_RUNS])}{', …' if len(runs) > _MAX_LISTED_RUNS else ''} are"
 
 
-def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+def _are_equal(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two planes are equal, where ``other`` may also be a single value. Most differ in a few voxels already."""
     few = slice(None, None, 16)
     return bool((one[few, few] == other[few, few]).all() and (one == other).all())
 
 
-def _runs(indices: list[int]) -> list[tuple[int, int]]:
+def _find_runs(indices: list[int]) -> list[tuple[int, int]]:
     """The first and last of each run of consecutive numbers."""
     starts = [at for at in indices if at - 1 not in indices]
     ends = [at for at in indices if at + 1 not in indices]

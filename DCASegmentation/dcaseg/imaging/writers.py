@@ -23,9 +23,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..errors import ImageError, OutputError, reason_of, require_memory
-from ..temp_paths import clean, partial_name, replaced_name, replacing
-from ..user_folders import home_folder
+from ..errors import ImageError, OutputError, get_reason, require_memory
+from ..temp_paths import clean, make_backup_path, make_partial_path, replacing
+from ..user_folders import get_home_folder
 from . import nifti as nifti_checks
 from .itk_environment import no_itk_warnings, short_path
 
@@ -115,20 +115,20 @@ def new_folder(
     if path.parent.is_dir():
         clean(path.parent)
     _require_replaceable(path, overwrite, recognized_by, is_own)
-    temporary = partial_name(path)
+    temporary = make_partial_path(path)
     # Ctrl+C can come as soon as the folder exists.
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir(mode=0o700 if private else 0o777)
         except OSError as error:
-            raise _output_error(error, path) from None
+            raise _make_output_error(error, path) from None
         try:
             yield temporary
         except OSError as error:
             if not _concerns(temporary, error):
                 raise
-            raise _output_error(error, path) from error
+            raise _make_output_error(error, path) from error
         if private:
             make_private(temporary)
         try:
@@ -137,9 +137,11 @@ def new_folder(
             )
             _replace_folder(temporary, path)
         except (OSError, OutputError) as error:
-            reason = error if isinstance(error, OutputError) else _output_error(error, path)
+            reason = error if isinstance(error, OutputError) else _make_output_error(error, path)
             # Without is_own, the user's files in the old folder are noticed only now.
-            if (keep_finished or (overwrite and is_own is None)) and (kept := _kept(temporary, path)) is not None:
+            if (keep_finished or (overwrite and is_own is None)) and (
+                kept := _keep_result(temporary, path)
+            ) is not None:
                 raise OutputError(reason.problem, f"The finished result is in {kept}.") from error
             raise reason from error
     finally:
@@ -176,32 +178,32 @@ def temporary_folder(stem: str, parent: Path | None = None) -> Iterator[Path]:
     try:
         location = Path(tempfile.gettempdir() if parent is None else parent)
         clean(location)
-        folder = partial_name(location / stem)
+        folder = make_partial_path(location / stem)
     except OSError as error:
-        raise _temporary_error(error, parent) from None
+        raise _make_temporary_error(error, parent) from None
     # Ctrl+C can come as soon as the folder exists.
     try:
         try:
             folder.mkdir(mode=0o700)
         except OSError as error:
-            raise _temporary_error(error, parent) from None
+            raise _make_temporary_error(error, parent) from None
         yield folder
     except OSError as error:
         if error.filename is None or not _concerns(folder, error):
             raise
-        raise _temporary_error(error, parent) from error
+        raise _make_temporary_error(error, parent) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _temporary_error(error: OSError, parent: Path | None) -> OutputError:
+def _make_temporary_error(error: OSError, parent: Path | None) -> OutputError:
     if parent is None:
         return OutputError(
-            f"Temporary files cannot be written: {reason_of(error)}.",
+            f"Temporary files cannot be written: {get_reason(error)}.",
             "Free some space on the system's disk, or set TMPDIR to a folder on another one.",
         )
     remedy = _MORE_ROOM if error.errno in _FULL else _ANOTHER_FOLDER
-    return OutputError(f"{parent} cannot be written to: {reason_of(error)}.", remedy)
+    return OutputError(f"{parent} cannot be written to: {get_reason(error)}.", remedy)
 
 
 def _write_atomically(path: Path, extension: str, write: Callable[[Path], object]) -> None:
@@ -215,7 +217,7 @@ def _write_atomically(path: Path, extension: str, write: Callable[[Path], object
             temporary.touch(exist_ok=False)
             write(temporary)
     except OSError as error:
-        raise _output_error(error, path) from None
+        raise _make_output_error(error, path) from None
     except (RuntimeError, ImageError) as error:
         require_memory(error)
         # The file could be created but not written.
@@ -245,7 +247,7 @@ def _require_replaceable(
     try:
         is_empty = not any(path.iterdir())
     except OSError as error:
-        raise _output_error(error, path) from None
+        raise _make_output_error(error, path) from None
     if not is_empty and not overwrite:
         raise _exists_already(path)
     if is_mount(path) or _is_in_use(path):
@@ -262,7 +264,7 @@ def _require_replaceable(
             f"The folder {path} is not an earlier result (it has no {recognized_by}) and is not replaced.",
             "Choose another one, or remove it yourself.",
         )
-    others = [] if is_own is None else _other_files(path, is_own)
+    others = [] if is_own is None else _find_other_files(path, is_own)
     if others:
         what = "a file that is" if len(others) == 1 else f"{len(others)} files that are"
         named = ", ".join(others[:_MAX_NAMED]) + (", …" if len(others) > _MAX_NAMED else "")
@@ -273,11 +275,11 @@ def _require_replaceable(
         )
 
 
-def _other_files(folder: Path, is_own: Callable[[str], bool]) -> list[str]:
+def _find_other_files(folder: Path, is_own: Callable[[str], bool]) -> list[str]:
     """The files in ``folder`` and its subfolders that are neither ``is_own`` nor made by a file browser, sorted."""
 
     def fail(error: OSError) -> None:
-        raise _output_error(error, folder)
+        raise _make_output_error(error, folder)
 
     clean(folder)
     others = []
@@ -308,7 +310,7 @@ def is_mount(path: Path) -> bool:
 
 def _is_in_use(path: Path) -> bool:
     """Whether ``path``, however it is spelled, is or contains the working directory or the home folder."""
-    for folder in _used_folders():
+    for folder in _list_used_folders():
         for each in (folder, *folder.parents):
             with suppress(OSError):
                 if each.samefile(path):
@@ -316,17 +318,17 @@ def _is_in_use(path: Path) -> bool:
     return False
 
 
-def _used_folders() -> Iterator[Path]:
+def _list_used_folders() -> Iterator[Path]:
     """The working directory and, if there is one, the home folder."""
     with suppress(OSError):
         # It may have been removed.
         yield Path.cwd().resolve()
-    home = home_folder()
+    home = get_home_folder()
     if home is not None:
         yield home.resolve()
 
 
-def _kept(temporary: Path, path: Path) -> Path | None:
+def _keep_result(temporary: Path, path: Path) -> Path | None:
     """Rename a finished result that cannot get the name ``path`` to a free one. None if that fails, too."""
     kept = path.with_name(f"{path.name[:100]}-new-{uuid.uuid4().hex[:4]}")
     try:
@@ -344,7 +346,7 @@ def _replace_folder(temporary: Path, path: Path) -> None:
         # The earlier result now has the temporary name.
         shutil.rmtree(temporary, ignore_errors=True)
     else:
-        old = replaced_name(path)
+        old = make_backup_path(path)
         try:
             path.rename(old)
             temporary.rename(path)
@@ -396,7 +398,7 @@ def _exists_already(path: Path) -> OutputError:
     )
 
 
-def _output_error(error: OSError, path: Path) -> OutputError:
+def _make_output_error(error: OSError, path: Path) -> OutputError:
     """What an operating system error while writing ``path`` means to the user."""
     if error.errno in _FULL:
         return OutputError(f"The disk is full: {path} could not be written.", _MORE_ROOM)
@@ -409,4 +411,4 @@ def _output_error(error: OSError, path: Path) -> OutputError:
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.is_dir():
         # Another program created it in the meantime.
         return _exists_already(path)
-    return OutputError(f"{path} cannot be written: {reason_of(error)}.", _ANOTHER_FOLDER)
+    return OutputError(f"{path} cannot be written: {get_reason(error)}.", _ANOTHER_FOLDER)

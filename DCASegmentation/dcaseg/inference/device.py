@@ -38,7 +38,7 @@ def choose_device(name: str = "auto", half: bool | None = None) -> Device:
             f"'{name}' is not the name of a device.", "Choose auto, cpu, gpu, cuda, cuda:1 or mps."
         ) from None
     if device.type == "cpu":
-        return cpu()
+        return make_cpu_device()
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -56,9 +56,9 @@ def choose_device(name: str = "auto", half: bool | None = None) -> Device:
     raise UserError(f"PyTorch cannot use the device '{name}' on this computer.", "Choose auto or cpu.")
 
 
-def cpu() -> Device:
+def make_cpu_device() -> Device:
     """Return the CPU, in single precision."""
-    return Device(torch.device("cpu"), f"CPU, {_threads()}")
+    return Device(torch.device("cpu"), f"CPU, {_format_threads()}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Plan:
     device: Device
     batch: int
 
-    def after(self, error: Exception) -> tuple[Plan, str] | None:
+    def get_fallback(self, error: Exception) -> tuple[Plan, str] | None:
         """Return the plan to try after ``error`` and a message about it, or None if no other plan can help.
 
         Running out of memory halves the batch; with a batch of 1 it moves the work to the CPU. An operation that the
@@ -83,17 +83,17 @@ class Plan:
                     f"continuing with {smaller}."
                 )
             if not on_cpu:
-                return Plan(cpu(), 1), (
+                return Plan(make_cpu_device(), 1), (
                     f"{self.device.description} does not have enough memory for a single window: continuing on the CPU."
                 )
         elif not on_cpu and isinstance(error, NotImplementedError):
-            return Plan(cpu(), self.batch), (
+            return Plan(make_cpu_device(), self.batch), (
                 f"{self.device.description} lacks an operation that the network needs: continuing on the CPU."
             )
         return None
 
 
-def found_devices() -> dict[str, str]:
+def find_devices() -> dict[str, str]:
     """Return the devices that PyTorch can use: name (as ``choose_device`` takes it) to description.
 
     The order is that of preference: ``auto`` takes the first.
@@ -105,12 +105,12 @@ def found_devices() -> dict[str, str]:
         found[name] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if torch.backends.mps.is_available():
         found["mps"] = "Apple GPU"
-    return {**found, "cpu": _threads()}
+    return {**found, "cpu": _format_threads()}
 
 
-def missing_devices() -> dict[str, str]:
+def find_missing_devices() -> dict[str, str]:
     """Return those of CUDA and MPS that PyTorch cannot use: name to reason."""
-    found = found_devices()
+    found = find_devices()
     reasons = {
         "cuda": "none found" if torch.backends.cuda.is_built() else "this build of PyTorch does not include it",
         "mps": "none found" if sys.platform == "darwin" else "only on Apple computers",
@@ -118,6 +118,6 @@ def missing_devices() -> dict[str, str]:
     return {name: reason for name, reason in reasons.items() if name not in found}
 
 
-def _threads() -> str:
+def _format_threads() -> str:
     count = torch.get_num_threads()
     return "1 thread" if count == 1 else f"{count} threads"

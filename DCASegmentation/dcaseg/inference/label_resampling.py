@@ -46,16 +46,16 @@ class NearestResampler:
         self.indices: Indices = (indices[0], indices[1], indices[2])
         self._order = tuple(order)
 
-    def along_model(self, on_ct: Bytes) -> Bytes:
+    def transpose_to_model(self, on_ct: Bytes) -> Bytes:
         """Return a view of ``on_ct``, an array (z, y, x) of the CT, with the order of the model's axes."""
         return on_ct.transpose(self._order)
 
-    def reached(self, values: Bytes) -> Bytes:
+    def select_sampled_voxels(self, values: Bytes) -> Bytes:
         """Return the voxels of a model map (z, y, x) that are the nearest one of some CT voxel."""
         z, y, x = (np.unique(index) for index in self.indices)
         return values[np.ix_(z, y, x)]
 
-    def plane(self, values: Bytes, z: int) -> Bytes:
+    def resample_plane(self, values: Bytes, z: int) -> Bytes:
         """Return plane ``z`` of a model map (z, y, x), resampled to the CT's voxels along the model's y and x."""
         _, y, x = self.indices
         return values[z].take(y, axis=0).take(x, axis=1)
@@ -63,8 +63,8 @@ class NearestResampler:
     def on_ct(self, values: Bytes, ct: Grid) -> Bytes:
         """Return a whole model map (z, y, x) on the grid ``ct`` (z, y, x)."""
         result = np.empty(ct.shape, np.uint8)
-        for out, z in zip(self.along_model(result), self.indices[0], strict=True):
-            out[...] = self.plane(values, z)
+        for out, z in zip(self.transpose_to_model(result), self.indices[0], strict=True):
+            out[...] = self.resample_plane(values, z)
         return result
 
 
@@ -85,20 +85,20 @@ class AxisInterpolation:
     weight: FloatArray
 
     @classmethod
-    def between(cls, n_ct: int, n_model: int, step: float, offset: float) -> AxisInterpolation:
+    def from_step_and_offset(cls, n_ct: int, n_model: int, step: float, offset: float) -> AxisInterpolation:
         """Interpolate at ``n_ct`` positions ``offset + step * index`` on an axis with ``n_model`` voxels."""
         position = np.clip(offset + step * np.arange(n_ct), 0, n_model - 1)
         lower = np.minimum(position.astype(np.intp), max(n_model - 2, 0))
         upper = np.minimum(lower + 1, n_model - 1)
         return cls(lower, upper, (position - lower).astype(np.float32))
 
-    def touching(self, first: int, last: int) -> slice:
+    def find_dependent_voxels(self, first: int, last: int) -> slice:
         """Return the CT voxels whose value depends on the model voxels ``first`` to ``last``."""
         start = np.searchsorted(self.upper, first, side="left")
         stop = np.searchsorted(self.lower, last, side="right")
         return slice(int(start), int(stop))
 
-    def along(self, values: FloatArray, axis: int, part: slice, first: int) -> FloatArray:
+    def interpolate(self, values: FloatArray, axis: int, part: slice, first: int) -> FloatArray:
         """Interpolate ``values`` (two axes) along ``axis`` at the CT voxels ``part``.
 
         ``first`` is the model voxel at which ``values`` begin.
@@ -115,7 +115,7 @@ class AxisInterpolation:
         return below
 
 
-def axis_interpolations(ct: Grid, model: Grid) -> tuple[AxisInterpolation, AxisInterpolation, AxisInterpolation]:
+def make_axis_interpolations(ct: Grid, model: Grid) -> tuple[AxisInterpolation, AxisInterpolation, AxisInterpolation]:
     """Return the interpolation along (z, y, x) of the model grid, for a CT whose array is viewed along the same axes.
 
     The axes of ``model`` are those of ``ct``, permuted and flipped (see ``imaging.grid.model_grid``). Raises ValueError
@@ -135,7 +135,7 @@ def axis_interpolations(ct: Grid, model: Grid) -> tuple[AxisInterpolation, AxisI
         offset = float(origin[axis]) + (step * (n_ct - 1) if step < 0 else 0.0)
         if abs(offset) < _SAME_POSITION:
             offset = 0.0
-        axes.append(AxisInterpolation.between(n_ct, model.size[axis], abs(step), offset))
+        axes.append(AxisInterpolation.from_step_and_offset(n_ct, model.size[axis], abs(step), offset))
     return axes[2], axes[1], axes[0]
 
 
@@ -149,7 +149,7 @@ class LabelResampler:
 
     def __init__(self, labels: NDArray[np.uint8], ct: Grid, model: Grid, kept: frozenset[int] | None = None) -> None:
         self._labels = labels
-        self._z, self._y, self._x = axis_interpolations(ct, model)
+        self._z, self._y, self._x = make_axis_interpolations(ct, model)
         expected = (len(self._z.lower), len(self._y.lower), len(self._x.lower))
         if labels.shape != expected:
             raise ValueError(f"labels must have the CT's shape {expected} along the model's axes, not {labels.shape}")
@@ -161,7 +161,7 @@ class LabelResampler:
 
     def add(self, z: int, probabilities: FloatArray) -> None:
         """Add plane ``z``, probabilities (channel, height, width), and write the CT slices up to it."""
-        above = _Plane.of(probabilities)
+        above = _Plane.from_probabilities(probabilities)
         below = self._below or above
         while self._next_slice < len(self._labels) and self._z.upper[self._next_slice] <= z:
             weight = self._z.weight[self._next_slice]
@@ -175,16 +175,19 @@ class LabelResampler:
         candidates = _find_candidates(below, above, weight)
         if not candidates:
             return labels
-        boxes = [(self._y.touching(*each.rows), self._x.touching(*each.columns)) for each in candidates]
-        y, x = _around([box[0] for box in boxes]), _around([box[1] for box in boxes])
-        if _empty(y) or _empty(x):
+        boxes = [
+            (self._y.find_dependent_voxels(*each.rows), self._x.find_dependent_voxels(*each.columns))
+            for each in candidates
+        ]
+        y, x = _merge_slices([box[0] for box in boxes]), _merge_slices([box[1] for box in boxes])
+        if _is_empty(y) or _is_empty(x):
             return labels
-        best = self._interpolated(_between(below, above, weight, 0), (0, 0), y, x)
+        best = self._interpolate(_interpolate_channel(below, above, weight, 0), (0, 0), y, x)
         for each, box in zip(candidates, boxes, strict=True):
-            if _empty(box[0]) or _empty(box[1]):
+            if _is_empty(box[0]) or _is_empty(box[1]):
                 continue
-            values = self._interpolated(each.values, each.first, *box)
-            best_here = best[_within(box[0], y), _within(box[1], x)]
+            values = self._interpolate(each.values, each.first, *box)
+            best_here = best[_offset_slice(box[0], y), _offset_slice(box[1], x)]
             # Labels come in ascending order, so the last one that wins is the largest. A masked copy would take many
             # times as long as these two operations.
             wins = (values > best_here).view(np.uint8)
@@ -192,7 +195,7 @@ class LabelResampler:
             np.maximum(labels[box], wins * np.uint8(each.label), out=labels[box])
         return labels if self._written is None else self._written[labels]
 
-    def _interpolated(self, values: FloatArray, first: tuple[int, int], y: slice, x: slice) -> FloatArray:
+    def _interpolate(self, values: FloatArray, first: tuple[int, int], y: slice, x: slice) -> FloatArray:
         """Interpolate ``values`` (height, width) at the CT voxels ``y`` and ``x``.
 
         ``first`` (y, x) is the position of the first value in the model's plane.
@@ -202,8 +205,8 @@ class LabelResampler:
         rows = slice(top - first[0], bottom + 1 - first[0])
         columns = slice(left - first[1], right + 1 - first[1])
         # Columns first: the model plane has fewer rows than the CT's slice.
-        part = self._x.along(values[rows, columns], 1, x, left)
-        return self._y.along(part, 0, y, top)
+        part = self._x.interpolate(values[rows, columns], 1, x, left)
+        return self._y.interpolate(part, 0, y, top)
 
 
 class _Plane(NamedTuple):
@@ -218,7 +221,7 @@ class _Plane(NamedTuple):
     columns: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, probabilities: FloatArray) -> _Plane:
+    def from_probabilities(cls, probabilities: FloatArray) -> _Plane:
         """The plane of ``probabilities`` (channel, height, width), background first."""
         beats = probabilities[1:] > probabilities[0]
         return cls(probabilities, beats.any(axis=2), beats.any(axis=1))
@@ -242,23 +245,23 @@ def _find_candidates(below: _Plane, above: _Plane, weight: np.float32) -> list[_
     rows, columns = below.rows | above.rows, below.columns | above.columns
     if not rows.any():
         return []
-    background = _between(below, above, weight, 0)
+    background = _interpolate_channel(below, above, weight, 0)
     candidates = []
     for organ in np.flatnonzero(rows.any(axis=1)).tolist():
         # Interpolation needs one more voxel on each side.
-        y, x = _ends(rows[organ]), _ends(columns[organ])
+        y, x = _find_ends(rows[organ]), _find_ends(columns[organ])
         area = slice(max(y[0] - 1, 0), y[1] + 2), slice(max(x[0] - 1, 0), x[1] + 2)
-        values = _between(below, above, weight, organ + 1, area)
+        values = _interpolate_channel(below, above, weight, organ + 1, area)
         beats = values > background[area]
         if beats.any():
-            y, x = _ends(beats.any(axis=1)), _ends(beats.any(axis=0))
+            y, x = _find_ends(beats.any(axis=1)), _find_ends(beats.any(axis=0))
             top, left = area[0].start, area[1].start
             inner = (y[0] + top, y[1] + top), (x[0] + left, x[1] + left)
             candidates.append(_Candidate(organ + 1, values, (top, left), *inner))
     return candidates
 
 
-def _between(
+def _interpolate_channel(
     below: _Plane, above: _Plane, weight: np.float32, channel: int, area: tuple[slice, slice] = (slice(None),) * 2
 ) -> FloatArray:
     """Interpolate one channel (height, width) between two planes; ``weight`` is that of the upper one."""
@@ -267,20 +270,20 @@ def _between(
     return below.probabilities[(channel, *area)] * (1 - weight) + above.probabilities[(channel, *area)] * weight
 
 
-def _ends(mask: NDArray[np.bool_] | np.bool_) -> tuple[int, int]:
+def _find_ends(mask: NDArray[np.bool_] | np.bool_) -> tuple[int, int]:
     """Return the first and the last index that is True."""
     indices = np.flatnonzero(mask)
     return int(indices[0]), int(indices[-1])
 
 
-def _around(parts: list[slice]) -> slice:
+def _merge_slices(parts: list[slice]) -> slice:
     return slice(min(part.start for part in parts), max(part.stop for part in parts))
 
 
-def _within(part: slice, whole: slice) -> slice:
+def _offset_slice(part: slice, whole: slice) -> slice:
     return slice(part.start - whole.start, part.stop - whole.start)
 
 
-def _empty(part: slice) -> bool:
+def _is_empty(part: slice) -> bool:
     # A CT coarser than the model grid may have no voxel near a few model voxels.
     return bool(part.stop <= part.start)

@@ -58,7 +58,7 @@ class MapsOnModelGrid:
     All maps are arrays of ``size``: uint16 for values from 0 to 1 (see ``to_float``), which takes half the memory of
     float32 and rounds by at most 1.6e-5. ``dominant_expert`` (uint8) holds 1 head, 2 medium, 3 tail, the expert with
     the largest attention at the finest level, in background voxels too; 0 in planes that were not added.
-    ``dominant_expert_on`` gives the same map on the CT's grid. A map that was not requested is None, or missing
+    ``resample_dominant_expert`` gives the same map on the CT's grid. A map that was not requested is None, or missing
     from ``attention`` (level to expert to map).
     """
 
@@ -109,7 +109,7 @@ class MapsOnModelGrid:
                 if level in self.attention:
                     self.attention[level][EXPERTS[self._slots[channel]]][z] = _to_uint16(weights)
 
-    def dominant_expert_on(self, labels: NDArray[np.uint8], model: Grid, ct: Grid) -> NDArray[np.uint8] | None:
+    def resample_dominant_expert(self, labels: NDArray[np.uint8], model: Grid, ct: Grid) -> NDArray[np.uint8] | None:
         """Return the dominant expert of each voxel of ``labels`` (z, y, x) on the grid ``ct``, 0 in the background.
 
         The value is that of the nearest voxel of the ``model`` grid. None if the map was not requested.
@@ -125,7 +125,7 @@ class MapsOnModelGrid:
         on_ct[labels == 0] = 0
         return on_ct
 
-    def attention_by_organ(self) -> dict[int, dict[str, dict[str, float]]]:
+    def compute_attention_by_organ(self) -> dict[int, dict[str, dict[str, float]]]:
         """Return the mean attention over each organ's voxels on the model grid: level to organ key to expert.
 
         Contains each level that came with the planes, and the organs that have voxels.

@@ -16,7 +16,7 @@ from ..types import Box
 _LABELS_PER_PASS = 64
 
 
-def boxes_of(labels: NDArray[np.uint8]) -> dict[int, Box]:
+def compute_bounding_boxes(labels: NDArray[np.uint8]) -> dict[int, Box]:
     """Return the bounding box (z, y, x) of each label in ``labels`` (z, y, x), background excluded.
 
     ITK's LabelShapeStatistics would do it too, but it holds the runs of all labels at once, which for a noisy label
@@ -25,15 +25,15 @@ def boxes_of(labels: NDArray[np.uint8]) -> dict[int, Box]:
     boxes = {}
     for first in range(1, int(labels.max(initial=0)) + 1, _LABELS_PER_PASS):
         subset = range(first, min(first + _LABELS_PER_PASS, 256))
-        present = [_unpack_bits(words, len(subset)) for words in _labels_along_axes(labels, subset)]
+        present = [_unpack_bits(words, len(subset)) for words in _project_labels(labels, subset)]
         for index, label in enumerate(subset):
             if present[0][index].any():
-                depth, height, width = (_extent(each[index]) for each in present)
+                depth, height, width = (_find_extent(each[index]) for each in present)
                 boxes[label] = depth, height, width
     return boxes
 
 
-def _labels_along_axes(labels: NDArray[np.uint8], subset: range) -> tuple[NDArray[np.uint64], ...]:
+def _project_labels(labels: NDArray[np.uint8], subset: range) -> tuple[NDArray[np.uint64], ...]:
     """For each index along z, y and x, the labels of ``subset`` that occur there, one bit for each label."""
     in_z, in_y, in_x = (np.zeros(length, np.uint64) for length in labels.shape)
     bits = np.zeros(256, np.uint64)
@@ -53,7 +53,7 @@ def _unpack_bits(words: NDArray[np.uint64], count: int) -> NDArray[np.bool_]:
     return (words >> np.arange(count, dtype=np.uint64)[:, None] & np.uint64(1)) > 0
 
 
-def _extent(present: NDArray[np.bool_]) -> slice:
+def _find_extent(present: NDArray[np.bool_]) -> slice:
     where = np.flatnonzero(present)
     return slice(int(where[0]), int(where[-1]) + 1)
 

@@ -105,7 +105,7 @@ class SegmentOptions:
         """Whether the options request any map in addition to the labels."""
         return bool(self.levels_needed) or self.entropy or self.disagreement
 
-    def kept_labels(self, vocabulary: Vocabulary) -> frozenset[int]:
+    def get_kept_labels(self, vocabulary: Vocabulary) -> frozenset[int]:
         """Return the labels of the selected organs. Raises UserError for an organ that ``vocabulary`` lacks."""
         if self.organs is None:
             return frozenset(vocabulary.by_label)
@@ -114,31 +114,33 @@ class SegmentOptions:
 
 def require_available(options: SegmentOptions, network: Mapping[str, Any]) -> None:
     """Raise UserError if ``options`` request maps that a model with the network options ``network`` does not have."""
-    missing = _unavailable(options, network)
+    missing = _find_unavailable_maps(options, network)
     if missing:
-        raise UserError(f"{_lack(missing, network)}.", "Do not request these maps, or use another model.")
+        raise UserError(
+            f"{_format_missing_maps(missing, network)}.", "Do not request these maps, or use another model."
+        )
 
 
-def without_unavailable(options: SegmentOptions, network: Mapping[str, Any]) -> tuple[SegmentOptions, str]:
+def drop_unavailable_maps(options: SegmentOptions, network: Mapping[str, Any]) -> tuple[SegmentOptions, str]:
     """Return ``options`` without the maps that a model does not have, and a note on them for the user.
 
     ``network`` are the network options of the model. The note is empty if it has all maps that ``options`` request.
     """
-    missing = _unavailable(options, network)
+    missing = _find_unavailable_maps(options, network)
     if not missing:
         return options, ""
     available = replace(options, **{name: _MAPS_OF_EXPERTS[name][1] for name in missing})
-    return available, f"{_lack(missing, network)}: these maps are left out."
+    return available, f"{_format_missing_maps(missing, network)}: these maps are left out."
 
 
-def _unavailable(options: SegmentOptions, network: Mapping[str, Any]) -> list[str]:
+def _find_unavailable_maps(options: SegmentOptions, network: Mapping[str, Any]) -> list[str]:
     aggregates = network.get("aggregation", True)
     attends = aggregates and network.get("fusion", "dfam") in ("dfam", "average")
     has = {"attention_levels": attends, "dominant_expert": attends, "disagreement": aggregates}
     return [name for name in _MAPS_OF_EXPERTS if getattr(options, name) and not has[name]]
 
 
-def _lack(missing: list[str], network: Mapping[str, Any]) -> str:
+def _format_missing_maps(missing: list[str], network: Mapping[str, Any]) -> str:
     *others, last = [_MAPS_OF_EXPERTS[name][0] for name in missing]
     names = f"{', '.join(others)} or {last}" if others else last
     has_decoder = network.get("aggregation", True)

@@ -16,19 +16,19 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from ..errors import Cancelled, OutputError, UserError, in_a_line, is_disk_full
+from ..errors import Cancelled, OutputError, UserError, is_disk_full, summarize_error
 from ..imaging.ct_checks import check_ct
 from ..imaging.file_errors import exists
-from ..imaging.intensity import voxel_checksum
+from ..imaging.intensity import compute_voxel_checksum
 from ..imaging.readers import read_ct
 from ..imaging.writers import new_folder, write_image, write_json, write_text
-from ..models.bundle import Bundle, default_model
+from ..models.bundle import Bundle, load_default_model
 from ..organs import VOCABULARIES
 from ..review.schema import ALTERNATIVE, FINDING_RANKS, REVIEW
 from ..temp_paths import process_id
 from ..types import ProgressCallback
 from .maps import EXPERTS
-from .options import ATTENTION_LEVELS, SegmentOptions, without_unavailable
+from .options import ATTENTION_LEVELS, SegmentOptions, drop_unavailable_maps
 from .segmenter import Result, Segmenter, Stopwatch, report_progress
 
 REQUEST = "request.json"
@@ -85,7 +85,7 @@ class Job:
 
 def make_segmenter(bundle: Bundle, device: str, backend: str) -> Segmenter:
     """Create the segmenter of a model. It looks for the abdomen with the default model, which is coarse and fast."""
-    return Segmenter(bundle, device, backend=backend, coarse=default_model)
+    return Segmenter(bundle, device, backend=backend, coarse=load_default_model)
 
 
 def segment_to_folder(
@@ -107,11 +107,11 @@ def segment_to_folder(
     (raises Cancelled), there is no folder. Files that cannot be written after that are left out, with a warning in the
     result. Raises ImageError, BundleError, OutputError or UserError for errors that the user can fix.
     """
-    job.options.kept_labels(job.bundle.metadata.vocabulary)
+    job.options.get_kept_labels(job.bundle.metadata.vocabulary)
     clock = Stopwatch()
     notes: list[str] = []
     if job.skip_missing_maps:
-        options, note = without_unavailable(job.options, job.bundle.metadata.network)
+        options, note = drop_unavailable_maps(job.options, job.bundle.metadata.network)
         job = replace(job, options=options)
         notes += [note] if note else []
     require_ct_elsewhere(job.files or (job.ct,), job.out)
@@ -123,7 +123,7 @@ def segment_to_folder(
             ct = read_ct(job.ct, job.series, notes, job.resample)
             notes += check_ct(ct)
         result = (segmenter or make_segmenter(job.bundle, job.device, job.backend)).segment(
-            ct, job.options, _part_of(progress, _READ, _SEGMENTED), cancelled
+            ct, job.options, _scale_progress(progress, _READ, _SEGMENTED), cancelled
         )
         result.warnings[:0] = notes
         report_progress(progress, _SEGMENTED, "Writing the results")
@@ -210,7 +210,7 @@ def optional(name: str, notes: list[str], *files: Path, full_disk_fails: bool = 
         for file in files:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
-        notes.append(f"{name} was not written: {in_a_line(error)} The rest of the result is complete.")
+        notes.append(f"{name} was not written: {summarize_error(error)} The rest of the result is complete.")
 
 
 def _write_images(folder: Path, job: Job, result: Result) -> None:
@@ -284,10 +284,10 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
     """Return the content of ``request.json``: everything needed to repeat the run."""
     return {
-        "ct": job.called or [_readable(file) for file in job.files] or _readable(job.ct.resolve()),
+        "ct": job.called or [_format_path(file) for file in job.files] or _format_path(job.ct.resolve()),
         "series": None if job.called else job.series,
-        "ct_geometry": geometry_of(ct),
-        "ct_checksum": voxel_checksum(sitk.GetArrayViewFromImage(ct)),
+        "ct_geometry": get_geometry(ct),
+        "ct_checksum": compute_voxel_checksum(sitk.GetArrayViewFromImage(ct)),
         "bundle": {
             "name": job.bundle.metadata.name,
             "folder": str(job.bundle.folder.resolve()),
@@ -303,12 +303,12 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
         "process": process_id(),
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("dca-segmentation", "torch", "SimpleITK", "numpy", "openvino")},
+            **{name: _get_version(name) for name in ("dca-segmentation", "torch", "SimpleITK", "numpy", "openvino")},
         },
     }
 
 
-def geometry_of(image: sitk.Image) -> dict[str, Any]:
+def get_geometry(image: sitk.Image) -> dict[str, Any]:
     """Return the geometry of ``image`` as ``request.json`` stores it: positions in mm (LPS), order (x, y, z)."""
     return {
         "size": list(image.GetSize()),
@@ -319,7 +319,7 @@ def geometry_of(image: sitk.Image) -> dict[str, Any]:
     }
 
 
-def _version(distribution: str) -> str:
+def _get_version(distribution: str) -> str:
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -330,7 +330,7 @@ def _version(distribution: str) -> str:
 def _log(job: Job, ct: sitk.Image, result: Result) -> str:
     lines = [
         f"{datetime.now(timezone.utc).astimezone():%Y-%m-%d %H:%M:%S %z}",
-        f"CT: {_source(job)}",
+        f"CT: {_format_source(job)}",
         f"Size: {' x '.join(map(str, ct.GetSize()))} voxels of {' x '.join(f'{s:.4g}' for s in ct.GetSpacing())} mm",
         f"Model: {job.bundle.metadata.name}",
         f"Device: {result.device}",
@@ -343,20 +343,20 @@ def _log(job: Job, ct: sitk.Image, result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _source(job: Job) -> str:
+def _format_source(job: Job) -> str:
     if job.called:
         return job.called
     if not job.files:
-        return _readable(job.ct)
-    return f"{len(job.files)} DICOM files, the first is {_readable(job.files[0])}"
+        return _format_path(job.ct)
+    return f"{len(job.files)} DICOM files, the first is {_format_path(job.files[0])}"
 
 
-def _readable(path: Path) -> str:
+def _format_path(path: Path) -> str:
     """Return ``path`` as text that can be written to any file, even if its bytes are not valid UTF-8."""
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _part_of(progress: ProgressCallback | None, start: float, stop: float) -> ProgressCallback | None:
+def _scale_progress(progress: ProgressCallback | None, start: float, stop: float) -> ProgressCallback | None:
     """Map the progress of a step (0 to 1) to the range from ``start`` to ``stop`` of ``progress``."""
     if progress is None:
         return None

@@ -1,6 +1,6 @@
 """Finished planes of the model grid, and the consumers that build labels and maps from them.
 
-Sliding-window inference finishes plane after plane of the segmented region. ``whole_planes`` converts them to
+Sliding-window inference finishes plane after plane of the segmented region. ``iter_planes`` converts them to
 probabilities on the whole model grid. The driver (``Segmenter.segment``) passes each ``Plane`` to its consumers, so
 probabilities of all channels are never held for more than a few planes.
 """
@@ -17,13 +17,13 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
-from ..imaging.grid import Grid, canonical_view
+from ..imaging.grid import Grid, get_canonical_view
 from ..organs import Vocabulary
 from ..types import Box
 from .label_resampling import Bytes, FloatArray, LabelResampler
 from .maps import MapsOnModelGrid, UInt16Array, normalized_entropy, to_float
 from .options import SegmentOptions
-from .sliding_window import COVERED, OTHER, RESULT, Planes, attention_name
+from .sliding_window import COVERED, OTHER, RESULT, Planes, get_attention_name
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class PlaneConsumer(Protocol):
         """Take the next plane."""
 
 
-def whole_planes(
+def iter_planes(
     region_planes: Iterable[tuple[int, Planes]],
     region: Box,
     shape: Sequence[int],
@@ -78,14 +78,14 @@ def whole_planes(
 ) -> Iterator[Plane]:
     """Yield all planes of a model grid of ``shape`` (depth, height, width), in order.
 
-    ``region_planes`` are those of ``region`` as ``sliding_window.averaged_planes`` yields them; the first one is plane
+    ``region_planes`` are those of ``region`` as ``sliding_window.average_planes`` yields them; the first one is plane
     ``region[0].start`` of the grid. ``channels`` counts those of the probabilities. ``options`` are the options that
     ``region_planes`` were computed with.
     """
     size = (shape[1], shape[2])
-    names = [RESULT, *([OTHER] if options.disagreement else []), *map(attention_name, options.levels_needed)]
+    names = [RESULT, *([OTHER] if options.disagreement else []), *map(get_attention_name, options.levels_needed)]
     canvases = {name: GridCanvas(region, size, certain=name in (RESULT, OTHER)) for name in names}
-    background = canvases[RESULT].blank(channels)
+    background = canvases[RESULT].make_empty_plane(channels)
     for z in range(region[0].start):
         yield Plane(z, background, computed=False)
     for z, planes in region_planes:
@@ -95,7 +95,7 @@ def whole_planes(
             is_logits = name in (RESULT, OTHER) and options.average == "logits"
             values = torch.softmax(planes[name], dim=0) if is_logits else planes[name]
             whole[name] = canvases[name].paste_region(values.cpu().numpy(), covered)
-        attention = {level: whole[attention_name(level)] for level in options.levels_needed}
+        attention = {level: whole[get_attention_name(level)] for level in options.levels_needed}
         yield Plane(region[0].start + z, whole[RESULT], whole.get(OTHER), attention)
     for z in range(region[0].stop, shape[0]):
         yield Plane(z, background, computed=False)
@@ -126,7 +126,7 @@ class GridCanvas:
         if self._is_whole and covered is None:
             return values
         if not self._planes:
-            self._planes = [self.blank(len(values)), self.blank(len(values))]
+            self._planes = [self.make_empty_plane(len(values)), self.make_empty_plane(len(values))]
         self._planes.reverse()
         plane = self._planes[0]
         part = plane[self._area]
@@ -136,7 +136,7 @@ class GridCanvas:
             part[0, ~covered] = self._outside
         return plane
 
-    def blank(self, channels: int) -> FloatArray:
+    def make_empty_plane(self, channels: int) -> FloatArray:
         """Return a plane (channel, height, width) in which nothing was computed."""
         plane = np.zeros((channels, *self._size), np.float32)
         plane[0] = self._outside
@@ -153,7 +153,7 @@ class LabelConsumer:
 
     def __init__(self, ct: Grid, model: Grid, orientation: str, kept: frozenset[int] | None = None) -> None:
         self._labels = np.zeros(ct.shape, np.uint8)
-        self._resampler = LabelResampler(canonical_view(self._labels, ct, orientation), ct, model, kept)
+        self._resampler = LabelResampler(get_canonical_view(self._labels, ct, orientation), ct, model, kept)
 
     def take(self, plane: Plane) -> None:
         """Take the next plane."""
@@ -209,18 +209,18 @@ class MapConsumer:
 
     def result(self, labels: Bytes) -> Maps:
         """Return the maps; ``labels`` (z, y, x) are the final ones on the CT's grid, where the dominant expert lies."""
-        dominant = self._maps.dominant_expert_on(labels, self._model, self._ct)
+        dominant = self._maps.resample_dominant_expert(labels, self._model, self._ct)
 
-        def image_of(stored: UInt16Array) -> sitk.Image:
-            return self._model.image_of(to_float(stored))
+        def make_image(stored: UInt16Array) -> sitk.Image:
+            return self._model.make_image(to_float(stored))
 
         return Maps(
             attention={
-                level: {expert: image_of(stored) for expert, stored in experts.items()}
+                level: {expert: make_image(stored) for expert, stored in experts.items()}
                 for level, experts in self._maps.attention.items()
             },
-            dominant_expert=None if dominant is None else self._ct.image_of(dominant),
-            entropy=None if self._maps.entropy is None else image_of(self._maps.entropy),
-            disagreement=None if self._maps.disagreement is None else image_of(self._maps.disagreement),
-            attention_by_organ=self._maps.attention_by_organ(),
+            dominant_expert=None if dominant is None else self._ct.make_image(dominant),
+            entropy=None if self._maps.entropy is None else make_image(self._maps.entropy),
+            disagreement=None if self._maps.disagreement is None else make_image(self._maps.disagreement),
+            attention_by_organ=self._maps.compute_attention_by_organ(),
         )

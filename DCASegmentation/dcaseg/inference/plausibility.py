@@ -11,7 +11,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from ..imaging.grid import Grid, canonical_view
+from ..imaging.grid import Grid, get_canonical_view
 from ..organs import Vocabulary
 
 # An organ is considered only if at least this share of its smallest usual volume was found.
@@ -61,7 +61,7 @@ _BODY_HU = -300.0
 _SOFT_HU = (0.0, 200.0)
 
 
-def implausible(
+def check_plausibility(
     labels: NDArray[np.uint8],
     grid: Grid,
     vocabulary: Vocabulary,
@@ -73,7 +73,7 @@ def implausible(
     ``labels`` (z, y, x) and the CT's values ``hu`` (z, y, x; optional) lie on ``grid``. ``kept`` are the labels that
     were segmented, None for all of the vocabulary.
     """
-    counts, centers, spreads = _moments(labels, grid, len(vocabulary))
+    counts, centers, spreads = _compute_moments(labels, grid, len(vocabulary))
     ml = counts * grid.volume_ml_per_voxel
     cut = _cut_off(labels, grid, len(vocabulary))
     organs = [organ for organ in vocabulary if kept is None or organ.label in kept]
@@ -104,7 +104,7 @@ def implausible(
         ):
             wrong.append("the kidneys are not longest from head to feet")
     liver = next((organ.label for organ in organs if organ.key == "liver" and ml[organ.label] >= _MIN_LIVER_ML), None)
-    if hu is not None and liver is not None and _left_is_fuller(labels, hu, grid, liver):
+    if hu is not None and liver is not None and _is_mirrored(labels, hu, grid, liver):
         wrong.append("at the level of the liver, the left side of the body has more soft tissue than the right")
     if wrong:
         problems = "; ".join(dict.fromkeys(wrong))
@@ -140,18 +140,18 @@ def implausible(
     return notes
 
 
-def _left_is_fuller(labels: NDArray[np.uint8], hu: NDArray[np.generic], grid: Grid, liver: int) -> bool:
+def _is_mirrored(labels: NDArray[np.uint8], hu: NDArray[np.generic], grid: Grid, liver: int) -> bool:
     """Whether the right half of the body, where the liver belongs, has clearly less soft tissue than the left half.
 
     A network that has learned where organs lie finds them on the usual sides even in a mirrored CT. The CT's values do
     not depend on the network.
     """
-    where = canonical_view(labels, grid, "RAS") == liver
+    where = get_canonical_view(labels, grid, "RAS") == liver
     areas = where.sum(axis=(1, 2))
     planes = np.arange(len(areas))
     middle = float((planes * areas).sum() / areas.sum())
     spread = float(np.sqrt((areas * (planes - middle) ** 2).sum() / areas.sum()))
-    part = canonical_view(hu, grid, "RAS")[max(0, int(middle - spread)) : int(middle + spread) + 1]
+    part = get_canonical_view(hu, grid, "RAS")[max(0, int(middle - spread)) : int(middle + spread) + 1]
     profile = np.cumsum((part > _BODY_HU).sum(axis=(0, 1)))
     if profile[-1] == 0:
         return False
@@ -164,7 +164,7 @@ def _left_is_fuller(labels: NDArray[np.uint8], hu: NDArray[np.generic], grid: Gr
     return left + right > 0 and (right - left) / (right + left) < -_MIN_ASYMMETRY
 
 
-def _moments(
+def _compute_moments(
     labels: NDArray[np.uint8], grid: Grid, organs: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """For each label 0 to ``organs``: number of voxels, center in mm (LPS), standard deviations along x, y, z in mm."""

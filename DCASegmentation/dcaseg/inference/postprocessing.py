@@ -13,14 +13,14 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from .measurements import boxes_of
+from .measurements import compute_bounding_boxes
 
 Numbers = NDArray[np.uint32]
 
 _FEW_VOXELS = 500_000
 
 
-def numbered(mask: NDArray[np.bool_], corners: bool = True) -> sitk.Image:
+def label_components(mask: NDArray[np.bool_], corners: bool = True) -> sitk.Image:
     """Return the connected components of ``mask`` (z, y, x), numbered from 1 in the order of their first voxel.
 
     ``corners`` connects voxels that share a corner (26 neighbors); otherwise only faces connect (6 neighbors).
@@ -36,8 +36,8 @@ def numbered(mask: NDArray[np.bool_], corners: bool = True) -> sitk.Image:
 class JoinedPieces:
     """Sizes of components that extend over several slabs.
 
-    For each slab, in order: call ``count`` with its voxels, then ``close``. Afterwards ``smaller_than`` says for each
-    piece of each slab whether the whole component it belongs to is small.
+    For each slab, in order: call ``count`` with its voxels, then ``close``. Afterwards ``find_small_pieces`` says for
+    each piece of each slab whether the whole component it belongs to is small.
     """
 
     def __init__(self) -> None:
@@ -55,22 +55,22 @@ class JoinedPieces:
         self._counted = sizes
 
     def close(self, pieces: sitk.Image) -> None:
-        """Finish the current slab; ``pieces`` are its components as ``numbered`` returns them."""
+        """Finish the current slab; ``pieces`` are its components as ``label_components`` returns them."""
         numbers = sitk.GetArrayViewFromImage(pieces)
-        first, last = (self._numbers_of(numbers[z]) for z in (0, -1))
+        first, last = (self._offset_numbers(numbers[z]) for z in (0, -1))
         if self._last is not None:
-            self._pairs.append(_touching(self._last, first))
+            self._pairs.append(_find_touching_pairs(self._last, first))
         self._last = last
         self._sizes = np.concatenate([self._sizes, self._counted[1:]])
         self._ends.append(len(self._sizes))
         self._counted = np.zeros(1, np.int64)
 
-    def smaller_than(self, share: float) -> list[NDArray[np.bool_]]:
+    def find_small_pieces(self, share: float) -> list[NDArray[np.bool_]]:
         """Return for each slab an array that says, by number of a piece, whether its component is small.
 
         Small means fewer voxels than ``share`` times those of the largest component. The entry of number 0 is False.
         """
-        root = _roots(len(self._sizes), np.concatenate([*self._pairs, np.zeros((0, 2), np.int64)]))
+        root = _find_roots(len(self._sizes), np.concatenate([*self._pairs, np.zeros((0, 2), np.int64)]))
         whole = np.bincount(root, weights=self._sizes, minlength=len(root))[root]
         small = whole < share * whole.max()
         small[0] = False
@@ -79,11 +79,11 @@ class JoinedPieces:
             for start, stop in zip(self._ends[:-1], self._ends[1:], strict=True)
         ]
 
-    def _numbers_of(self, plane: Numbers) -> NDArray[np.int64]:
+    def _offset_numbers(self, plane: Numbers) -> NDArray[np.int64]:
         return np.where(plane > 0, plane.astype(np.int64) + (len(self._sizes) - 1), 0)
 
 
-def _touching(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.int64]:
+def _find_touching_pairs(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.int64]:
     """Pairs (n, 2) of the numbers of pieces in two adjacent planes that touch, over edges and corners too."""
     height, width = above.shape
     padded = np.pad(below, 1)
@@ -96,7 +96,7 @@ def _touching(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def _roots(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+def _find_roots(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each of ``count`` numbers, the lowest number that ``pairs`` connect it with."""
     root = np.arange(count)
     while True:
@@ -140,7 +140,7 @@ def remove_islands(
     voxels are processed in slabs; the result is the same.
     """
     removed = {}
-    for label, box in boxes_of(labels).items():
+    for label, box in compute_bounding_boxes(labels).items():
         part = labels[box]
         planes = max(1, slab_voxels // part[0].size)
         slabs = [part[z : z + planes] for z in range(0, len(part), planes)]
@@ -153,31 +153,31 @@ def remove_islands(
 def _remove(label: int, slabs: list[NDArray[np.uint8]], share: float) -> int:
     joined = JoinedPieces()
     for slab in slabs:
-        pieces = numbered(slab == label)
-        for block in _blocks(sitk.GetArrayViewFromImage(pieces)):
+        pieces = label_components(slab == label)
+        for block in _iter_blocks(sitk.GetArrayViewFromImage(pieces)):
             joined.count(block[block > 0])
         joined.close(pieces)
     removed = 0
-    for slab, small in zip(slabs, joined.smaller_than(share), strict=True):
+    for slab, small in zip(slabs, joined.find_small_pieces(share), strict=True):
         if small.any():
             if len(slabs) > 1:
                 # Free the pieces of the previous slab first.
                 del pieces
-                pieces = numbered(slab == label)
+                pieces = label_components(slab == label)
             removed += _erase(slab, sitk.GetArrayViewFromImage(pieces), small)
     return removed
 
 
 def _erase(slab: NDArray[np.uint8], numbers: NDArray[np.uint32], small: NDArray[np.bool_]) -> int:
     removed = 0
-    for voxels, of_piece in zip(_blocks(slab), _blocks(numbers), strict=True):
+    for voxels, of_piece in zip(_iter_blocks(slab), _iter_blocks(numbers), strict=True):
         islands = small[of_piece]
         voxels[islands] = 0
         removed += int(islands.sum())
     return removed
 
 
-def _blocks(volume: NDArray[_Scalar]) -> Iterator[NDArray[_Scalar]]:
+def _iter_blocks(volume: NDArray[_Scalar]) -> Iterator[NDArray[_Scalar]]:
     planes = max(1, _BLOCK // volume[0].size)
     for z in range(0, len(volume), planes):
         yield volume[z : z + planes]

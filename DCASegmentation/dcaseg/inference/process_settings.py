@@ -19,7 +19,7 @@ _POLICY = "OMP_WAIT_POLICY"
 _NUMPY_THREADS = "OPENBLAS_NUM_THREADS"
 
 
-def passive_wait_settings() -> dict[str, str]:
+def get_passive_wait_settings() -> dict[str, str]:
     """Return the environment variables that keep threads from spinning while they wait. Values set by the user stay.
 
     By default OpenMP lets PyTorch's threads spin for some milliseconds after each operation, so that the next one
@@ -43,7 +43,7 @@ def importing() -> Iterator[None]:
     The imports create a million permanent objects. The garbage collector would scan them again and again, which takes a
     sixth of the import time, and once more at each later full collection.
     """
-    os.environ.update(passive_wait_settings())
+    os.environ.update(get_passive_wait_settings())
     gc.disable()
     try:
         yield
@@ -61,7 +61,7 @@ _MAX_VALUE = 2**31 - 1
 
 def keep_freed_memory() -> bool:
     """Make glibc keep freed memory for reuse. Returns False if the C library is not glibc."""
-    libc = _glibc()
+    libc = _load_glibc()
     if libc is None:
         return False
     settings = ((_M_MMAP_THRESHOLD, _MAX_VALUE), (_M_TRIM_THRESHOLD, _MAX_VALUE), (_M_MMAP_MAX, 0))
@@ -70,14 +70,14 @@ def keep_freed_memory() -> bool:
 
 def trim_freed_memory() -> bool:
     """Return the free memory of the process to the system. Returns False if the C library is not glibc."""
-    libc = _glibc()
+    libc = _load_glibc()
     if libc is None:
         return False
     libc.malloc_trim(0)
     return True
 
 
-def _glibc() -> ctypes.CDLL | None:
+def _load_glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)

@@ -42,13 +42,13 @@ class Body:
     block: Triple
     shape: Triple
 
-    def region(self, patch: Sequence[int]) -> Box:
+    def compute_bounding_box(self, patch: Sequence[int]) -> Box:
         """Return the box (z, y, x) around the body.
 
         No side is smaller than that of ``patch`` (depth, height, width), or that of the volume if it is smaller still.
         """
         if not self.blocks.any():
-            return whole_region(self.shape)
+            return get_full_region(self.shape)
         sides = []
         for axis, (length, block, minimum) in enumerate(zip(self.shape, self.block, patch, strict=True)):
             occupied = np.flatnonzero(self.blocks.any(axis=tuple(other for other in range(3) if other != axis)))
@@ -58,7 +58,7 @@ class Body:
             sides.append(slice(start, max(stop, start + min(minimum, length))))
         z, y, x = sides
         size = np.prod([side.stop - side.start for side in sides]) / np.prod(self.shape)
-        return whole_region(self.shape) if size > _WHOLE else (z, y, x)
+        return get_full_region(self.shape) if size > _WHOLE else (z, y, x)
 
     def touches(self, start: Sequence[int], patch: Sequence[int]) -> bool:
         """Whether the window of size ``patch`` whose first voxel is ``start`` (z, y, x) contains body."""
@@ -69,7 +69,7 @@ class Body:
         return bool(self.blocks[part].any())
 
 
-def whole_region(shape: Sequence[int]) -> Box:
+def get_full_region(shape: Sequence[int]) -> Box:
     """Return the box that covers a whole volume of ``shape`` (depth, height, width)."""
     depth, height, width = shape
     return slice(0, depth), slice(0, height), slice(0, width)
@@ -80,20 +80,20 @@ def find_body(hu: NDArray[np.float32], spacing: Sequence[float]) -> Body:
     step = spacing[::-1]
     z, y, x = (max(round(_BLOCK_MM / side), 1) for side in step)
     block = (z, y, x)
-    dense = _block_means(hu, block) > _BODY_HU
+    dense = _compute_block_means(hu, block) > _BODY_HU
     block_ml = float(np.prod([side * each for side, each in zip(step, block, strict=True)])) / 1000
-    core = sitk.BinaryErode(_image(_edges_repeated(dense)), [1, 1, 1], sitk.sitkBox, 0.0, 1.0, False)
+    core = sitk.BinaryErode(_make_image(_pad_edges(dense)), [1, 1, 1], sitk.sitkBox, 0.0, 1.0, False)
     pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(core, True))[1:-1, 1:-1, 1:-1]
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     kept = sizes >= max(min(_MIN_ML / block_ml, _MIN_SHARE * sizes.max()), 1)
     radius = [int(1 + np.ceil(_BODY_MARGIN_MM / (side * each))) for side, each in zip(step, block, strict=True)]
-    grown = sitk.BinaryDilate(_image(kept[pieces]), radius[::-1], sitk.sitkBox)
+    grown = sitk.BinaryDilate(_make_image(kept[pieces]), radius[::-1], sitk.sitkBox)
     depth, height, width = hu.shape
-    return Body(_rows_filled(sitk.GetArrayFromImage(grown) > 0), block, (depth, height, width))
+    return Body(_fill_rows(sitk.GetArrayFromImage(grown) > 0), block, (depth, height, width))
 
 
-def _block_means(hu: NDArray[np.float32], block: Triple) -> NDArray[np.float32]:
+def _compute_block_means(hu: NDArray[np.float32], block: Triple) -> NDArray[np.float32]:
     means = hu
     for axis, side in enumerate(block):
         starts = np.arange(0, means.shape[axis], side)
@@ -103,19 +103,19 @@ def _block_means(hu: NDArray[np.float32], block: Triple) -> NDArray[np.float32]:
     return means
 
 
-def _edges_repeated(dense: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _pad_edges(dense: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Add a border of one block, so that a body at the edge of the field of view extends beyond it."""
     return np.pad(dense, 1, mode="edge")
 
 
-def _rows_filled(blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _fill_rows(blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Fill each row between its first and last block: lungs and bowel gas are part of the body."""
     left = np.maximum.accumulate(blocks, axis=2)
     right = np.maximum.accumulate(blocks[:, :, ::-1], axis=2)[:, :, ::-1]
     return left & right
 
 
-def _image(blocks: NDArray[np.bool_]) -> sitk.Image:
+def _make_image(blocks: NDArray[np.bool_]) -> sitk.Image:
     return sitk.GetImageFromArray(np.ascontiguousarray(blocks).astype(np.uint8))
 
 
@@ -127,7 +127,7 @@ _MIN_SHARE_OF_ORGAN = 0.25
 """Share of an organ's smallest usual volume; smaller pieces are taken for errors."""
 
 
-def abdominal_planes(
+def find_abdominal_planes(
     labels: sitk.Image, vocabulary: Vocabulary, grid: Grid, margin_mm: float = ABDOMEN_MARGIN_MM
 ) -> slice | None:
     """Return the planes (z) of ``grid`` that contain the organs of ``labels``, with ``margin_mm`` on both sides.
@@ -153,7 +153,7 @@ def abdominal_planes(
     return slice(int(max(start, 0)), int(min(stop, grid.size[2])))
 
 
-def at_least(planes: slice, depth: int, available: int) -> slice:
+def extend_planes(planes: slice, depth: int, available: int) -> slice:
     """Extend ``planes`` on both sides to at least ``depth`` planes, within the ``available`` ones."""
     missing = max(min(depth, available) - (planes.stop - planes.start), 0)
     start = max(min(planes.start - missing // 2, available - (planes.stop - planes.start) - missing), 0)

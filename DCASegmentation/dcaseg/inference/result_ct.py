@@ -10,11 +10,11 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..dicom.archive import gathered
-from ..dicom.ct_folder import OneCT, each_ct, find_one_ct
+from ..dicom.ct_folder import OneCT, find_one_ct, iter_cts
 from ..errors import ImageError, UserError
 from ..imaging.file_errors import exists
 from ..imaging.grid import Grid
-from ..imaging.intensity import voxel_checksum
+from ..imaging.intensity import compute_voxel_checksum
 from ..imaging.readers import read_ct
 
 _SAME_MM = 1e-3
@@ -33,17 +33,17 @@ def read_result_ct(record: Mapping[str, Any], result: Path, new_path: Path | Non
     # What the user accepted for the segmentation holds for its result.
     resample = record.get("resample") is True
     if new_path is not None and new_path.is_dir():
-        return _same_ct_in(new_path, record, result, resample)
+        return _find_same_ct(new_path, record, result, resample)
     with _source(record, new_path) as (path, series):
         image = read_ct(path, series, notes=[], resample=resample)
     _require_same(image, record)
     return image
 
 
-def _same_ct_in(folder: Path, record: Mapping[str, Any], result: Path, resample: bool) -> sitk.Image:
+def _find_same_ct(folder: Path, record: Mapping[str, Any], result: Path, resample: bool) -> sitk.Image:
     """The CT in ``folder``, among several perhaps, that is the one in ``record``."""
     problems: list[UserError] = []
-    for found in _candidates(folder, record, result, resample):
+    for found in _find_candidates(folder, record, result, resample):
         try:
             with gathered(found.files, found.name) as gathered_folder:
                 image = read_ct(gathered_folder, None, notes=[], resample=resample)
@@ -57,10 +57,10 @@ def _same_ct_in(folder: Path, record: Mapping[str, Any], result: Path, resample:
     raise UserError(f"{folder} does not contain the CT that was segmented.", _REMEDY)
 
 
-def _candidates(folder: Path, record: Mapping[str, Any], result: Path, resample: bool) -> Iterable[OneCT]:
+def _find_candidates(folder: Path, record: Mapping[str, Any], result: Path, resample: bool) -> Iterable[OneCT]:
     """The CTs in ``folder`` to compare with ``record``, the most likely ones first."""
     if isinstance(record.get("ct_checksum"), str):
-        return sorted(each_ct(folder, result, resample), key=lambda found: found.slices != _slices_of(record))
+        return sorted(iter_cts(folder, result, resample), key=lambda found: found.slices != _get_slice_count(record))
     # Without the checksum, two phases of an examination cannot be told apart, so there must be only one CT.
     try:
         return [find_one_ct(folder, None, result, resample=resample)]
@@ -70,7 +70,7 @@ def _candidates(folder: Path, record: Mapping[str, Any], result: Path, resample:
         raise ImageError(error.problem, remedy) from None
 
 
-def _slices_of(record: Mapping[str, Any]) -> int | None:
+def _get_slice_count(record: Mapping[str, Any]) -> int | None:
     """The recorded number of slices; None if there is none."""
     try:
         return int(record["ct_geometry"]["size"][2])
@@ -78,7 +78,7 @@ def _slices_of(record: Mapping[str, Any]) -> int | None:
         return None
 
 
-def path_of(record: Mapping[str, Any]) -> Path:
+def get_ct_path(record: Mapping[str, Any]) -> Path:
     """The recorded path of the CT: a file, or the folder of the first slice. Raises UserError if there is none."""
     recorded = record.get("ct")
     if isinstance(recorded, list) and recorded and all(isinstance(each, str) for each in recorded):
@@ -95,7 +95,7 @@ def _source(record: Mapping[str, Any], new_path: Path | None) -> Iterator[tuple[
     if new_path is not None:
         yield new_path, None
         return
-    path = path_of(record)
+    path = get_ct_path(record)
     files = [Path(each) for each in recorded] if isinstance(recorded, list) else []
     if not all(map(exists, files or [path])):
         raise UserError(f"The CT of this result is no longer at {path}.", "Specify its new path with --ct.")
@@ -113,11 +113,11 @@ def _require_same(image: sitk.Image, record: Mapping[str, Any]) -> None:
     stated: Any = record.get("ct_geometry")
     try:
         recorded = Grid(*(tuple(stated[key]) for key in ("size", "spacing_mm", "origin_mm", "direction")))
-        same = recorded.same_as(Grid.of(image), _SAME_MM)
+        same = recorded.is_same_as(Grid.from_image(image), _SAME_MM)
     except (TypeError, KeyError, ValueError):
         same = True
     if not same:
         raise UserError("The CT is not the one that was segmented: its geometry is different.", _REMEDY)
     checksum = record.get("ct_checksum")
-    if isinstance(checksum, str) and checksum != voxel_checksum(sitk.GetArrayViewFromImage(image)):
+    if isinstance(checksum, str) and checksum != compute_voxel_checksum(sitk.GetArrayViewFromImage(image)):
         raise UserError("The CT is not the one that was segmented: its voxels have changed.", _REMEDY)

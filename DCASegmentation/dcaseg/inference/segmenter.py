@@ -12,15 +12,15 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..errors import Cancelled, ImageError, in_a_line
-from ..imaging.grid import Grid, model_grid
-from ..imaging.intensity import window
+from ..errors import Cancelled, ImageError, summarize_error
+from ..imaging.grid import Grid, make_model_grid
+from ..imaging.intensity import apply_window
 from ..imaging.resampling import resample
 from ..imaging.size_limits import require_allowed_size
 from ..method.network import DCANet
 from ..method.streaming import RequestedOutputs
 from ..organs import Organ, Vocabulary
-from ..review.builder import ReviewCollector, ReviewResult, options_with_evidence
+from ..review.builder import ReviewCollector, ReviewResult, add_evidence_options
 from ..types import Box, ProgressCallback
 from .backends.base import Backend, Task
 from .backends.eager import EagerBackend
@@ -28,12 +28,12 @@ from .backends.selection import check_backend, choose_backend
 from .device import choose_device
 from .measurements import OrganMeasurement, measure
 from .options import SegmentOptions, require_available
-from .planes import LabelConsumer, MapConsumer, PlaneConsumer, whole_planes
-from .plausibility import implausible
+from .planes import LabelConsumer, MapConsumer, PlaneConsumer, iter_planes
+from .plausibility import check_plausibility
 from .postprocessing import remove_islands
 from .process_settings import trim_freed_memory
-from .region import Body, abdominal_planes, at_least, find_body, whole_region
-from .sliding_window import OTHER, Planes, Triple, WindowPrediction, averaged_planes, middle_window
+from .region import Body, extend_planes, find_abdominal_planes, find_body, get_full_region
+from .sliding_window import OTHER, Planes, Triple, WindowPrediction, average_planes, extract_center_window
 
 __all__ = ["Model", "ModelMetadata", "Result", "SegmentOptions", "Segmenter"]
 
@@ -210,35 +210,35 @@ class Segmenter:
         ImageError for a CT that is too large at the model's spacing.
         """
         metadata = self._model.metadata
-        kept = options.kept_labels(metadata.vocabulary)
+        kept = options.get_kept_labels(metadata.vocabulary)
         clock = Stopwatch()
         warnings: list[str] = []
         report_progress(progress, 0.0, "Resampling")
         with clock.phase("load network"):
-            network = self._networks.get(self.device.torch_device) or self._network_on(self.device.torch_device)
-            needed = options_with_evidence(options, network)
+            network = self._networks.get(self.device.torch_device) or self._load_network(self.device.torch_device)
+            needed = add_evidence_options(options, network)
             require_available(needed, network.options)
         with clock.phase("resampling"):
-            ct_grid = Grid.of(ct)
-            grid = model_grid(ct, metadata.spacing, metadata.orientation)
+            ct_grid = Grid.from_image(ct)
+            grid = make_model_grid(ct, metadata.spacing, metadata.orientation)
             require_allowed_size(
                 grid.size,
-                f"The CT, resampled to the model's spacing of {_mm(metadata.spacing)} mm,",
-                f"Check the spacing of the CT, {_mm(ct_grid.spacing)} mm.",
+                f"The CT, resampled to the model's spacing of {_format_spacing(metadata.spacing)} mm,",
+                f"Check the spacing of the CT, {_format_spacing(ct_grid.spacing)} mm.",
             )
-            volume, body = self._network_input(ct, grid, options.body_box)
-        region = self._region(ct, grid, body, options, progress, cancelled, clock, warnings)
+            volume, body = self._prepare_input(ct, grid, options.body_box)
+        region = self._select_region(ct, grid, body, options, progress, cancelled, clock, warnings)
         # Frees the rest of the volume, which is not needed.
         volume = volume[region].clone()
         with clock.phase("load network"):
-            predict = self._window_prediction(volume, network, needed, progress, warnings)
+            predict = self._make_window_prediction(volume, network, needed, progress, warnings)
             network = predict.network
             # Reading, resampling and converting allocated blocks of other sizes than the windows will.
             trim_freed_memory()
         if any(length < side for length, side in zip(grid.shape, metadata.patch, strict=True)):
             warnings.append(
-                f"At the model's spacing, the CT has {_sides(grid.shape)} voxels, less than one window ("
-                f"{_sides(metadata.patch)}). It was padded, and organs near its border are less reliable."
+                f"At the model's spacing, the CT has {_format_size(grid.shape)} voxels, less than one window ("
+                f"{_format_size(metadata.patch)}). It was padded, and organs near its border are less reliable."
             )
 
         labels = LabelConsumer(ct_grid, grid, metadata.orientation, kept)
@@ -252,8 +252,8 @@ class Segmenter:
             review = ReviewCollector(needed, metadata.vocabulary, owners, ct_grid, grid, metadata.orientation)
             consumers.append(review)
         with clock.remainder("averaging windows"):
-            planes = self._region_planes(volume, region, body, predict, options, progress, cancelled, clock)
-            for plane in whole_planes(planes, region, grid.shape, len(metadata.vocabulary) + 1, needed):
+            planes = self._predict_planes(volume, region, body, predict, options, progress, cancelled, clock)
+            for plane in iter_planes(planes, region, grid.shape, len(metadata.vocabulary) + 1, needed):
                 for consumer in consumers:
                     with clock.phase(consumer.phase):
                         consumer.take(plane)
@@ -269,7 +269,7 @@ class Segmenter:
             measurements = measure(
                 label_array, hu, ct_grid.volume_ml_per_voxel, metadata.vocabulary, kept, ct_grid.spacing
             )
-            warnings += implausible(label_array, ct_grid, metadata.vocabulary, kept, hu)
+            warnings += check_plausibility(label_array, ct_grid, metadata.vocabulary, kept, hu)
         review_result = None
         if review is not None:
             with clock.phase("review"):
@@ -277,11 +277,11 @@ class Segmenter:
                     review_result = review.result(label_array, measurements)
                 # The labels are complete; no error in the review may discard them.
                 except Exception as error:
-                    warnings.append(f"The review findings are missing: {in_a_line(error)}")
+                    warnings.append(f"The review findings are missing: {summarize_error(error)}")
         with clock.phase("maps"):
             finished = maps.result(label_array)
         result = Result(
-            labels=ct_grid.image_of(label_array),
+            labels=ct_grid.make_image(label_array),
             measurements=measurements,
             device=predict.plan.device.description,
             backend=predict.backend,
@@ -303,7 +303,7 @@ class Segmenter:
         report_progress(progress, 1.0, "Finishing")
         return result
 
-    def _network_input(self, ct: sitk.Image, grid: Grid, find: bool) -> tuple[torch.Tensor, Body | None]:
+    def _prepare_input(self, ct: sitk.Image, grid: Grid, find: bool) -> tuple[torch.Tensor, Body | None]:
         """Return the windowed CT (depth, height, width) on ``grid``, and the body in it if ``find``.
 
         Raises ImageError if values are not finite: the network would find nothing, without an error.
@@ -318,9 +318,9 @@ class Segmenter:
                 "Export it again from the original DICOM, or replace these values with -1024 HU.",
             )
         body = find_body(hu, grid.spacing) if find else None
-        return torch.from_numpy(window(hu, low, high)), body
+        return torch.from_numpy(apply_window(hu, low, high)), body
 
-    def _region(
+    def _select_region(
         self,
         ct: sitk.Image,
         grid: Grid,
@@ -333,20 +333,20 @@ class Segmenter:
     ) -> Box:
         """Return the region (z, y, x) of ``grid`` to segment: the body, or its part around the abdomen."""
         patch = self._model.metadata.patch
-        region = whole_region(grid.shape) if body is None else body.region(patch)
+        region = get_full_region(grid.shape) if body is None else body.compute_bounding_box(patch)
         if body is not None and not body.blocks.any():
             # Nothing but air: run no window.
             return slice(0, 0), *region[1:]
         if not options.find_abdomen:
             return region
         with clock.phase("finding the abdomen"):
-            abdomen = self._abdomen(ct, grid, progress, cancelled)
+            abdomen = self._find_abdomen(ct, grid, progress, cancelled)
         if abdomen is None:
             warnings.append("No abdomen was found in this scan, so the whole scan was segmented.")
             return region
-        return at_least(abdomen, patch[0], grid.shape[0]), *region[1:]
+        return extend_planes(abdomen, patch[0], grid.shape[0]), *region[1:]
 
-    def _abdomen(
+    def _find_abdomen(
         self, ct: sitk.Image, grid: Grid, progress: ProgressCallback | None, cancelled: Callable[[], bool] | None
     ) -> slice | None:
         """Return the planes of ``grid`` around the organs that the coarse model finds, without window overlap."""
@@ -354,20 +354,20 @@ class Segmenter:
             model = self._model if self._coarse is None else self._coarse()
             self._abdomen_segmenter = Segmenter(model, str(self.device.torch_device), self._half, self._backend_name)
 
-        def coarse_progress(fraction: float, message: str) -> None:
+        def report_coarse_progress(fraction: float, message: str) -> None:
             report_progress(progress, _RESAMPLED * fraction, "Finding the abdomen")
 
         coarse = self._abdomen_segmenter
-        labels = coarse.segment(ct, SegmentOptions(overlap=0.0), coarse_progress, cancelled).labels
-        return abdominal_planes(labels, coarse.vocabulary, grid)
+        labels = coarse.segment(ct, SegmentOptions(overlap=0.0), report_coarse_progress, cancelled).labels
+        return find_abdominal_planes(labels, coarse.vocabulary, grid)
 
-    def _network_on(self, device: torch.device) -> DCANet:
+    def _load_network(self, device: torch.device) -> DCANet:
         """Return the network with its weights on ``device``, loading it again if the weights were freed."""
         if device not in self._networks or not self._networks[device].has_weights:
             self._networks[device] = self._model.network(device).eval()
         return self._networks[device]
 
-    def _window_prediction(
+    def _make_window_prediction(
         self,
         volume: torch.Tensor,
         network: DCANet,
@@ -379,11 +379,11 @@ class Segmenter:
             report_progress(progress, 0.0, message)
 
         predict = WindowPrediction(
-            self._network_on,
+            self._load_network,
             needed,
             self.device,
             warnings.append,
-            lambda task: self._backend_for(task, volume, report, warnings.append),
+            lambda task: self._get_backend(task, volume, report, warnings.append),
             self._model.metadata.patch,
             self._model.weights_sha256,
             network,
@@ -391,7 +391,7 @@ class Segmenter:
         self._networks[self.device.torch_device] = predict.network
         return predict
 
-    def _backend_for(
+    def _get_backend(
         self, task: Task, volume: torch.Tensor, report: Callable[[str], None], warn: Callable[[str], None]
     ) -> Backend:
         """Return the backend for ``task``, the one of the last CT if it has the same outputs."""
@@ -402,12 +402,12 @@ class Segmenter:
             # Free the old one first: each holds the network's memory for a window.
             self._backend = None
             if not task.network.has_weights:
-                task = replace(task, network=self._network_on(task.device.torch_device))
-            window_batch = middle_window(volume, task.patch)
+                task = replace(task, network=self._load_network(task.device.torch_device))
+            window_batch = extract_center_window(volume, task.patch)
             self._backend = task.wanted, choose_backend(self._backend_name, task, window_batch, report, warn)
         return self._backend[1]
 
-    def _region_planes(
+    def _predict_planes(
         self,
         volume: torch.Tensor,
         region: Box,
@@ -438,7 +438,7 @@ class Segmenter:
             first = [at + side.start for at, side in zip(position, region, strict=True)]
             return body is None or body.touches(first, metadata.patch)
 
-        return averaged_planes(
+        return average_planes(
             volume,
             metadata.patch,
             timed_predict,
@@ -452,10 +452,10 @@ class Segmenter:
         )
 
 
-def _mm(spacing: tuple[float, ...]) -> str:
+def _format_spacing(spacing: tuple[float, ...]) -> str:
     return " x ".join(f"{step:.3g}" for step in spacing)
 
 
-def _sides(size: tuple[int, ...] | torch.Size) -> str:
+def _format_size(size: tuple[int, ...] | torch.Size) -> str:
     depth, height, width = size
     return f"{width} x {height} x {depth}"

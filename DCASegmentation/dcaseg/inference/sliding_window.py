@@ -32,7 +32,7 @@ SIGMA_SCALE = 0.125
 MIN_WEIGHT = 1e-3
 
 
-def window_positions(size: Sequence[int], patch: Sequence[int], overlap: float) -> list[Triple]:
+def compute_window_positions(size: Sequence[int], patch: Sequence[int], overlap: float) -> list[Triple]:
     """Return the first voxels (z, y, x) of the windows that cover a volume, ordered by z, then y, then x.
 
     ``size`` of the volume and ``patch`` are (depth, height, width); no side of ``size`` is below that of ``patch``.
@@ -41,11 +41,11 @@ def window_positions(size: Sequence[int], patch: Sequence[int], overlap: float) 
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must be at least 0 and below 1, not {overlap}")
-    starts = [_starts(length, side, overlap) for length, side in zip(size, patch, strict=True)]
+    starts = [_compute_starts(length, side, overlap) for length, side in zip(size, patch, strict=True)]
     return [(z, y, x) for z, y, x in product(*starts)]
 
 
-def _starts(length: int, side: int, overlap: float) -> list[int]:
+def _compute_starts(length: int, side: int, overlap: float) -> list[int]:
     if length < side:
         raise ValueError(f"a window of {side} voxels does not fit into {length}: pad the volume first")
     step = max(int(side * (1 - overlap)), 1)
@@ -189,7 +189,7 @@ class SlabAggregator:
             slot = z % self._depth
             covered = self._total[slot] > 0
             total = torch.where(covered, self._total[slot], 1)
-            means = {name: _finite_float(sums[:, slot]) / total for name, sums in self._sums.items()}
+            means = {name: _to_finite_float(sums[:, slot]) / total for name, sums in self._sums.items()}
             yield z, means if bool(covered.all()) else {**means, COVERED: covered[None]}
             for sums in self._sums.values():
                 sums[:, slot] = 0
@@ -197,7 +197,7 @@ class SlabAggregator:
             self._lowest = z + 1
 
 
-def _finite_float(sums: Tensor) -> Tensor:
+def _to_finite_float(sums: Tensor) -> Tensor:
     """Return ``sums`` in float32. A sum that is too large for float16 becomes its largest value."""
     if sums.dtype != torch.float16:
         return sums
@@ -205,7 +205,7 @@ def _finite_float(sums: Tensor) -> Tensor:
     return torch.nan_to_num(sums.float(), posinf=largest, neginf=-largest)
 
 
-def averaged_planes(
+def average_planes(
     volume: Tensor,
     patch: Triple,
     predict: Predict,
@@ -237,8 +237,8 @@ def averaged_planes(
 
     positions = [
         position
-        for position in window_positions(padded.shape, patch, overlap)
-        if is_needed is None or is_needed(_without_padding(position, padding.before))
+        for position in compute_window_positions(padded.shape, patch, overlap)
+        if is_needed is None or is_needed(_remove_padding(position, padding.before))
     ]
     slab = SlabAggregator(padded.shape, importance_map(patch, weighting), half)
     done = 0
@@ -249,7 +249,9 @@ def averaged_planes(
             if on_window:
                 on_window(done, len(positions))
             batch_positions = layer[first : first + batch]
-            predictions = predict(torch.stack([_window(padded, position, patch) for position in batch_positions]))
+            predictions = predict(
+                torch.stack([_extract_window(padded, position, patch) for position in batch_positions])
+            )
             for index, position in enumerate(batch_positions):
                 slab.add(position, {name: prediction[index] for name, prediction in predictions.items()})
             # Free the memory before the next batch, which reuses it.
@@ -265,20 +267,20 @@ def averaged_planes(
         on_window(0, 0)
 
 
-def _without_padding(position: Triple, padding: Triple) -> Triple:
+def _remove_padding(position: Triple, padding: Triple) -> Triple:
     z, y, x = (first - added for first, added in zip(position, padding, strict=True))
     return z, y, x
 
 
-def middle_window(volume: Tensor, patch: Triple) -> Tensor:
+def extract_center_window(volume: Tensor, patch: Triple) -> Tensor:
     """Return the window (1, 1, depth, height, width) in the middle of ``volume`` (depth, height, width), padded if
     needed."""
     padded = Padding.to_patch(volume.shape, patch).apply(volume)
     z, y, x = ((length - side) // 2 for length, side in zip(padded.shape, patch, strict=True))
-    return _window(padded, (z, y, x), patch)[None]
+    return _extract_window(padded, (z, y, x), patch)[None]
 
 
-def _window(volume: Tensor, position: Triple, patch: Triple) -> Tensor:
+def _extract_window(volume: Tensor, position: Triple, patch: Triple) -> Tensor:
     z, y, x = position
     return volume[None, z : z + patch[0], y : y + patch[1], x : x + patch[2]]
 
@@ -289,12 +291,12 @@ OTHER = "other"
 disagreement is computed."""
 
 
-def attention_name(level: int) -> str:
+def get_attention_name(level: int) -> str:
     """Return the name of a level's attention among the predictions."""
     return f"attention {level}"
 
 
-def outputs_of(options: SegmentOptions) -> RequestedOutputs:
+def get_requested_outputs(options: SegmentOptions) -> RequestedOutputs:
     """Return the outputs that the network must compute for ``options``."""
     return RequestedOutputs(
         aggregated=options.output == "aggregated" or options.disagreement,
@@ -337,10 +339,10 @@ class WindowPrediction:
         self._options = options
         self._report = report
         require_available(options, network.options)
-        self._task = Task(network, outputs_of(options), patch, device, weights_sha256)
+        self._task = Task(network, get_requested_outputs(options), patch, device, weights_sha256)
         self._backend = backend_for(self._task)
         if not self._backend.needs_network:
-            self._task = replace(self._task, network=network.without_weights())
+            self._task = replace(self._task, network=network.copy_without_weights())
         self.plan = Plan(device, options.batch or self._backend.windows_at_once)
 
     @property
@@ -357,7 +359,7 @@ class WindowPrediction:
     def names(self) -> tuple[str, ...]:
         """Names of the predictions."""
         both = (RESULT, OTHER) if self._options.disagreement else (RESULT,)
-        return *both, *(attention_name(level) for level in self._options.levels_needed)
+        return *both, *(get_attention_name(level) for level in self._options.levels_needed)
 
     @property
     def expert_slots(self) -> tuple[int, ...]:
@@ -383,7 +385,7 @@ class WindowPrediction:
                 done += len(chunk)
                 continue
             except (RuntimeError, MemoryError) as error:
-                fallback = self._fallback(error)
+                fallback = self._find_fallback(error)
                 if fallback is None and is_out_of_memory(error):
                     raise UserError(
                         "There is not enough memory to run the model on a single window.",
@@ -400,14 +402,14 @@ class WindowPrediction:
         device = parts[-1][RESULT].device
         return {name: torch.cat([part[name].to(device) for part in parts]) for name in parts[0]}
 
-    def _fallback(self, error: Exception) -> tuple[Plan, str] | None:
+    def _find_fallback(self, error: Exception) -> tuple[Plan, str] | None:
         """Return the plan to continue with after ``error`` and a message about it; None if there is no fallback."""
         if self._backend.name != EagerBackend.name and not is_out_of_memory(error):
             return (
                 self.plan,
-                f"The backend {self._backend.name} failed ({_first_line(error)}): continuing with PyTorch.",
+                f"The backend {self._backend.name} failed ({_get_first_line(error)}): continuing with PyTorch.",
             )
-        return self.plan.after(error)
+        return self.plan.get_fallback(error)
 
     def _change_plan(self, plan: Plan) -> None:
         if self.plan.device.torch_device.type == "cuda":
@@ -423,7 +425,7 @@ class WindowPrediction:
     def _predict(self, windows: Tensor) -> dict[str, Tensor]:
         device = self.plan.device
         predictions = self._forward(windows.to(device.torch_device))
-        if _finite(predictions):
+        if _is_finite(predictions):
             return predictions
         if device.half:
             self._report("Half precision overflowed: continuing in single precision.")
@@ -445,11 +447,11 @@ class WindowPrediction:
             if options.average == "probabilities":
                 predictions = {name: torch.softmax(values, dim=1) for name, values in predictions.items()}
             for level, weights in output.attention.items():
-                predictions[attention_name(level)] = at_patch_resolution(weights.float(), windows.shape[2:])
+                predictions[get_attention_name(level)] = upsample_attention(weights.float(), windows.shape[2:])
         return predictions
 
 
-def at_patch_resolution(attention: Tensor, size: torch.Size) -> Tensor:
+def upsample_attention(attention: Tensor, size: torch.Size) -> Tensor:
     """Interpolate attention (batch, expert, depth, height, width) of a coarser level to ``size``, trilinearly.
 
     Not with nearest neighbors: a voxel of level 1 spans eight voxels of the patch along each axis, so the map would
@@ -460,12 +462,12 @@ def at_patch_resolution(attention: Tensor, size: torch.Size) -> Tensor:
     return functional.interpolate(attention, size=list(size), mode="trilinear", align_corners=False)
 
 
-def _first_line(error: Exception) -> str:
+def _get_first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def _finite(predictions: dict[str, Tensor]) -> bool:
+def _is_finite(predictions: dict[str, Tensor]) -> bool:
     # A sum is finite only if all values are, and takes a tenth of the time. If it overflows, all values are checked.
     return all(
         bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()) for values in predictions.values()

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .click_classifier import around
-from .random_walker import RandomWalkerEngine, without_islands
-from .view import Engine, FloatArray, View, distance_to, smoothed
+from .click_classifier import select_seeded_components
+from .random_walker import RandomWalkerEngine, remove_new_islands
+from .view import Engine, FloatArray, View, compute_signed_distance, smooth_image
 
 _HU = (-200.0, 350.0)
 _SMOOTHING_MM = 1.0
@@ -49,7 +49,7 @@ class Calibration:
     adds: float
     min_probability: float
 
-    def changed(self, answers: Mapping[str, FloatArray], view: View) -> FloatArray:
+    def predict_organ_probability(self, answers: Mapping[str, FloatArray], view: View) -> FloatArray:
         """Return the organ's probability (z, y, x) after the latest click, given the engines' ``answers`` (z, y, x).
 
         It differs from the mask only in one piece around the click, in the direction of the click. The mask of ``view``
@@ -58,26 +58,26 @@ class Calibration:
         click = view.strokes[-1]
         seeds = np.zeros(view.mask.shape, bool)
         seeds[tuple(click.voxels.T)] = True
-        distance = np.maximum(distance_to(seeds, view.grid.spacing), 0.0)
-        odds = self._odds(answers, view, distance) - np.float32(
+        distance = np.maximum(compute_signed_distance(seeds, view.grid.spacing), 0.0)
+        odds = self._compute_odds(answers, view, distance) - np.float32(
             np.log(self.min_probability / (1 - self.min_probability))
         )
-        kept = view.seeds(not click.adds)
+        kept = view.make_seed_mask(not click.adds)
         free = (view.mask != click.adds) & ~kept & (distance <= _MAX_DISTANCE_MM)
-        piece = around(seeds, (free & (odds > 0)) | seeds)
+        piece = select_seeded_components(seeds, (free & (odds > 0)) | seeds)
         odds = np.where(piece, np.maximum(odds, np.float32(0.05)), np.minimum(odds, np.float32(-0.05)))
         wrong = np.where(free | seeds, 1 / (1 + np.exp(-np.clip(odds, -30.0, 30.0))), 0.0)
         return (wrong + (1 - wrong) * view.mask if click.adds else view.mask * (1 - wrong)).astype(np.float32)
 
-    def _odds(self, answers: Mapping[str, FloatArray], view: View, distance: FloatArray) -> FloatArray:
+    def _compute_odds(self, answers: Mapping[str, FloatArray], view: View, distance: FloatArray) -> FloatArray:
         click, spacing = view.strokes[-1], view.grid.spacing
         sign = 1.0 if click.adds else -1.0
         half = 0.5 * float(np.prod(spacing)) ** (1 / 3)
         assert click.radius_mm is not None
         # Distances are 0 in the outermost voxels of the mask, but its border lies half a voxel farther out.
         radius = max(click.radius_mm - half, half) if click.adds else click.radius_mm + half
-        thickness = sign * distance_to(view.mask, spacing) - sign * half
-        hu = smoothed(np.clip(view.hu, *_HU), spacing, _SMOOTHING_MM)
+        thickness = sign * compute_signed_distance(view.mask, spacing) - sign * half
+        hu = smooth_image(np.clip(view.hu, *_HU), spacing, _SMOOTHING_MM)
         at_click = np.median(hu[distance <= max(2 * half, 0.7 * radius)])
         ratio = distance / np.float32(radius + half)
         odds = np.float32(self.intercept + self.log_radius * np.log(radius) + self.adds * click.adds)
@@ -103,15 +103,15 @@ class CalibratedEngine:
         self._engines = dict(engines)
         self._calibration = calibration
 
-    def foreground(self, view: View) -> FloatArray:
+    def predict_foreground(self, view: View) -> FloatArray:
         """See ``view.Engine``."""
         if not view.mask.any() or view.strokes[-1].radius_mm is None:
-            return next(iter(self._engines.values())).foreground(view)
-        answers = {name: engine.foreground(view) for name, engine in self._engines.items()}
-        return without_islands(self._calibration.changed(answers, view), view)
+            return next(iter(self._engines.values())).predict_foreground(view)
+        answers = {name: engine.predict_foreground(view) for name, engine in self._engines.items()}
+        return remove_new_islands(self._calibration.predict_organ_probability(answers, view), view)
 
 
-def with_network(name: str, network: Engine) -> CalibratedEngine:
+def create_calibrated_engine(name: str, network: Engine) -> CalibratedEngine:
     """Return the engine ``name``, which combines the random walker with a click network."""
     engines = {RandomWalkerEngine.name: RandomWalkerEngine(), "network": network}
     return CalibratedEngine(name, engines, WITH_NETWORK)

@@ -21,9 +21,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..json_io import DataError, dump, load, read_json
-from .click_piece import PIECE_FEATURES, Pieces, best_piece, pieces_of
-from .evidence import FEATURES, WALKER_SCALE, Evidence, error_radius, evidence_of, radius_of
-from .random_walker import RandomWalkerEngine, without_islands
+from .click_piece import PIECE_FEATURES, Pieces, find_pieces, select_best_piece
+from .evidence import FEATURES, WALKER_SCALE, Evidence, compute_ball_radius, compute_error_radius, compute_evidence
+from .random_walker import RandomWalkerEngine, remove_new_islands
 from .view import FloatArray, Mask, View
 
 SHIPPED = Path(__file__).parent / "classifier.json"
@@ -74,7 +74,7 @@ class Perceptron:
         if width != 1:
             raise DataError("layers", "do not end in one output")
 
-    def odds(self, features: FloatArray) -> FloatArray:
+    def predict_log_odds(self, features: FloatArray) -> FloatArray:
         """Return the log-odds (n,) that voxels with these ``features`` (n, features) are wrong."""
         mean, scale = np.asarray(self.mean, np.float32), np.asarray(self.scale, np.float32)
         layers = [(np.asarray(each.weights, np.float32), np.asarray(each.bias, np.float32)) for each in self.layers]
@@ -100,7 +100,7 @@ class Thresholds:
     voxel: float
     mean: float
 
-    def after(self, clicks: int, adds: bool, on_border: bool) -> Thresholds:
+    def adapt_to_clicks(self, clicks: int, adds: bool, on_border: bool) -> Thresholds:
         """Return the thresholds after this many earlier ``clicks`` in the same direction.
 
         ``on_border``: the latest click is in the outermost voxels of the mask, or next to them.
@@ -119,9 +119,9 @@ class Decision:
     perceptrons: tuple[Perceptron, ...]
     thresholds: Thresholds
 
-    def probability(self, features: NDArray[np.floating], finds: bool = False) -> FloatArray:
+    def predict_probability(self, features: NDArray[np.floating], finds: bool = False) -> FloatArray:
         """Return the probability (n,) that voxels with these ``features`` (n, features) are wrong."""
-        return probability_of(self.perceptrons, features, finds)
+        return predict_ensemble_probability(self.perceptrons, features, finds)
 
 
 @dataclass(frozen=True)
@@ -136,17 +136,19 @@ class PieceDecision:
     pieces: tuple[Perceptron, ...]
     caution: float
 
-    def best(self, pieces: Pieces, mask_voxels: int, adds: bool, earlier: int) -> int | None:
+    def select_piece(self, pieces: Pieces, mask_voxels: int, adds: bool, earlier: int) -> int | None:
         """Return the number of the piece to change, None for the click's own voxels only.
 
         ``mask_voxels``: the size of the organ's mask. ``earlier``: number of earlier clicks in the same direction.
         """
         least = min(_MIN_CAUTION_ADDING if adds else _MIN_CAUTION_REMOVING, self.caution)
         caution = max(least, self.caution - _STEP * earlier)
-        return best_piece(pieces.voxels, probability_of(self.pieces, pieces.features), mask_voxels, adds, caution)
+        return select_best_piece(
+            pieces.voxels, predict_ensemble_probability(self.pieces, pieces.features), mask_voxels, adds, caution
+        )
 
 
-def probability_of(
+def predict_ensemble_probability(
     perceptrons: tuple[Perceptron, ...], features: NDArray[np.floating], finds: bool = False
 ) -> FloatArray:
     """Return the probability (n,) by all ``perceptrons``, for voxels or pieces with ``features`` (n, features).
@@ -154,7 +156,7 @@ def probability_of(
     ``finds``: these are voxels, and the organ has no mask. Then the random walker counts as much as the perceptrons.
     """
     features = features.astype(np.float32)
-    odds = np.mean([each.odds(features) for each in perceptrons], axis=0)
+    odds = np.mean([each.predict_log_odds(features) for each in perceptrons], axis=0)
     if finds:
         # Organs of many kinds are missing, in more surroundings than the perceptrons have seen.
         odds = 0.5 * (odds + WALKER_SCALE * features[:, FEATURES.index("walker")])
@@ -186,7 +188,7 @@ class ClickClassifier:
         _require_width([each.perceptrons for each in decisions], len(FEATURES))
         _require_width([self.adding_much.pieces, self.removing_much.pieces], len(PIECE_FEATURES))
 
-    def changed(self, evidence: Evidence, view: View) -> FloatArray:
+    def predict_organ_probability(self, evidence: Evidence, view: View) -> FloatArray:
         """Return the organ's probability (z, y, x) after the latest click of ``view``.
 
         It differs from the mask only in one piece around the click, in the direction of the click.
@@ -195,33 +197,35 @@ class ClickClassifier:
         earlier = sum(1 for stroke in view.strokes[:-1] if stroke.adds == click.adds)
         wrong = np.zeros(view.mask.shape, np.float32)
         if is_large(view):
-            threshold, piece = self._large(evidence, wrong, click.adds, earlier)
+            threshold, piece = self._select_large_piece(evidence, wrong, click.adds, earlier)
         else:
             decision = self.finding if finds else self.adding if click.adds else self.removing
-            wrong[evidence.candidates] = decision.probability(evidence.features, finds)
-            thresholds = decision.thresholds.after(earlier, click.adds, is_on_border(view))
-            threshold, piece = confident_piece(wrong, evidence.click, thresholds)
+            wrong[evidence.candidates] = decision.predict_probability(evidence.features, finds)
+            thresholds = decision.thresholds.adapt_to_clicks(earlier, click.adds, is_on_border(view))
+            threshold, piece = select_confident_piece(wrong, evidence.click, thresholds)
         # The threshold becomes one half, so that the border lies where the probability crosses it.
-        odds = _odds(wrong) - _odds(np.float32(threshold))
+        odds = _compute_logit(wrong) - _compute_logit(np.float32(threshold))
         odds = np.where(piece, np.maximum(odds, _SMALL), np.minimum(odds, -_SMALL))
         may_change = evidence.candidates | evidence.click
         change = np.where(may_change, 1 / (1 + np.exp(-np.clip(odds, -30.0, 30.0))), 0.0)
         changed = change + (1 - change) * view.mask if click.adds else view.mask * (1 - change)
         return changed.astype(np.float32)
 
-    def _large(self, evidence: Evidence, wrong: FloatArray, adds: bool, earlier: int) -> tuple[float, Mask]:
-        """Return what ``confident_piece`` does, for a large error; ``wrong`` (z, y, x) is filled in."""
+    def _select_large_piece(
+        self, evidence: Evidence, wrong: FloatArray, adds: bool, earlier: int
+    ) -> tuple[float, Mask]:
+        """Return what ``select_confident_piece`` does, for a large error; ``wrong`` (z, y, x) is filled in."""
         decision = self.adding_much if adds else self.removing_much
         piece = evidence.click.copy()
         if not evidence.candidates.any():
             return 1.0, piece
-        probability = probability_of(decision.perceptrons, evidence.features)
+        probability = predict_ensemble_probability(decision.perceptrons, evidence.features)
         wrong[evidence.candidates] = probability
-        pieces = pieces_of(evidence, probability)
-        best = decision.best(pieces, evidence.mask_voxels, adds, earlier)
+        pieces = find_pieces(evidence, probability)
+        best = decision.select_piece(pieces, evidence.mask_voxels, adds, earlier)
         if best is None:
             return 1.0, piece
-        piece[evidence.candidates] |= pieces.voxels_of(best)
+        piece[evidence.candidates] |= pieces.get_voxels(best)
         return float(pieces.thresholds[best]), piece
 
 
@@ -233,7 +237,7 @@ def is_large(view: View) -> bool:
     click = view.strokes[-1]
     if not view.mask.any() or click.radius_mm is None:
         return False
-    deepest = np.inf if view.expected_ml is None else radius_of(view.expected_ml)
+    deepest = np.inf if view.expected_ml is None else compute_ball_radius(view.expected_ml)
     return (LARGE_ADDING_MM if click.adds else LARGE_REMOVING_MM) <= click.radius_mm <= deepest
 
 
@@ -241,7 +245,7 @@ def is_on_border(view: View) -> bool:
     """Whether the latest click of ``view`` is in the outermost voxels of the mask, or next to them."""
     if not view.mask.any() or view.strokes[-1].radius_mm is None:
         return False
-    radius, half = error_radius(view)
+    radius, half = compute_error_radius(view)
     return radius <= 1.01 * half
 
 
@@ -250,14 +254,14 @@ def _require_width(groups: Sequence[tuple[Perceptron, ...]], width: int) -> None
         raise DataError("perceptrons", "do not fit the features")
 
 
-def confident_piece(wrong: FloatArray, seeds: Mask, thresholds: Thresholds) -> tuple[float, Mask]:
+def select_confident_piece(wrong: FloatArray, seeds: Mask, thresholds: Thresholds) -> tuple[float, Mask]:
     """Return the piece (z, y, x) around ``seeds`` that is probably wrong, and the lowest probability in it.
 
     ``wrong`` (z, y, x): the probability that a voxel is wrong.
     """
     threshold = thresholds.voxel
     for threshold in np.linspace(thresholds.voxel, 0.99, _STEPS):
-        piece = around(seeds, (wrong >= threshold) | seeds)
+        piece = select_seeded_components(seeds, (wrong >= threshold) | seeds)
         if float(wrong[piece].mean()) >= thresholds.mean:
             return float(threshold), piece
     return float(threshold), seeds
@@ -269,17 +273,17 @@ class ClassifierEngine:
     name = "classifier"
 
     def __init__(self, classifier: ClickClassifier | None = None) -> None:
-        self._classifier = classifier or shipped_classifier()
+        self._classifier = classifier or load_shipped_classifier()
         self._walker = RandomWalkerEngine()
 
-    def foreground(self, view: View) -> FloatArray:
+    def predict_foreground(self, view: View) -> FloatArray:
         """See ``view.Engine``."""
-        walker = self._walker.foreground(view)
+        walker = self._walker.predict_foreground(view)
         if not view.mask.any() and view.strokes[-1].radius_mm is not None:
             # The user has drawn a box around the organ, whose size the random walker takes into account.
             return walker
-        evidence = evidence_of(view, walker)
-        return without_islands(self._classifier.changed(evidence, view), view)
+        evidence = compute_evidence(view, walker)
+        return remove_new_islands(self._classifier.predict_organ_probability(evidence, view), view)
 
 
 def read_classifier(path: Path) -> ClickClassifier:
@@ -287,19 +291,19 @@ def read_classifier(path: Path) -> ClickClassifier:
     return load(ClickClassifier, read_json(path))
 
 
-def classifier_json(classifier: ClickClassifier) -> str:
+def format_classifier(classifier: ClickClassifier) -> str:
     """Return the text of the file for ``read_classifier``, with one list of numbers or names a line."""
     indented = json.dumps(dump(classifier), indent=0, allow_nan=False)
     return re.sub(r"\[[^][{}]*\]", lambda found: found[0].replace("\n", ""), indented) + "\n"
 
 
 @cache
-def shipped_classifier() -> ClickClassifier:
+def load_shipped_classifier() -> ClickClassifier:
     """Return the classifier in use."""
     return read_classifier(SHIPPED)
 
 
-def around(seeds: Mask, mask: Mask) -> Mask:
+def select_seeded_components(seeds: Mask, mask: Mask) -> Mask:
     """Return the pieces of ``mask`` (z, y, x), connected over faces, edges or corners, that contain one of ``seeds``.
 
     Errors along a border are often one voxel thick, and would be in many pieces if only faces counted.
@@ -313,6 +317,6 @@ def around(seeds: Mask, mask: Mask) -> Mask:
     return kept[pieces]
 
 
-def _odds(probability: FloatArray | np.float32) -> FloatArray:
+def _compute_logit(probability: FloatArray | np.float32) -> FloatArray:
     share = np.clip(probability, 1e-6, 1 - 1e-6)
     return np.asarray(np.log(share / (1 - share)), np.float32)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BundleError
-from ..imaging.grid import Grid, model_grid
+from ..imaging.grid import Grid, make_model_grid
 from ..imaging.resampling import resample
 from ..imaging.writers import new_folder, write_json, write_text
 from ..json_io import DataError, dump, load, parse_json
@@ -29,8 +29,8 @@ from ..models.metadata_reader import GET_AGAIN, MAX_METADATA_BYTES, check_weight
 from ..models.weight_files import open_regular
 from ..models.weights import load_weights, write_weights
 from .click_options import ClickNetworkOptions
-from .random_walker import without_islands
-from .view import FloatArray, Mask, SeenStroke, View, distance_to
+from .random_walker import remove_new_islands
+from .view import FloatArray, Mask, SeenStroke, View, compute_signed_distance
 
 CHANNELS = ("ct", "mask_distance", "added", "removed", "others", "latest")
 ORIENTATION = "RAS"
@@ -77,7 +77,7 @@ class ClickNetwork(nn.Module):
         return correction[:, 0] + _IDENTITY * cubes[:, CHANNELS.index("mask_distance")]
 
 
-def features_of(
+def make_network_input(
     hu: FloatArray, mask: Mask, others: Mask, strokes: Sequence[SeenStroke], spacing_mm: float
 ) -> FloatArray:
     """Return the network's input (channel, depth, height, width), float32, with the channels ``CHANNELS``.
@@ -93,14 +93,14 @@ def features_of(
             continue
         seeds = np.zeros(hu.shape, bool)
         seeds[tuple(stroke.voxels.T)] = True
-        distance = np.maximum(distance_to(seeds, spacing), 0.0)
+        distance = np.maximum(compute_signed_distance(seeds, spacing), 0.0)
         np.maximum(maps[stroke.adds], np.exp(-0.5 * (distance / _STROKE_MM) ** 2), out=maps[stroke.adds])
         radius = float(np.clip(14.0 if stroke.radius_mm is None else stroke.radius_mm, 3.0, 25.0))
         latest = (1.0 if stroke.adds else -1.0) * np.exp(-0.5 * (distance / radius) ** 2).astype(np.float32)
     low, high = _HU
     scaled = (np.clip(hu, low, high) - low) / (high - low) * 2 - 1
     # Distances are 0 in the mask's outermost voxels, but its border lies half a voxel farther out.
-    depth = np.clip((0.5 * spacing_mm - distance_to(mask, spacing)) / _MAX_DEPTH_MM, -1.0, 1.0)
+    depth = np.clip((0.5 * spacing_mm - compute_signed_distance(mask, spacing)) / _MAX_DEPTH_MM, -1.0, 1.0)
     return np.stack([scaled, depth, maps[True], maps[False], others.astype(np.float32), latest]).astype(np.float32)
 
 
@@ -113,34 +113,34 @@ class NetworkEngine:
         self._device = torch.device(device)
         self._network = network.eval().to(self._device)
 
-    def foreground(self, view: View) -> FloatArray:
+    def predict_foreground(self, view: View) -> FloatArray:
         """See ``view.Engine``. Voxels of the view outside the network's cube do not change."""
         options = self._network.options
-        cube = cube_around(view, options)
-        hu = _array(resample(view.grid.image_of(view.hu), cube))
-        mask = _array(resample(view.grid.image_of(view.mask.astype(np.float32)), cube, outside=0.0)) > 0.5
-        others = _array(resample(view.grid.image_of(view.others.astype(np.float32)), cube, outside=0.0)) > 0.5
+        cube = make_cube_grid(view, options)
+        hu = _get_array(resample(view.grid.make_image(view.hu), cube))
+        mask = _get_array(resample(view.grid.make_image(view.mask.astype(np.float32)), cube, outside=0.0)) > 0.5
+        others = _get_array(resample(view.grid.make_image(view.others.astype(np.float32)), cube, outside=0.0)) > 0.5
         strokes = [
             SeenStroke(_transfer(each.voxels, view.grid, cube), each.adds, each.radius_mm) for each in view.strokes
         ]
-        cubes = torch.from_numpy(features_of(hu, mask, others, strokes, options.spacing_mm))[None]
+        cubes = torch.from_numpy(make_network_input(hu, mask, others, strokes, options.spacing_mm))[None]
         with torch.inference_mode():
             odds = self._network(cubes.to(self._device))[0].float().cpu().numpy()
         found = (1 / (1 + np.exp(-odds))).astype(np.float32)
         # Without the outermost voxels, which resampling repeats beyond the cube.
         inside = np.zeros(found.shape, np.float32)
         inside[1:-1, 1:-1, 1:-1] = 1.0
-        answer = _array(resample(cube.image_of(found), view.grid, outside=0.0))
-        covered = _array(resample(cube.image_of(inside), view.grid, outside=0.0)) > 0.99
+        answer = _get_array(resample(cube.make_image(found), view.grid, outside=0.0))
+        covered = _get_array(resample(cube.make_image(inside), view.grid, outside=0.0)) > 0.99
         # Only where the network changes the mask: elsewhere, resampling there and back only rounds the borders.
         changed = (found > 0.5) != mask
-        near = _array(resample(cube.image_of(changed.astype(np.float32)), view.grid, outside=0.0)) > 0.0
-        return without_islands(np.where(covered & near, answer, view.mask.astype(np.float32)), view)
+        near = _get_array(resample(cube.make_image(changed.astype(np.float32)), view.grid, outside=0.0)) > 0.0
+        return remove_new_islands(np.where(covered & near, answer, view.mask.astype(np.float32)), view)
 
 
-def cube_around(view: View, options: ClickNetworkOptions) -> Grid:
+def make_cube_grid(view: View, options: ClickNetworkOptions) -> Grid:
     """Return the grid of the network's cube: around the middle of the latest stroke, with the axes ``ORIENTATION``."""
-    oriented = model_grid(view.grid, (options.spacing_mm,) * 3, ORIENTATION)
+    oriented = make_model_grid(view.grid, (options.spacing_mm,) * 3, ORIENTATION)
     voxels = view.strokes[-1].voxels
     middle = (voxels.min(axis=0) + voxels.max(axis=0))[::-1] / 2
     center = np.array(view.grid.origin) + view.grid.axes @ (middle * np.array(view.grid.spacing))
@@ -157,7 +157,7 @@ def _transfer(voxels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     return np.unique(index[kept][:, ::-1], axis=0)
 
 
-def _array(image: sitk.Image) -> FloatArray:
+def _get_array(image: sitk.Image) -> FloatArray:
     return sitk.GetArrayFromImage(image)
 
 

@@ -47,14 +47,14 @@ class Pieces:
     voxels: NDArray[np.int64]
     features: FloatArray
 
-    def voxels_of(self, piece: int) -> Mask:
+    def get_voxels(self, piece: int) -> Mask:
         """Return which candidates (n,) belong to the piece of this number."""
         return np.asarray(self.level >= self.thresholds[piece])
 
 
-def pieces_of(evidence: Evidence, probability: FloatArray) -> Pieces:
+def find_pieces(evidence: Evidence, probability: FloatArray) -> Pieces:
     """Return the pieces around the click; ``probability`` (n,) is that each candidate is wrong. There must be some."""
-    level = _level(evidence, probability)
+    level = _compute_levels(evidence, probability)
     order = np.argsort(-level, kind="stable")
     features, sorted_level = evidence.features[order], level[order]
     counts = np.maximum(np.searchsorted(-sorted_level, -_THRESHOLDS, side="right"), 1)
@@ -87,7 +87,7 @@ def pieces_of(evidence: Evidence, probability: FloatArray) -> Pieces:
     return Pieces(level, _THRESHOLDS.astype(np.float32), counts, np.stack(columns, axis=1).astype(np.float32))
 
 
-def _level(evidence: Evidence, probability: FloatArray) -> FloatArray:
+def _compute_levels(evidence: Evidence, probability: FloatArray) -> FloatArray:
     """Return for each candidate (n,) the lowest probability on the best way to it from the click.
 
     Ways lead over faces, edges and corners: errors along a border are often one voxel thick.
@@ -100,7 +100,9 @@ def _level(evidence: Evidence, probability: FloatArray) -> FloatArray:
     return np.asarray(sitk.GetArrayFromImage(flooded)[evidence.candidates], np.float32)
 
 
-def best_piece(voxels: NDArray[np.int64], wrong: FloatArray, mask: int, adds: bool, caution: float) -> int | None:
+def select_best_piece(
+    voxels: NDArray[np.int64], wrong: FloatArray, mask: int, adds: bool, caution: float
+) -> int | None:
     """Return the number of the piece with the largest expected gain of Dice, None if none of them is expected to gain.
 
     ``voxels`` (k,): the sizes of the pieces. ``wrong`` (k,): the share of each that is probably wrong. ``mask``: the

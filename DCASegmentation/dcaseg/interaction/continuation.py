@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ..imaging.grid import Grid
 from .evidence import MAX_DISTANCE_MM
 from .random_walker import RandomWalkerOptions
-from .strokes import box_around
-from .view import FloatArray, Mask, smoothed, sub_grid
+from .strokes import make_box_around
+from .view import FloatArray, Mask, crop_grid, smooth_image
 
 # The random walker reaches this far from a click, so the piece of an organ that goes on ends about here.
 _EDGE_MM = RandomWalkerOptions().reach_mm
@@ -32,7 +32,7 @@ _SMOOTHING_MM = 2.5
 _HU = (-200.0, 350.0)
 
 
-def next_points(
+def find_next_points(
     organ: Mask, added: Mask, hu: NDArray[np.integer], free: Mask, grid: Grid, click: NDArray[np.int64]
 ) -> list[NDArray[np.int64]]:
     """Return the voxels (3,), (z, y, x), just beyond the ends of what a click has found of an organ.
@@ -41,7 +41,7 @@ def next_points(
     all (z, y, x) and of the whole CT. If all of the organ was found by this click, an end is at the edge of the block,
     otherwise where the new piece is farthest from the click. The largest end comes first.
     """
-    box = box_around(click[None], grid, 2 * MAX_DISTANCE_MM)
+    box = make_box_around(click[None], grid, 2 * MAX_DISTANCE_MM)
     steps = np.array(grid.spacing[::-1])
     start = np.array([side.start for side in box])
     z, y, x = np.ogrid[tuple(slice(side.start, side.stop) for side in box)]
@@ -63,7 +63,7 @@ def next_points(
     where, side = where[is_end], side[is_end]
     volumes = np.bincount(side, minlength=6) * grid.volume_ml_per_voxel * 1000
     # Smoothing mixes the HU of an organ with those around it, except in the middle of a thick one.
-    smooth = smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM)
+    smooth = smooth_image(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM)
     middles = float(np.median(smooth[organ[box]])), float(np.median(hu[box][organ[box]]))
     usual_hu = min(middles) - _ALIKE_HU, max(middles) + _ALIKE_HU
     found = []
@@ -77,14 +77,14 @@ def next_points(
             point = np.rint(click + outward * (length + farther) / length / steps).astype(np.int64)
             if (point < 0).any() or (point >= grid.shape).any():
                 continue
-            deepest, depth = _deepest(organ, hu, free, grid, point, usual_hu)
+            deepest, depth = _find_deepest_voxel(organ, hu, free, grid, point, usual_hu)
             if depth > 0 and (depth >= _DEEP * farther or farther == _OUTWARD_MM[-1]):
                 found.append(deepest)
                 break
     return found
 
 
-def _deepest(
+def _find_deepest_voxel(
     organ: Mask,
     hu: NDArray[np.integer],
     free: Mask,
@@ -96,12 +96,12 @@ def _deepest(
 
     The depth is not positive if there is no such tissue.
     """
-    box = box_around(point[None], grid, 2 * (_AROUND_MM + _MAX_DEPTH_MM))
-    smooth = smoothed(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM)
+    box = make_box_around(point[None], grid, 2 * (_AROUND_MM + _MAX_DEPTH_MM))
+    smooth = smooth_image(np.clip(hu[box], *_HU).astype(np.float32), grid.spacing, _SMOOTHING_MM)
     alike = (smooth > usual_hu[0]) & (smooth < usual_hu[1]) & free[box] & ~organ[box]
     if not alike.any():
         return point, 0.0
-    image = sub_grid(grid, box).image_of(alike.astype(np.uint8))
+    image = crop_grid(grid, box).make_image(alike.astype(np.uint8))
     depth: FloatArray = -sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, False, False, True))
     start = np.array([side.start for side in box])
     z, y, x = np.ogrid[tuple(slice(side.start, side.stop) for side in box)]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import BundleError, UserError, in_a_line
+from ..errors import BundleError, UserError, summarize_error
 from ..models.store import find_click_bundle, find_click_bundles
-from .calibration import with_network
+from .calibration import create_calibrated_engine
 from .click_classifier import ClassifierEngine
 from .random_walker import RandomWalkerEngine, SeededRandomWalker
 from .view import Engine
@@ -17,10 +17,10 @@ from .view import Engine
 _log = logging.getLogger(__name__)
 
 AUTO = "auto"
-"""The name of ``default_engine``."""
+"""The name of ``create_default_engine``."""
 
 
-def default_engine() -> Engine:
+def create_default_engine() -> Engine:
     """Return the engine of the first click network that is installed, with its weights loaded.
 
     Without a click network or PyTorch, or if either of them is damaged, return the random walker.
@@ -28,13 +28,13 @@ def default_engine() -> Engine:
     bundles = find_click_bundles()
     if bundles and has_torch():
         try:
-            return _network_engine(bundles[0])
+            return _create_network_engine(bundles[0])
         except (BundleError, ImportError, OSError) as error:
-            _log.warning("The click network in %s cannot be used: %s", bundles[0], in_a_line(error))
+            _log.warning("The click network in %s cannot be used: %s", bundles[0], summarize_error(error))
     return ClassifierEngine()
 
 
-def engine_of(name: str) -> Engine:
+def create_engine(name: str) -> Engine:
     """Return the engine called ``name``: auto, classifier, a baseline, or a click network.
 
     The baselines for measurements are random_walker and seeded_random_walker. A click network is the name of an
@@ -47,7 +47,7 @@ def engine_of(name: str) -> Engine:
         SeededRandomWalker.name: SeededRandomWalker,
     }
     if name == AUTO:
-        return default_engine()
+        return create_default_engine()
     if name in engines:
         return engines[name]()
     try:
@@ -60,7 +60,7 @@ def engine_of(name: str) -> Engine:
         ) from None
     if not has_torch():
         raise UserError("A click network needs PyTorch, which is not installed.", "Use the engine classifier.")
-    return _network_engine(folder)
+    return _create_network_engine(folder)
 
 
 def has_torch() -> bool:
@@ -68,8 +68,8 @@ def has_torch() -> bool:
     return find_spec("torch") is not None
 
 
-def _network_engine(folder: Path) -> Engine:
+def _create_network_engine(folder: Path) -> Engine:
     from .click_network import NetworkEngine, load_click_bundle
 
     bundle = load_click_bundle(folder)
-    return with_network(bundle.name, NetworkEngine(bundle.network()))
+    return create_calibrated_engine(bundle.name, NetworkEngine(bundle.network()))

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from .view import FloatArray, Mask, SeenStroke, View, distance_to, smoothed
+from .view import FloatArray, Mask, SeenStroke, View, compute_signed_distance, smooth_image
 
 _HU = (-200.0, 350.0)
 _MAX_ODDS = 4.0
@@ -62,7 +62,7 @@ class Evidence:
     voxel_ml: float
 
 
-def evidence_of(view: View, walker: FloatArray) -> Evidence:
+def compute_evidence(view: View, walker: FloatArray) -> Evidence:
     """Return the evidence on the latest click of ``view``; ``walker`` (z, y, x) is the random walker's answer.
 
     If the mask is empty, the radius of the error is unknown, and that of the organ's usual volume takes its place.
@@ -70,27 +70,27 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
     click, spacing = view.strokes[-1], view.grid.spacing
     adds = click.adds
     sign = np.float32(1.0 if adds else -1.0)
-    radius, half = error_radius(view)
+    radius, half = compute_error_radius(view)
     seeds = np.zeros(view.mask.shape, bool)
     seeds[tuple(click.voxels.T)] = True
-    distance = view.distance(click)
-    usual = _usual_radius(view)
-    border = distance_to(view.mask, spacing)
+    distance = view.compute_distance(click)
+    usual = _get_usual_radius(view)
+    border = compute_signed_distance(view.mask, spacing)
     depth = sign * (border - np.float32(half))
-    candidates = (view.mask != adds) & ~view.seeds(not adds) & (distance <= MAX_DISTANCE_MM)
+    candidates = (view.mask != adds) & ~view.make_seed_mask(not adds) & (distance <= MAX_DISTANCE_MM)
     if view.mask.any():
         candidates &= depth <= 4.0 * (radius + half) + 6.0
     candidates |= seeds & (view.mask != adds)
 
-    hu = smoothed(np.clip(view.hu, *_HU), spacing, 1.0)
-    hu_3 = smoothed(np.clip(view.hu, *_HU), spacing, 3.0)
+    hu = smooth_image(np.clip(view.hu, *_HU), spacing, 1.0)
+    hu_3 = smooth_image(np.clip(view.hu, *_HU), spacing, 3.0)
     near = distance <= max(2 * half, 0.7 * radius if view.mask.any() else 2 * half)
     hu_click, hu_3_click = float(np.median(hu[near])), float(np.median(hu_3[seeds]))
-    local, middle, contrast = _local_intensities(view, hu, border)
+    local, middle, contrast = _compare_local_intensities(view, hu, border)
     odds = sign * np.clip(_log_odds(walker), -_MAX_ODDS, _MAX_ODDS)
-    gradient = _gradient(view.hu, spacing)
-    geodesic = _geodesic(view, hu, hu_click, candidates, seeds)
-    filled = [smoothed(view.mask.astype(np.float32), spacing, scale) for scale in _MASK_SCALES]
+    gradient = _compute_gradient_magnitude(view.hu, spacing)
+    geodesic = _compute_geodesic_distance(view, hu, hu_click, candidates, seeds)
+    filled = [smooth_image(view.mask.astype(np.float32), spacing, scale) for scale in _MASK_SCALES]
 
     at = candidates
     d = distance[at]
@@ -111,12 +111,12 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
 
     def nearest(same: bool) -> FloatArray:
         others = [stroke.voxels for stroke in view.strokes[:-1] if stroke.adds == (adds == same)]
-        other = view.distance(SeenStroke(np.concatenate(others), adds, None))[at] if others else _NO_STROKE_MM
+        other = view.compute_distance(SeenStroke(np.concatenate(others), adds, None))[at] if others else _NO_STROKE_MM
         return np.clip(np.log((other + half) / (d + half)), -2.0, 2.0)
 
     counts = [sum(1 for stroke in view.strokes[:-1] if stroke.adds == (adds == same)) for same in (True, False)]
     mask_voxels, voxel_ml = int(np.count_nonzero(view.mask)), view.grid.volume_ml_per_voxel
-    own = radius_of(mask_voxels * voxel_ml)
+    own = compute_ball_radius(mask_voxels * voxel_ml)
     columns: dict[str, FloatArray] = {
         "ratio": np.minimum(ratio, 8.0) / 4,
         "log_ratio": np.minimum(np.log1p(ratio), 3.0),
@@ -159,22 +159,22 @@ def evidence_of(view: View, walker: FloatArray) -> Evidence:
     return Evidence(candidates, features, d, seeds, mask_voxels, voxel_ml)
 
 
-def error_radius(view: View) -> tuple[float, float]:
+def compute_error_radius(view: View) -> tuple[float, float]:
     """Return the radius of the error that the latest click of ``view`` is on, and half a voxel, in mm."""
     click, half = view.strokes[-1], 0.5 * float(np.prod(view.grid.spacing)) ** (1 / 3)
     if click.radius_mm is None:
-        return _usual_radius(view), half
+        return _get_usual_radius(view), half
     if not view.mask.any():
         return click.radius_mm, half
     # Distances are 0 in the outermost voxels of the mask, but its border lies half a voxel farther out.
     return (max(click.radius_mm - half, half) if click.adds else click.radius_mm + half), half
 
 
-def _usual_radius(view: View) -> float:
-    return _PLAIN_MM if view.expected_ml is None else radius_of(view.expected_ml)
+def _get_usual_radius(view: View) -> float:
+    return _PLAIN_MM if view.expected_ml is None else compute_ball_radius(view.expected_ml)
 
 
-def radius_of(ml: float) -> float:
+def compute_ball_radius(ml: float) -> float:
     """Return the radius (mm) of a ball of ``ml``, at least 3 mm."""
     return float(max((3 * ml * 1000 / (4 * np.pi)) ** (1 / 3), 3.0))
 
@@ -184,16 +184,18 @@ def _log_odds(probability: FloatArray) -> FloatArray:
     return np.log(share / (1 - share)).astype(np.float32)
 
 
-def _local_intensities(view: View, hu: FloatArray, border: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _compare_local_intensities(
+    view: View, hu: FloatArray, border: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Compare each voxel's HU with the mean inside the mask near it and with that of the shell around the mask.
 
     Return the log-likelihood ratio of inside to shell (-4 to 4), the position between the two means (-2 to 2, positive
     on the side of the inside), and the contrast between them, 0 to 3, all (z, y, x).
     """
-    inside = view.mask & ~view.seeds(False)
-    shell = ~view.mask & (border < _SHELL_MM) & ~view.seeds(True)
-    mean_in, variance_in = _weighted(hu, inside, view.grid.spacing)
-    mean_out, variance_out = _weighted(hu, shell, view.grid.spacing)
+    inside = view.mask & ~view.make_seed_mask(False)
+    shell = ~view.mask & (border < _SHELL_MM) & ~view.make_seed_mask(True)
+    mean_in, variance_in = _compute_local_statistics(hu, inside, view.grid.spacing)
+    mean_out, variance_out = _compute_local_statistics(hu, shell, view.grid.spacing)
     ratio = (hu - mean_out) ** 2 / variance_out - (hu - mean_in) ** 2 / variance_in + np.log(variance_out / variance_in)
     difference = mean_in - mean_out
     middle = (hu - 0.5 * (mean_in + mean_out)) * difference / (difference**2 + 20.0**2)
@@ -204,22 +206,24 @@ def _local_intensities(view: View, hu: FloatArray, border: FloatArray) -> tuple[
     )
 
 
-def _weighted(hu: FloatArray, region: Mask, spacing: tuple[float, float, float]) -> tuple[FloatArray, FloatArray]:
+def _compute_local_statistics(
+    hu: FloatArray, region: Mask, spacing: tuple[float, float, float]
+) -> tuple[FloatArray, FloatArray]:
     """Return mean and variance (z, y, x) of ``hu`` in ``region``, weighted by the distance to each voxel."""
     if not region.any():
         region = np.ones_like(region)
     weight = region.astype(np.float32)
-    share = smoothed(weight, spacing, _LOCAL_MM)
+    share = smooth_image(weight, spacing, _LOCAL_MM)
     overall, spread = float(hu[region].mean()), float(hu[region].var())
     # Far from the region, the weights vanish, and its overall mean takes over.
     few = np.float32(1e-2)
-    mean = (smoothed(weight * hu, spacing, _LOCAL_MM) + few * overall) / np.maximum(share + few, few)
-    square = smoothed(weight * (hu - overall) ** 2, spacing, _LOCAL_MM) + few * spread
+    mean = (smooth_image(weight * hu, spacing, _LOCAL_MM) + few * overall) / np.maximum(share + few, few)
+    square = smooth_image(weight * (hu - overall) ** 2, spacing, _LOCAL_MM) + few * spread
     variance = square / np.maximum(share + few, few) - (mean - overall) ** 2
     return mean, np.maximum(variance, _MIN_SD**2)
 
 
-def _gradient(hu: FloatArray, spacing: tuple[float, float, float]) -> FloatArray:
+def _compute_gradient_magnitude(hu: FloatArray, spacing: tuple[float, float, float]) -> FloatArray:
     image = sitk.GetImageFromArray(np.clip(hu, *_HU).astype(np.float32))
     image.SetSpacing(spacing)
     if min(hu.shape) < 4:
@@ -227,11 +231,13 @@ def _gradient(hu: FloatArray, spacing: tuple[float, float, float]) -> FloatArray
     return sitk.GetArrayFromImage(sitk.GradientMagnitudeRecursiveGaussian(image, 2.0))
 
 
-def _geodesic(view: View, hu: FloatArray, hu_click: float, candidates: Mask, seeds: Mask) -> FloatArray:
+def _compute_geodesic_distance(
+    view: View, hu: FloatArray, hu_click: float, candidates: Mask, seeds: Mask
+) -> FloatArray:
     """Return the geodesic distance (mm) to the click: longer through other intensities, and through other voxels."""
     speed = 1 / (1 + ((hu - np.float32(hu_click)) / np.float32(25.0)) ** 2) + np.float32(0.02)
     speed = np.where(candidates | seeds, speed, np.float32(0.3) * speed)
-    image = view.grid.image_of(speed.astype(np.float32))
+    image = view.grid.make_image(speed.astype(np.float32))
     marching = sitk.FastMarchingImageFilter()
     marching.SetTrialPoints([tuple(int(each) for each in voxel[::-1]) for voxel in np.argwhere(seeds)])
     marching.SetStoppingValue(100.0)

@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from .view import FloatArray, Mask, SeenStroke, View, distance_to, smoothed
+from .view import FloatArray, Mask, SeenStroke, View, compute_signed_distance, smooth_image
 
 # Range of the histograms in HU. Outside of it lie air and bone, which do not distinguish soft organs.
 _HU = (-200.0, 350.0)
@@ -85,15 +85,15 @@ class RandomWalkerEngine:
     def __init__(self, options: RandomWalkerOptions = RandomWalkerOptions()) -> None:
         self._options = options
 
-    def foreground(self, view: View) -> FloatArray:
+    def predict_foreground(self, view: View) -> FloatArray:
         """See ``view.Engine``."""
         spacing = view.grid.spacing
-        hu = smoothed(np.clip(view.hu, *_HU), spacing, self._options.smoothing_mm)
-        strokes = [self._seen(view, stroke) for stroke in view.strokes]
-        prior = self._prior(view, hu, strokes)
+        hu = smooth_image(np.clip(view.hu, *_HU), spacing, self._options.smoothing_mm)
+        strokes = [self._measure_stroke(view, stroke) for stroke in view.strokes]
+        prior = self._compute_prior(view, hu, strokes)
         weight = np.full(prior.shape, self._options.prior, np.float32)
         for adds in (True, False):
-            seeds = view.seeds(adds)
+            seeds = view.make_seed_mask(adds)
             weight[seeds], prior[seeds] = _SEED_WEIGHT, float(adds)
         start = view.mask.astype(np.float32)
         found = solve(hu, spacing, prior, weight, self._options.contrast, start, self._options.iterations)
@@ -104,18 +104,18 @@ class RandomWalkerEngine:
         if changed > self._options.max_changed_fraction * max(int(np.count_nonzero(view.mask)), 1) and view.mask.any():
             # A click this close to the border is hardly meant to change such a large share of the organ.
             answer = np.where(distance <= max(self._options.near_mm, 3.0 * radius), found, start)
-        return without_islands(answer, view)
+        return remove_new_islands(answer, view)
 
-    def _seen(self, view: View, stroke: SeenStroke) -> tuple[FloatArray, float]:
+    def _measure_stroke(self, view: View, stroke: SeenStroke) -> tuple[FloatArray, float]:
         """Return the distance (mm) of each voxel (z, y, x) to ``stroke``, and the radius (mm) of the error around it.
 
         The radius is estimated from what was known when the stroke was drawn.
         """
-        distance = view.distance(stroke)
+        distance = view.compute_distance(stroke)
         smallest, largest = self._options.radius_mm
         if stroke.radius_mm is not None:
             return distance, float(np.clip(stroke.radius_mm, smallest, largest))
-        hu = smoothed(np.clip(view.hu, *_HU), view.grid.spacing, 2.5)
+        hu = smooth_image(np.clip(view.hu, *_HU), view.grid.spacing, 2.5)
         differs = np.abs(hu - np.median(view.hu[distance <= 3.5])) > self._options.alike_hu
         radius = smallest
         while radius < largest:
@@ -125,12 +125,12 @@ class RandomWalkerEngine:
             radius += 1.5
         return distance, float(np.sqrt(radius * self._options.missing_mm))
 
-    def _prior(self, view: View, hu: FloatArray, strokes: Sequence[tuple[FloatArray, float]]) -> FloatArray:
+    def _compute_prior(self, view: View, hu: FloatArray, strokes: Sequence[tuple[FloatArray, float]]) -> FloatArray:
         options = self._options
         spacing = view.grid.spacing
         # The mask before all strokes, so that the answer does not drift with the number of strokes.
         known = view.first_mask if view.first_mask.any() else view.mask
-        depth = distance_to(known, spacing)
+        depth = compute_signed_distance(known, spacing)
         odds = np.zeros(depth.shape, np.float32)
         trust = np.ones(depth.shape, np.float32)
         near = [np.zeros(depth.shape, np.float32), np.zeros(depth.shape, np.float32)]
@@ -144,7 +144,7 @@ class RandomWalkerEngine:
             if stroke.adds:
                 np.minimum(nearest, distance, out=nearest)
         odds += options.mask * np.tanh(-depth / options.mask_mm) * trust
-        odds += options.intensity * self._intensity(hu, known, depth, near[1], near[0])
+        odds += options.intensity * self._compute_likelihood_ratio(hu, known, depth, near[1], near[0])
         odds -= options.others * (view.others & ~view.mask)
         odds += options.bias
         if known.any():
@@ -152,7 +152,7 @@ class RandomWalkerEngine:
             odds -= 0.5 * np.clip(np.minimum(depth, nearest) - options.farthest_mm, 0.0, 10.0)
         return (1 / (1 + np.exp(-odds))).astype(np.float32)
 
-    def _intensity(
+    def _compute_likelihood_ratio(
         self, hu: FloatArray, known: Mask, depth: FloatArray, near_added: FloatArray, near_removed: FloatArray
     ) -> FloatArray:
         """Return the log-likelihood ratio (organ to surroundings) of each voxel's HU (z, y, x)."""
@@ -166,7 +166,7 @@ class RandomWalkerEngine:
         organ = _share(inside * (1 - near_removed)) + options.stroke_share * _share(near_added)
         surroundings = _share(outside * (1 - near_added)) + options.stroke_share * _share(near_removed)
         bins = ((hu - _HU[0]) / (_HU[1] - _HU[0]) * (_BINS - 1)).astype(np.int64).clip(0, _BINS - 1)
-        ratio = np.log(_histogram(bins, organ) / _histogram(bins, surroundings))
+        ratio = np.log(_compute_histogram(bins, organ) / _compute_histogram(bins, surroundings))
         return np.clip(ratio, -3.0, 3.0).astype(np.float32)[bins]
 
 
@@ -178,12 +178,12 @@ class SeededRandomWalker:
 
     name = "seeded_random_walker"
 
-    def foreground(self, view: View) -> FloatArray:
+    def predict_foreground(self, view: View) -> FloatArray:
         """See ``view.Engine``."""
         spacing = view.grid.spacing
-        hu = smoothed(np.clip(view.hu, *_HU), spacing, 0.5)
-        depth = distance_to(view.mask, spacing)
-        distance = view.distance(view.strokes[-1])
+        hu = smooth_image(np.clip(view.hu, *_HU), spacing, 0.5)
+        depth = compute_signed_distance(view.mask, spacing)
+        distance = view.compute_distance(view.strokes[-1])
         radius = view.strokes[-1].radius_mm
         known = (np.abs(depth) > 4.0) & (distance > 2.0 * (14.0 if radius is None else radius + 2.0))
         if not (known & ~view.mask).any():
@@ -191,9 +191,9 @@ class SeededRandomWalker:
         weight = np.where(known, _SEED_WEIGHT, 1e-4).astype(np.float32)
         prior = view.mask.astype(np.float32)
         for adds in (True, False):
-            seeds = view.seeds(adds)
+            seeds = view.make_seed_mask(adds)
             weight[seeds], prior[seeds] = _SEED_WEIGHT, float(adds)
-        return without_islands(solve(hu, spacing, prior, weight, 0.01, prior.copy(), 200), view)
+        return remove_new_islands(solve(hu, spacing, prior, weight, 0.01, prior.copy(), 200), view)
 
 
 def solve(
@@ -217,7 +217,7 @@ def solve(
     edges = []
     diagonal = weight.copy()
     for axis in range(3):
-        low, high = _pair(axis)
+        low, high = _get_edge_slices(axis)
         factor = np.float32((finest / spacing[2 - axis]) ** 2)
         edge = (np.exp(-contrast * (hu[high] - hu[low]) ** 2) + np.float32(1e-3)) * factor
         edges.append(edge)
@@ -227,7 +227,7 @@ def solve(
     def product(x: FloatArray) -> FloatArray:
         y = diagonal * x
         for axis, edge in enumerate(edges):
-            low, high = _pair(axis)
+            low, high = _get_edge_slices(axis)
             y[low] -= edge * x[high]
             y[high] -= edge * x[low]
         return y
@@ -253,7 +253,7 @@ def solve(
     return x
 
 
-def _pair(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _get_edge_slices(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Return the index of the lower and of the upper voxels of all edges along ``axis``."""
     low = tuple(slice(None, -1) if each == axis else slice(None) for each in range(3))
     high = tuple(slice(1, None) if each == axis else slice(None) for each in range(3))
@@ -268,19 +268,19 @@ def _share(weights: FloatArray) -> FloatArray:
     return weights / max(float(weights.sum()), 1e-6)
 
 
-def _histogram(bins: NDArray[np.int64], weights: FloatArray) -> NDArray[np.float64]:
+def _compute_histogram(bins: NDArray[np.int64], weights: FloatArray) -> NDArray[np.float64]:
     counts = np.bincount(bins.ravel(), weights=weights.ravel(), minlength=_BINS)
     kernel = np.exp(-0.5 * (np.arange(-4, 5) / 1.5) ** 2)
     return np.convolve(counts / max(counts.sum(), 1e-9), kernel / kernel.sum(), "same") + 4e-3
 
 
-def without_islands(found: FloatArray, view: View) -> FloatArray:
+def remove_new_islands(found: FloatArray, view: View) -> FloatArray:
     """Return the probability ``found`` (z, y, x) without new islands, and consistent with all strokes.
 
     New pieces that touch neither the current mask nor a stroke are removed.
     """
-    added = view.seeds(True)
-    answer = ((found > 0.5) | added) & ~view.seeds(False)
+    added = view.make_seed_mask(True)
+    answer = ((found > 0.5) | added) & ~view.make_seed_mask(False)
     pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(answer.astype(np.uint8)), True))
     kept = np.zeros(int(pieces.max()) + 1, bool)
     kept[pieces[view.mask | added]] = True

@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ..errors import UserError, reason_of
+from ..errors import UserError, get_reason
 from ..imaging.grid import Grid
 from ..imaging.readers import read_labels
 from ..imaging.writers import is_private, new_folder, write_image, write_json, write_text
@@ -29,7 +29,7 @@ from ..inference.segmenter import Result, report_progress
 from ..json_io import DataError, load, read_json
 from ..organs import VOCABULARIES, Organ, Vocabulary
 from ..types import ProgressCallback
-from .engines import default_engine
+from .engines import create_default_engine
 from .session import Change, CorrectionSession
 from .strokes import Point, Stroke
 from .view import Engine
@@ -110,13 +110,13 @@ def read_result(folder: Path) -> ResultFolder:
             raise DataError(CORRECTIONS, "is not a list")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder} is not a result folder: it has no valid {REQUEST} ({reason_of(error)}).",
+            f"{folder} is not a result folder: it has no valid {REQUEST} ({get_reason(error)}).",
             "Specify a result folder of dca segment.",
         ) from None
     labels = folder / f"labels{stored.extension}"
     if not labels.is_file():
         raise UserError(f"{folder} contains no {labels.name} to correct.", "Segment the CT again.")
-    return ResultFolder(folder, labels, stored.extension, record, _vocabulary(folder, stored.vocabulary or ""))
+    return ResultFolder(folder, labels, stored.extension, record, _find_vocabulary(folder, stored.vocabulary or ""))
 
 
 def open_session(
@@ -130,7 +130,7 @@ def open_session(
     ``ct`` is the path of the CT, if it was moved. ``locked`` are keys of organs that must not change. Raises UserError
     if the CT is missing or has changed, or an organ of ``locked`` does not exist.
     """
-    locked_labels = [organ_of(result.vocabulary, key).label for key in locked]
+    locked_labels = [find_organ(result.vocabulary, key).label for key in locked]
     image = read_result_ct(result.record, result.folder, ct)
     names = {organ.label: organ.key for organ in result.vocabulary}
     checksum = result.record.get("ct_checksum")
@@ -151,23 +151,25 @@ def correct_result(
     """Correct the result in ``folder`` with ``strokes``, in order, and write it to the new folder ``out``.
 
     ``ct`` is the path of the CT, if it was moved. ``locked`` are keys of organs that must not change. ``engine`` None
-    means ``engines.default_engine``. ``also_write(folder, ct, result)`` may add files. ``out`` appears once it is
-    complete, and never replaces anything. Only its owner can read it if that is so for ``folder``.
-    Raises UserError for an invalid stroke, or if the strokes change nothing; then there is no folder.
+    means ``engines.create_default_engine``. ``also_write(folder, ct, result)`` may add files. ``out`` appears once it
+    is complete, and never replaces anything. Only its owner can read it if that is so for ``folder``. Raises UserError
+    for an invalid stroke, or if the strokes change nothing; then there is no folder.
     """
     if not strokes:
         raise UserError("No points were given to correct the result.", "Specify --add x,y,z or --remove x,y,z.")
     result = read_result(folder)
-    labels = [organ_of(result.vocabulary, each.organ).label for each in strokes]
+    labels = [find_organ(result.vocabulary, each.organ).label for each in strokes]
     report_progress(progress, 0.0, "Reading the result and its CT")
     with new_folder(out, private=is_private(result.folder), keep_finished=True) as temporary:
-        session, image = open_session(result, ct, locked, engine or default_engine())
+        session, image = open_session(result, ct, locked, engine or create_default_engine())
         hu = sitk.GetArrayViewFromImage(image)
-        grid = Grid.of(image)
-        kept = _segmented_organs(result, labels)
+        grid = Grid.from_image(image)
+        kept = _get_segmented_labels(result, labels)
 
         def measured() -> tuple[OrganMeasurement, ...]:
-            return measure(_bytes(session), hu, grid.volume_ml_per_voxel, result.vocabulary, kept, spacing=grid.spacing)
+            return measure(
+                _get_uint8_labels(session), hu, grid.volume_ml_per_voxel, result.vocabulary, kept, spacing=grid.spacing
+            )
 
         before = measured()
         for index, (label, each) in enumerate(zip(labels, strokes, strict=True)):
@@ -197,7 +199,7 @@ def correct_result(
     return CorrectedResult(corrected, before, after, session.changes, result.vocabulary)
 
 
-def organ_of(vocabulary: Vocabulary, key: str) -> Organ:
+def find_organ(vocabulary: Vocabulary, key: str) -> Organ:
     """Return the organ with this key or name. Raises UserError if ``vocabulary`` does not have it."""
     normalized = key.strip().lower().replace(" ", "_")
     for organ in vocabulary:
@@ -206,7 +208,7 @@ def organ_of(vocabulary: Vocabulary, key: str) -> Organ:
     raise UserError(f"This result has no organ '{key}'.", f"Choose one of: {', '.join(vocabulary.by_key)}.")
 
 
-def _vocabulary(folder: Path, named: str) -> Vocabulary:
+def _find_vocabulary(folder: Path, named: str) -> Vocabulary:
     """Return the vocabulary of the labels: the one ``named``, or else the one that ``volumes.csv`` lists."""
     if named in VOCABULARIES:
         return VOCABULARIES[named]
@@ -225,13 +227,13 @@ def _vocabulary(folder: Path, named: str) -> Vocabulary:
     )
 
 
-def _segmented_organs(result: ResultFolder, corrected: Collection[int]) -> frozenset[int] | None:
+def _get_segmented_labels(result: ResultFolder, corrected: Collection[int]) -> frozenset[int] | None:
     """The labels that were segmented or are ``corrected`` now; None for all of the vocabulary."""
     options = result.record.get("options")
     names = options.get("organs") if isinstance(options, dict) else None
     if not isinstance(names, list):
         return None
-    return frozenset((*(organ_of(result.vocabulary, str(name)).label for name in names), *corrected))
+    return frozenset((*(find_organ(result.vocabulary, str(name)).label for name in names), *corrected))
 
 
 def _clear_changed(path: Path, before: sitk.Image, after: sitk.Image) -> None:
@@ -242,10 +244,10 @@ def _clear_changed(path: Path, before: sitk.Image, after: sitk.Image) -> None:
         return
     unchanged = sitk.GetArrayViewFromImage(before) == sitk.GetArrayViewFromImage(after)
     array = np.where(unchanged, sitk.GetArrayViewFromImage(experts), np.uint8(0))
-    write_image(Grid.of(experts).image_of(array), path)
+    write_image(Grid.from_image(experts).make_image(array), path)
 
 
-def _bytes(session: CorrectionSession) -> NDArray[np.uint8]:
+def _get_uint8_labels(session: CorrectionSession) -> NDArray[np.uint8]:
     return session.labels.astype(np.uint8, copy=False)
 
 
@@ -280,7 +282,7 @@ def _record(
         ],
     }
     options = result.record.get("options")
-    kept = _segmented_organs(result, [change.label for change in session.changes])
+    kept = _get_segmented_labels(result, [change.label for change in session.changes])
     if isinstance(options, dict) and kept is not None:
         options = {**options, "organs": [organ.key for organ in result.vocabulary if organ.label in kept]}
     return {

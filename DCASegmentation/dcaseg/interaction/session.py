@@ -19,24 +19,24 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..imaging.grid import Grid
-from ..imaging.intensity import voxel_checksum
-from ..organs import usual_volume
+from ..imaging.intensity import compute_voxel_checksum
+from ..organs import get_typical_volume
 from ..types import Box
 from .click_classifier import LARGE_ADDING_MM, ClassifierEngine
-from .continuation import next_points
-from .evidence import radius_of
-from .strokes import Point, Stroke, box_around, box_of_corners, in_box_of_corners, inside, rasterize
+from .continuation import find_next_points
+from .evidence import compute_ball_radius
+from .strokes import Point, Stroke, is_between_corners, is_inside_box, make_box_around, make_box_from_corners, rasterize
 from .view import (
     Engine,
     SeenStroke,
     View,
-    coarse_strides,
-    distance_to,
-    mask_on_ct,
-    reduced,
-    reduced_grid,
-    strides_of,
-    sub_grid,
+    compute_signed_distance,
+    compute_strides,
+    compute_view_strides,
+    crop_grid,
+    downsample,
+    downsample_grid,
+    resample_mask_to_ct,
 )
 
 BOX_MM = 96.0
@@ -105,7 +105,7 @@ class CorrectionSession:
     ``ct`` (HU) and ``labels`` (0 is background) are 3D images on the same grid. Neither is changed: ``labels`` is
     copied. ``names`` are organ keys by label, for messages and to know which organs may contain gas. ``titles`` are the
     names of segments by label, for messages, and may be any text. ``locked`` are labels whose voxels never change.
-    ``checksum`` is the ``imaging.intensity.voxel_checksum`` of the CT that was segmented.
+    ``checksum`` is the ``imaging.intensity.compute_voxel_checksum`` of the CT that was segmented.
 
     Raises UserError if the images lie on different grids, or if ``ct`` is not the CT that was segmented.
     """
@@ -120,14 +120,14 @@ class CorrectionSession:
         checksum: str | None = None,
         titles: Mapping[int, str] | None = None,
     ) -> None:
-        self.grid = Grid.of(ct)
-        if not Grid.of(labels).same_as(self.grid):
+        self.grid = Grid.from_image(ct)
+        if not Grid.from_image(labels).is_same_as(self.grid):
             raise UserError(
                 "The segmentation does not lie on the CT's grid.",
                 "Resample it to the CT, or harden the transform it is under, and try again.",
             )
         self._hu = sitk.GetArrayViewFromImage(ct)
-        if checksum is not None and voxel_checksum(self._hu) != checksum:
+        if checksum is not None and compute_voxel_checksum(self._hu) != checksum:
             raise UserError(
                 "The CT is not the one that was segmented: its voxels have changed.",
                 "Segment it again, or use the original CT.",
@@ -160,7 +160,7 @@ class CorrectionSession:
 
     def image(self) -> sitk.Image:
         """Return a copy of the corrected labels as an image on the CT's grid."""
-        return self.grid.image_of(self._labels.copy())
+        return self.grid.make_image(self._labels.copy())
 
     def lock(self, labels: Iterable[int]) -> None:
         """Lock these labels too, for instance organs that the user has accepted."""
@@ -176,7 +176,9 @@ class CorrectionSession:
         """
         start = time.perf_counter()
         voxels = rasterize(stroke.points, self.grid)
-        box = box_around(voxels, self.grid, BOX_MM) if corners is None else box_of_corners(corners, self.grid)
+        box = (
+            make_box_around(voxels, self.grid, BOX_MM) if corners is None else make_box_from_corners(corners, self.grid)
+        )
         adds = self._adds(label, voxels, stroke.add)
         self._check(label, voxels, adds, box)
         before = self._labels[box].copy()
@@ -186,14 +188,14 @@ class CorrectionSession:
         if (in_organ == adds).all():
             after = before
         else:
-            after = self._corrected(placed, box, corners is not None)
+            after = self._correct_labels(placed, box, corners is not None)
             missing = not (before == label).any()
             if corners is None and (missing or (adds and self._is_large(placed))):
-                box, after = self._continued(placed, box, after, missing)
+                box, after = self._follow_ends(placed, box, after, missing)
                 before = self._labels[box].copy()
             if corners is not None:
                 # On an oblique CT, the block of voxels is larger than the box.
-                after = np.where(in_box_of_corners(corners, self.grid, box), after, before)
+                after = np.where(is_between_corners(corners, self.grid, box), after, before)
         found, organ = after == label, before == label
         taken = before[found & ~organ]
         lost, counts = np.unique(taken[taken != 0], return_counts=True)
@@ -245,7 +247,7 @@ class CorrectionSession:
                 f"The {name} is locked or accepted, so nothing was changed.",
                 "Undo its acceptance, or omit it from --lock.",
             )
-        if not inside(voxels, box).all():
+        if not is_inside_box(voxels, box).all():
             raise UserError("A point lies outside the box.", "Draw the box around all of the points.")
         at = tuple(voxels.T)
         if not adds and not (self._labels[box] == label).any():
@@ -289,12 +291,12 @@ class CorrectionSession:
 
     def _is_large(self, placed: _Placed) -> bool:
         """Whether the stroke ``placed``, which adds, is deep in a large error, more of which may be left."""
-        expected_ml = usual_volume(self._names.get(placed.label))
+        expected_ml = get_typical_volume(self._names.get(placed.label))
         if placed.radius_mm is None or expected_ml is None:
             return False
-        return LARGE_ADDING_MM <= placed.radius_mm <= radius_of(expected_ml)
+        return LARGE_ADDING_MM <= placed.radius_mm <= compute_ball_radius(expected_ml)
 
-    def _continued(
+    def _follow_ends(
         self, first: _Placed, box: Box, after: NDArray[np.integer], missing: bool
     ) -> tuple[Box, NDArray[np.integer]]:
         """Return the box and the labels in it after an organ that ends at the edge of ``box`` has been followed.
@@ -304,35 +306,37 @@ class CorrectionSession:
         fraction of the time.
         """
         label = first.label
-        if usual_volume(self._names.get(label)) is None:
+        if get_typical_volume(self._names.get(label)) is None:
             return box, after
-        coarse, strides = self._coarse(first, box, after)
+        coarse, strides = self._make_coarse_session(first, box, after)
         organ = coarse._labels == label
-        coarse._follow(label, self._labels[_centers(self.grid, strides)] == label)
+        coarse._follow(label, self._labels[_get_center_slices(self.grid, strides)] == label)
         followed = coarse._labels == label
         where = np.argwhere(followed != organ)
         if not len(where):
             return box, after
         # A voxel more on each side, because the border on the CT's voxels is interpolated.
         low, high = np.maximum(where.min(axis=0) - 1, 0), np.minimum(where.max(axis=0) + 2, organ.shape)
-        seen = _box(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        part = _box(
+        seen = _make_box(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        part = _make_box(
             slice(side.start * step, size if side.stop == count else side.stop * step)
             for side, step, size, count in zip(seen, strides, self.grid.shape, organ.shape, strict=True)
         )
-        whole = _box(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(part, box, strict=True))
+        whole = _make_box(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(part, box, strict=True))
         labels = self._labels[whole].copy()
-        labels[_relative(box, whole)] = after
-        before = labels[_relative(part, whole)]
+        labels[_get_relative_slices(box, whole)] = after
+        before = labels[_get_relative_slices(part, whole)]
         mask = before == label
-        found = mask_on_ct(
+        found = resample_mask_to_ct(
             followed[seen].astype(np.float32),
-            *(organ[seen], sub_grid(coarse.grid, seen), mask, sub_grid(self.grid, part), strides),
+            *(organ[seen], crop_grid(coarse.grid, seen), mask, crop_grid(self.grid, part), strides),
         )
-        labels[_relative(part, whole)] = self._decided(found, mask, before, (*self._strokes_for(label), first), part)
-        return (whole, labels) if missing else (box, labels[_relative(box, whole)])
+        labels[_get_relative_slices(part, whole)] = self._merge_mask(
+            found, mask, before, (*self._select_strokes(label), first), part
+        )
+        return (whole, labels) if missing else (box, labels[_get_relative_slices(box, whole)])
 
-    def _coarse(
+    def _make_coarse_session(
         self, first: _Placed, box: Box, after: NDArray[np.integer]
     ) -> tuple[CorrectionSession, tuple[int, int, int]]:
         """Return this session on the voxels on which ends are followed, and how many of the CT's make one (z, y, x).
@@ -340,11 +344,11 @@ class CorrectionSession:
         Its labels are those after the stroke ``first``: ``after`` in ``box``.
         """
         if self._coarse_ct is None:
-            z, y, x = coarse_strides(self.grid, _COARSE_MM)
+            z, y, x = compute_strides(self.grid, _COARSE_MM)
             self._coarse_ct = (z, y, x), sitk.BinShrink(self._ct, (x, y, z))
         strides, ct = self._coarse_ct
-        grid = Grid.of(ct)
-        labels = self._labels[_centers(self.grid, strides)].copy()
+        grid = Grid.from_image(ct)
+        labels = self._labels[_get_center_slices(self.grid, strides)].copy()
         # The voxels of ``box`` that are the centers of coarse ones.
         inner, outer = [], []
         for side, step, count in zip(box, strides, grid.shape, strict=True):
@@ -354,7 +358,7 @@ class CorrectionSession:
             inner.append(slice(start * step + step // 2 - side.start, side.stop - side.start, step))
         target = labels[tuple(outer)]
         target[...] = after[tuple(inner)][tuple(slice(0, size) for size in target.shape)]
-        coarse = CorrectionSession(ct, grid.image_of(labels), self._names, self._locked, self._engine)
+        coarse = CorrectionSession(ct, grid.make_image(labels), self._names, self._locked, self._engine)
         last = np.array(grid.shape) - 1
         coarse._placed = [
             replace(each, voxels=np.unique(np.minimum(each.voxels // strides, last), axis=0))
@@ -367,7 +371,7 @@ class CorrectionSession:
 
         ``before``: its mask (z, y, x) before that stroke.
         """
-        expected_ml = usual_volume(self._names.get(label))
+        expected_ml = get_typical_volume(self._names.get(label))
         assert expected_ml is not None
         max_ml = max(expected_ml, _MAX_GROWTH * np.count_nonzero(before) * self.grid.volume_ml_per_voxel)
         free = ~np.isin(self._labels, list(self._locked)) if self._locked else np.ones(self._labels.shape, bool)
@@ -379,62 +383,62 @@ class CorrectionSession:
             organ = self._labels == label
             if np.count_nonzero(organ) * self.grid.volume_ml_per_voxel > max_ml:
                 break
-            ends = [*ends[1:], *next_points(organ, organ & ~before, self._hu, free, self.grid, ends[0])]
+            ends = [*ends[1:], *find_next_points(organ, organ & ~before, self._hu, free, self.grid, ends[0])]
             ends = [end for end in ends if not organ[tuple(end)]]
             if not ends:
                 break
             before, step = organ, _Placed(label, True, ends[0][None])
-            box = box_around(step.voxels, self.grid, BOX_MM)
-            self._labels[box] = self._corrected(step, box, False)
+            box = make_box_around(step.voxels, self.grid, BOX_MM)
+            self._labels[box] = self._correct_labels(step, box, False)
             self._placed.append(step)
 
-    def _corrected(self, latest: _Placed, box: Box, is_drawn: bool) -> NDArray[np.integer]:
+    def _correct_labels(self, latest: _Placed, box: Box, is_drawn: bool) -> NDArray[np.integer]:
         """Return the labels in ``box`` after all strokes for an organ, of which ``latest`` is the last.
 
         ``is_drawn``: the user has drawn the box around the organ, so a missing organ is about as large as it.
         """
         label = latest.label
-        grid = sub_grid(self.grid, box)
+        grid = crop_grid(self.grid, box)
         before = self._labels[box]
         mask = before == label
-        expected_ml = usual_volume(self._names.get(label))
+        expected_ml = get_typical_volume(self._names.get(label))
         # The borders of a large organ, found with one click, are coarse anyway.
         is_coarse = expected_ml is not None and expected_ml >= _FINE_ML and not mask.any() and not is_drawn
-        strides = strides_of(grid, _COARSE_MM) if is_coarse else strides_of(grid)
-        view_grid = reduced_grid(grid, strides)
-        coarse = reduced(mask, strides) > 0.5
+        strides = compute_view_strides(grid, _COARSE_MM) if is_coarse else compute_view_strides(grid)
+        view_grid = downsample_grid(grid, strides)
+        coarse = downsample(mask, strides) > 0.5
         if mask.any() and not coarse.any():
             # Everything of the organ here is thinner than half a voxel of the view; it is not missing.
-            coarse = reduced(mask, strides) > 0
+            coarse = downsample(mask, strides) > 0
         first = np.array([each.start for each in box])
         last = np.array(view_grid.shape) - 1
 
         def seen(placed: _Placed) -> NDArray[np.int64]:
-            own = placed.voxels[inside(placed.voxels, box)] - first
+            own = placed.voxels[is_inside_box(placed.voxels, box)] - first
             return np.unique(np.minimum(own // strides, last), axis=0)
 
         newest = seen(latest)
         if coarse.any():
-            latest.radius_mm = float(np.abs(distance_to(coarse, view_grid.spacing)[tuple(newest.T)]).max())
+            latest.radius_mm = float(np.abs(compute_signed_distance(coarse, view_grid.spacing)[tuple(newest.T)]).max())
         elif is_drawn:
             latest.radius_mm = _SHARE_OF_BOX * min(
                 size * step for size, step in zip(grid.size, grid.spacing, strict=True)
             )
-        earlier = [each for each in self._strokes_for(label) if inside(each.voxels, box).any()]
+        earlier = [each for each in self._select_strokes(label) if is_inside_box(each.voxels, box).any()]
         view = View(
             grid=view_grid,
-            hu=reduced(self._hu[box], strides),
+            hu=downsample(self._hu[box], strides),
             mask=coarse,
-            first_mask=reduced(self._first[box] == label, strides) > 0.5,
-            others=reduced((before != 0) & ~mask, strides) > 0.5,
+            first_mask=downsample(self._first[box] == label, strides) > 0.5,
+            others=downsample((before != 0) & ~mask, strides) > 0.5,
             strokes=(*(SeenStroke(seen(each), each.adds, each.radius_mm) for each in earlier),
                      SeenStroke(newest, latest.adds, latest.radius_mm)),
             expected_ml=expected_ml,
         )  # fmt: skip
-        found = mask_on_ct(self._engine.foreground(view), coarse, view_grid, mask, grid, strides)
-        return self._decided(_balanced(found, mask, latest.adds), mask, before, (*earlier, latest), box)
+        found = resample_mask_to_ct(self._engine.predict_foreground(view), coarse, view_grid, mask, grid, strides)
+        return self._merge_mask(_drop_opposite_change(found, mask, latest.adds), mask, before, (*earlier, latest), box)
 
-    def _strokes_for(self, label: int) -> list[_Placed]:
+    def _select_strokes(self, label: int) -> list[_Placed]:
         """Return the strokes so far that say where the organ ``label`` is or is not.
 
         A stroke that adds to another organ counts as one that removes from this organ.
@@ -445,7 +449,7 @@ class CorrectionSession:
             if each.label == label or each.adds
         ]
 
-    def _decided(
+    def _merge_mask(
         self,
         found: NDArray[np.bool_],
         mask: NDArray[np.bool_],
@@ -460,28 +464,28 @@ class CorrectionSession:
         """
         start = np.array([each.start for each in box])
         for each in strokes:
-            found[tuple((each.voxels[inside(each.voxels, box)] - start).T)] = each.adds
+            found[tuple((each.voxels[is_inside_box(each.voxels, box)] - start).T)] = each.adds
         if self._locked:
             found = np.where(np.isin(before, list(self._locked)), mask, found)
         return np.where(found, strokes[-1].label, np.where(mask, 0, before)).astype(before.dtype)
 
 
-def _box(sides: Iterable[slice]) -> Box:
+def _make_box(sides: Iterable[slice]) -> Box:
     z, y, x = sides
     return z, y, x
 
 
-def _centers(grid: Grid, strides: tuple[int, int, int]) -> tuple[slice, ...]:
+def _get_center_slices(grid: Grid, strides: tuple[int, int, int]) -> tuple[slice, ...]:
     """Return the index of the voxels in the middle of blocks of ``strides`` (z, y, x), without incomplete blocks."""
     return tuple(slice(step // 2, size // step * step, step) for size, step in zip(grid.shape, strides, strict=True))
 
 
-def _relative(inner: Sequence[slice], outer: Sequence[slice]) -> tuple[slice, ...]:
+def _get_relative_slices(inner: Sequence[slice], outer: Sequence[slice]) -> tuple[slice, ...]:
     """Return the index of the box ``inner`` within the box ``outer``."""
     return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True))
 
 
-def _balanced(found: NDArray[np.bool_], mask: NDArray[np.bool_], adds: bool) -> NDArray[np.bool_]:
+def _drop_opposite_change(found: NDArray[np.bool_], mask: NDArray[np.bool_], adds: bool) -> NDArray[np.bool_]:
     """Return ``found``, or only its change in the direction of the stroke if the opposite change is larger.
 
     An engine may move the whole border of the organ, but a click that adds must not remove most of it.

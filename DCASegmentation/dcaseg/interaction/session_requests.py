@@ -24,7 +24,7 @@ from ..imaging.readers import read_ct, read_labels
 from ..imaging.writers import write_image
 from .session import Change, CorrectionSession
 from .strokes import Stroke
-from .view import Engine, sub_grid
+from .view import Engine, crop_grid
 
 # A session holds a CT and two label maps; the worker has no memory for many of them.
 _MAX_SESSIONS = 1
@@ -66,7 +66,7 @@ class Sessions:
         if not self._open:
             self._ct = None
 
-    def ct(self, path: Path) -> sitk.Image:
+    def load_ct(self, path: Path) -> sitk.Image:
         """Return the CT in the file ``path``, which is read again only if it has changed. Raises what read_ct does."""
         try:
             status = path.stat()
@@ -113,7 +113,7 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
         while len(session.changes) > strokes:
             session.undo()
         return {"strokes": len(session.changes)}
-    patch = _path(request, "patch")
+    patch = _get_path(request, "patch")
     if request_type == "undo":
         if session.changes:
             last = session.changes[-1]
@@ -148,8 +148,8 @@ def _open(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
     locked = [int(each) for each in request.get("locked", ())]
     engine = sessions.make_engine() if sessions.make_engine is not None else None
     session = CorrectionSession(
-        sessions.ct(_path(request, "ct")),
-        read_labels(_path(request, "labels")),
+        sessions.load_ct(_get_path(request, "ct")),
+        read_labels(_get_path(request, "labels")),
         names,
         locked,
         engine=engine,
@@ -159,7 +159,7 @@ def _open(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
     return {"session": sessions.add(session), "size": list(session.grid.size), "strokes": 0}
 
 
-def _path(request: Mapping[str, Any], key: str) -> Path:
+def _get_path(request: Mapping[str, Any], key: str) -> Path:
     value = request.get(key)
     if not isinstance(value, str) or not value:
         raise UserError(f"The request does not name the file '{key}'.", "")
@@ -167,7 +167,7 @@ def _path(request: Mapping[str, Any], key: str) -> Path:
 
 
 def _write(session: CorrectionSession, block: np.ndarray, change: Change, path: Path) -> None:
-    write_image(sub_grid(session.grid, change.box).image_of(np.ascontiguousarray(block)), path)
+    write_image(crop_grid(session.grid, change.box).make_image(np.ascontiguousarray(block)), path)
 
 
 def _answer(session: CorrectionSession, change: Change, patch: Path) -> dict[str, Any]:

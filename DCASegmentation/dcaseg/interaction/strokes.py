@@ -53,7 +53,7 @@ def to_indices(points: Sequence[Point], grid: Grid) -> NDArray[np.int64]:
     outside = np.flatnonzero((index < 0).any(axis=1) | (index >= np.array(grid.size)).any(axis=1))
     if len(outside):
         point = ", ".join(f"{value:g}" for value in points[int(outside[0])])
-        low, high = _extent(grid)
+        low, high = _compute_extent(grid)
         ranges = ", ".join(f"{name} {a:.0f} to {b:.0f}" for name, a, b in zip("RAS", low, high, strict=True))
         raise UserError(f"The point ({point}) lies outside the CT.", f"The CT covers {ranges} mm.")
     return index[:, ::-1]
@@ -79,7 +79,7 @@ def rasterize(points: Sequence[Point], grid: Grid) -> NDArray[np.int64]:
     return np.unique(np.concatenate(parts), axis=0)
 
 
-def box_around(voxels: NDArray[np.int64], grid: Grid, side_mm: float) -> Box:
+def make_box_around(voxels: NDArray[np.int64], grid: Grid, side_mm: float) -> Box:
     """Return a box (z, y, x) with sides of ``side_mm`` around ``voxels`` (n, 3), clipped to the CT.
 
     The box is larger if a scribble does not fit into it.
@@ -95,7 +95,7 @@ def box_around(voxels: NDArray[np.int64], grid: Grid, side_mm: float) -> Box:
     return slices[0], slices[1], slices[2]
 
 
-def box_of_corners(corners: tuple[Point, Point], grid: Grid) -> Box:
+def make_box_from_corners(corners: tuple[Point, Point], grid: Grid) -> Box:
     """Return the box (z, y, x) between two opposite ``corners`` (RAS, mm), clipped to the CT.
 
     Raises UserError if it is empty.
@@ -114,7 +114,7 @@ def box_of_corners(corners: tuple[Point, Point], grid: Grid) -> Box:
     return z, y, x
 
 
-def in_box_of_corners(corners: tuple[Point, Point], grid: Grid, box: Box) -> NDArray[np.bool_]:
+def is_between_corners(corners: tuple[Point, Point], grid: Grid, box: Box) -> NDArray[np.bool_]:
     """Return for each voxel (z, y, x) of ``box`` whether it touches the box between two ``corners`` (RAS, mm).
 
     A voxel touches it if its center is at most half a voxel outside, along each axis of the CT.
@@ -131,12 +131,12 @@ def in_box_of_corners(corners: tuple[Point, Point], grid: Grid, box: Box) -> NDA
     return result
 
 
-def inside(voxels: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
+def is_inside_box(voxels: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
     """Return for each of ``voxels`` (n, 3) whether it lies in ``box``."""
     low, high = np.array([s.start for s in box]), np.array([s.stop for s in box])
     return np.asarray(((voxels >= low) & (voxels < high)).all(axis=1))
 
 
-def _extent(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    corners = grid.corners() * (-1.0, -1.0, 1.0)
+def _compute_extent(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    corners = grid.get_corners() * (-1.0, -1.0, 1.0)
     return corners.min(axis=0), corners.max(axis=0)

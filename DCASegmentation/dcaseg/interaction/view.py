@@ -47,7 +47,7 @@ class View:
     strokes: tuple[SeenStroke, ...]
     expected_ml: float | None = None
 
-    def distance(self, stroke: SeenStroke) -> FloatArray:
+    def compute_distance(self, stroke: SeenStroke) -> FloatArray:
         """Return the distance (mm) of each voxel (z, y, x) to the nearest voxel of ``stroke``."""
         if len(stroke.voxels) <= _FEW_VOXELS:
             # Faster than a distance map.
@@ -59,9 +59,9 @@ class View:
             return np.sqrt(reduce(np.minimum, squares))
         marks = np.zeros(self.mask.shape, bool)
         marks[tuple(stroke.voxels.T)] = True
-        return np.maximum(distance_to(marks, self.grid.spacing), 0.0)
+        return np.maximum(compute_signed_distance(marks, self.grid.spacing), 0.0)
 
-    def seeds(self, adds: bool) -> Mask:
+    def make_seed_mask(self, adds: bool) -> Mask:
         """Return the mask of the strokes that add (or remove). In a voxel of several strokes, the latest one counts."""
         marks = np.zeros(self.mask.shape, np.int8)
         for stroke in self.strokes:
@@ -76,7 +76,7 @@ class Engine(Protocol):
     def name(self) -> str:
         """The name of the engine in ``request.json`` and other records."""
 
-    def foreground(self, view: View) -> FloatArray:
+    def predict_foreground(self, view: View) -> FloatArray:
         """Return the organ's probability (z, y, x), 0 to 1, after the strokes of ``view``; the organ is above 0.5."""
 
 
@@ -87,23 +87,23 @@ _MAX_SIDE = 66
 _FEW_VOXELS = 8
 
 
-def strides_of(grid: Grid, finest_mm: float = FINEST_MM) -> tuple[int, int, int]:
+def compute_view_strides(grid: Grid, finest_mm: float = FINEST_MM) -> tuple[int, int, int]:
     """Return how many voxels (z, y, x) of a block of the CT make one voxel of its view.
 
     Voxels smaller than ``finest_mm`` are joined. Longer blocks are coarser.
     """
     longest = max(size * step for size, step in zip(grid.size, grid.spacing, strict=True))
-    return coarse_strides(grid, max(finest_mm, longest / _MAX_SIDE))
+    return compute_strides(grid, max(finest_mm, longest / _MAX_SIDE))
 
 
-def coarse_strides(grid: Grid, target_mm: float) -> tuple[int, int, int]:
+def compute_strides(grid: Grid, target_mm: float) -> tuple[int, int, int]:
     """Return how many voxels (z, y, x) of ``grid`` make one voxel of about ``target_mm``."""
     steps = zip(reversed(grid.spacing), grid.shape, strict=True)
     z, y, x = (min(max(1, round(target_mm / step)), size) for step, size in steps)
     return z, y, x
 
 
-def reduced_grid(grid: Grid, strides: tuple[int, int, int]) -> Grid:
+def downsample_grid(grid: Grid, strides: tuple[int, int, int]) -> Grid:
     """Return ``grid`` with blocks of ``strides`` (z, y, x) voxels as voxels, without incomplete blocks at the end."""
     steps = np.array(strides[::-1])
     size = np.array(grid.size) // steps
@@ -117,7 +117,7 @@ def reduced_grid(grid: Grid, strides: tuple[int, int, int]) -> Grid:
     )
 
 
-def reduced(array: np.ndarray, strides: tuple[int, int, int]) -> FloatArray:
+def downsample(array: np.ndarray, strides: tuple[int, int, int]) -> FloatArray:
     """Return the means (float32) of blocks of ``strides`` (z, y, x) voxels of ``array`` (z, y, x)."""
     if strides == (1, 1, 1):
         return array.astype(np.float32)
@@ -127,7 +127,7 @@ def reduced(array: np.ndarray, strides: tuple[int, int, int]) -> FloatArray:
     return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
 
 
-def sub_grid(grid: Grid, box: Box) -> Grid:
+def crop_grid(grid: Grid, box: Box) -> Grid:
     """Return the grid of the block ``box`` (z, y, x) of ``grid``."""
     first = np.array([box[2].start, box[1].start, box[0].start], float)
     x, y, z = (np.array(grid.origin) + grid.axes @ (first * np.array(grid.spacing))).tolist()
@@ -135,7 +135,7 @@ def sub_grid(grid: Grid, box: Box) -> Grid:
     return Grid((size[0], size[1], size[2]), grid.spacing, (x, y, z), grid.direction)
 
 
-def mask_on_ct(
+def resample_mask_to_ct(
     foreground: FloatArray, seen: Mask, seen_grid: Grid, mask: Mask, grid: Grid, strides: tuple[int, int, int]
 ) -> Mask:
     """Return the organ's mask on the CT's voxels from an engine's answer ``foreground`` (z, y, x) on coarser ones.
@@ -159,16 +159,16 @@ def mask_on_ct(
     resampler.SetInterpolator(sitk.sitkNearestNeighbor)
 
     def near(changed: Mask) -> Mask:
-        widened = sitk.BinaryDilate(seen_grid.image_of(changed.astype(np.uint8)), [1, 1, 1], sitk.sitkBall)
+        widened = sitk.BinaryDilate(seen_grid.make_image(changed.astype(np.uint8)), [1, 1, 1], sitk.sitkBall)
         return sitk.GetArrayFromImage(resampler.Execute(widened)) > 0
 
     may_grow, may_shrink = near(answer & ~seen), near(seen & ~answer)
     resampler.SetInterpolator(sitk.sitkLinear)
-    found = sitk.GetArrayFromImage(resampler.Execute(seen_grid.image_of(foreground))) > 0.5
+    found = sitk.GetArrayFromImage(resampler.Execute(seen_grid.make_image(foreground))) > 0.5
     return (mask | (may_grow & found)) & ~(may_shrink & ~found)
 
 
-def distance_to(seeds: Mask, spacing: tuple[float, float, float]) -> FloatArray:
+def compute_signed_distance(seeds: Mask, spacing: tuple[float, float, float]) -> FloatArray:
     """Return the distance (mm) of each voxel to the border of ``seeds`` (z, y, x), negative inside.
 
     The distance is 60 everywhere if ``seeds`` is empty. ``spacing`` is (x, y, z) in mm.
@@ -180,7 +180,7 @@ def distance_to(seeds: Mask, spacing: tuple[float, float, float]) -> FloatArray:
     return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, False, False, True))
 
 
-def smoothed(hu: FloatArray, spacing: tuple[float, float, float], sigma_mm: float) -> FloatArray:
+def smooth_image(hu: FloatArray, spacing: tuple[float, float, float], sigma_mm: float) -> FloatArray:
     """Return ``hu`` (z, y, x) smoothed with a Gaussian of ``sigma_mm``; ``spacing`` is (x, y, z) in mm."""
     if sigma_mm <= 0 or min(hu.shape) < 4:
         return hu.astype(np.float32)

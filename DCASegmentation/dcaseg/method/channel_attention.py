@@ -43,7 +43,7 @@ class ChannelAttention(nn.Module):
 
         All are (batch, channel, d, h, w). Raises ValueError for features of another size.
         """
-        tokens = self._tokens(features)
+        tokens = self._embed_channels(features)
         normed = self.before(tokens)
         query = self.query(normed).transpose(1, 2)
         if others is None:
@@ -53,7 +53,7 @@ class ChannelAttention(nn.Module):
             ]
             result = torch.cat(heads, dim=1)
         else:
-            attended = self.before(self._tokens(others))
+            attended = self.before(self._embed_channels(others))
             # One set of keys and values, the channels of all patches.
             key, value = (
                 layer(attended).transpose(1, 2).flatten(0, 1)[None].expand(len(features), -1, -1)
@@ -61,7 +61,7 @@ class ChannelAttention(nn.Module):
             )
             result = self._attend(query, key, value)
         tokens = self.after(tokens + self.merge(self.dropout(result.transpose(1, 2))))
-        mixed: Tensor = self.mix(self._volume(tokens))
+        mixed: Tensor = self.mix(self._reshape_to_volume(tokens))
         return mixed
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class ChannelAttention(nn.Module):
         weights = functional.instance_norm(weights[:, None])[:, 0].softmax(dim=2)
         return weights.to(value.dtype) @ value
 
-    def _tokens(self, features: Tensor) -> Tensor:
+    def _embed_channels(self, features: Tensor) -> Tensor:
         """Embed every channel separately: (batch, positions, channel)."""
         batch, channels = features.shape[:2]
         if tuple(features.shape[2:]) != self._size:
@@ -78,7 +78,7 @@ class ChannelAttention(nn.Module):
         embedded = self.embed(features.reshape(batch * channels, 1, *self._size))
         return embedded.reshape(batch, channels, -1).transpose(1, 2)
 
-    def _volume(self, tokens: Tensor) -> Tensor:
+    def _reshape_to_volume(self, tokens: Tensor) -> Tensor:
         """Convert tokens back to (batch, channel, d, h, w): the numbers of a window become its voxels."""
         batch, _, channels = tokens.shape
         grid = tokens.transpose(1, 2).reshape(batch, channels, *self._kernel, *self._windows)
@@ -107,9 +107,9 @@ class AttendingNet(DCANet):
 
     def encode(self, volume: Tensor) -> list[Tensor]:
         """The encoder's features; the deepest attend to themselves. See ``DCANet.encode``."""
-        return self.attended(super().encode(volume))
+        return self.apply_attention(super().encode(volume))
 
-    def attended(self, features: list[Tensor], others: Tensor | None = None) -> list[Tensor]:
+    def apply_attention(self, features: list[Tensor], others: Tensor | None = None) -> list[Tensor]:
         """Apply the attention to the deepest of ``features``, which attend to ``others`` or to themselves."""
         deepest = features[-1]
         for block in self.attention:

@@ -17,7 +17,7 @@ from .network import LEVELS, DCANet, DCAOutput
 MeanOf = Literal["logits", "probabilities"]
 
 
-def mean_prediction(logits: Sequence[Tensor], mean_of: MeanOf) -> Tensor:
+def average_predictions(logits: Sequence[Tensor], mean_of: MeanOf) -> Tensor:
     """The mean of the networks' ``logits`` or, with "probabilities", the logarithm of their mean softmax.
 
     All are (batch, channel, depth, height, width). The mean is computed in single precision.
@@ -31,9 +31,9 @@ def mean_prediction(logits: Sequence[Tensor], mean_of: MeanOf) -> Tensor:
 class EnsembleNet(DCANet):
     """``members`` networks with the same ``options`` (see ``DCANet``) and different weights.
 
-    The result is ``mean_prediction`` of all. The encoder and the experts of this object are those of the first member;
-    ``others`` are the remaining members. Raises ValueError for fewer than two members, or members with an aggregation
-    decoder, since the members' attention cannot be averaged.
+    The result is ``average_predictions`` of all. The encoder and the experts of this object are those of the first
+    member; ``others`` are the remaining members. Raises ValueError for fewer than two members, or members with an
+    aggregation decoder, since the members' attention cannot be averaged.
     """
 
     def __init__(self, members: int, mean_of: MeanOf = "logits", **options: Any) -> None:
@@ -47,7 +47,7 @@ class EnsembleNet(DCANet):
         self.options |= {"members": members, "mean_of": mean_of}
 
     @classmethod
-    def of(cls, networks: Sequence[DCANet], mean_of: MeanOf) -> EnsembleNet:
+    def from_networks(cls, networks: Sequence[DCANet], mean_of: MeanOf) -> EnsembleNet:
         """The ensemble of these ``networks``, with copies of their weights."""
         ensemble = cls(len(networks), mean_of, **networks[0].options)
         state = dict(networks[0].state_dict())
@@ -62,13 +62,13 @@ class EnsembleNet(DCANet):
         outputs = [super().forward_all(volume, ()), *(other.forward_all(volume, ()) for other in others)]
         experts = zip(*(output.experts for output in outputs), strict=True)
         return DCAOutput(
-            mean_prediction([output.aggregated for output in outputs], self.mean_of),
-            tuple(mean_prediction(of_expert, self.mean_of) for of_expert in experts),
+            average_predictions([output.aggregated for output in outputs], self.mean_of),
+            tuple(average_predictions(of_expert, self.mean_of) for of_expert in experts),
             {},
         )
 
 
-def network_class(options: Mapping[str, Any]) -> type[DCANet]:
+def get_network_class(options: Mapping[str, Any]) -> type[DCANet]:
     """The class of the network with these options, as stored in a bundle.
 
     It is an ensemble if they have ``members``, and has channel attention if they have ``attended_patch``.
@@ -78,6 +78,6 @@ def network_class(options: Mapping[str, Any]) -> type[DCANet]:
     return AttendingNet if "attended_patch" in options else DCANet
 
 
-def network_of(options: Mapping[str, Any]) -> DCANet:
+def create_network(options: Mapping[str, Any]) -> DCANet:
     """The network with these options. Raises ValueError or TypeError if they do not define one."""
-    return network_class(options)(**options)
+    return get_network_class(options)(**options)

@@ -108,11 +108,11 @@ class Partition:
         """Read the output of ``to_json``. Raises ValueError if ``data`` is not a valid partition."""
         try:
             return cls(
-                ranking=_integers(data["ranking"]),
-                counts=_integers(data["counts"]),
-                head=_integers(data["head"]),
-                medium=_integers(data["medium"]),
-                tail=_integers(data["tail"]),
+                ranking=_parse_integers(data["ranking"]),
+                counts=_parse_integers(data["counts"]),
+                head=_parse_integers(data["head"]),
+                medium=_parse_integers(data["medium"]),
+                tail=_parse_integers(data["tail"]),
                 mode=data["mode"],
                 warnings=tuple(str(line) for line in data["warnings"]),
             )
@@ -126,7 +126,7 @@ def log_gaps(counts: Sequence[int]) -> tuple[float, ...]:
     return tuple(math.log(larger / smaller) for larger, smaller in pairwise(counts))
 
 
-def _integers(values: Any) -> tuple[int, ...]:
+def _parse_integers(values: Any) -> tuple[int, ...]:
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise ValueError("labels and voxel counts must be lists of integers")
     return tuple(cast("list[int]", values))
@@ -175,12 +175,12 @@ def partition(
     if mode not in get_args(PartitionMode):
         raise UserError(f"'{mode}' is not a partition mode.", f"Choose one of: {', '.join(get_args(PartitionMode))}.")
     if mode == "manual":
-        sets = _manual(groups, ranking, absent)
+        sets = _split_manual(groups, ranking, absent)
     else:
-        ends = _breakpoints(counts, mode, no_second_gap, (head_above, tail_below), min_size)
+        ends = _find_breakpoints(counts, mode, no_second_gap, (head_above, tail_below), min_size)
         sets = (ranking[: ends[0]], ranking[ends[0] : ends[1]], ranking[ends[1] :] + absent)
     head, medium, tail = sets
-    return Partition(ranking, counts, head, medium, tail, mode, _warnings(sets, absent, names or {}))
+    return Partition(ranking, counts, head, medium, tail, mode, _collect_warnings(sets, absent, names or {}))
 
 
 def _rank(voxel_counts: Mapping[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -194,7 +194,7 @@ def _rank(voxel_counts: Mapping[int, int]) -> tuple[tuple[int, ...], tuple[int, 
     return tuple(label for _, label in present), tuple(-count for count, _ in present)
 
 
-def _breakpoints(
+def _find_breakpoints(
     counts: Sequence[int],
     mode: PartitionMode,
     no_second_gap: NoSecondGap,
@@ -203,35 +203,35 @@ def _breakpoints(
 ) -> tuple[int, int]:
     """(k_HM, k_MT) for a mode whose groups are consecutive in the ranking."""
     if mode == "fixed":
-        return _fixed(counts, *thresholds)
+        return _split_fixed(counts, *thresholds)
     if len(counts) < 3:
         return 1, 1
     gaps = log_gaps(counts)
     if mode == "sequential":
-        return _sequential(gaps, no_second_gap)
+        return _split_sequential(gaps, no_second_gap)
     if mode == "balanced":
-        return _balanced(gaps, min_size)
+        return _split_balanced(gaps, min_size)
     if mode == "average":
         size, left_over = divmod(len(counts), 3)
         return size + (left_over > 0), 2 * size + left_over
-    largest = _largest(gaps, _ranks(gaps))
-    second = _largest(gaps, [j for j in _ranks(gaps) if j != largest])
+    largest = _find_largest_gap(gaps, _get_gap_ranks(gaps))
+    second = _find_largest_gap(gaps, [j for j in _get_gap_ranks(gaps) if j != largest])
     return min(largest, second), max(largest, second)
 
 
-def _ranks(gaps: Sequence[float]) -> range:
+def _get_gap_ranks(gaps: Sequence[float]) -> range:
     """The ranks of the gaps, j = 1 to K'-1, numbered as in the slides."""
     return range(1, len(gaps) + 1)
 
 
-def _largest(gaps: Sequence[float], ranks: Sequence[int]) -> int:
+def _find_largest_gap(gaps: Sequence[float], ranks: Sequence[int]) -> int:
     """The rank of the largest gap among ``ranks``; of equal gaps, the first."""
     return max(ranks, key=lambda j: gaps[j - 1])
 
 
-def _sequential(gaps: Sequence[float], no_second_gap: NoSecondGap) -> tuple[int, int]:
-    ranks = _ranks(gaps)
-    k_hm = _largest(gaps, ranks)
+def _split_sequential(gaps: Sequence[float], no_second_gap: NoSecondGap) -> tuple[int, int]:
+    ranks = _get_gap_ranks(gaps)
+    k_hm = _find_largest_gap(gaps, ranks)
     if k_hm == len(gaps):
         if no_second_gap == "empty_tail":
             return k_hm, len(gaps) + 1
@@ -240,15 +240,15 @@ def _sequential(gaps: Sequence[float], no_second_gap: NoSecondGap) -> tuple[int,
                 "The largest gap is before the last class, so there is no second gap to end the medium group.",
                 "Use the mode top2, or set no_second_gap to empty_tail or guarded.",
             )
-        k_hm = _largest(gaps, ranks[:-1])
-    return k_hm, _largest(gaps, ranks[k_hm:])
+        k_hm = _find_largest_gap(gaps, ranks[:-1])
+    return k_hm, _find_largest_gap(gaps, ranks[k_hm:])
 
 
-def _balanced(gaps: Sequence[float], min_size: int) -> tuple[int, int]:
+def _split_balanced(gaps: Sequence[float], min_size: int) -> tuple[int, int]:
     n_classes = len(gaps) + 1
     allowed = [
         (k_hm, k_mt)
-        for k_hm, k_mt in combinations(_ranks(gaps), 2)
+        for k_hm, k_mt in combinations(_get_gap_ranks(gaps), 2)
         if min(k_hm, k_mt - k_hm, n_classes - k_mt) >= max(min_size, 1)
     ]
     if not allowed:
@@ -259,7 +259,7 @@ def _balanced(gaps: Sequence[float], min_size: int) -> tuple[int, int]:
     return max(allowed, key=lambda pair: gaps[pair[0] - 1] + gaps[pair[1] - 1])
 
 
-def _fixed(counts: Sequence[int], head_above: float, tail_below: float) -> tuple[int, int]:
+def _split_fixed(counts: Sequence[int], head_above: float, tail_below: float) -> tuple[int, int]:
     if not 0 <= tail_below <= head_above <= 1:
         raise UserError(
             f"The thresholds {head_above:g} (head) and {tail_below:g} (tail) are not valid.",
@@ -271,7 +271,7 @@ def _fixed(counts: Sequence[int], head_above: float, tail_below: float) -> tuple
     return head, len(counts) - tail
 
 
-def _manual(
+def _split_manual(
     groups: Sequence[Iterable[int]] | None, ranking: tuple[int, ...], absent: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     if groups is None or len(groups) != 3:
@@ -294,7 +294,9 @@ def _manual(
     return ordered[0], ordered[1], ordered[2]
 
 
-def _warnings(sets: tuple[tuple[int, ...], ...], absent: tuple[int, ...], names: Mapping[int, str]) -> tuple[str, ...]:
+def _collect_warnings(
+    sets: tuple[tuple[int, ...], ...], absent: tuple[int, ...], names: Mapping[int, str]
+) -> tuple[str, ...]:
     n_classes = sum(len(group) for group in sets)
     messages = []
     for label in absent:

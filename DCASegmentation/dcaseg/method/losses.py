@@ -48,7 +48,7 @@ def segmentation_loss(
     labels = labels.long()
     n_channels = logits.shape[1]
     if unannotated is not None:
-        logits = _unannotated_as_background(logits, unannotated)
+        logits = _merge_into_background(logits, unannotated)
     # Both terms share one log-softmax, and indexing replaces a one-hot target: both are expensive on whole volumes.
     log_probabilities = functional.log_softmax(logits, dim=1)
     of_truth = log_probabilities.gather(1, labels[:, None])[:, 0]
@@ -68,7 +68,7 @@ def segmentation_loss(
         voxels = sizes.sum(dim=0)
         weights = counted * (voxels.sum() / voxels.clamp(min=1)).pow(class_balance)[labels]
         cross_entropy = -(weights * of_truth).sum() / weights.sum().clamp(min=1)
-    chosen = _chosen(dice_channels, sizes, owned)
+    chosen = _select_dice_channels(dice_channels, sizes, owned)
     if unannotated is not None:
         chosen &= ~unannotated
     # If all voxels of the batch are ignored, no channel is present.
@@ -76,7 +76,7 @@ def segmentation_loss(
     return (dice_loss + cross_entropy) / 2
 
 
-def _unannotated_as_background(logits: Tensor, unannotated: Tensor) -> Tensor:
+def _merge_into_background(logits: Tensor, unannotated: Tensor) -> Tensor:
     """Logits whose softmax moves the probability of the ``unannotated`` channels to channel 0."""
     excluded = unannotated[:, :, None, None, None]
     merged = excluded.clone()
@@ -85,7 +85,7 @@ def _unannotated_as_background(logits: Tensor, unannotated: Tensor) -> Tensor:
     return torch.cat([background, logits[:, 1:].masked_fill(excluded[:, 1:], -math.inf)], dim=1)
 
 
-def _chosen(dice_channels: DiceChannels, sizes: Tensor, owned: Iterable[int]) -> Tensor:
+def _select_dice_channels(dice_channels: DiceChannels, sizes: Tensor, owned: Iterable[int]) -> Tensor:
     """Which channels have a Dice term, as booleans (batch, channel); ``sizes`` (batch, channel) are in voxels."""
     if dice_channels == "all":
         return torch.ones_like(sizes, dtype=torch.bool)
@@ -98,7 +98,7 @@ def _chosen(dice_channels: DiceChannels, sizes: Tensor, owned: Iterable[int]) ->
     raise ValueError(f"dice_channels must be 'all', 'owned' or 'present', not {dice_channels!r}")
 
 
-def unsupervised_weight(step: int, ramp_steps: int, maximum: float = 10.0) -> float:
+def compute_sigmoid_rampup(step: int, ramp_steps: int, maximum: float = 10.0) -> float:
     """The weight lambda of the unsupervised loss: ``maximum * exp(-5 (1 - t/T)^2)`` up to T, then ``maximum``.
 
     ``step`` (t) counts iterations from 0. A ramp of 0 steps (T = ``ramp_steps``) starts at the maximum.

@@ -185,10 +185,10 @@ class DCANet(nn.Module):
 
     @property
     def has_weights(self) -> bool:
-        """Whether the network can run. A network made by ``without_weights`` cannot."""
+        """Whether the network can run. A network made by ``copy_without_weights`` cannot."""
         return not next(self.parameters()).is_meta
 
-    def without_weights(self) -> DCANet:
+    def copy_without_weights(self) -> DCANet:
         """A network with the same options whose parameters take no memory. It can be inspected but not run."""
         with torch.device("meta"):
             return type(self)(**self.options).eval()

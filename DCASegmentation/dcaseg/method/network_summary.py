@@ -45,16 +45,16 @@ def summarize(network: DCANet, patch: Sequence[int] = (96, 96, 96)) -> list[Part
     if any(side < network.divisor or side % network.divisor for side in patch):
         raise ValueError(f"the sides of a patch must be divisible by {network.divisor}, got {tuple(patch)}")
     # Tensors on the meta device have a shape but no data, so this takes neither memory nor time.
-    meta_network = network.without_weights()
+    meta_network = network.copy_without_weights()
     with torch.device("meta"):
         volume = torch.empty(1, network.options["in_channels"], depth, height, width)
-    probes = _probes(meta_network)
+    probes = _create_probes(meta_network)
     handles = [handle for probe in probes for handle in probe.attach()]
     with torch.no_grad():
         result = meta_network(volume)
     for handle in handles:
         handle.remove()
-    rows = [probe.row() for probe in probes]
+    rows = [probe.get_summary() for probe in probes]
     total = PartSummary(
         "Total", tuple(result.shape[1:]), sum(row.parameters for row in rows), sum(row.macs for row in rows)
     )
@@ -81,7 +81,7 @@ class _Probe:
         ]
         return [*handles, self.module.register_forward_hook(self._note_shape)]
 
-    def row(self) -> PartSummary:
+    def get_summary(self) -> PartSummary:
         """What was measured, and the number of parameters."""
         inner = sum(parameter.numel() for module in self.excluded for parameter in module.parameters())
         parameters = sum(parameter.numel() for parameter in self.module.parameters()) - inner
@@ -108,7 +108,7 @@ def _main_tensor(output: Any) -> Any:
     return output[-1] if isinstance(output, list) else output[0]
 
 
-def _probes(network: DCANet) -> list[_Probe]:
+def _create_probes(network: DCANet) -> list[_Probe]:
     probes = [_Probe("Encoder", network.encoder)]
     single = len(network.options["owners"]) == 1
     for slot, expert in zip(network.expert_slots, network.experts, strict=True):
@@ -125,5 +125,5 @@ def _probes(network: DCANet) -> list[_Probe]:
     if isinstance(network, EnsembleNet):
         for index, other in enumerate(network.others, start=2):
             assert isinstance(other, DCANet)
-            probes += [_Probe(f"{probe.name} {index}", probe.module) for probe in _probes(other)]
+            probes += [_Probe(f"{probe.name} {index}", probe.module) for probe in _create_probes(other)]
     return probes

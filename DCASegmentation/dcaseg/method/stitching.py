@@ -44,7 +44,7 @@ def stitch(expert_logits: Sequence[Tensor], owners: Sequence[Sequence[int]], mod
     if mode == "average":
         return torch.stack(list(expert_logits)).mean(dim=0)
     sources = [to_stitching_mode(logits, mode) for logits in expert_logits]
-    owned_logits = [_channels(logits, owned) for logits, owned in zip(sources, owners, strict=True)]
+    owned_logits = [_select_channels(logits, owned) for logits, owned in zip(sources, owners, strict=True)]
     return combine_channels([logits[:, :1] for logits in sources], owned_logits, owners)
 
 
@@ -79,6 +79,6 @@ def combine_channels(
     return torch.cat([background, *(channels[label] for label in sorted(channels))], dim=1)
 
 
-def _channels(logits: Tensor, labels: Sequence[int]) -> Tensor:
+def _select_channels(logits: Tensor, labels: Sequence[int]) -> Tensor:
     # Indexing with a list would create a CPU tensor, which a CUDA graph cannot capture.
     return torch.stack([logits[:, label] for label in labels], dim=1) if labels else logits[:, :0]

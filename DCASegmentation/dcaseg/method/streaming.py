@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .dfam import DFAM
-from .ensemble import EnsembleNet, mean_prediction
+from .ensemble import EnsembleNet, average_predictions
 from .experts import ExpertDecoder
 from .network import LEVELS, DCANet
 
@@ -56,7 +56,7 @@ def forward(network: DCANet, volume: Tensor, requested: RequestedOutputs) -> Str
         return output
     outputs = [output, *(_forward_one(cast(DCANet, other), volume, requested) for other in network.others)]
     aggregated, stitched = (
-        mean_prediction([each for each in logits if each is not None], network.mean_of) if wanted else None
+        average_predictions([each for each in logits if each is not None], network.mean_of) if wanted else None
         for logits, wanted in (
             ([each.aggregated for each in outputs], requested.aggregated),
             ([each.stitched for each in outputs], requested.stitched),
@@ -86,7 +86,7 @@ def _forward_one(network: DCANet, volume: Tensor, requested: RequestedOutputs) -
         del skip
         if decoder is not None and (aggregates or level in requested.attention_levels):
             fuse = decoder.fusions[index]
-            weights = _attention(fuse, features)
+            weights = _compute_attention(fuse, features)
             if weights is not None and level in requested.attention_levels:
                 attention[level] = weights
             if aggregates:
@@ -111,7 +111,7 @@ def _run_layers(block: nn.Module, features: Tensor) -> Tensor:
     return features
 
 
-def _attention(fuse: nn.Module, features: Sequence[Tensor]) -> Tensor | None:
+def _compute_attention(fuse: nn.Module, features: Sequence[Tensor]) -> Tensor | None:
     """The experts' weights at one level (batch, expert, depth, height, width); None for a fusion without weights."""
     if not isinstance(fuse, DFAM):
         fused: Tensor | None = fuse(features, torch.zeros_like(features[0])).attention
@@ -158,8 +158,8 @@ def _stitch(network: DCANet, features: list[Tensor]) -> Tensor:
     # The other modes are linear, so the stitched logits are a sum of one 1x1x1 convolution per expert.
     stitched: Tensor | None = None
     for expert, owned in zip(experts, network.owners, strict=True):
-        weight = _stitching_rows(expert.head.weight, owned, network)
-        bias = None if expert.head.bias is None else _stitching_rows(expert.head.bias, owned, network)
+        weight = _build_stitching_parameter(expert.head.weight, owned, network)
+        bias = None if expert.head.bias is None else _build_stitching_parameter(expert.head.bias, owned, network)
         term = functional.conv3d(features.pop(0), weight, bias)
         stitched = term if stitched is None else stitched.add_(term)
         del term
@@ -167,7 +167,7 @@ def _stitch(network: DCANet, features: list[Tensor]) -> Tensor:
     return stitched
 
 
-def _stitching_rows(parameter: Tensor, owned: Sequence[int], network: DCANet) -> Tensor:
+def _build_stitching_parameter(parameter: Tensor, owned: Sequence[int], network: DCANet) -> Tensor:
     """An expert's share in the stitched logits: its head's weight or bias, with zeros for the labels of the others."""
     if network.stitching == "average":
         return parameter / len(network.owners)

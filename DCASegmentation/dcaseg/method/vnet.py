@@ -15,7 +15,7 @@ from torch.nn import functional
 from .variants import Norm, UpsamplingMode
 
 
-def normalization(kind: Norm, channels: int) -> nn.Module:
+def get_norm_layer(kind: Norm, channels: int) -> nn.Module:
     """Create a normalization layer of this ``kind`` with learned scale and shift.
 
     Raises ValueError for an unknown kind.
@@ -52,7 +52,7 @@ class ConvBlock(nn.Sequential):
             channels = in_channels if stage == 0 else out_channels
             layers += [
                 nn.Conv3d(channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation),
-                normalization(norm, out_channels),
+                get_norm_layer(norm, out_channels),
                 nn.ReLU(inplace=True),
             ]
         super().__init__(*layers)
@@ -64,7 +64,7 @@ class Downsampling(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, norm: Norm) -> None:
         super().__init__(
             nn.Conv3d(in_channels, out_channels, kernel_size=2, stride=2),
-            normalization(norm, out_channels),
+            get_norm_layer(norm, out_channels),
             nn.ReLU(inplace=True),
         )
 
@@ -109,7 +109,7 @@ class Upsampling(nn.Sequential):
             up = TrilinearUpsampling(in_channels, out_channels)
         else:
             raise ValueError(f"upsampling must be 'transposed', 'transposed_icnr' or 'trilinear', not {mode!r}")
-        super().__init__(up, normalization(norm, out_channels), nn.ReLU(inplace=True))
+        super().__init__(up, get_norm_layer(norm, out_channels), nn.ReLU(inplace=True))
 
 
 class Encoder(nn.Module):

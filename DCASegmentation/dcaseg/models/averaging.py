@@ -49,12 +49,12 @@ def average_bundles(bundles: Sequence[Bundle], out: Path, name: str = "", overwr
     network.load_state_dict(
         {key: _as_before(mean[key] / len(bundles), old) for key, old in network.state_dict().items()}
     )
-    return save_bundle(out, network, _metadata(bundles, name or out.absolute().name), overwrite=overwrite)
+    return save_bundle(out, network, _merge_metadata(bundles, name or out.absolute().name), overwrite=overwrite)
 
 
 def _require_same_kind(one: Bundle, other: Bundle) -> None:
     different = [field for field in _SAME if getattr(one.metadata, field) != getattr(other.metadata, field)]
-    if _groups(one) != _groups(other):
+    if _get_organ_groups(one) != _get_organ_groups(other):
         different.append("partition")
     # Heads have a channel for each organ, so the order of the organs in a group does not matter.
     options, other_options = ({**each.metadata.network, "owners": None} for each in (one, other))
@@ -68,7 +68,7 @@ def _require_same_kind(one: Bundle, other: Bundle) -> None:
         )
 
 
-def _groups(bundle: Bundle) -> list[set[int]]:
+def _get_organ_groups(bundle: Bundle) -> list[set[int]]:
     return [set(owned) for owned in bundle.metadata.partition.owners]
 
 
@@ -76,7 +76,7 @@ def _as_before(value: Tensor, old: Tensor) -> Tensor:
     return value.to(old.dtype) if old.is_floating_point() else torch.round(value).to(old.dtype)
 
 
-def _metadata(bundles: Sequence[Bundle], name: str) -> Metadata:
+def _merge_metadata(bundles: Sequence[Bundle], name: str) -> Metadata:
     last = bundles[-1].metadata
     data: list[TrainingData] = []
     for bundle in reversed(bundles):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import BundleError, OutputError, reason_of
+from ..errors import BundleError, OutputError, get_reason
 from ..imaging.writers import exchange, new_folder, write_json, write_text
 from ..json_io import parse_json
 from ..method.log_gap import GROUPS
@@ -29,9 +29,9 @@ from .metadata import (
     is_bundle_file,
 )
 from .metadata_reader import GET_AGAIN, MAX_METADATA_BYTES, read_metadata
-from .model_card import licence_text, model_card
-from .monai_config import inference_config
-from .store import default_bundle
+from .model_card import format_license_text, format_model_card
+from .monai_config import make_inference_config
+from .store import find_default_bundle
 from .weight_files import open_regular, require_described
 from .weights import StoredType, load_network, write_weights
 
@@ -92,9 +92,9 @@ class Bundle:
         return load_network(self.folder, self.metadata.network, self.weights).to(device).eval()
 
 
-def default_model() -> Bundle:
+def load_default_model() -> Bundle:
     """The model to use if none is selected. Raises BundleError if there is none or it is damaged."""
-    return Bundle.load(default_bundle())
+    return Bundle.load(find_default_bundle())
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ def verify(folder: Path) -> Verification:
         f"weights: {bundle.weights.bytes / 1e6:.1f} MB, SHA-256 as in the metadata, nothing but numbers",
         f"network: {parameters / 1e6:.3f} M parameters, all present, of the right shape and finite",
     )
-    return Verification(bundle, checks, tuple(_warnings(bundle)), tuple(_foreign_code(bundle)))
+    return Verification(bundle, checks, tuple(_find_warnings(bundle)), tuple(_find_foreign_code(bundle)))
 
 
-def _warnings(bundle: Bundle) -> list[str]:
+def _find_warnings(bundle: Bundle) -> list[str]:
     missing = [file for file in (INFERENCE, MODEL_CARD, LICENSE) if not (bundle.folder / file).is_file()]
     warnings = [f"{file} is missing." for file in missing]
     if bundle.metadata.scores is None:
@@ -131,7 +131,7 @@ def _warnings(bundle: Bundle) -> list[str]:
     return warnings
 
 
-def _foreign_code(bundle: Bundle) -> list[str]:
+def _find_foreign_code(bundle: Bundle) -> list[str]:
     """Files that MONAI, Python or a shell might execute: a MONAI configuration may contain any Python expression."""
     names: list[str] = []
     for count, (folder, folders, files) in enumerate(os.walk(bundle.folder)):
@@ -161,14 +161,14 @@ def _is_ours(bundle: Bundle, name: str) -> bool:
     written = json.dumps(content)
     for earlier, today in _RENAMED.items():
         written = written.replace(earlier, today)
-    found, expected = json.loads(written), json.loads(json.dumps(inference_config(bundle.metadata)))
+    found, expected = json.loads(written), json.loads(json.dumps(make_inference_config(bundle.metadata)))
     if isinstance(found, dict) and type(found.get(_BATCH)) is int:
         # A number runs no code, and earlier versions wrote another one.
         found = {**found, _BATCH: expected[_BATCH]}
     return bool(found == expected)
 
 
-def information(bundle: Bundle) -> list[tuple[str, str]]:
+def describe_bundle(bundle: Bundle) -> list[tuple[str, str]]:
     """Rows (name, value) that describe the model to a user, without loading its network."""
     metadata = bundle.metadata
     spacing = " x ".join(f"{side:g}" for side in metadata.spacing)
@@ -223,9 +223,9 @@ def save_bundle(
         weights = write_weights(network, temporary, WEIGHTS, dtype)
         complete = replace(metadata, network=network.options, weights=weights)
         write_json(complete.to_json(), temporary / METADATA)
-        write_json(inference_config(complete), temporary / INFERENCE)
-        write_text(model_card(complete), temporary / MODEL_CARD)
-        write_text(licence_text(complete), temporary / LICENSE)
+        write_json(make_inference_config(complete), temporary / INFERENCE)
+        write_text(format_model_card(complete), temporary / MODEL_CARD)
+        write_text(format_license_text(complete), temporary / LICENSE)
         # An unusable bundle should be refused here rather than by its users.
         Bundle.load(temporary).network()
     return Bundle.load(folder)
@@ -238,7 +238,7 @@ def save_scores(folder: Path, scores: MeasuredScores) -> Bundle:
     """
     scored = replace(read_metadata(folder), scores=scores)
     write_json(scored.to_json(), folder / METADATA)
-    write_text(model_card(scored), folder / MODEL_CARD)
+    write_text(format_model_card(scored), folder / MODEL_CARD)
     return Bundle.load(folder)
 
 
@@ -253,7 +253,7 @@ def replacing(folder: Path) -> Iterator[tuple[Path, Path]]:
     the folders cannot be renamed; the old bundle then stays in place.
     """
     folder = folder.resolve()
-    kept = _free_name(folder)
+    kept = _find_free_name(folder)
     new = folder.with_name(f"{folder.name}-new-{kept.name.rpartition(_BEFORE)[2].strip('-')}")
     with new_folder(new, recognized_by=METADATA) as temporary:
         yield temporary, kept
@@ -272,12 +272,12 @@ def replacing(folder: Path) -> Iterator[tuple[Path, Path]]:
         if not isinstance(error, OSError):
             raise
         raise OutputError(
-            f"{folder} cannot be replaced ({reason_of(error)}); the new model is in {new}.",
+            f"{folder} cannot be replaced ({get_reason(error)}); the new model is in {new}.",
             "Close the programs that use the old one.",
         ) from None
 
 
-def _free_name(folder: Path) -> Path:
+def _find_free_name(folder: Path) -> Path:
     """``folder`` with today's date in its name, and a number if that name is taken."""
     today = f"{folder.name}-{_BEFORE}-{datetime.now(timezone.utc):%Y-%m-%d}"
     names = [today, *(f"{today}-{number}" for number in range(2, 1000))]

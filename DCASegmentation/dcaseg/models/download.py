@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
 from ..checksums import compute_sha256
-from ..errors import BundleError, OutputError, UserError, reason_of
+from ..errors import BundleError, OutputError, UserError, get_reason
 from .user_models import add_bundle
 
 _CHUNK = 1 << 18  # bytes
@@ -100,7 +100,7 @@ def download_bundle(source: Source, models: Path, progress: Callable[[float, str
             "Check the network connection and start the download again; it resumes where it stopped.",
         ) from None
     except OSError as error:
-        raise OutputError(f"{part.parent} cannot be written to: {reason_of(error)}.", "Free some space.") from None
+        raise OutputError(f"{part.parent} cannot be written to: {get_reason(error)}.", "Free some space.") from None
     return folder
 
 
@@ -137,7 +137,7 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        https = urllib.request.HTTPSHandler(context=_certificates(url))
+        https = urllib.request.HTTPSHandler(context=_create_ssl_context(url))
         opener = urllib.request.build_opener(_SafeRedirects(refused), https)
         answer = _answer(lambda: opener.open(request, timeout=_SECONDS_OF_SILENCE))
     except urllib.error.HTTPError as error:
@@ -152,9 +152,9 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
             # The parts would not form the file.
             part.unlink()
             raise ConnectionError("the server sent another part of the file than requested")
-        left = _length(answer.headers.get("Content-Length"))
+        left = _parse_content_length(answer.headers.get("Content-Length"))
         if have + left > _MAX_BYTES:
-            raise _too_large(url)
+            raise _make_size_error(url)
         # Accepts no more than was announced, and a bounded number of bytes in any case.
         most = have + left if left else _MAX_BYTES
         with part.open("ab" if continues else "wb") as file:
@@ -166,7 +166,7 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
                 done += len(chunk)
                 if done > most:
                     file.truncate(have)
-                    raise _too_large(url)
+                    raise _make_size_error(url)
                 if (seconds := time.monotonic() - since) > _SECONDS_OF_SLOWNESS:
                     if done - before < _MIN_BYTES_PER_SECOND * seconds:
                         raise ConnectionError("the server is too slow")
@@ -197,7 +197,7 @@ def _answer(ask: Callable[[], Any]) -> Any:
     return answer
 
 
-def _length(stated: str | None) -> int:
+def _parse_content_length(stated: str | None) -> int:
     """The length stated in a header, 0 if there is none. Raises ConnectionError if it is not a number."""
     if stated is None:
         return 0
@@ -211,11 +211,11 @@ def _starts_at(stated: str | None, byte: int) -> bool:
     return stated is None or re.match(rf"bytes {byte}-", stated.strip()) is not None
 
 
-def _too_large(url: str) -> UserError:
+def _make_size_error(url: str) -> UserError:
     return UserError(f"The file from {url} is larger than any model.", "Check the URL.")
 
 
-def _certificates(url: str) -> ssl.SSLContext | None:
+def _create_ssl_context(url: str) -> ssl.SSLContext | None:
     """The certificates: certifi's if it is installed, as in Slicer's Python, else the system's."""
     if urlsplit(url).scheme != "https":
         return None

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..json_io import dump
 from ..method.log_gap import Partition
-from ..option_fields import stated
+from ..option_fields import make_option_metadata
 from ..organs import Vocabulary
 
 FORMAT = 1
@@ -46,8 +46,8 @@ class TrainingData:
     """One source of training cases, with its numbers of labeled and unlabeled cases. ``synthetic``: not patients."""
 
     name: str
-    labeled: int = field(metadata=stated(key="labelled"))
-    unlabeled: int = field(metadata=stated(key="unlabelled"))
+    labeled: int = field(metadata=make_option_metadata(key="labelled"))
+    unlabeled: int = field(metadata=make_option_metadata(key="unlabelled"))
     licence: str
     source: str = ""
     synthetic: bool = False
@@ -139,7 +139,7 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``configs/metadata.json``. Raises ValueError before the weights are saved."""
-        return {**_monai_fields(self), "dca": _own_fields(self)}
+        return {**_make_monai_fields(self), "dca": _own_fields(self)}
 
 
 def _own_fields(metadata: Metadata) -> dict[str, Any]:
@@ -168,17 +168,20 @@ def _own_fields(metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def _monai_fields(metadata: Metadata) -> dict[str, Any]:
+def _make_monai_fields(metadata: Metadata) -> dict[str, Any]:
     scores = metadata.scores
     organs = ", ".join(organ.name.lower() for organ in metadata.vocabulary)
     return {
         "schema": _SCHEMA,
         "version": metadata.version,
         "changelog": {metadata.version: "first version"},
-        "monai_version": _installed("monai"),
-        "pytorch_version": _installed("torch"),
-        "numpy_version": _installed("numpy"),
-        "required_packages_version": {"dca-segmentation": _installed("dca-segmentation"), "nibabel": "5.0.0"},
+        "monai_version": _get_installed_version("monai"),
+        "pytorch_version": _get_installed_version("torch"),
+        "numpy_version": _get_installed_version("numpy"),
+        "required_packages_version": {
+            "dca-segmentation": _get_installed_version("dca-segmentation"),
+            "nibabel": "5.0.0",
+        },
         "supported_apps": {},
         "name": metadata.name,
         "task": f"Segmentation of {len(metadata.vocabulary)} abdominal organs in CT",
@@ -223,7 +226,7 @@ def _monai_fields(metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def _installed(distribution: str) -> str:
+def _get_installed_version(distribution: str) -> str:
     try:
         # The part after a plus names the build, such as "cpu", and is not needed here.
         return version(distribution).split("+")[0]

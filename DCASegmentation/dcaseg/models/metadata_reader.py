@@ -13,7 +13,7 @@ from ..errors import BundleError
 from ..json_io import DataError, load, parse_json
 from ..method.log_gap import Partition
 from ..method.variants import Combination, FusionKind, Norm, UpsamplingMode
-from ..option_fields import option, stated
+from ..option_fields import make_option_metadata, option
 from ..organs import VOCABULARIES, Vocabulary
 from .metadata import FORMAT, METADATA, WEIGHTS, MeasuredScores, Metadata, TrainingData, Weights
 from .weight_files import GET_AGAIN, open_regular
@@ -79,10 +79,10 @@ class _Own:
     """The part of the metadata that this program needs."""
 
     vocabulary: _VocabularyPart
-    spacing_mm: tuple[float, float, float] = field(metadata=stated(minimum=0.2, maximum=50.0))
+    spacing_mm: tuple[float, float, float] = field(metadata=make_option_metadata(minimum=0.2, maximum=50.0))
     orientation: str
     hu_window: tuple[float, float]
-    patch: tuple[int, int, int] = field(metadata=stated(minimum=16, maximum=512))
+    patch: tuple[int, int, int] = field(metadata=make_option_metadata(minimum=16, maximum=512))
     network: Mapping[str, Any]
     partition: Partition
     training_data: tuple[TrainingData, ...]
@@ -131,7 +131,7 @@ def parse_metadata(raw: bytes, folder: Path) -> Metadata:
         )
     try:
         _check_format(load(_Format, content["dca"], "dca", ignore_unknown=True).format, folder)
-        return _metadata(load(_Content, content, ignore_unknown=True))
+        return _build_metadata(load(_Content, content, ignore_unknown=True))
     except DataError as error:
         if error.is_missing:
             raise BundleError(f"The model's metadata lacks '{error.key}'.", GET_AGAIN) from None
@@ -159,7 +159,7 @@ def _check_format(number: float, folder: Path) -> None:
         raise BundleError(f"{folder} has bundle format {number:g}, which does not exist.", GET_AGAIN)
 
 
-def _metadata(content: _Content) -> Metadata:
+def _build_metadata(content: _Content) -> Metadata:
     """The metadata, after the checks that concern several fields. Raises BundleError and DataError."""
     own = content.dca
     low, high = own.hu_window
@@ -170,7 +170,7 @@ def _metadata(content: _Content) -> Metadata:
     axes = own.orientation
     if re.fullmatch("[RLAPSI]{3}", axes) is None or len({"RLAPSI".index(c) // 2 for c in axes}) != 3:
         raise DataError("dca.orientation", f"is '{axes[:20]}', not three directions such as RAS")
-    vocabulary = _vocabulary(own.vocabulary)
+    vocabulary = _get_vocabulary(own.vocabulary)
     if max(own.partition.counts) > _MAX_COUNT:
         raise DataError("dca.partition", "is not based on possible voxel counts")
     labels = [organ.label for organ in vocabulary]
@@ -185,7 +185,7 @@ def _metadata(content: _Content) -> Metadata:
     if own.scores is not None and (not own.scores.dice or not set(own.scores.dice) <= set(vocabulary.by_key)):
         raise DataError("dca.scores.dice", f"is not for organs of {vocabulary.name}")
     weights = check_weights(own.weights)
-    if weights.bytes > max_weight_bytes(own.network):
+    if weights.bytes > compute_max_weight_bytes(own.network):
         raise DataError("dca.weights.bytes", f"is {weights.bytes}, more than this network has")
     return Metadata(
         name=content.name,
@@ -210,7 +210,7 @@ def _metadata(content: _Content) -> Metadata:
     )
 
 
-def max_weight_bytes(options: Mapping[str, Any]) -> int:
+def compute_max_weight_bytes(options: Mapping[str, Any]) -> int:
     """An upper bound on the bytes of the weight file of a network with these options, at most a few times its size.
 
     It counts the convolutions of the encoder and of each decoder (see ``method.vnet``) and adds half as much again for
@@ -235,7 +235,7 @@ def max_weight_bytes(options: Mapping[str, Any]) -> int:
     return min(6 * members * (encoder + sum(decoders)) + (2 << 20), _MAX_WEIGHT_BYTES)
 
 
-def _vocabulary(part: _VocabularyPart) -> Vocabulary:
+def _get_vocabulary(part: _VocabularyPart) -> Vocabulary:
     if part.name not in VOCABULARIES:
         raise BundleError(
             f"The model segments organs of the vocabulary '{part.name}', which this program does not support.",

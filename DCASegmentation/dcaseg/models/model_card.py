@@ -18,7 +18,7 @@ specific language governing permissions and limitations under the License.
 """
 
 
-def model_card(metadata: Metadata) -> str:
+def format_model_card(metadata: Metadata) -> str:
     """Markdown text for new users: what the model does, how well, what it was trained on, and what it cannot do."""
     return "\n\n".join(
         [
@@ -26,24 +26,24 @@ def model_card(metadata: Metadata) -> str:
             metadata.description,
             "For research only. This is not a medical device.",
             "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in metadata.limits),
-            "## Organs\n\n" + _organs(metadata),
-            "## Scores\n\n" + _scores(metadata),
-            "## Input\n\n" + _input(metadata),
-            "## Training data\n\n" + _training_data(metadata),
+            "## Organs\n\n" + _format_organs(metadata),
+            "## Scores\n\n" + _format_scores(metadata),
+            "## Input\n\n" + _format_input(metadata),
+            "## Training data\n\n" + _format_training_data(metadata),
             "## Use\n\n" + _use(metadata),
             f"## License\n\nWeights: {metadata.licence}. See LICENSE.\n",
         ]
     )
 
 
-def licence_text(metadata: Metadata) -> str:
+def format_license_text(metadata: Metadata) -> str:
     """The content of the bundle's LICENSE file."""
     if metadata.licence == "Apache-2.0":
         return _APACHE.format(copyright=metadata.copyright)
     return f"{metadata.copyright}\n\nThe weights are licensed under {metadata.licence}.\n"
 
 
-def _organs(metadata: Metadata) -> str:
+def _format_organs(metadata: Metadata) -> str:
     groups = {label: name for name, group in zip(GROUPS, metadata.partition.owners, strict=True) for label in group}
     shares = dict(zip(metadata.partition.ranking, metadata.partition.proportions, strict=True))
     how = f"by log-gap analysis (mode {metadata.partition.mode}) of the labeled training cases"
@@ -60,7 +60,7 @@ def _organs(metadata: Metadata) -> str:
     return "\n".join(lines)
 
 
-def _scores(metadata: Metadata) -> str:
+def _format_scores(metadata: Metadata) -> str:
     scores = metadata.scores
     if scores is None:
         return "Not measured."
@@ -74,7 +74,7 @@ def _scores(metadata: Metadata) -> str:
     return "\n".join(lines)
 
 
-def _input(metadata: Metadata) -> str:
+def _format_input(metadata: Metadata) -> str:
     spacing = " x ".join(f"{side:g}" for side in metadata.spacing)
     depth, height, width = metadata.patch
     low, high = metadata.hu_window
@@ -86,7 +86,7 @@ def _input(metadata: Metadata) -> str:
     )
 
 
-def _training_data(metadata: Metadata) -> str:
+def _format_training_data(metadata: Metadata) -> str:
     lines = ["| data | labeled | unlabeled | license | source |", "|---|---|---|---|---|"]
     lines += [
         f"| {data.name} | {data.labeled} | {data.unlabeled} | {data.licence} | {data.source} |"

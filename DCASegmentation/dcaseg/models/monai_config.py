@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from ..imaging.resampling import anti_aliasing_kernel, anti_aliasing_sigma
-from ..method.ensemble import network_class
+from ..method.ensemble import get_network_class
 from .metadata import Metadata
 
 SW_BATCH_SIZE = 2
@@ -81,7 +81,7 @@ def filter_before_spacing(image: ImageT, pixdim: Sequence[float]) -> ImageT:
 _FILTER = "dcaseg.models.monai_config"
 
 
-def inference_config(metadata: Metadata) -> dict[str, Any]:
+def make_inference_config(metadata: Metadata) -> dict[str, Any]:
     """The content of ``configs/inference.json``.
 
     The axes of MONAI's arrays are in the order of the axis codes, and those of the network are (z, y, x), so
@@ -105,7 +105,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
         "overlap": metadata.overlap,
         "sw_batch_size": SW_BATCH_SIZE,
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {"_target_": _network_class(metadata), **metadata.network},
+        "network_def": {"_target_": _get_network_target(metadata), **metadata.network},
         "network": "$with_weights(@network_def, @bundle_root).to(@device)",
         "preprocessing": {
             "_target_": "Compose",
@@ -192,8 +192,8 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def _network_class(metadata: Metadata) -> str:
-    network = network_class(metadata.network)
+def _get_network_target(metadata: Metadata) -> str:
+    network = get_network_class(metadata.network)
     return f"{network.__module__}.{network.__qualname__}"
 
 

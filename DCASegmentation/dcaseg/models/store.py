@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import BundleError
 from ..json_io import parse_json
-from ..user_folders import expanded, home_or_temporary
+from ..user_folders import expand_user, get_home_or_temporary
 from .metadata import CLICK_NETWORK, METADATA
 from .metadata_reader import MAX_METADATA_BYTES
 
@@ -20,7 +20,7 @@ def own_models() -> Path:
 
     Without a home folder, it is in the system's temporary folder, and only this user can write to it.
     """
-    return home_or_temporary() / ".dca" / "models"
+    return get_home_or_temporary() / ".dca" / "models"
 
 
 def find_bundles() -> list[Path]:
@@ -30,17 +30,17 @@ def find_bundles() -> list[Path]:
     bundles), in ~/.dca/models, and among those shipped with this program. Of several bundles with the same folder name,
     only the first is returned. Raises BundleError if DCA_MODELS names a folder that does not exist.
     """
-    return [folder for folder in _every_bundle() if not _is_click_network(folder)]
+    return [folder for folder in _find_all_bundles() if not _is_click_network(folder)]
 
 
 def find_click_bundles() -> list[Path]:
     """The folders of all bundles of click networks, the default one first; searched like those of ``find_bundles``."""
-    return [folder for folder in _every_bundle() if _is_click_network(folder)]
+    return [folder for folder in _find_all_bundles() if _is_click_network(folder)]
 
 
 def find_click_bundle(name_or_folder: str) -> Path:
     """The folder of the click network with this name or path; a path takes precedence. Raises BundleError."""
-    folder = expanded(name_or_folder)
+    folder = expand_user(name_or_folder)
     if folder.is_dir():
         return folder
     bundles = {bundle.resolve().name: bundle for bundle in find_click_bundles()}
@@ -50,7 +50,7 @@ def find_click_bundle(name_or_folder: str) -> Path:
     return bundles[name_or_folder]
 
 
-def default_bundle() -> Path:
+def find_default_bundle() -> Path:
     """The folder of the bundle to use if none is selected. Raises BundleError if there is none."""
     bundles = find_bundles()
     if not bundles:
@@ -63,7 +63,7 @@ def default_bundle() -> Path:
 
 def find_bundle(name_or_folder: str) -> Path:
     """The folder of the bundle with this name or path; a path takes precedence. Raises BundleError if it is neither."""
-    folder = expanded(name_or_folder)
+    folder = expand_user(name_or_folder)
     if folder.exists():
         return folder
     bundles = {bundle.resolve().name: bundle for bundle in find_bundles()}
@@ -75,29 +75,29 @@ def find_bundle(name_or_folder: str) -> Path:
     return bundles[name_or_folder]
 
 
-def shipped_bundles() -> list[Path]:
+def find_shipped_bundles() -> list[Path]:
     """The folders of the bundles that segment and are shipped, including those hidden by others."""
     return [
         folder
-        for location in _shipped()
+        for location in _get_shipped_folders()
         if location.is_dir()
         for folder in sorted(location.iterdir())
         if (folder / METADATA).is_file() and not _is_click_network(folder)
     ]
 
 
-def hidden_by(bundle: Path) -> Path | None:
+def find_hidden_bundle(bundle: Path) -> Path | None:
     """The shipped bundle that ``bundle`` hides, as it has the same name; None if there is none."""
-    for shipped in shipped_bundles():
+    for shipped in find_shipped_bundles():
         if shipped.resolve() != bundle.resolve() and shipped.resolve().name == bundle.resolve().name:
             return shipped
     return None
 
 
-def _every_bundle() -> list[Path]:
+def _find_all_bundles() -> list[Path]:
     """All bundles, of any kind. Of several with the same folder name, only the first is listed."""
     bundles: dict[str, Path] = {}
-    for location in [*_from_environment(), own_models(), *_shipped()]:
+    for location in [*_from_environment(), own_models(), *_get_shipped_folders()]:
         for folder in [location, *sorted(location.iterdir())] if location.is_dir() else []:
             if (folder / METADATA).is_file():
                 bundles.setdefault(folder.resolve().name, folder)
@@ -115,7 +115,7 @@ def _is_click_network(bundle: Path) -> bool:
 
 
 def _from_environment() -> list[Path]:
-    folders = [expanded(entry) for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
+    folders = [expand_user(entry) for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
     for folder in folders:
         if not folder.is_dir():
             raise BundleError(
@@ -124,5 +124,5 @@ def _from_environment() -> list[Path]:
     return folders
 
 
-def _shipped() -> list[Path]:
+def _get_shipped_folders() -> list[Path]:
     return [Path(__file__).resolve().parent / "shipped"]

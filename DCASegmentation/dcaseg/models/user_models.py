@@ -11,11 +11,11 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
-from ..errors import BundleError, OutputError, reason_of
+from ..errors import BundleError, OutputError, get_reason
 from ..imaging.writers import temporary_folder
 from .metadata import METADATA, Metadata
 from .metadata_reader import GET_AGAIN, MAX_METADATA_BYTES, parse_metadata, read_metadata
-from .store import own_models, shipped_bundles
+from .store import find_shipped_bundles, own_models
 from .weight_files import require_described
 
 _MAX_FILES = 1000
@@ -43,7 +43,7 @@ def add_bundle(source: Path, models: Path | None = None) -> Path:
             bundle, metadata = _copy_bundle(source, temporary)
             require_described(bundle, metadata.weights)
             target = models / (re.sub(r"[^\w.-]+", "-", metadata.name)[:100].strip(".-") or "model")
-            if target.name in {shipped.name for shipped in shipped_bundles()}:
+            if target.name in {shipped.name for shipped in find_shipped_bundles()}:
                 raise BundleError(
                     f"A model named {metadata.name} is shipped with the program, and would be hidden by this one.",
                     "Export it under another name (dca bundle export --name), or ask its author to do so.",
@@ -55,7 +55,7 @@ def add_bundle(source: Path, models: Path | None = None) -> Path:
             bundle.replace(target)
     except OSError as error:
         raise OutputError(
-            f"The model could not be copied to {models}: {reason_of(error)}.",
+            f"The model could not be copied to {models}: {get_reason(error)}.",
             "Free some space, or check the folder's permissions.",
         ) from None
     return target
@@ -69,7 +69,9 @@ def remove_bundle(folder: Path, models: Path | None = None) -> None:
     try:
         shutil.rmtree(folder)
     except OSError as error:
-        raise OutputError(f"{folder} could not be deleted: {reason_of(error)}.", "Delete the folder by hand.") from None
+        raise OutputError(
+            f"{folder} could not be deleted: {get_reason(error)}.", "Delete the folder by hand."
+        ) from None
 
 
 def _copy_bundle(source: Path, temporary: Path) -> tuple[Path, Metadata]:
@@ -78,7 +80,7 @@ def _copy_bundle(source: Path, temporary: Path) -> tuple[Path, Metadata]:
     if source.is_dir():
         # The metadata first: a folder that is not a bundle may be as large as a disk.
         metadata = read_metadata(source)
-        sizes = _regular_files(source)
+        sizes = _list_regular_files(source)
         _require_bounded(sizes, metadata, source)
         for name in sizes:
             with _open_without_links(source / name) as file:
@@ -89,7 +91,7 @@ def _copy_bundle(source: Path, temporary: Path) -> tuple[Path, Metadata]:
         raise BundleError(f"{source} is neither a folder nor a zip file.", "Choose a model bundle, as a folder or zip.")
     try:
         with source.open("rb") as file, zipfile.ZipFile(_BoundedFile(file)) as archive:
-            entries = _safe_entries(archive, source)
+            entries = _list_safe_entries(archive, source)
             inside, metadata = _find_bundle(archive, entries, source)
             selected = {name.removeprefix(inside): entry for name, entry in entries.items() if name.startswith(inside)}
             _require_bounded({name: entry.file_size for name, entry in selected.items()}, metadata, source)
@@ -102,7 +104,7 @@ def _copy_bundle(source: Path, temporary: Path) -> tuple[Path, Metadata]:
     return copy, metadata
 
 
-def _regular_files(folder: Path) -> dict[str, int]:
+def _list_regular_files(folder: Path) -> dict[str, int]:
     """The names and sizes of all files in ``folder``. Raises BundleError for links, devices, and too many files."""
     sizes: dict[str, int] = {}
     pending = [(folder, 0)]
@@ -137,7 +139,7 @@ def _require_bounded(sizes: dict[str, int], metadata: Metadata, source: Path) ->
         raise BundleError(f"{source} is larger than any model bundle.", "Choose another file.")
 
 
-def _safe_entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
+def _list_safe_entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
     """All files by name. Raises BundleError if one is a link or would be written outside of the target folder."""
     entries = archive.infolist()
     if len(entries) > _MAX_FILES:

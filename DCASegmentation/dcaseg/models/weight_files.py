@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..checksums import compute_sha256
-from ..errors import BundleError, reason_of
+from ..errors import BundleError, get_reason
 from .metadata import Weights
 
 GET_AGAIN = "Download or export the model bundle again."
@@ -41,7 +41,7 @@ def open_regular(folder: Path, name: str) -> BinaryIO:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise BundleError(f"The bundle {folder} has no {name}.", GET_AGAIN) from None
         raise BundleError(
-            f"{path} cannot be read: {reason_of(error)}.", "Check the file and its permissions."
+            f"{path} cannot be read: {get_reason(error)}.", "Check the file and its permissions."
         ) from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -68,7 +68,7 @@ def open_described(folder: Path, weights: Weights) -> BinaryIO:
     except OSError as error:
         file.close()
         raise BundleError(
-            f"{path} cannot be read: {reason_of(error)}.", "Check the file and its permissions."
+            f"{path} cannot be read: {get_reason(error)}.", "Check the file and its permissions."
         ) from None
     except BaseException:
         file.close()

@@ -44,13 +44,13 @@ class StoredTensor:
         return math.prod(self.shape) * (BYTES_OF_TYPE | OTHER_TYPES)[self.dtype]
 
 
-def stored_tensors(file: BinaryIO, size: int, name: str) -> dict[str, StoredTensor]:
+def list_stored_tensors(file: BinaryIO, size: int, name: str) -> dict[str, StoredTensor]:
     """The tensors in the safetensors file ``name`` of ``size`` bytes, by their names. All of them lie within the file.
 
     Raises BundleError if it is not such a file.
     """
     try:
-        table = _table(file, size)
+        table = _read_table(file, size)
         if any(tensor.offset < 0 or tensor.offset + tensor.bytes > size for tensor in table.values()):
             raise ValueError("a tensor outside of the file")
     except (ValueError, KeyError, TypeError, OSError, struct.error):
@@ -58,7 +58,7 @@ def stored_tensors(file: BinaryIO, size: int, name: str) -> dict[str, StoredTens
     return table
 
 
-def safetensors_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+def make_safetensors_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
     """The header of a safetensors file with these tensors (type, shape); their numbers follow in the same order."""
     names = {dtype: short for short, dtype in _TYPES.items()}
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -72,7 +72,7 @@ def safetensors_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> by
     return struct.pack("<Q", len(header)) + header
 
 
-def _table(file: BinaryIO, size: int) -> dict[str, StoredTensor]:
+def _read_table(file: BinaryIO, size: int) -> dict[str, StoredTensor]:
     (length,) = struct.unpack("<Q", file.read(8))
     if length > min(size - 8, _MAX_HEADER_BYTES):
         raise ValueError("a header larger than the file, or than that of any network")
@@ -86,13 +86,13 @@ def _table(file: BinaryIO, size: int) -> dict[str, StoredTensor]:
         begin, end = entry["data_offsets"]
         if type(begin) is not int or type(end) is not int or begin < 0:
             raise ValueError("an offset that is not a number")
-        table[name] = StoredTensor(_TYPES[entry["dtype"]], _shape(entry["shape"]), 8 + length + begin)
+        table[name] = StoredTensor(_TYPES[entry["dtype"]], _parse_shape(entry["shape"]), 8 + length + begin)
         if table[name].bytes != end - begin:
             raise ValueError("a tensor whose size does not match its shape")
     return table
 
 
-def _shape(values: object) -> tuple[int, ...]:
+def _parse_shape(values: object) -> tuple[int, ...]:
     if not isinstance(values, list | tuple) or len(values) > _MAX_DIMENSIONS:
         raise ValueError("not a shape")
     if not all(type(side) is int and 0 <= side < 2**40 for side in values):

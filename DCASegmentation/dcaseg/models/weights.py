@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BundleError
-from ..method.ensemble import network_of
+from ..method.ensemble import create_network
 from ..method.network import DCANet
 from .metadata import Weights
 from .metadata_reader import GET_AGAIN, read_metadata
 from .weight_files import open_described
-from .weight_headers import BYTES_OF_TYPE, StoredTensor, safetensors_header, stored_tensors
+from .weight_headers import BYTES_OF_TYPE, StoredTensor, list_stored_tensors, make_safetensors_header
 
 StoredType = Literal["float16", "float32"]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -27,11 +27,11 @@ def write_weights(network: nn.Module, folder: Path, file: str, dtype: StoredType
 
     float16 halves the file and keeps three digits; a tensor with values beyond its range is stored as float32.
     """
-    stored = {name: _stored(tensor, dtype) for name, tensor in network.state_dict().items()}
+    stored = {name: _cast_for_storage(tensor, dtype) for name, tensor in network.state_dict().items()}
     # The widest types first, so that every number is aligned to its size.
     stored = dict(sorted(stored.items(), key=lambda item: (-item[1].element_size(), item[0])))
     table = {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in stored.items()}
-    parts = [safetensors_header(table), *(_bytes(tensor) for tensor in stored.values())]
+    parts = [make_safetensors_header(table), *(_to_bytes(tensor) for tensor in stored.values())]
     digest = hashlib.sha256()
     with (folder / file).open("wb") as stream:
         for part in parts:
@@ -40,7 +40,7 @@ def write_weights(network: nn.Module, folder: Path, file: str, dtype: StoredType
     return Weights(file, digest.hexdigest(), sum(map(len, parts)), dtype)
 
 
-def _stored(tensor: Tensor, dtype: StoredType) -> Tensor:
+def _cast_for_storage(tensor: Tensor, dtype: StoredType) -> Tensor:
     plain = tensor.detach().cpu().contiguous()
     if not plain.is_floating_point():
         return plain
@@ -48,7 +48,7 @@ def _stored(tensor: Tensor, dtype: StoredType) -> Tensor:
     return stored if torch.isfinite(stored).all() else plain.float()
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def _to_bytes(tensor: Tensor) -> bytes:
     return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -65,7 +65,7 @@ def load_weights(folder: Path, weights: Weights, build: Callable[[], NetworkT]) 
     except (TypeError, ValueError, RuntimeError) as error:
         raise BundleError(f"The model's network options are wrong: {error}.", GET_AGAIN) from None
     with open_described(folder, weights) as file:
-        table = stored_tensors(file, weights.bytes, weights.file)
+        table = list_stored_tensors(file, weights.bytes, weights.file)
         _require_fitting(table, planned, weights.file)
         state = {name: _read(file, tensor, name, weights.file) for name, tensor in table.items()}
     network = build()
@@ -75,7 +75,7 @@ def load_weights(folder: Path, weights: Weights, build: Callable[[], NetworkT]) 
 
 def load_network(folder: Path, metadata_network: Mapping[str, object], weights: Weights) -> DCANet:
     """The network with these options and the weights of the bundle; see ``load_weights``."""
-    return load_weights(folder, weights, lambda: network_of(metadata_network))
+    return load_weights(folder, weights, lambda: create_network(metadata_network))
 
 
 def with_weights(network: DCANet, bundle: str) -> DCANet:
@@ -94,9 +94,9 @@ def _require_fitting(table: Mapping[str, StoredTensor], network: nn.Module, file
     missing = [name for name in expected if name not in table]
     surplus = [name for name in table if name not in expected]
     if missing:
-        raise BundleError(f"{file} lacks weights of the network: {_first(missing)}.", GET_AGAIN)
+        raise BundleError(f"{file} lacks weights of the network: {_format_names(missing)}.", GET_AGAIN)
     if surplus:
-        raise BundleError(f"{file} has weights that the network does not have: {_first(surplus)}.", GET_AGAIN)
+        raise BundleError(f"{file} has weights that the network does not have: {_format_names(surplus)}.", GET_AGAIN)
     for name, tensor in expected.items():
         stored = table[name]
         if stored.shape != tuple(tensor.shape):
@@ -121,6 +121,6 @@ def _read(file: BinaryIO, stored: StoredTensor, name: str, path: str) -> Tensor:
     return tensor.float()
 
 
-def _first(names: list[str]) -> str:
+def _format_names(names: list[str]) -> str:
     shown = names[0][:100]
     return shown if len(names) == 1 else f"{shown} and {len(names) - 1} more"

@@ -15,16 +15,16 @@ COARSE_MM = 4.0
 _PLANES_PER_STEP = 32
 
 
-def thinned(image: sitk.Image) -> sitk.Image:
+def downsample(image: sitk.Image) -> sitk.Image:
     """Every n-th voxel, about 4 mm apart: enough to find positions, and fast on a large CT."""
     factors = [max(1, int(COARSE_MM / spacing)) for spacing in image.GetSpacing()]
     return image[:: factors[0], :: factors[1], :: factors[2]]
 
 
-def body_mask(ct: sitk.Image) -> sitk.Image:
-    """The body (uint8, 1 inside) on every n-th voxel of ``ct``, about 4 mm apart; see ``body_steps``."""
-    coarse = thinned(ct)
-    steps = body_steps(sitk.GetArrayViewFromImage(coarse) > AIR_HU)
+def compute_body_mask(ct: sitk.Image) -> sitk.Image:
+    """The body (uint8, 1 inside) on every n-th voxel of ``ct``, about 4 mm apart; see ``compute_body_in_steps``."""
+    coarse = downsample(ct)
+    steps = compute_body_in_steps(sitk.GetArrayViewFromImage(coarse) > AIR_HU)
     while True:
         try:
             next(steps)
@@ -34,14 +34,14 @@ def body_mask(ct: sitk.Image) -> sitk.Image:
             return mask
 
 
-def body_steps(tissue: Mask) -> Generator[None, None, Mask]:
+def compute_body_in_steps(tissue: Mask) -> Generator[None, None, Mask]:
     """Compute the body from ``tissue`` (z, y, x), voxels about 4 mm apart that are not air, and return it.
 
     It is the largest component, without the table and the skin and including the gas inside it. Each step is short, so
     that a window can process its events between them.
     """
     # Opening separates the body from the table.
-    opened = ~eroded(~eroded(tissue))
+    opened = ~erode(~erode(tissue))
     yield
     parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(opened.astype(np.uint8))))
     sizes = np.bincount(parts.ravel())
@@ -49,7 +49,7 @@ def body_steps(tissue: Mask) -> Generator[None, None, Mask]:
     body = parts == sizes.argmax() if sizes.any() else np.zeros(parts.shape, bool)
     yield
     # Closing fills the gaps of the skin.
-    body = eroded(eroded(~eroded(eroded(~body))))
+    body = erode(erode(~erode(erode(~body))))
     yield
     filled = body.astype(np.uint8)
     for first in range(0, len(filled), _PLANES_PER_STEP):
@@ -57,19 +57,19 @@ def body_steps(tissue: Mask) -> Generator[None, None, Mask]:
             plane[...] = sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(plane)))
         yield
     # The coarse voxels at the skin are half air.
-    return eroded(filled.astype(bool))
+    return erode(filled.astype(bool))
 
 
-def eroded(mask: Mask) -> Mask:
+def erode(mask: Mask) -> Mask:
     """The voxels of ``mask`` whose 18 neighbors (all but the corners) are also in it; the outside counts as inside.
 
     The result equals that of ITK's ball of radius 1, in a twentieth of the time.
     """
-    along = [_eroded_along(mask, axis) for axis in range(3)]
-    return _eroded_along(along[0], 1) & _eroded_along(along[1], 2) & _eroded_along(along[2], 0)
+    along = [_erode_along(mask, axis) for axis in range(3)]
+    return _erode_along(along[0], 1) & _erode_along(along[1], 2) & _erode_along(along[2], 0)
 
 
-def _eroded_along(mask: Mask, axis: int) -> Mask:
+def _erode_along(mask: Mask, axis: int) -> Mask:
     lines = np.moveaxis(mask, axis, 0)
     inner = lines.copy()
     inner[1:] &= lines[:-1]

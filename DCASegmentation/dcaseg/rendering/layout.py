@@ -114,20 +114,20 @@ class Panel:
         return self.pixels.shape[1] / self.pixels.shape[0]
 
 
-def organs_in(labels: sitk.Image, vocabulary: Vocabulary) -> tuple[Organ, ...]:
+def find_organs(labels: sitk.Image, vocabulary: Vocabulary) -> tuple[Organ, ...]:
     """The organs with more than a few stray voxels in a label map, in the order of the vocabulary."""
     counts = label_counts(sitk.GetArrayViewFromImage(labels), len(vocabulary) + 1)
     ml = float(np.prod(labels.GetSpacing())) / 1000
     return tuple(organ for organ in vocabulary if counts[organ.label] and not organ.is_stray(counts[organ.label] * ml))
 
 
-def organs_missing(result: CaseResult, vocabulary: Vocabulary) -> list[Organ]:
+def find_missing_organs(result: CaseResult, vocabulary: Vocabulary) -> list[Organ]:
     """The requested organs that were not found."""
-    found = organs_in(result.labels, vocabulary)
+    found = find_organs(result.labels, vocabulary)
     return [organ for organ in (vocabulary if result.organs is None else result.organs) if organ not in found]
 
 
-def finest_level(attention: Mapping[int, Mapping[str, sitk.Image]]) -> int | None:
+def get_finest_level(attention: Mapping[int, Mapping[str, sitk.Image]]) -> int | None:
     """The level with the most detailed maps (4 is full resolution), or None if there are no maps."""
     return max(attention, default=None)
 
@@ -136,7 +136,7 @@ _DPI_JOINED = 100
 _TITLE, _MARGIN = 60, 12  # pixels
 
 
-def height_beside(picture: Path) -> int:
+def compute_left_height(picture: Path) -> int:
     """The height in pixels of a picture that ``concat_images`` will place to the left of ``picture`` (PNG)."""
     from matplotlib.image import imread
 
@@ -189,7 +189,7 @@ class Picture:
     missing: Sequence[Organ]
 
 
-def row_pixels(aspects: Sequence[float]) -> list[tuple[int, int]]:
+def compute_panel_sizes(aspects: Sequence[float]) -> list[tuple[int, int]]:
     """The size (columns, rows) of each panel in a row as wide as the picture; ``aspects`` are widths over heights."""
     height = (_WIDTH_INCHES - _GAP * (len(aspects) + 1)) / sum(aspects)
     return [(round(height * aspect * _DPI), round(height * _DPI)) for aspect in aspects]
@@ -200,14 +200,14 @@ def write_picture(picture: Picture, path: Path) -> None:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with matplotlib.rc_context({"font.size": 11, "font.family": _fonts(), "text.parse_math": False}):
+    with matplotlib.rc_context({"font.size": 11, "font.family": _list_fonts(), "text.parse_math": False}):
         figure = compose(picture)
         FigureCanvasAgg(figure)
         settings = {"compress_level": _COMPRESSION}
         write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=_DPI, pil_kwargs=settings))
 
 
-def _fonts() -> list[str]:
+def _list_fonts() -> list[str]:
     """The default font, then fonts of this computer with letters that it lacks, for names in other scripts."""
     from matplotlib.font_manager import get_font_names
 
@@ -286,7 +286,7 @@ def _outline_in_black(artist: Artist, width: float = 2.5) -> None:
 def _add_organ_legend(figure: Figure, picture: Picture, top: float, total: float) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=_unit(organ.color), label=organ.name) for organ in picture.organs]
+    handles = [Patch(color=_normalize_color(organ.color), label=organ.name) for organ in picture.organs]
     if handles:
         figure.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(0.0, (top - 0.02) / total), ncols=_LEGEND_COLUMNS,
@@ -315,12 +315,12 @@ def _add_map_legends(figure: Figure, panels: Sequence[Panel], top: float, total:
     bar.ax.get_xticklabels()[-1].set_horizontalalignment("right")
     figure.text(left + width + 0.008, (top - 0.175) / total, "attention to an expert (the three sum to 1)",
                 fontsize=11, va="center")  # fmt: skip
-    experts = [Patch(color=_unit(color), label=EXPERT_TITLES[name]) for _, name, color in EXPERTS]
+    experts = [Patch(color=_normalize_color(color), label=EXPERT_TITLES[name]) for _, name, color in EXPERTS]
     figure.legend(
         handles=experts, loc="upper right", bbox_to_anchor=(1.0, (top - 0.04) / total), ncols=3, frameon=False,
         fontsize=11, handlelength=1.1, handleheight=1.0, columnspacing=1.4, borderaxespad=0.25,
     )  # fmt: skip
 
 
-def _unit(color: tuple[int, int, int]) -> tuple[float, float, float]:
+def _normalize_color(color: tuple[int, int, int]) -> tuple[float, float, float]:
     return color[0] / 255.0, color[1] / 255.0, color[2] / 255.0

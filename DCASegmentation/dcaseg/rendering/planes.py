@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from .body import AIR_HU, eroded, thinned
+from .body import AIR_HU, downsample, erode
 
 # Columns: the directions to the right of the screen, up, and of the slice offset, in RAS. They equal Slicer's presets,
 # as its views would otherwise be labeled "Reformat". In radiological convention, the patient's right is on the left of
@@ -48,20 +48,22 @@ def choose_planes(ct: sitk.Image, labels: sitk.Image) -> dict[str, Plane]:
     Each organ votes for a position with its cross-section there, relative to its largest one, so that a small organ
     counts as much as the liver. Without any organ, the planes pass through the middle of the body.
     """
-    low, high = _framed_body(ct)
-    points, organs = _labeled_points(labels)
+    low, high = _compute_padded_box(ct)
+    points, organs = _get_labeled_points(labels)
     if len(points):
         # A scan may extend far above and below the organs.
         low[2] = max(low[2], points[:, 2].min() - _BEYOND_ORGANS_MM)
         high[2] = min(high[2], points[:, 2].max() + _BEYOND_ORGANS_MM)
     center = [
-        _best_position(points[:, axis], organs, _step_along(labels, axis), default=(low[axis] + high[axis]) / 2)
+        _find_best_position(
+            points[:, axis], organs, _get_sample_spacing(labels, axis), default=(low[axis] + high[axis]) / 2
+        )
         for axis in range(3)
     ]
-    return {name: _plane(name, center, low, high) for name in SCREEN_AXES}
+    return {name: _make_plane(name, center, low, high) for name in SCREEN_AXES}
 
 
-def _plane(orientation: str, position: list[float], low: np.ndarray, high: np.ndarray) -> Plane:
+def _make_plane(orientation: str, position: list[float], low: np.ndarray, high: np.ndarray) -> Plane:
     axis = _NORMAL_AXIS[orientation]
     center = (low + high) / 2
     center[axis] = position[axis]
@@ -72,33 +74,33 @@ def _plane(orientation: str, position: list[float], low: np.ndarray, high: np.nd
     return Plane(orientation, (float(center[0]), float(center[1]), float(center[2])), width, height)
 
 
-def _framed_body(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+def _compute_padded_box(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     """The box around the body with a margin, cropped to the image (lowest and highest RAS corner, mm)."""
-    low, high = _body_box(ct)
+    low, high = _compute_body_box(ct)
     ends = sitk.Image([2, 2, 2], sitk.sitkUInt8)
     ends.SetOrigin(ct.GetOrigin())
     ends.SetDirection(ct.GetDirection())
     ends.SetSpacing([spacing * (size - 1) for spacing, size in zip(ct.GetSpacing(), ct.GetSize(), strict=True)])
-    image_box, _ = _points(ends, np.ones((2, 2, 2), dtype=bool))
+    image_box, _ = _compute_points(ends, np.ones((2, 2, 2), dtype=bool))
     return (
         np.maximum(low - _MARGIN_MM, image_box.min(axis=0)),
         np.minimum(high + _MARGIN_MM, image_box.max(axis=0)),
     )
 
 
-def _body_box(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+def _compute_body_box(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and highest RAS corner (mm) of the largest connected region that is not air."""
-    coarse = thinned(ct)
+    coarse = downsample(ct)
     # Opening separates the body from the table.
-    opened = ~eroded(~eroded(sitk.GetArrayViewFromImage(coarse) > AIR_HU))
+    opened = ~erode(~erode(sitk.GetArrayViewFromImage(coarse) > AIR_HU))
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.GetImageFromArray(opened.astype(np.uint8))))
-    points, _ = _points(coarse, _row_ends(sitk.GetArrayViewFromImage(parts) == 1))
+    points, _ = _compute_points(coarse, _find_row_ends(sitk.GetArrayViewFromImage(parts) == 1))
     if len(points) == 0:
-        points, _ = _points(coarse, _row_ends(np.ones(coarse.GetSize()[::-1], dtype=bool)))
+        points, _ = _compute_points(coarse, _find_row_ends(np.ones(coarse.GetSize()[::-1], dtype=bool)))
     return points.min(axis=0), points.max(axis=0)
 
 
-def _row_ends(mask: np.ndarray) -> np.ndarray:
+def _find_row_ends(mask: np.ndarray) -> np.ndarray:
     """The first and last voxel of ``mask`` in each row, which reach as far in every direction as the whole row."""
     ends = np.zeros_like(mask)
     z, y = np.nonzero(mask.any(axis=2))
@@ -108,15 +110,15 @@ def _row_ends(mask: np.ndarray) -> np.ndarray:
     return ends
 
 
-def _labeled_points(labels: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+def _get_labeled_points(labels: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     """The RAS positions (n, 3) of sampled organ voxels in mm, and their labels (n,)."""
-    coarse = thinned(labels)
+    coarse = downsample(labels)
     array = sitk.GetArrayViewFromImage(coarse)
-    points, inside = _points(coarse, array > 0)
+    points, inside = _compute_points(coarse, array > 0)
     return points, array[inside]
 
 
-def _points(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+def _compute_points(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """The RAS positions (n, 3) of the voxels in ``mask`` (z, y, x) in mm, with their indices."""
     inside = np.nonzero(mask)
     matrix = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
@@ -124,13 +126,13 @@ def _points(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, tuple[np.n
     return lps * np.array([-1.0, -1.0, 1.0]), inside
 
 
-def _step_along(image: sitk.Image, axis: int) -> float:
+def _get_sample_spacing(image: sitk.Image, axis: int) -> float:
     """The distance (mm) between neighboring samples along the image axis closest to a patient axis."""
     nearest = int(np.argmax(np.abs(np.reshape(image.GetDirection(), (3, 3))[axis])))
-    return float(thinned(image).GetSpacing()[nearest])
+    return float(downsample(image).GetSpacing()[nearest])
 
 
-def _best_position(coordinates: np.ndarray, organs: np.ndarray, step: float, default: float) -> float:
+def _find_best_position(coordinates: np.ndarray, organs: np.ndarray, step: float, default: float) -> float:
     """The position along one axis (mm) with the most votes of ``choose_planes``."""
     if len(coordinates) == 0:
         return float(default)

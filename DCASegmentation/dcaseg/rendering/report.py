@@ -107,37 +107,40 @@ def write_report(report: CaseReport, path: Path, overwrite: bool = False) -> Non
         raise OutputError(
             f"{path} already exists.", "Choose another name, or allow it to be overwritten (--overwrite)."
         )
-    write_text(page(report), path)
+    write_text(render_html(report), path)
 
 
-def page(report: CaseReport) -> str:
+def render_html(report: CaseReport) -> str:
     """The report as HTML."""
     pictures = "".join(
         f'<figure><div class="picture{" white" if picture.is_white else ""}">'
-        f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{_png(picture.pixels)}">'
+        f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{_encode_png(picture.pixels)}">'
         + "".join(f'<span class="side {place}">{letter}</span>' for place, letter in picture.sides.items())
         + f"</div><figcaption>{escape(picture.title)}</figcaption></figure>"
-        for picture in pictures_of(report.ct, report.labels, report.vocabulary)
+        for picture in draw_pictures(report.ct, report.labels, report.vocabulary)
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(report.title)}</title><style>{_STYLE}</style></head><body>\n"
-        f'<h1>{escape(report.title)}</h1>\n<p class="warning">{escape(NOT_CLINICAL)}</p>\n{_facts(report.about)}\n'
+        f'<h1>{escape(report.title)}</h1>\n<p class="warning">{escape(NOT_CLINICAL)}</p>\n'
+        f"{_format_facts(report.about)}\n"
         f'<h2>Pictures</h2>\n<div class="pictures">{pictures}</div>\n'
-        f"<h2>Volumes</h2>\n{_volumes(organ_rows(report))}\n<h2>Findings: where the segmentation may be wrong</h2>\n"
-        f"{_findings(report.findings, report.labels)}\n"
-        f'<h2>Technical details</h2>\n{_facts(report.technical)}\n<p class="warning">{escape(NOT_CLINICAL)}</p>\n'
+        f"<h2>Volumes</h2>\n{_format_volumes(make_organ_rows(report))}\n"
+        "<h2>Findings: where the segmentation may be wrong</h2>\n"
+        f"{_format_findings(report.findings, report.labels)}\n"
+        f"<h2>Technical details</h2>\n{_format_facts(report.technical)}\n"
+        f'<p class="warning">{escape(NOT_CLINICAL)}</p>\n'
         "</body></html>\n"
     )
 
 
-def _facts(facts: Sequence[tuple[str, str]]) -> str:
+def _format_facts(facts: Sequence[tuple[str, str]]) -> str:
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts if value)
     return f"<dl>{rows}</dl>"
 
 
-def organ_rows(report: CaseReport) -> list[OrganRow]:
+def make_organ_rows(report: CaseReport) -> list[OrganRow]:
     """One row for each requested organ."""
     labels, ct = (sitk.GetArrayViewFromImage(image) for image in (report.labels, report.ct))
     ml_per_voxel = float(np.prod(report.labels.GetSpacing())) / 1000.0
@@ -145,7 +148,7 @@ def organ_rows(report: CaseReport) -> list[OrganRow]:
     numbers = labels[inside]
     counts = np.bincount(numbers, minlength=len(report.vocabulary) + 1)
     sums = np.bincount(numbers, weights=ct[inside], minlength=len(counts))
-    ends = _ends(report.labels)
+    ends = _describe_ends(report.labels)
     cut_off = ScanEdges(ct, report.ct.GetSpacing()).cut_off(labels)
     organs = [organ for organ in report.vocabulary if report.asked is None or organ.key in report.asked]
     rows = []
@@ -155,11 +158,11 @@ def organ_rows(report: CaseReport) -> list[OrganRow]:
         is_cut = organ.label in cut_off and not organ.is_stray(ml)
         where = [name for end, name in zip((0, -1), ends, strict=True) if (labels[end] == organ.label).any()]
         mean_hu = sums[organ.label] / count if count else None
-        rows.append(OrganRow(organ, ml, mean_hu, _notes(organ, count, ml, is_cut, where), is_cut))
+        rows.append(OrganRow(organ, ml, mean_hu, _format_notes(organ, count, ml, is_cut, where), is_cut))
     return rows
 
 
-def _ends(image: sitk.Image) -> tuple[str, str]:
+def _describe_ends(image: sitk.Image) -> tuple[str, str]:
     """What the first and the last slice of an image are in the patient."""
     up = np.reshape(image.GetDirection(), (3, 3))[2, 2]
     if abs(up) < _MOSTLY_AXIAL:
@@ -167,7 +170,7 @@ def _ends(image: sitk.Image) -> tuple[str, str]:
     return ("lower end", "upper end") if up > 0 else ("upper end", "lower end")
 
 
-def _notes(organ: Organ, voxels: int, ml: float, is_cut: bool, where: Sequence[str]) -> tuple[str, ...]:
+def _format_notes(organ: Organ, voxels: int, ml: float, is_cut: bool, where: Sequence[str]) -> tuple[str, ...]:
     if not is_cut:
         # The usual range has a column of its own.
         note = organ.note(voxels, ml)
@@ -186,7 +189,7 @@ class ReportPicture:
     is_white: bool = False
 
 
-def pictures_of(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary) -> list[ReportPicture]:
+def draw_pictures(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary) -> list[ReportPicture]:
     """Three planes with outlined organs, and the organs from the front."""
     planes = choose_planes(ct, labels)
     pictures = []
@@ -215,7 +218,7 @@ def slice_number(image: sitk.Image, position_mm: Sequence[float]) -> int | None:
     return number if 1 <= number <= image.GetSize()[2] else None
 
 
-def _png(pixels: np.ndarray) -> str:
+def _encode_png(pixels: np.ndarray) -> str:
     """RGB pixels as a PNG file in base 64."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(pixels.astype(np.uint8)), isVector=True)
     with temporary_folder("dca-report") as folder:
@@ -224,7 +227,7 @@ def _png(pixels: np.ndarray) -> str:
         return base64.b64encode(path.read_bytes()).decode("ascii")
 
 
-def _volumes(rows: Sequence[OrganRow]) -> str:
+def _format_volumes(rows: Sequence[OrganRow]) -> str:
     lines = []
     for row in rows:
         low, high = row.organ.volume_ml
@@ -242,7 +245,7 @@ def _volumes(rows: Sequence[OrganRow]) -> str:
     )
 
 
-def _findings(findings: Sequence[ReportedFinding] | None, image: sitk.Image) -> str:
+def _format_findings(findings: Sequence[ReportedFinding] | None, image: sitk.Image) -> str:
     if findings is None:
         return "<p>This result was made without a review.</p>"
     if not findings:
@@ -254,7 +257,7 @@ def _findings(findings: Sequence[ReportedFinding] | None, image: sitk.Image) -> 
     # Every decision is reported; of the others, those that matter most.
     unchecked = [rank for rank, row in ranked if row.outcome == NOT_CHECKED]
     left_out = set(unchecked[_MAX_UNCHECKED:])
-    lines = [_finding(rank, row, image) for rank, row in ranked if rank not in left_out]
+    lines = [_format_finding(rank, row, image) for rank, row in ranked if rank not in left_out]
     outcomes = Counter(row.outcome for row in findings)
     counts = ", ".join(f"{count} {escape(outcome)}" for outcome, count in outcomes.items())
     summary = f"{len(findings)} findings" if len(findings) > 1 else "1 finding"
@@ -267,7 +270,7 @@ def _findings(findings: Sequence[ReportedFinding] | None, image: sitk.Image) -> 
     )
 
 
-def _finding(rank: int, row: ReportedFinding, image: sitk.Image) -> str:
+def _format_finding(rank: int, row: ReportedFinding, image: sitk.Image) -> str:
     number = None if row.position_mm is None else slice_number(image, row.position_mm)
     others = [name for name in row.organs if name != row.title]
     also = f"<br><span class=small>or {escape(', '.join(others))}</span>" if others else ""

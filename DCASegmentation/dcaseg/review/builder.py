@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import SimpleITK as sitk
 
-from ..imaging.grid import Grid, canonical_view
+from ..imaging.grid import Grid, get_canonical_view
 from ..inference.label_resampling import LabelResampler, NearestResampler
-from ..inference.measurements import OrganMeasurement, boxes_of
+from ..inference.measurements import OrganMeasurement, compute_bounding_boxes
 from ..inference.options import SegmentOptions
 from ..inference.planes import Plane
 from ..inference.postprocessing import remove_islands
@@ -67,12 +67,12 @@ def make_review(
     anatomical = find(evidence, grid, measurements, options, other_name)
     candidates = rank_candidates(evidence, anatomical, groups, grid, options, other_name)
     candidates, ranks = on_ct(candidates, grid, ct)
-    alternative = _suggested(candidates, labels, other_labels, grid, ct)
+    alternative = _make_suggestion(candidates, labels, other_labels, grid, ct)
     source = "experts" if other_is_experts else "decoder"
-    boxes = boxes_of(ranks)
+    boxes = compute_bounding_boxes(ranks)
     from_anatomy = set(np.unique(candidates.map[candidates.suggestions != NO_SUGGESTION]).tolist())
     findings = [
-        _finding(
+        _make_finding(
             rank,
             candidate,
             boxes[rank],
@@ -95,8 +95,8 @@ def make_review(
         for each in measurements
         if each.organ.key in anatomical.notes
     )
-    review = Review(evidence.vocabulary.name, _geometry(ct), tuple(findings), notes)
-    return ReviewResult(review, ct.image_of(ranks), ct.image_of(alternative), evidence, grid)
+    review = Review(evidence.vocabulary.name, _get_geometry(ct), tuple(findings), notes)
+    return ReviewResult(review, ct.make_image(ranks), ct.make_image(alternative), evidence, grid)
 
 
 def on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Candidates, Bytes]:
@@ -105,7 +105,7 @@ def on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Candidates, Byt
     On a CT coarser than the model grid, a small finding may have no voxel.
     """
     nearest = NearestResampler(grid, ct)
-    present = set(np.unique(nearest.reached(candidates.map)))
+    present = set(np.unique(nearest.select_sampled_voxels(candidates.map)))
     kept = [candidate for candidate in candidates.candidates if candidate.number in present]
     numbers = np.zeros(256, np.uint8)
     for number, candidate in enumerate(kept, start=1):
@@ -115,27 +115,27 @@ def on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Candidates, Byt
     return candidates, nearest.on_ct(candidates.map, ct)
 
 
-def _suggested(candidates: Candidates, labels: Bytes, other_labels: Bytes | None, grid: Grid, ct: Grid) -> Bytes:
+def _make_suggestion(candidates: Candidates, labels: Bytes, other_labels: Bytes | None, grid: Grid, ct: Grid) -> Bytes:
     """Return ``labels`` with the other prediction's labels within findings, overwritten by anatomy's suggestions."""
     nearest = NearestResampler(grid, ct)
     alternative = np.empty_like(labels) if other_labels is None else other_labels
     has_finding = np.any(candidates.map, axis=(1, 2))
     has_suggestion = np.any(candidates.suggestions != NO_SUGGESTION, axis=(1, 2))
-    views = (nearest.along_model(each) for each in (alternative, labels))
+    views = (nearest.transpose_to_model(each) for each in (alternative, labels))
     for out, label, z in zip(*views, nearest.indices[0], strict=True):
         if other_labels is None or not has_finding[z]:
             out[...] = label
         else:
-            np.copyto(out, label, where=nearest.plane(candidates.map, z) == 0)
+            np.copyto(out, label, where=nearest.resample_plane(candidates.map, z) == 0)
         if has_suggestion[z]:
-            anatomy = nearest.plane(candidates.suggestions, z)
+            anatomy = nearest.resample_plane(candidates.suggestions, z)
             # Only remove labels or fill background: at the border the labels on the finer grid are more exact.
             applies = (anatomy != NO_SUGGESTION) & ((anatomy == 0) | (label == 0))
             np.copyto(out, anatomy, where=applies)
     return alternative
 
 
-def _finding(
+def _make_finding(
     rank: int,
     candidate: Candidate,
     box: Box,
@@ -152,7 +152,7 @@ def _finding(
     ml = float(np.count_nonzero(inside)) * ct.volume_ml_per_voxel
     first = np.array([part.start for part in reversed(box)])
     last = np.array([part.stop - 1 for part in reversed(box)])
-    corners = np.array([_millimeters(ct, np.where(pick, last + 0.5, first - 0.5)) for pick in np.ndindex(2, 2, 2)])
+    corners = np.array([_convert_to_mm(ct, np.where(pick, last + 0.5, first - 0.5)) for pick in np.ndindex(2, 2, 2)])
     return Finding(
         rank=rank,
         organ=organ.key,
@@ -161,25 +161,27 @@ def _finding(
         score=round(candidate.score, 4),
         expected_wrong_ml=round(min(candidate.expected_wrong_ml, ml), 4),
         ml=round(ml, 4),
-        position_mm=_position(candidate, inside, first, ct, grid),
-        box_mm=(_point(corners.min(axis=0)), _point(corners.max(axis=0))),
+        position_mm=_find_position(candidate, inside, first, ct, grid),
+        box_mm=(_round_point(corners.min(axis=0)), _round_point(corners.max(axis=0))),
         box_voxels=(tuple(first.tolist()), tuple(last.tolist())),
         reasons=candidate.reasons,
         others=tuple(organ.key for organ in candidate.organs[1:]),
-        alternative=_alternative(alternative[box][inside], labels[box][inside], ct, source, vocabulary),
+        alternative=_describe_alternative(alternative[box][inside], labels[box][inside], ct, source, vocabulary),
     )
 
 
-def _position(candidate: Candidate, inside: Mask, first: np.ndarray, ct: Grid, grid: Grid) -> Point:
+def _find_position(candidate: Candidate, inside: Mask, first: np.ndarray, ct: Grid, grid: Grid) -> Point:
     """Return the center (mm, LPS) of the finding's voxel on the CT's grid that is nearest to the candidate's spot."""
-    spot = _millimeters(grid, np.array(candidate.spot[::-1]))
+    spot = _convert_to_mm(grid, np.array(candidate.spot[::-1]))
     voxels = np.argwhere(inside)[:, ::-1] + first
     index = np.linalg.solve(ct.axes * np.array(ct.spacing), spot - np.array(ct.origin))
     offsets = (voxels - index) * np.array(ct.spacing)
-    return _point(_millimeters(ct, voxels[int(np.round((offsets**2).sum(axis=1), 3).argmin())]))
+    return _round_point(_convert_to_mm(ct, voxels[int(np.round((offsets**2).sum(axis=1), 3).argmin())]))
 
 
-def _alternative(suggested: Bytes, labels: Bytes, ct: Grid, source: str, vocabulary: Vocabulary) -> Alternative | None:
+def _describe_alternative(
+    suggested: Bytes, labels: Bytes, ct: Grid, source: str, vocabulary: Vocabulary
+) -> Alternative | None:
     """Describe the change from ``labels`` to ``suggested`` (voxels,) in a finding; None if it is too small."""
     changed = suggested[suggested != labels]
     if changed.size * ct.volume_ml_per_voxel < _MIN_SUGGESTION_ML:
@@ -198,17 +200,17 @@ def _name(vocabulary: Vocabulary, label: int) -> str:
     return "background" if label == 0 else vocabulary.by_label[label].name
 
 
-def _millimeters(grid: Grid, index: np.ndarray) -> np.ndarray:
+def _convert_to_mm(grid: Grid, index: np.ndarray) -> np.ndarray:
     """Return the position in mm (LPS) of ``index`` (i, j, k), which may lie between voxels."""
     return np.array(grid.origin) + grid.axes @ (index * np.array(grid.spacing))
 
 
-def _point(values: np.ndarray) -> Point:
+def _round_point(values: np.ndarray) -> Point:
     x, y, z = (round(float(value), 3) for value in values)
     return x, y, z
 
 
-def _geometry(grid: Grid) -> dict[str, list[float] | list[int]]:
+def _get_geometry(grid: Grid) -> dict[str, list[float] | list[int]]:
     return {
         "size": list(grid.size),
         "spacing_mm": list(grid.spacing),
@@ -217,7 +219,7 @@ def _geometry(grid: Grid) -> dict[str, list[float] | list[int]]:
     }
 
 
-def options_with_evidence(options: SegmentOptions, network: DCANet) -> SegmentOptions:
+def add_evidence_options(options: SegmentOptions, network: DCANet) -> SegmentOptions:
     """Return ``options`` that also request the evidence for the review which ``network`` can compute.
 
     That is both predictions, and the attention if the network has any. Without them the review uses less evidence.
@@ -231,7 +233,7 @@ def options_with_evidence(options: SegmentOptions, network: DCANet) -> SegmentOp
 class ReviewCollector:
     """Takes finished planes in order, then builds the review; a ``PlaneConsumer`` of ``inference.planes``.
 
-    ``options`` are those of ``options_with_evidence``. ``owners`` are the labels of the head, medium and tail expert.
+    ``options`` are those of ``add_evidence_options``. ``owners`` are the labels of the head, medium and tail expert.
     ``ct`` and ``grid`` (the model grid, with axes ``orientation``) are the grids. In addition to the evidence on the
     model grid it holds the other prediction's labels on the CT's grid, one byte per voxel.
     """
@@ -247,7 +249,7 @@ class ReviewCollector:
         grid: Grid,
         orientation: str,
     ) -> None:
-        kept = options.kept_labels(vocabulary)
+        kept = options.get_kept_labels(vocabulary)
         slots = [slot for slot, owned in enumerate(owners) if owned]
         self._owners = owners
         self._keep_islands = options.keep_islands
@@ -259,7 +261,7 @@ class ReviewCollector:
         self._other: Bytes | None = None
         if options.disagreement:
             self._other = np.zeros(ct.shape, np.uint8)
-            self._on_ct = LabelResampler(canonical_view(self._other, ct, orientation), ct, grid, kept)
+            self._on_ct = LabelResampler(get_canonical_view(self._other, ct, orientation), ct, grid, kept)
 
     def take(self, plane: Plane) -> None:
         """Take the next plane."""

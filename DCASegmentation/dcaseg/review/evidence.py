@@ -74,7 +74,7 @@ class Evidence:
         optional = (self.other, self.dominant, self.attention)
         return sum(array.nbytes for array in (*arrays, *optional) if array is not None)
 
-    def at(self, where: NDArray[np.intp]) -> Evidence:
+    def select_voxels(self, where: NDArray[np.intp]) -> Evidence:
         """Return the evidence on the voxels at the flat indices ``where`` only; its arrays are (voxels,)."""
         part = copy(self)
         for name, array in vars(self).items():
@@ -86,16 +86,16 @@ class Evidence:
         """Add a plane."""
         z, probabilities = plane.z, plane.probabilities
         labels = self._written[plane.labels]
-        mine = self._folded(probabilities)
+        mine = self._merge_dropped_labels(probabilities)
         self.labels[z] = labels
-        self.entropy[z] = _byte(plane.entropy if mine is probabilities else normalized_entropy(mine))
-        wrong = 1 - _at(mine, labels)
+        self.entropy[z] = _to_uint8(plane.entropy if mine is probabilities else normalized_entropy(mine))
+        wrong = 1 - _get_label_probability(mine, labels)
         if self.other is not None and plane.other is not None:
-            other_folded = self._folded(plane.other)
+            other_folded = self._merge_dropped_labels(plane.other)
             self.other[z] = self._written[plane.other.argmax(axis=0)]
-            wrong = (wrong + 1 - _at(other_folded, labels)) / np.float32(2)
+            wrong = (wrong + 1 - _get_label_probability(other_folded, labels)) / np.float32(2)
             mine = mine + other_folded
-        self.error_probability[z] = _byte(wrong)
+        self.error_probability[z] = _to_uint8(wrong)
         mine = mine.copy() if mine is probabilities else mine
         np.put_along_axis(mine, labels[None].astype(np.intp), -1, axis=0)
         second = mine.argmax(axis=0).astype(np.uint8)
@@ -104,7 +104,7 @@ class Evidence:
         self.alternative[z] = second
         if self.dominant is not None and self.attention is not None and plane.attention:
             self.dominant[z] = self._slots[plane.dominant] + np.uint8(1)
-            self.attention[z] = _byte(plane.attention[max(plane.attention)].max(axis=0))
+            self.attention[z] = _to_uint8(plane.attention[max(plane.attention)].max(axis=0))
 
     def remove_islands(self) -> None:
         """Set islands in ``labels`` and ``other`` to background, as in the result on the CT's grid.
@@ -117,7 +117,7 @@ class Evidence:
         if self.other is not None:
             remove_islands(self.other, self.vocabulary.compact)
 
-    def _folded(self, probabilities: FloatArray) -> FloatArray:
+    def _merge_dropped_labels(self, probabilities: FloatArray) -> FloatArray:
         """Add the probabilities of organs that are not kept to the background."""
         if not self._dropped:
             return probabilities
@@ -127,10 +127,10 @@ class Evidence:
         return folded
 
 
-def _at(probabilities: FloatArray, labels: Bytes) -> FloatArray:
+def _get_label_probability(probabilities: FloatArray, labels: Bytes) -> FloatArray:
     """Return the probability (height, width) of each voxel's label."""
     return np.take_along_axis(probabilities, labels[None].astype(np.intp), axis=0)[0]
 
 
-def _byte(values: FloatArray) -> Bytes:
+def _to_uint8(values: FloatArray) -> Bytes:
     return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
-from ..inference.measurements import OrganMeasurement, boxes_of
+from ..inference.measurements import OrganMeasurement, compute_bounding_boxes
 from ..organs import CUT_OFF, Organ
 from ..types import Box
 from . import normal_ranges
 from .evidence import Evidence
-from .regions import Mask, ReviewOptions, box_of, each_piece, pieces_of_mask, widened
+from .regions import Mask, ReviewOptions, compute_bounding_box, expand_box, find_components, iter_components
 
 # A piece below this share of the largest one is an error; a larger one may be the other half of the organ.
 _MINOR_PIECE = 0.2
@@ -82,9 +82,9 @@ def find(
     """
     found = AnatomicalFindings()
     kept = [each for each in measurements if each.organ.label in evidence.kept]
-    tight = boxes_of(evidence.labels)
+    tight = compute_bounding_boxes(evidence.labels)
     boxes = {
-        each.organ.key: widened(tight[each.organ.label], 1, evidence.labels.shape)
+        each.organ.key: expand_box(tight[each.organ.label], 1, evidence.labels.shape)
         if each.organ.label in tight
         else None
         for each in kept
@@ -95,18 +95,18 @@ def find(
         for each in kept
         if (box := boxes[each.organ.key]) is not None
     }
-    _positions(found, evidence, kept, boxes, centers, reach_edge, options)
+    _check_positions(found, evidence, kept, boxes, centers, reach_edge, options)
     for each in kept:
         organ, box = each.organ, boxes[each.organ.key]
         if box is None:
-            _missing(found, evidence, grid, organ, _is_beyond_scan(organ, centers, grid), options, other_name)
+            _check_missing(found, evidence, grid, organ, _is_beyond_scan(organ, centers, grid), options, other_name)
             continue
         if reach_edge[organ.key]:
             found.note(organ, f"{CUT_OFF[0].upper()}{CUT_OFF[1:]}.")
-        _volume(found, evidence, each, box, reach_edge[organ.key], options, other_name)
+        _check_volume(found, evidence, each, box, reach_edge[organ.key], options, other_name)
         mask = evidence.labels[box] == organ.label
         found.findings += _find_islands(mask, box, organ, grid, options)
-        found.findings += _holes(mask, evidence.labels[box] == 0, box, organ, grid, options)
+        found.findings += _find_holes(mask, evidence.labels[box] == 0, box, organ, grid, options)
         found.findings += _find_cut_ends(mask, box, organ, grid, options)
     return found
 
@@ -114,42 +114,42 @@ def find(
 def _find_islands(
     mask: Mask, box: Box, organ: Organ, grid: Grid, options: ReviewOptions
 ) -> Iterator[AnatomicalFinding]:
-    pieces, count = pieces_of_mask(mask)
+    pieces, count = find_components(mask)
     if count < 2:
         return
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     sizes[0] = 0
     apart = sizes > 0
     apart[sizes.argmax()] = False
-    for piece, part, voxels in each_piece(pieces, apart):
+    for piece, part, voxels in iter_components(pieces, apart):
         ml = sizes[piece] * grid.volume_ml_per_voxel
         minor = sizes[piece] < _MINOR_PIECE * sizes.max()
         text = f"a piece of {ml:.1f} ml separate from the rest of the organ."
         yield AnatomicalFinding(
-            organ, "island", text, _inside(box, part), voxels, options.island if minor else options.island / 2,
+            organ, "island", text, _offset_box(box, part), voxels, options.island if minor else options.island / 2,
             0 if minor else None,
         )  # fmt: skip
 
 
-def _holes(
+def _find_holes(
     mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, options: ReviewOptions
 ) -> Iterator[AnatomicalFinding]:
     # Only faces connect background voxels, so a hole may be closed by corners of the organ.
-    pieces, count = pieces_of_mask(~mask, corners=False)
-    edges = [pieces[index].ravel() for axis in range(3) for index in _faces(axis)]
+    pieces, count = find_components(~mask, corners=False)
+    edges = [pieces[index].ravel() for axis in range(3) for index in _iter_faces(axis)]
     closed = np.ones(count + 1, np.bool_)
     closed[0] = False
     closed[np.concatenate(edges)] = False
-    for _, part, hole in each_piece(pieces, closed):
+    for _, part, hole in iter_components(pieces, closed):
         if not background[part][hole].all():
             continue
         ml = np.count_nonzero(hole) * grid.volume_ml_per_voxel
         size = f"{ml:.1f} ml" if ml >= 0.05 else "less than 0.1 ml"
         text = f"a hole of {size} in the organ."
-        yield AnatomicalFinding(organ, "hole", text, _inside(box, part), hole, options.hole, organ.label)
+        yield AnatomicalFinding(organ, "hole", text, _offset_box(box, part), hole, options.hole, organ.label)
 
 
-def _inside(box: Box, part: Box) -> Box:
+def _offset_box(box: Box, part: Box) -> Box:
     """Convert ``part``, a box within ``box``, to a box of the whole array."""
     z, y, x = (
         slice(outer.start + inner.start, outer.start + inner.stop) for outer, inner in zip(box, part, strict=True)
@@ -157,7 +157,7 @@ def _inside(box: Box, part: Box) -> Box:
     return z, y, x
 
 
-def _faces(axis: int) -> Iterator[tuple[slice | int, ...]]:
+def _iter_faces(axis: int) -> Iterator[tuple[slice | int, ...]]:
     for end in (0, -1):
         index: list[slice | int] = [slice(None)] * 3
         index[axis] = end
@@ -186,7 +186,7 @@ def _find_cut_ends(
         yield AnatomicalFinding(organ, "cut", text, box, end, options.cut)
 
 
-def _missing(
+def _check_missing(
     found: AnatomicalFindings,
     evidence: Evidence,
     grid: Grid,
@@ -207,16 +207,16 @@ def _missing(
         ),
         (close, options.missing / 2, False, "not found; this is its most probable position."),
     ):
-        box = None if candidate is None else box_of(candidate)
+        box = None if candidate is None else compute_bounding_box(candidate)
         if candidate is None or box is None:
             continue
-        pieces, count = pieces_of_mask(candidate[box])
+        pieces, count = find_components(candidate[box])
         sizes = np.bincount(pieces.ravel(), minlength=count + 1)
         sizes[0] = 0
         mask = pieces == int(sizes.argmax())
         ml = float(sizes.max()) * grid.volume_ml_per_voxel
         if not everywhere:
-            mask &= _around_highest(np.where(mask, evidence.error_probability[box], 0), grid, options.max_extent_mm)
+            mask &= _make_peak_mask(np.where(mask, evidence.error_probability[box], 0), grid, options.max_extent_mm)
         found.findings.append(
             AnatomicalFinding(organ, "missing", text.format(ml=ml), box, mask, error_probability, everywhere=everywhere)
         )
@@ -231,12 +231,12 @@ def _is_beyond_scan(organ: Organ, centers: Mapping[str, np.ndarray], grid: Grid)
 
     Organs that the scan cuts off count as well: in a short scan there are no others.
     """
-    expected = normal_ranges.expected_centers(centers, frozenset(centers)).get(organ.key)
-    heights = grid.corners()[:, 2]
+    expected = normal_ranges.compute_expected_centers(centers, frozenset(centers)).get(organ.key)
+    heights = grid.get_corners()[:, 2]
     return expected is not None and not heights.min() <= expected[2] <= heights.max()
 
 
-def _around_highest(values: NDArray[np.uint8], grid: Grid, max_extent_mm: float) -> Mask:
+def _make_peak_mask(values: NDArray[np.uint8], grid: Grid, max_extent_mm: float) -> Mask:
     """Return the mask of a box with sides of ``max_extent_mm`` around the maximum of ``values`` (z, y, x)."""
     center = np.unravel_index(int(values.argmax()), values.shape)
     result = np.zeros(values.shape, np.bool_)
@@ -246,7 +246,7 @@ def _around_highest(values: NDArray[np.uint8], grid: Grid, max_extent_mm: float)
     return result
 
 
-def _volume(
+def _check_volume(
     found: AnatomicalFindings,
     evidence: Evidence,
     measured: OrganMeasurement,
@@ -276,7 +276,7 @@ def _volume(
         found.findings.append(AnatomicalFinding(organ, "volume", text, box, mask, options.volume))
 
 
-def _positions(
+def _check_positions(
     found: AnatomicalFindings,
     evidence: Evidence,
     kept: list[OrganMeasurement],
@@ -293,7 +293,7 @@ def _positions(
         if box is None or at_edge[organ.key]:
             continue
         # The organ itself does not count for its own expected position.
-        expected = normal_ranges.expected_centers(centers, usual - {organ.key}).get(organ.key)
+        expected = normal_ranges.compute_expected_centers(centers, usual - {organ.key}).get(organ.key)
         if expected is None or not normal_ranges.is_far(organ.key, centers[organ.key], expected):
             continue
         distance = float(np.linalg.norm(centers[organ.key] - expected))

@@ -50,7 +50,7 @@ _MIN_TRUSTED = 4
 """Number of organs of usual volume needed to determine the frame."""
 
 
-def expected_centers(
+def compute_expected_centers(
     centers: Mapping[str, NDArray[np.float64]], trusted: frozenset[str]
 ) -> dict[str, NDArray[np.float64]]:
     """Return the expected center of gravity of each organ by key, in mm (LPS), from the positions of the other organs.
@@ -70,7 +70,7 @@ def is_far(key: str, center: NDArray[np.float64], expected: NDArray[np.float64])
     return bool((np.abs(center - expected) > np.array(_POSITIONS[key][1])).any())
 
 
-def usual_ml(organ: Organ) -> float:
+def compute_typical_volume(organ: Organ) -> float:
     """Return the geometric mean of an organ's usual range of volumes, in ml."""
     low, high = organ.volume_ml
     return float(np.sqrt(low * high))

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
 from ..inference.maps import EXPERTS
-from ..inference.measurements import boxes_of
+from ..inference.measurements import compute_bounding_boxes
 from ..organs import Organ
 from ..types import Box
 from .evidence import Bytes, Evidence
 from .findings import AnatomicalFinding, AnatomicalFindings, summarize
-from .normal_ranges import usual_ml
-from .regions import ReviewOptions, error_probability_of, regions
+from .normal_ranges import compute_typical_volume
+from .regions import ReviewOptions, compute_error_probability, split_into_regions
 from .schema import KINDS, MAX_FINDINGS, Reason
 
 # A reason is given if it holds for at least this share of a region's uncertain voxels.
@@ -37,7 +37,7 @@ _SUPPORTING = frozenset({"foreign_expert", "undecided"})
 _UNDECIDED = 0.5
 
 
-def network_reasons(
+def find_network_reasons(
     evidence: Evidence,
     ranks: Bytes,
     organs: dict[int, tuple[Organ, ...]],
@@ -55,26 +55,28 @@ def network_reasons(
     """
     count = len(organs)
     whole, inside = evidence, np.flatnonzero(ranks)
-    usual = _usual_error_probability(whole.at(np.flatnonzero(whole.error_probability >= _UNCERTAIN * 255)))
+    usual = _compute_usual_error_probability(
+        whole.select_voxels(np.flatnonzero(whole.error_probability >= _UNCERTAIN * 255))
+    )
     # From here on only the regions' voxels, a small part of the volume.
-    evidence, ranks = whole.at(inside), ranks.ravel()[inside]
+    evidence, ranks = whole.select_voxels(inside), ranks.ravel()[inside]
     uncertain = evidence.error_probability >= _UNCERTAIN * 255
-    uncertain_share = _counts(ranks, uncertain, count) / np.maximum(np.bincount(ranks, minlength=count + 1), 1)
+    uncertain_share = _count_voxels(ranks, uncertain, count) / np.maximum(np.bincount(ranks, minlength=count + 1), 1)
     usual_share = float(np.median(uncertain_share[1:])) if count else 0.0
     throughout = max(_UNCERTAIN_THROUGHOUT, _TIMES_THE_MEDIAN * usual_share)
-    ranks = _uncertain_only(uncertain, ranks, count)
+    ranks = _keep_uncertain(uncertain, ranks, count)
     size = np.maximum(np.bincount(ranks, minlength=count + 1), 1)
     mean = np.bincount(ranks, weights=evidence.error_probability, minlength=count + 1) / 255 / size
     reasons: dict[int, list[Reason]] = {number: [] for number in range(1, count + 1)}
     if evidence.other is not None:
-        differ = _counts(ranks, evidence.other != evidence.labels, count) / size
+        differ = _count_voxels(ranks, evidence.other != evidence.labels, count) / size
         for number in range(1, count + 1):
             if differ[number] >= _DISAGREES:
                 text = f"the {other_name} assign a different label to {differ[number]:.0%} of the uncertain voxels."
-                reasons[number].append(_reason("disagreement", text, organs[number]))
+                reasons[number].append(_make_reason("disagreement", text, organs[number]))
     if evidence.dominant is not None and evidence.attention is not None:
-        organ_voxels = whole.at(np.flatnonzero(whole.labels))
-        _attention_reasons(reasons, organ_voxels, evidence, ranks, organs, owners, size)
+        organ_voxels = whole.select_voxels(np.flatnonzero(whole.labels))
+        _add_attention_reasons(reasons, organ_voxels, evidence, ranks, organs, owners, size)
     for number in range(1, count + 1):
         label = organs[number][0].label
         if mean[number] >= unusual_border * usual[label]:
@@ -82,32 +84,32 @@ def network_reasons(
                 f"in the uncertain voxels, the network gives {mean[number]:.0%} of the probability to other labels; "
                 f"{usual[label]:.0%} is usual for this organ."
             )
-            reasons[number].append(_reason("uncertain", text, organs[number]))
+            reasons[number].append(_make_reason("uncertain", text, organs[number]))
         elif uncertain_share[number] >= throughout:
             text = (
                 f"{uncertain_share[number]:.0%} of the voxels are uncertain; {usual_share:.0%} is usual in this scan."
             )
-            reasons[number].append(_reason("uncertain", text, organs[number]))
+            reasons[number].append(_make_reason("uncertain", text, organs[number]))
     return reasons
 
 
-def _reason(kind: str, text: str, organs: tuple[Organ, ...]) -> Reason:
+def _make_reason(kind: str, text: str, organs: tuple[Organ, ...]) -> Reason:
     """Return a reason about the first of ``organs``, with its name in the text."""
     return Reason(kind, f"{organs[0].name}: {text}", organs[0].key)
 
 
-def _usual_error_probability(uncertain: Evidence) -> NDArray[np.float64]:
+def _compute_usual_error_probability(uncertain: Evidence) -> NDArray[np.float64]:
     """Return the mean error probability (0 to 1) of each label, from the evidence on all ``uncertain`` voxels.
 
     Background voxels count for their alternative label.
     """
-    concern = _concern(uncertain)
+    concern = _get_concerned_labels(uncertain)
     counts = np.bincount(concern, minlength=256)
     sums = np.bincount(concern, weights=uncertain.error_probability, minlength=256)
     return np.asarray(sums / 255 / np.maximum(counts, 1))
 
 
-def _uncertain_only(uncertain: NDArray[np.bool_], ranks: Bytes, count: int) -> Bytes:
+def _keep_uncertain(uncertain: NDArray[np.bool_], ranks: Bytes, count: int) -> Bytes:
     """Return ``ranks`` with the certain voxels set to 0; a region without uncertain voxels keeps all of its voxels."""
     only = np.where(uncertain, ranks, np.uint8(0))
     keeps_all = np.bincount(only, minlength=count + 1) == 0
@@ -115,7 +117,7 @@ def _uncertain_only(uncertain: NDArray[np.bool_], ranks: Bytes, count: int) -> B
     return np.where(keeps_all[ranks], ranks, only)
 
 
-def _attention_reasons(
+def _add_attention_reasons(
     reasons: dict[int, list[Reason]],
     organ_voxels: Evidence,
     evidence: Evidence,
@@ -129,12 +131,12 @@ def _attention_reasons(
     for label, owner in owners.items():
         owner_of[label] = owner
     usual_foreign, usual_undecided = (
-        _usual_shares(organ_voxels.labels, mask) for mask in _foreign_and_undecided(organ_voxels, owner_of)
+        _compute_usual_shares(organ_voxels.labels, mask) for mask in _find_foreign_and_undecided(organ_voxels, owner_of)
     )
-    foreign, undecided = _foreign_and_undecided(evidence, owner_of)
-    foreign_share = _counts(ranks, foreign, count) / size
-    undecided_share = _counts(ranks, undecided, count) / size
-    by_expert = np.stack([_counts(ranks, foreign & (evidence.dominant == slot), count) for slot in (1, 2, 3)])
+    foreign, undecided = _find_foreign_and_undecided(evidence, owner_of)
+    foreign_share = _count_voxels(ranks, foreign, count) / size
+    undecided_share = _count_voxels(ranks, undecided, count) / size
+    by_expert = np.stack([_count_voxels(ranks, foreign & (evidence.dominant == slot), count) for slot in (1, 2, 3)])
     for number in range(1, count + 1):
         label = organs[number][0].label
         if foreign_share[number] >= max(_ATTENTION, usual_foreign[label] + _MORE_THAN_USUAL):
@@ -143,27 +145,27 @@ def _attention_reasons(
                 f"the {expert} expert is dominant in {foreign_share[number]:.0%} of the uncertain voxels, although the "
                 f"organ belongs to another expert ({usual_foreign[label]:.0%} in the whole organ)."
             )
-            reasons[number].append(_reason("foreign_expert", text, organs[number]))
+            reasons[number].append(_make_reason("foreign_expert", text, organs[number]))
         if undecided_share[number] >= max(_ATTENTION, usual_undecided[label] + _MORE_THAN_USUAL):
             text = (
                 f"no expert reaches half of the attention in {undecided_share[number]:.0%} of the uncertain voxels "
                 f"({usual_undecided[label]:.0%} in the whole organ)."
             )
-            reasons[number].append(_reason("undecided", text, organs[number]))
+            reasons[number].append(_make_reason("undecided", text, organs[number]))
 
 
-def _foreign_and_undecided(evidence: Evidence, owner_of: Bytes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _find_foreign_and_undecided(evidence: Evidence, owner_of: Bytes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return two masks: another expert than the organ's is dominant; no expert reaches half of the attention."""
     assert evidence.dominant is not None and evidence.attention is not None
-    return evidence.dominant != owner_of[_concern(evidence)], evidence.attention < _UNDECIDED * 255
+    return evidence.dominant != owner_of[_get_concerned_labels(evidence)], evidence.attention < _UNDECIDED * 255
 
 
-def _concern(evidence: Evidence) -> Bytes:
+def _get_concerned_labels(evidence: Evidence) -> Bytes:
     """Return the label that each voxel is about: its own, or in the background its alternative."""
     return np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
 
 
-def _usual_shares(labels: Bytes, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _compute_usual_shares(labels: Bytes, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the share of each label's voxels (256,) that are in ``mask``; ``labels`` are those of all organ voxels.
 
     A label without voxels has the share of all organs.
@@ -174,7 +176,7 @@ def _usual_shares(labels: Bytes, mask: NDArray[np.bool_]) -> NDArray[np.float64]
     return np.where(counts > 0, inside / np.maximum(counts, 1), mean)
 
 
-def _counts(ranks: Bytes, mask: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+def _count_voxels(ranks: Bytes, mask: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
     """Return the number of voxels of each region in ``mask``; ``ranks`` is 0 outside of regions."""
     return np.bincount(ranks[mask], minlength=count + 1)
 
@@ -239,9 +241,9 @@ def rank_candidates(
     ``owners`` maps each organ's label to its expert: 1 head, 2 medium, 3 tail. ``other_name`` names the other
     prediction in texts.
     """
-    wrong, concern, suggestions = _concerns(evidence, findings, options)
-    weights = _weights(evidence, findings, wrong, concern, options)
-    limits = _limits(evidence, grid, options)
+    wrong, concern, suggestions = _make_concern_maps(evidence, findings, options)
+    weights = _compute_weights(evidence, findings, wrong, concern, options)
+    limits = _compute_limits(evidence, grid, options)
 
     def limit(box: Box, mask: NDArray[np.bool_]) -> float:
         return float(limits[int(concern[box][mask][0])])
@@ -250,7 +252,7 @@ def rank_candidates(
     kinds = concern.copy()
     for finding in findings.findings:
         kinds[finding.box][finding.mask] |= _IN_FINDING
-    pieces = regions(weights, grid.spacing[::-1], options.max_extent_mm, _MAX_REGIONS, limit, kinds)
+    pieces = split_into_regions(weights, grid.spacing[::-1], options.max_extent_mm, _MAX_REGIONS, limit, kinds)
     count = int(pieces.max(initial=0))
     inside = np.flatnonzero(pieces)
     flat = pieces.ravel()[inside]
@@ -258,9 +260,9 @@ def rank_candidates(
     score = np.bincount(flat, weights=weights.ravel()[inside], minlength=count + 1) / _UNIT * grid.volume_ml_per_voxel
     highest = np.zeros(count + 1, np.uint8)
     np.maximum.at(highest, flat, evidence.error_probability.ravel()[inside])
-    anatomical = _anatomical_reasons(findings.findings, pieces, concern, grid.volume_ml_per_voxel)
-    organs = _organs(evidence, pieces, wrong, concern, count)
-    from_network = network_reasons(evidence, pieces, organs, owners, other_name, options.unusual_border)
+    anatomical = _find_anatomical_reasons(findings.findings, pieces, concern, grid.volume_ml_per_voxel)
+    organs = _find_organs(evidence, pieces, wrong, concern, count)
+    from_network = find_network_reasons(evidence, pieces, organs, owners, other_name, options.unusual_border)
 
     doubtful = (score >= options.min_score) & (highest >= options.certain_enough * 255)
     # A border as uncertain as everywhere around its organ needs no review: it has no reason.
@@ -279,14 +281,14 @@ def rank_candidates(
     numbers = np.zeros(count + 1, np.uint8)
     numbers[ranked] = np.arange(1, len(ranked) + 1, dtype=np.uint8)
     ranks = numbers[pieces]
-    boxes = boxes_of(ranks)
+    boxes = compute_bounding_boxes(ranks)
     candidates = []
     for number, piece in enumerate(ranked, start=1):
         reasons = sorted(
             (*anatomical.get(piece, ()), *from_network[piece]), key=lambda reason: KINDS.index(reason.kind)
         )
         box = boxes[number]
-        spot = _highest_point(ranks[box] == number, wrong[box], box)
+        spot = _find_highest_point(ranks[box] == number, wrong[box], box)
         candidates.append(
             Candidate(number, organs[piece], float(urgency[piece]), float(expected[piece]), spot, tuple(reasons))
         )
@@ -294,14 +296,16 @@ def rank_candidates(
     return Candidates(tuple(candidates), ranks, suggestions)
 
 
-def _concerns(evidence: Evidence, findings: AnatomicalFindings, options: ReviewOptions) -> tuple[Bytes, Bytes, Bytes]:
+def _make_concern_maps(
+    evidence: Evidence, findings: AnatomicalFindings, options: ReviewOptions
+) -> tuple[Bytes, Bytes, Bytes]:
     """Return three maps (z, y, x): error probability, organ concerned, and label that anatomy suggests.
 
     The error probability (0 to 255) is 0 in voxels that are not doubtful.
     """
-    wrong = error_probability_of(evidence)
-    wrong[wrong < _doubt_threshold(wrong, options)] = 0
-    concern = _concern(evidence)
+    wrong = compute_error_probability(evidence)
+    wrong[wrong < _compute_doubt_threshold(wrong, options)] = 0
+    concern = _get_concerned_labels(evidence)
     suggestions = np.full(concern.shape, NO_SUGGESTION, np.uint8)
     # The most important kind comes last, so that it wins where findings overlap.
     for finding in sorted(findings.findings, key=lambda each: -KINDS.index(each.kind)):
@@ -314,7 +318,7 @@ def _concerns(evidence: Evidence, findings: AnatomicalFindings, options: ReviewO
     return wrong, concern, suggestions
 
 
-def _doubt_threshold(wrong: Bytes, options: ReviewOptions) -> int:
+def _compute_doubt_threshold(wrong: Bytes, options: ReviewOptions) -> int:
     """Return the error probability (0 to 255) from which voxels are doubtful; see ``ReviewOptions``."""
     expected = np.bincount(wrong.ravel(), minlength=256) * np.arange(256)
     from_above = np.cumsum(expected[::-1])
@@ -322,29 +326,29 @@ def _doubt_threshold(wrong: Bytes, options: ReviewOptions) -> int:
     return max(255 - share, round(options.min_probability_of_error * 255), 1)
 
 
-def _weights(
+def _compute_weights(
     evidence: Evidence, findings: AnatomicalFindings, wrong: Bytes, concern: Bytes, options: ReviewOptions
 ) -> NDArray[np.int64]:
     """Return what each voxel adds to the score of its region, in 1 / ``_UNIT`` of a voxel."""
     counts = np.zeros(256)
     for organ in evidence.vocabulary:
-        counts[organ.label] = 1 + options.organ_share / usual_ml(organ)
+        counts[organ.label] = 1 + options.organ_share / compute_typical_volume(organ)
         counts[organ.label] *= options.unusual if organ.key in findings.unusual else 1.0
     table = np.rint(np.arange(256)[:, None] / 255 * counts * _UNIT).astype(np.int64)
     return np.asarray(table[wrong, concern])
 
 
-def _limits(evidence: Evidence, grid: Grid, options: ReviewOptions) -> NDArray[np.float64]:
+def _compute_limits(evidence: Evidence, grid: Grid, options: ReviewOptions) -> NDArray[np.float64]:
     """Return for each label the maximum number of voxels of a region about it."""
     voxels = np.bincount(evidence.labels.ravel(), minlength=256).astype(float)
     limits = np.full(256, options.max_ml / grid.volume_ml_per_voxel)
     for organ in evidence.vocabulary:
-        whole = max(voxels[organ.label], usual_ml(organ) / grid.volume_ml_per_voxel)
+        whole = max(voxels[organ.label], compute_typical_volume(organ) / grid.volume_ml_per_voxel)
         limits[organ.label] = min(limits[organ.label], options.max_organ_fraction * whole)
     return np.maximum(limits, options.min_voxels)
 
 
-def _organs(
+def _find_organs(
     evidence: Evidence, pieces: Bytes, wrong: Bytes, concern: Bytes, count: int
 ) -> dict[int, tuple[Organ, ...]]:
     """Return the organs of each region: the one it is about, then those that a part may be instead, largest first."""
@@ -363,7 +367,7 @@ def _organs(
     return named
 
 
-def _anatomical_reasons(
+def _find_anatomical_reasons(
     findings: list[AnatomicalFinding], pieces: Bytes, concern: Bytes, ml_per_voxel: float
 ) -> dict[int, list[Reason]]:
     """Return the reasons of each region from anatomical findings.
@@ -387,7 +391,7 @@ def _anatomical_reasons(
     }
 
 
-def _highest_point(inside: NDArray[np.bool_], error_probability: Bytes, box: Box) -> tuple[int, int, int]:
+def _find_highest_point(inside: NDArray[np.bool_], error_probability: Bytes, box: Box) -> tuple[int, int, int]:
     """Return the voxel of a region with the largest sum of error probability within two voxels along each axis.
 
     ``inside`` is the region's mask in its bounding box ``box``, ``error_probability`` has the same shape.

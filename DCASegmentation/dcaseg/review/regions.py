@@ -1,7 +1,7 @@
 """Splitting of probably wrong voxels into connected regions that can be judged at a glance.
 
 The network's own probabilities understate small error probabilities (it is confident about borders that are half a
-voxel off) and overstate large ones. ``error_probability_of`` corrects them with a table. The table was measured on
+voxel off) and overstate large ones. ``compute_error_probability`` corrects them with a table. The table was measured on
 phantoms (the tuning cases of ``evaluation.review_evaluation``) with two models of 4 mm, which agree within about 0.03.
 For other data the order of the findings holds, but the volumes in ml may be off.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ..inference.postprocessing import numbered
+from ..inference.postprocessing import label_components
 from ..types import Box
 from .evidence import Bytes, Evidence
 
@@ -23,13 +23,13 @@ Mask = NDArray[np.bool_]
 Pieces = NDArray[np.uint32]
 
 
-def pieces_of_mask(mask: Mask, corners: bool = True) -> tuple[Pieces, int]:
-    """Return the connected components of ``mask`` (see ``inference.postprocessing.numbered``) and their number."""
-    pieces = sitk.GetArrayFromImage(numbered(mask, corners)).astype(np.uint32)
+def find_components(mask: Mask, corners: bool = True) -> tuple[Pieces, int]:
+    """Return the connected components of ``mask`` (see ``postprocessing.label_components``) and their number."""
+    pieces = sitk.GetArrayFromImage(label_components(mask, corners)).astype(np.uint32)
     return pieces, int(pieces.max(initial=0))
 
 
-def each_piece(pieces: Pieces, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, Box, Mask]]:
+def iter_components(pieces: Pieces, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, Box, Mask]]:
     """Yield the number, bounding box and mask within the box of each wanted piece.
 
     ``pieces`` (z, y, x) holds numbers of pieces; ``wanted`` (numbers,) says for each number whether to yield it. Noise
@@ -51,7 +51,7 @@ def each_piece(pieces: Pieces, wanted: NDArray[np.bool_]) -> Iterator[tuple[int,
         yield int(numbers[start]), (z, y, x), mask
 
 
-def box_of(mask: Mask) -> Box | None:
+def compute_bounding_box(mask: Mask) -> Box | None:
     """Return the bounding box of ``mask`` (z, y, x), None for an empty mask."""
     sides = []
     for axis in range(3):
@@ -62,7 +62,7 @@ def box_of(mask: Mask) -> Box | None:
     return sides[0], sides[1], sides[2]
 
 
-def widened(box: Box, margin: int, shape: Sequence[int]) -> Box:
+def expand_box(box: Box, margin: int, shape: Sequence[int]) -> Box:
     """Return ``box``, ``margin`` voxels wider as far as an array of ``shape`` allows."""
     z, y, x = (
         slice(max(side.start - margin, 0), min(side.stop + margin, length))
@@ -71,7 +71,7 @@ def widened(box: Box, margin: int, shape: Sequence[int]) -> Box:
     return z, y, x
 
 
-def grown(mask: Mask) -> Mask:
+def dilate(mask: Mask) -> Mask:
     """Return ``mask`` dilated by one voxel (26 neighbors)."""
     result = mask
     for axis in range(3):
@@ -138,23 +138,25 @@ _ELSEWHERE = (
 )
 
 
-def error_probability_of(evidence: Evidence) -> Bytes:
+def compute_error_probability(evidence: Evidence) -> Bytes:
     """Return the calibrated error probability of each voxel (z, y, x), uint8, 0 to 255 for 0 to 1."""
-    at_borders, elsewhere = (_table(*pairs)[evidence.error_probability] for pairs in (_AT_BORDERS, _ELSEWHERE))
-    return np.where(borders_of(evidence), at_borders, elsewhere)
+    at_borders, elsewhere = (
+        _make_lookup_table(*pairs)[evidence.error_probability] for pairs in (_AT_BORDERS, _ELSEWHERE)
+    )
+    return np.where(find_borders(evidence), at_borders, elsewhere)
 
 
-def borders_of(evidence: Evidence) -> NDArray[np.bool_]:
+def find_borders(evidence: Evidence) -> NDArray[np.bool_]:
     """Return the mask (z, y, x) of voxels at a border between labels, in one of the two predictions."""
-    border = _borders(evidence.labels)
-    return border if evidence.other is None else border | _borders(evidence.other)
+    border = _find_label_borders(evidence.labels)
+    return border if evidence.other is None else border | _find_label_borders(evidence.other)
 
 
-def _table(error_probability: tuple[float, ...], wrong: tuple[float, ...]) -> Bytes:
+def _make_lookup_table(error_probability: tuple[float, ...], wrong: tuple[float, ...]) -> Bytes:
     return np.rint(np.interp(np.arange(256) / 255, error_probability, wrong) * 255).astype(np.uint8)
 
 
-def _borders(labels: Bytes) -> NDArray[np.bool_]:
+def _find_label_borders(labels: Bytes) -> NDArray[np.bool_]:
     """Return the mask of voxels that share a face with a voxel of another label."""
     border = np.zeros(labels.shape, bool)
     for axis in range(3):
@@ -173,7 +175,7 @@ Limit = Callable[[Box, Mask], float]
 _STEP_MM = 4.0
 
 
-def regions(
+def split_into_regions(
     weights: Weights,
     spacing: Sequence[float],
     max_extent_mm: float,
@@ -195,7 +197,7 @@ def regions(
     tile = tuple(max(round(_STEP_MM / step), 1) for step in spacing)
     side = tuple(max(int(max_extent_mm / (step * count) + 1e-6), 1) for step, count in zip(spacing, tile, strict=True))
     tiles = _tile_sums(remaining, tile)
-    sums = _box_sums(tiles, side)
+    sums = _compute_box_sums(tiles, side)
     # Kept per plane, because searching all sums for each region would take a third of the review's time.
     largest = sums.max(axis=(1, 2))
     for number in range(1, most + 1):
@@ -204,19 +206,19 @@ def regions(
         corner = (plane, int(row), int(column))
         if sums[corner] == 0:
             break
-        box = _slices(
+        box = _make_box(
             [start * count for start, count in zip(corner, tile, strict=True)],
             [(start + length) * count for start, length, count in zip(corner, side, tile, strict=True)],
             weights.shape,
         )
-        inside = remaining[box] if kinds is None else _heaviest_kind(remaining[box], kinds[box])
-        taken = _heaviest_component(inside)
+        inside = remaining[box] if kinds is None else _select_heaviest_kind(remaining[box], kinds[box])
+        taken = _select_heaviest_component(inside)
         if limit is not None:
             taken = _cut_down(inside, taken, spacing, limit(box, taken))
         numbers[box][taken] = number
         remaining[box][taken] = 0
-        changed_tiles = _tiles_of(box, taken, tile)
-        voxels = _slices(
+        changed_tiles = _find_tiles(box, taken, tile)
+        voxels = _make_box(
             [part.start * count for part, count in zip(changed_tiles, tile, strict=True)],
             [part.stop * count for part, count in zip(changed_tiles, tile, strict=True)],
             weights.shape,
@@ -224,19 +226,19 @@ def regions(
         tiles[changed_tiles] = _tile_sums(remaining[voxels], tile)
         # Only the sums of boxes that contain one of these tiles have changed.
         first = [max(part.start - length + 1, 0) for part, length in zip(changed_tiles, side, strict=True)]
-        near = _slices(
+        near = _make_box(
             first, [part.stop + length - 1 for part, length in zip(changed_tiles, side, strict=True)], tiles.shape
         )
-        changed = _box_sums(tiles[near], side)
-        within = _slices(first, [start + length for start, length in zip(first, changed.shape, strict=True)])
+        changed = _compute_box_sums(tiles[near], side)
+        within = _make_box(first, [start + length for start, length in zip(first, changed.shape, strict=True)])
         sums[within] = changed
         largest[within[0]] = sums[within[0]].max(axis=(1, 2))
     return numbers
 
 
-def _tiles_of(box: Box, taken: Mask, tile: Sequence[int]) -> Box:
+def _find_tiles(box: Box, taken: Mask, tile: Sequence[int]) -> Box:
     """Return the box of tiles that contain voxels of ``taken``, a mask within ``box``."""
-    part = box_of(taken)
+    part = compute_bounding_box(taken)
     assert part is not None
     z, y, x = (
         slice((outer.start + inner.start) // count, (outer.start + inner.stop - 1) // count + 1)
@@ -245,12 +247,12 @@ def _tiles_of(box: Box, taken: Mask, tile: Sequence[int]) -> Box:
     return z, y, x
 
 
-def _heaviest_kind(weights: Weights, kinds: Bytes) -> Weights:
+def _select_heaviest_kind(weights: Weights, kinds: Bytes) -> Weights:
     """Return ``weights`` of the kind with the largest sum, 0 for the other kinds."""
-    return np.where(kinds == int(_sums(kinds, weights).argmax()), weights, 0)
+    return np.where(kinds == int(_sum_weights(kinds, weights).argmax()), weights, 0)
 
 
-def _sums(numbers: NDArray[np.unsignedinteger], weights: Weights) -> NDArray[np.float64]:
+def _sum_weights(numbers: NDArray[np.unsignedinteger], weights: Weights) -> NDArray[np.float64]:
     """Return the sum of ``weights`` for each of ``numbers``. It is exact: weights are integers, far below 2^53."""
     return np.asarray(np.bincount(numbers.ravel(), weights.ravel()), np.float64)
 
@@ -271,13 +273,13 @@ def _cut_down(weights: Weights, piece: Mask, spacing: Sequence[float], most: flo
         index: list[slice] = [slice(None)] * 3
         index[axis] = slice(middle, None) if lower else slice(None, middle)
         within[tuple(index)] = 0
-        piece = _heaviest_component(within)
+        piece = _select_heaviest_component(within)
     return piece
 
 
-def _heaviest_component(weights: Weights) -> NDArray[np.bool_]:
-    pieces, _ = pieces_of_mask(weights > 0)
-    return np.asarray(pieces == int(_sums(pieces, weights)[1:].argmax()) + 1)
+def _select_heaviest_component(weights: Weights) -> NDArray[np.bool_]:
+    pieces, _ = find_components(weights > 0)
+    return np.asarray(pieces == int(_sum_weights(pieces, weights)[1:].argmax()) + 1)
 
 
 def _tile_sums(weights: Weights, tile: Sequence[int]) -> Weights:
@@ -288,7 +290,7 @@ def _tile_sums(weights: Weights, tile: Sequence[int]) -> Weights:
     return weights.copy()
 
 
-def _box_sums(tiles: Weights, side: Sequence[int]) -> Weights:
+def _compute_box_sums(tiles: Weights, side: Sequence[int]) -> Weights:
     """Return the sum of each box of ``side`` (z, y, x) tiles, at the index of its first tile.
 
     Boxes lie within the grid; along an axis shorter than the box there is one box.
@@ -302,7 +304,7 @@ def _box_sums(tiles: Weights, side: Sequence[int]) -> Weights:
     return tiles
 
 
-def _slices(first: Sequence[int], stop: Sequence[int], shape: Sequence[int] | None = None) -> Box:
+def _make_box(first: Sequence[int], stop: Sequence[int], shape: Sequence[int] | None = None) -> Box:
     """Return slices from ``first`` to ``stop``, clipped to ``shape``."""
     ends = stop if shape is None else [min(end, length) for end, length in zip(stop, shape, strict=True)]
     z, y, x = (slice(begin, end) for begin, end in zip(first, ends, strict=True))

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, reason_of
+from ..errors import UserError, get_reason
 from ..json_io import DataError, dump, load, read_json
-from ..option_fields import option, stated
+from ..option_fields import make_option_metadata, option
 
 FORMAT = "dca-review"
 VERSION = 1
@@ -86,8 +86,8 @@ class Finding:
     score: float
     expected_wrong_ml: float
     ml: float
-    position_mm: Point = field(metadata=stated(key="position_mm_lps"))
-    box_mm: tuple[Point, Point] = field(metadata=stated(key="box_mm_lps"))
+    position_mm: Point = field(metadata=make_option_metadata(key="position_mm_lps"))
+    box_mm: tuple[Point, Point] = field(metadata=make_option_metadata(key="box_mm_lps"))
     box_voxels: tuple[Voxel, Voxel]
     reasons: tuple[Reason, ...]
     alternative: Alternative | None = None
@@ -155,7 +155,7 @@ def read_review(path: Path) -> Review:
     except FileNotFoundError:
         raise UserError(f"The list of findings {path} does not exist.", "Segment with --review.") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Segment the CT again.") from None
+        raise UserError(f"{path} cannot be read ({get_reason(error)}).", "Segment the CT again.") from None
     return Review.from_json(content)
 
 

@@ -12,7 +12,7 @@
     from dcaseg.training.training_set import TrainingSet
 
     options = TrainingOptions(steps=200)
-    data = TrainingSet.of_phantoms(labeled=2, unlabeled=2, validation=1)
+    data = TrainingSet.from_phantoms(labeled=2, unlabeled=2, validation=1)
     labeled, unlabeled, validation = data.cases(Path("cache"), options.grid)
 
     run = Path("run")

@@ -33,10 +33,10 @@ def save_memory(module: nn.Module, level: int) -> None:
         if level:
             per_patch = level > 1 and not any(isinstance(layer, nn.BatchNorm3d) for layer in block.modules())
             # An attribute of the instance takes precedence over the method of its class.
-            block.__dict__["forward"] = partial(_checkpointed, type(block).forward.__get__(block), per_patch)
+            block.__dict__["forward"] = partial(_checkpoint_forward, type(block).forward.__get__(block), per_patch)
 
 
-def _checkpointed(forward: Any, per_patch: bool, features: Tensor) -> Tensor:
+def _checkpoint_forward(forward: Any, per_patch: bool, features: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         result: Tensor = forward(features)
         return result

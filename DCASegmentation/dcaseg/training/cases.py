@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import DAMAGED_NPZ, UserError, reason_of
-from ..imaging.grid import grid_of_shape, model_grid
-from ..imaging.intensity import standardize, window
+from ..errors import DAMAGED_NPZ, UserError, get_reason
+from ..imaging.grid import make_model_grid, resize_grid
+from ..imaging.intensity import apply_window, standardize
 from ..imaging.resampling import resample
 from ..imaging.writers import write_file
 from ..models.metadata import TrainingData
@@ -77,22 +77,22 @@ class Case:
             positions[int(label)] = np.stack(np.unravel_index(flat, self.labels.shape), axis=1)
         return positions
 
-    def voxel_size(self, grid: GridOptions) -> tuple[float, float, float]:
+    def get_voxel_size(self, grid: GridOptions) -> tuple[float, float, float]:
         """(depth, height, width) of a voxel in mm."""
         x, y, z = grid.spacing
         return self.spacing or (z, y, x)
 
-    def scaled(self, hu: np.ndarray, grid: GridOptions) -> np.ndarray:
+    def scale_intensity(self, hu: np.ndarray, grid: GridOptions) -> np.ndarray:
         """Scale ``hu`` (the case's or a patch of it) to the network's input: float32, 0 to 1 if scaled by a window."""
         if grid.scaling == "window":
-            return window(hu, *grid.hu_window)
+            return apply_window(hu, *grid.hu_window)
         return standardize(hu, *self._moments)
 
     @cached_property
     def _moments(self) -> tuple[float, float]:
         return float(self.hu.mean(dtype=np.float64)), float(self.hu.std(dtype=np.float64))
 
-    def voxel_counts(self, n_labels: int) -> np.ndarray:
+    def count_voxels(self, n_labels: int) -> np.ndarray:
         """The number of voxels of each label 0 to ``n_labels`` (or to the highest label, if larger), int64."""
         missing = max(n_labels + 1 - len(self._counts), 0)
         return np.pad(self._counts, (0, missing))
@@ -113,9 +113,9 @@ def prepare_case(
     ``labels`` are integers from 0 to 65535, as ``read_labels`` returns them; resampling does not change the values.
     Raises UserError for other labels, and as ``Case`` does.
     """
-    target, spacing = model_grid(ct, grid.spacing, grid.orientation), None
+    target, spacing = make_model_grid(ct, grid.spacing, grid.orientation), None
     if grid.shape is not None:
-        target = grid_of_shape(ct, grid.shape, grid.orientation)
+        target = resize_grid(ct, grid.shape, grid.orientation)
         spacing = (target.spacing[2], target.spacing[1], target.spacing[0])
     hu = sitk.GetArrayFromImage(resample(ct, target, anti_aliasing=grid.anti_aliasing))
     hu = np.clip(np.rint(hu), -32768, 32767).astype(np.int16)
@@ -164,13 +164,14 @@ def load_case(path: Path) -> Case:
             return Case(path.stem, arrays["hu"], arrays.get("labels"), unannotated, spacing, arrays.get("ignored"))
     except DAMAGED_NPZ as error:
         raise UserError(
-            f"The cached case {path} cannot be read ({reason_of(error)}).", "Delete the file; it will be created again."
+            f"The cached case {path} cannot be read ({get_reason(error)}).",
+            "Delete the file; it will be created again.",
         ) from error
 
 
 def write_pseudo_cases(folder: Path, step: int, cases: Sequence[Case]) -> None:
     """Save the pseudo-labeled ``cases`` that a run uses from ``step`` on in its ``folder``: all of them or none."""
-    target = _pseudo_folder(folder, step)
+    target = _get_pseudo_label_folder(folder, step)
     part = target.with_name(target.name + ".part")
     for leftover in (part, target):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -191,7 +192,7 @@ def read_pseudo_cases(folder: Path, step: int) -> list[Case]:
     return [load_case(path) for path in sorted(earlier[-1].glob("*.npz"))] if earlier else []
 
 
-def _pseudo_folder(folder: Path, step: int) -> Path:
+def _get_pseudo_label_folder(folder: Path, step: int) -> Path:
     return folder / _PSEUDO / f"step-{step:08d}"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import OutputError, UserError, reason_of, require_memory
+from ..errors import OutputError, UserError, get_reason, require_memory
 from ..imaging.writers import write_json
 from ..json_io import DataError, dump, load, read_json
 from ..method.log_gap import Partition
@@ -19,7 +19,7 @@ from ..models.bundle import Bundle
 from ..models.metadata import DEFAULT_OVERLAP, TrainingData
 from ..option_fields import option
 from ..organs import VOCABULARIES, Vocabulary
-from ..temp_paths import partial_name, remove_partials
+from ..temp_paths import make_partial_path, remove_partials
 from .options import TrainingOptions
 from .training_set import TrainingSet
 
@@ -32,7 +32,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Once there is a checkpoint at ``path``, there is always a complete one, however the process ends. Raises OutputError
     if the file cannot be written; the existing files then stay as they are.
     """
-    part = partial_name(path)
+    part = make_partial_path(path)
     try:
         with part.open("xb") as stream:
             torch.save({"format": FORMAT, **state}, stream)
@@ -45,7 +45,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         require_memory(error)
         raise OutputError(
-            f"The checkpoint {path} cannot be written ({reason_of(error)}).",
+            f"The checkpoint {path} cannot be written ({get_reason(error)}).",
             "Free some disk space or choose another folder, then resume.",
         ) from error
     finally:
@@ -57,7 +57,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files of processes that were killed while writing the checkpoint ``path``."""
     remove_partials(path)
-    remove_partials(previous(path))
+    remove_partials(get_previous_path(path))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises UserError if neither can be read, or if the file has another format.
     """
     failures: list[str] = []
-    for candidate in (path, previous(path)):
+    for candidate in (path, get_previous_path(path)):
         if not candidate.exists():
             continue
         try:
@@ -87,27 +87,27 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     raise UserError(f"There is no checkpoint at {path}.", "Specify the folder of a run, or start a new run.")
 
 
-def previous(path: Path) -> Path:
+def get_previous_path(path: Path) -> Path:
     """The file in which ``save_checkpoint`` keeps the previous checkpoint."""
     return path.with_name(path.name + ".previous")
 
 
 def has_checkpoint(path: Path) -> bool:
     """Whether there is a checkpoint at ``path``, or a previous one."""
-    return path.exists() or previous(path).exists()
+    return path.exists() or get_previous_path(path).exists()
 
 
 def _keep(path: Path) -> None:
     """Make the file ``path`` also the previous checkpoint, so that ``path`` exists at every moment."""
-    link = partial_name(previous(path))
+    link = make_partial_path(get_previous_path(path))
     try:
         os.link(path, link)
     except OSError:
         # The file system does not support hard links.
-        path.replace(previous(path))
+        path.replace(get_previous_path(path))
         return
     try:
-        link.replace(previous(path))
+        link.replace(get_previous_path(path))
     finally:
         with suppress(OSError):
             # Renaming a hard link to another link of the same file does nothing, so the name may still exist.
@@ -127,7 +127,7 @@ class InitialModel:
     overlap: float = DEFAULT_OVERLAP
 
     @classmethod
-    def of(cls, bundle: Bundle) -> InitialModel:
+    def from_bundle(cls, bundle: Bundle) -> InitialModel:
         """The description of ``bundle``."""
         metadata = bundle.metadata
         return cls(metadata.name, metadata.weights.sha256, metadata.training_data, metadata.overlap)
@@ -197,4 +197,4 @@ def read_record(folder: Path) -> RunRecord:
             f"{folder} is not the folder of a training run: it has no {RECORD}.", "Specify the folder of a run."
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Train in a new folder.") from None
+        raise UserError(f"{path} cannot be read ({get_reason(error)}).", "Train in a new folder.") from None

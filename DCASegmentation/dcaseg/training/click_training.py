@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from ..errors import UserError
-from ..interaction.click_network import ClickNetwork, features_of
+from ..interaction.click_network import ClickNetwork, make_network_input
 from ..interaction.click_options import ClickNetworkOptions
-from ..interaction.view import FloatArray, Mask, SeenStroke, distance_to
+from ..interaction.view import FloatArray, Mask, SeenStroke, compute_signed_distance
 from .cases import Case
 from .checkpoints import load_checkpoint, remove_leftovers, save_checkpoint
 from .interruption import Interruption
@@ -80,15 +80,15 @@ class ClickSampler:
         strokes: list[tuple[NDArray[np.int64], bool, float | None]] = []
         count = int(random.choice((1, 1, 1, 2, 3, 5)))
         for number in range(count):
-            click = error_center(mask, truth, spacing, random)
+            click = simulate_click(mask, truth, spacing, random)
             if click is None:
                 break
             at, adds = click
-            radius = None if not mask.any() else abs(float(distance_to(mask, (spacing,) * 3)[tuple(at)]))
+            radius = None if not mask.any() else abs(float(compute_signed_distance(mask, (spacing,) * 3)[tuple(at)]))
             strokes.append((at, adds, radius))
             if number + 1 < count:
                 # The effect of the previous clicks: the mask is mostly correct near them.
-                near = _ball(mask.shape, at, float(random.uniform(6.0, 30.0)) / spacing)
+                near = _make_ball(mask.shape, at, float(random.uniform(6.0, 30.0)) / spacing)
                 mask = np.where(near, truth, mask)
         if not strokes or (mask == truth).all():
             return None
@@ -113,7 +113,7 @@ class ClickSampler:
         if random.random() < 0.3:
             # The neighboring organs may not be segmented.
             others = np.zeros_like(others)
-        features = features_of(cube(hu, -1024.0), cube(mask, 0), cube(others, 0), strokes_in_cube, spacing)
+        features = make_network_input(cube(hu, -1024.0), cube(mask, 0), cube(others, 0), strokes_in_cube, spacing)
         return Sample(features, cube(truth, 0), cube(mask, 0))
 
 
@@ -127,8 +127,8 @@ def simulate_mask(
     """
     if random.random() < 0.08:
         return np.zeros_like(truth)
-    depth = distance_to(truth, (spacing_mm,) * 3)
-    wobble = _noise(truth.shape, float(random.uniform(6.0, 20.0)) / spacing_mm, random)
+    depth = compute_signed_distance(truth, (spacing_mm,) * 3)
+    wobble = _generate_noise(truth.shape, float(random.uniform(6.0, 20.0)) / spacing_mm, random)
     depth += wobble * np.float32(random.uniform(0.5, 4.0)) + np.float32(random.normal(0.0, 1.2))
     mask = depth < 0
     if random.random() < 0.5:
@@ -140,22 +140,22 @@ def simulate_mask(
     for _ in range(int(random.integers(0, 3))):
         inside = np.argwhere(truth)
         at = inside[int(random.integers(len(inside)))]
-        mask = mask & ~_blob(truth.shape, at, float(random.uniform(6.0, 30.0)) / spacing_mm, random)
+        mask = mask & ~_make_blob(truth.shape, at, float(random.uniform(6.0, 30.0)) / spacing_mm, random)
     for _ in range(int(random.integers(0, 3))):
         rim = np.argwhere((depth > 0) & (depth < 6.0))
         if len(rim):
             at = rim[int(random.integers(len(rim)))]
-            mask = mask | _blob(truth.shape, at, float(random.uniform(4.0, 16.0)) / spacing_mm, random)
+            mask = mask | _make_blob(truth.shape, at, float(random.uniform(4.0, 16.0)) / spacing_mm, random)
     if random.random() < 0.25:
         neighbors = np.argwhere((labels != 0) & (labels != label) & (depth < 20.0))
         if len(neighbors):
             at = neighbors[int(random.integers(len(neighbors)))]
             swapped = labels == labels[tuple(at)]
-            mask = mask | (swapped & _blob(truth.shape, at, float(random.uniform(6.0, 24.0)) / spacing_mm, random))
+            mask = mask | (swapped & _make_blob(truth.shape, at, float(random.uniform(6.0, 24.0)) / spacing_mm, random))
     return mask
 
 
-def error_center(
+def simulate_click(
     mask: Mask, truth: Mask, spacing_mm: float, random: np.random.Generator
 ) -> tuple[NDArray[np.int64], bool] | None:
     """Simulate a click in the larger of the largest missing and the largest surplus region; None without errors.
@@ -176,7 +176,7 @@ def error_center(
     if best is None:
         return None
     _, adds, piece = best
-    depth = -distance_to(piece, (spacing_mm,) * 3)
+    depth = -compute_signed_distance(piece, (spacing_mm,) * 3)
     deep = np.argwhere(piece & (depth >= 0.5 * depth[piece].max()))
     return deep[int(random.integers(len(deep)))], adds
 
@@ -212,7 +212,7 @@ class ClickTrainer:
             )
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._sampler.generator = _generator_of(state["generator"])
+        self._sampler.generator = _restore_generator(state["generator"])
         self.step = int(state["step"])
 
     def save(self) -> None:
@@ -333,12 +333,12 @@ def _cut(array: np.ndarray, center: NDArray[np.int64], side: int, fill: float) -
     return result
 
 
-def _ball(shape: Sequence[int], center: NDArray[np.int64], radius: float) -> Mask:
+def _make_ball(shape: Sequence[int], center: NDArray[np.int64], radius: float) -> Mask:
     z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
     return np.asarray((z - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 <= radius**2)
 
 
-def _blob(shape: Sequence[int], center: NDArray[np.int64], radius: float, random: np.random.Generator) -> Mask:
+def _make_blob(shape: Sequence[int], center: NDArray[np.int64], radius: float, random: np.random.Generator) -> Mask:
     """A flattened ball with an irregular surface or, sometimes, half of a larger ball."""
     z, y, x = (np.arange(n, dtype=np.float32) - float(c) for n, c in zip(shape, center, strict=True))
     direction = random.normal(size=3)
@@ -349,10 +349,10 @@ def _blob(shape: Sequence[int], center: NDArray[np.int64], radius: float, random
     if random.random() < 0.15:
         return np.asarray((along > 0) & (squared < (3 * radius) ** 2))
     away = np.sqrt(np.maximum(squared + (stretch**-2 - 1) * along**2, 0))
-    return np.asarray(away + _noise(shape, max(radius / 2, 1.5), random) * 0.2 * radius <= radius)
+    return np.asarray(away + _generate_noise(shape, max(radius / 2, 1.5), random) * 0.2 * radius <= radius)
 
 
-def _noise(shape: Sequence[int], sigma: float, random: np.random.Generator) -> FloatArray:
+def _generate_noise(shape: Sequence[int], sigma: float, random: np.random.Generator) -> FloatArray:
     """Smooth noise with mean 0 and SD 1: drawn on a coarse grid of ``sigma`` voxels, then interpolated."""
     coarse = [max(2, int(np.ceil(n / max(sigma, 1.0))) + 2) for n in shape]
     values = torch.from_numpy(random.standard_normal(coarse, dtype=np.float32))[None, None]
@@ -365,7 +365,7 @@ def _dice(one: Mask, other: Mask) -> float:
     return 2.0 * int((one & other).sum()) / total if total else 1.0
 
 
-def _generator_of(state: dict[str, Any]) -> np.random.Generator:
+def _restore_generator(state: dict[str, Any]) -> np.random.Generator:
     generator = np.random.default_rng()
     generator.bit_generator.state = state
     return generator

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DAMAGED_NPZ, OutputError, UserError, reason_of
+from ..errors import DAMAGED_NPZ, OutputError, UserError, get_reason
 from ..imaging.writers import write_file
 
 FORMAT = 1
@@ -70,7 +70,7 @@ def write_compact(
     file cannot be written.
     """
     for detail in _DETAILS:
-        arrays = _packed(*_arrays(state, record, detail))
+        arrays = _pack_arrays(*_encode_state(state, record, detail))
         # Compression saves at most half, and is slow, so arrays that are too large are not even tried.
         if sum(array.nbytes for array in arrays.values()) > 2 * limit_bytes:
             continue
@@ -99,12 +99,12 @@ def read_compact(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
                 f"{path} is a state of format {about['format']}, but this version reads format {FORMAT}.",
                 "Use the version that wrote it.",
             )
-        return _state(_unpacked(packed, about["index"]), about), about["record"]
+        return _decode_state(_unpack_arrays(packed, about["index"]), about), about["record"]
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.", "Specify a file written by dca train --export-state.") from None
     except DAMAGED_NPZ as error:
         raise UserError(
-            f"{path} is not the state of a run, or is damaged ({reason_of(error)}).",
+            f"{path} is not the state of a run, or is damaged ({get_reason(error)}).",
             "Specify a file written by dca train --export-state.",
         ) from error
 
@@ -118,7 +118,7 @@ def is_compact(path: Path) -> bool:
         return False
 
 
-def _packed(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, np.ndarray]:
+def _pack_arrays(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, np.ndarray]:
     """Concatenate all arrays of a type: there are thousands, and each would add about a hundred bytes to the file."""
     by_type: dict[str, list[np.ndarray]] = {}
     index = []
@@ -130,7 +130,7 @@ def _packed(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, n
     return packed
 
 
-def _unpacked(packed: dict[str, np.ndarray], index: list[Any]) -> dict[str, np.ndarray]:
+def _unpack_arrays(packed: dict[str, np.ndarray], index: list[Any]) -> dict[str, np.ndarray]:
     arrays, offsets = {}, dict.fromkeys(packed, 0)
     for name, dtype, shape in index:
         size = math.prod(shape)
@@ -139,7 +139,7 @@ def _unpacked(packed: dict[str, np.ndarray], index: list[Any]) -> dict[str, np.n
     return arrays
 
 
-def _arrays(
+def _encode_state(
     state: dict[str, Any], record: dict[str, Any] | None, detail: Detail
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays: dict[str, np.ndarray] = {}
@@ -149,15 +149,15 @@ def _arrays(
     weights |= {f"strategy/{name}": tensor for name, tensor in state.get("strategy", {}).items()}
     stored = dict(weights)
     if average is not None and not detail.average:
-        stored |= {_averaged_key(name): tensor for name, tensor in average.items()}
+        stored |= {_get_weight_key(name): tensor for name, tensor in average.items()}
     for key, tensor in stored.items():
         _encode(arrays, key, tensor, detail.weights)
     if average is not None and detail.average:
         for name, tensor in average.items():
             # The difference is relative to the quantized weights, because the reader adds it to those.
-            base = _decode(arrays, _averaged_key(name))
+            base = _decode(arrays, _get_weight_key(name))
             difference = tensor.float() - base if tensor.is_floating_point() else tensor
-            if tensor.is_floating_point() and torch.equal(tensor, weights[_averaged_key(name)]):
+            if tensor.is_floating_point() and torch.equal(tensor, weights[_get_weight_key(name)]):
                 difference = torch.zeros_like(base)
             _encode(arrays, f"averaged/{name}", difference, detail.average)
     for index, moments in state["optimizer"]["state"].items():
@@ -187,17 +187,17 @@ def _arrays(
     return arrays, about
 
 
-def _state(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Any]:
+def _decode_state(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = {name: about[name] for name in _PLAIN if name in about}
     keys = sorted({name.rpartition(":")[0] for name in arrays})
     tensors = {key: _decode(arrays, key) for key in keys}
-    state["network"] = _below(tensors, "network/")
-    state["strategy"] = _below(tensors, "strategy/")
+    state["network"] = _select_by_prefix(tensors, "network/")
+    state["strategy"] = _select_by_prefix(tensors, "strategy/")
     if about["has_average"]:
-        differences = _below(tensors, "averaged/")
+        differences = _select_by_prefix(tensors, "averaged/")
         averaged = state["network"]
         if about.get("averages_both"):
-            members = zip(_MEMBERS, (averaged, _below(tensors, "strategy/second.")), strict=True)
+            members = zip(_MEMBERS, (averaged, _select_by_prefix(tensors, "strategy/second.")), strict=True)
             averaged = {
                 f"{member}{name}": tensor for member, of_member in members for name, tensor in of_member.items()
             }
@@ -206,14 +206,14 @@ def _state(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, An
             for name, tensor in averaged.items()
         }
     moments: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in _below(tensors, "optimizer/").items():
+    for key, tensor in _select_by_prefix(tensors, "optimizer/").items():
         index, _, name = key.partition("/")
         moments.setdefault(int(index), {})[name] = tensor
     state["optimizer"] = {"state": moments, "param_groups": about["groups"]}
     return state
 
 
-def _averaged_key(name: str) -> str:
+def _get_weight_key(name: str) -> str:
     """The key of the weights whose average is ``name``: those of the network, or of one of two (``MeanOfNetworks``)."""
     first, second = _MEMBERS
     if name.startswith(second):
@@ -221,7 +221,7 @@ def _averaged_key(name: str) -> str:
     return f"network/{name.removeprefix(first)}"
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _select_by_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose keys start with ``prefix``, by the rest of the key."""
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 

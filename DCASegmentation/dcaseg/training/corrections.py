@@ -30,13 +30,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..checksums import compute_sha256
-from ..errors import ImageError, UserError, reason_of
+from ..errors import ImageError, UserError, get_reason
 from ..imaging.ct_checks import require_ct
 from ..imaging.grid import Grid
-from ..imaging.intensity import voxel_checksum
+from ..imaging.intensity import compute_voxel_checksum
 from ..imaging.writers import new_folder, write_image, write_json
 from ..json_io import DataError, load, read_json
-from ..option_fields import stated
+from ..option_fields import make_option_metadata
 from ..organs import AMOS, VOCABULARIES, Vocabulary
 from ..temp_paths import clean
 from .datalist import FOLDERS_LIST as LIST
@@ -92,7 +92,7 @@ class CorrectedCase:
     clicks: tuple[OrganClicks, ...] = ()
 
 
-def case_name(checksum: str, version: int = 1) -> str:
+def make_case_name(checksum: str, version: int = 1) -> str:
     """The name of a CT's case: it contains the ``checksum`` of the voxels (``imaging.intensity``), never a file name.
 
     ``version`` numbers the corrections of the same CT.
@@ -108,19 +108,19 @@ def require_name(name: str) -> None:
         )
 
 
-def case_folders(folder: Path) -> list[Path]:
+def list_case_folders(folder: Path) -> list[Path]:
     """The folders of the corrected cases in ``folder``, sorted by name."""
     return _complete_cases(folder / CASES)
 
 
-def unlabeled_folders(folder: Path) -> list[Path]:
+def list_unlabeled_folders(folder: Path) -> list[Path]:
     """The folders of the unlabeled CTs in ``folder``, sorted by name."""
     return _complete_cases(folder / UNLABELED)
 
 
 def write_ct(ct: sitk.Image, case: Path) -> None:
     """Write the CT of a case into its folder, as a new image without metadata from a DICOM header."""
-    write_image(Grid.of(ct).image_of(sitk.GetArrayFromImage(ct)), case / CT)
+    write_image(Grid.from_image(ct).make_image(sitk.GetArrayFromImage(ct)), case / CT)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _StoredModel:
 class _StoredCase:
     """The content of ``case.json``."""
 
-    unannotated: tuple[int, ...] = field(metadata=stated(earlier=("unknown",)))
+    unannotated: tuple[int, ...] = field(metadata=make_option_metadata(earlier=("unknown",)))
     vocabulary: str
     model: _StoredModel
     date: str
@@ -148,7 +148,7 @@ def read_case(path: Path) -> CorrectedCase:
     try:
         stored = load(_StoredCase, _read_content(path, CASE_FORMAT), ignore_unknown=True)
     except DataError as error:
-        raise _damaged(path, str(error)) from None
+        raise _make_damaged_error(path, str(error)) from None
     _require_files(path, (CT, LABELS))
     return CorrectedCase(
         name=path.name,
@@ -180,7 +180,7 @@ def require_unchanged(path: Path) -> None:
             raise ValueError("it contains checksums of other files")
         changed = [name for name, expected in checksums.items() if compute_sha256(path / name) != expected]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, str(error)) from None
+        raise _make_damaged_error(path, str(error)) from None
     if changed:
         raise UserError(f"{path / changed[0]} has changed since it was written.", f"Remove the folder {path}.")
 
@@ -197,7 +197,7 @@ def _read_content(path: Path, expected: str) -> dict[str, Any]:
             raise ValueError("it has another format or version")
         return dict(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, str(error)) from None
+        raise _make_damaged_error(path, str(error)) from None
 
 
 def _require_files(path: Path, names: tuple[str, ...]) -> None:
@@ -206,7 +206,7 @@ def _require_files(path: Path, names: tuple[str, ...]) -> None:
             raise UserError(f"The case {path} is damaged: it has no {name}.", "Remove or restore its folder.")
 
 
-def _damaged(path: Path, reason: str) -> UserError:
+def _make_damaged_error(path: Path, reason: str) -> UserError:
     return UserError(f"The case {path} is damaged ({reason}).", "Remove or restore its folder.")
 
 
@@ -216,18 +216,18 @@ _GENERATED = (f"{CASES}/", f"{UNLABELED}/")
 def write_list(folder: Path, vocabulary: Vocabulary) -> None:
     """Generate the data list of ``folder`` from its cases. Raises UserError if a case is damaged."""
     listed: list[Path] | None = None
-    while listed != (current := [*case_folders(folder), *unlabeled_folders(folder)]):
-        cases = [read_case(path) for path in case_folders(folder)]
-        unlabeled = [read_unlabeled(path).parent.name for path in unlabeled_folders(folder)]
+    while listed != (current := [*list_case_folders(folder), *list_unlabeled_folders(folder)]):
+        cases = [read_case(path) for path in list_case_folders(folder)]
+        unlabeled = [read_unlabeled(path).parent.name for path in list_unlabeled_folders(folder)]
         write_json(_list(cases, unlabeled, vocabulary, _read_list(folder)), folder / LIST)
         listed = current
 
 
 def read_folder(folder: Path) -> tuple[list[CorrectedCase], dict[str, Any]]:
     """The corrected cases and the data list of ``folder``. Raises UserError if a case or the list is damaged."""
-    for path in unlabeled_folders(folder):
+    for path in list_unlabeled_folders(folder):
         read_unlabeled(path)
-    return [read_case(path) for path in case_folders(folder)], _read_list(folder)
+    return [read_case(path) for path in list_case_folders(folder)], _read_list(folder)
 
 
 def _list(
@@ -269,9 +269,9 @@ def _merge(previous: dict[str, Any], group: str, generated: list[dict[str, Any]]
 
     So a case that was moved to the validation group stays there when another case is added.
     """
-    by_hand = [entry for entry in previous.get(group, ()) if not _image(entry).startswith(_GENERATED)]
+    by_hand = [entry for entry in previous.get(group, ()) if not _get_image(entry).startswith(_GENERATED)]
     other_groups = [name for name in ("training", "unlabelled", "validation", "test") if name != group]
-    elsewhere = {_image(entry) for name in other_groups for entry in previous.get(name, ())}
+    elsewhere = {_get_image(entry) for name in other_groups for entry in previous.get(name, ())}
     return by_hand + [entry for entry in generated if entry["image"] not in elsewhere]
 
 
@@ -281,18 +281,18 @@ def _read_list(folder: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
         for group in ("training", "unlabelled"):
-            if not all(isinstance(_image(entry), str) for entry in content.get(group, ())):
+            if not all(isinstance(_get_image(entry), str) for entry in content.get(group, ())):
                 raise ValueError("an entry has no image")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(
-            f"The data list {path} is damaged ({reason_of(error)}).", "Remove it; it will be created again."
+            f"The data list {path} is damaged ({get_reason(error)}).", "Remove it; it will be created again."
         ) from None
     return dict(content)
 
 
-def _image(entry: Any) -> Any:
+def _get_image(entry: Any) -> Any:
     return entry if isinstance(entry, str) else entry.get("image")
 
 
@@ -309,7 +309,7 @@ def add_corrected_case(
 ) -> CorrectedCase:
     """Add a corrected case to ``folder``, which is created if necessary, and return it.
 
-    - ``name``: letters, digits, dots, dashes and underscores (see ``case_name``).
+    - ``name``: letters, digits, dots, dashes and underscores (see ``make_case_name``).
     - ``labels``: labels of ``vocabulary`` on the grid of ``ct``.
     - ``reviewed``: the keys of the organs that were reviewed. A reviewed organ without voxels is absent.
     - ``model``: the name and the weights' SHA-256 of the corrected model.
@@ -323,8 +323,8 @@ def add_corrected_case(
     folder = Path(folder)
     require_name(name)
     clean(folder)
-    unannotated = _unannotated(vocabulary, reviewed)
-    reviewed_labels = _reviewed_labels(ct, labels, vocabulary, unannotated)
+    unannotated = _find_unannotated_labels(vocabulary, reviewed)
+    reviewed_labels = _extract_reviewed_labels(ct, labels, vocabulary, unannotated)
     cases, _ = read_folder(folder)
     if any(case.vocabulary != vocabulary.name for case in cases):
         other = cases[0].vocabulary
@@ -334,7 +334,7 @@ def add_corrected_case(
     (folder / CASES).mkdir(parents=True, exist_ok=True)
     with new_folder(folder / CASES / name, private=True) as case:
         write_ct(ct, case)
-        write_image(Grid.of(ct).image_of(reviewed_labels), case / LABELS)
+        write_image(Grid.from_image(ct).make_image(reviewed_labels), case / LABELS)
         content = {
             "format": CASE_FORMAT,
             "version": VERSION,
@@ -357,7 +357,7 @@ def read_dataset(folder: Path) -> list[CorrectedCase]:
 
     Raises UserError if there are none, or if a case is damaged: files are missing or have changed.
     """
-    cases = [read_case(path) for path in case_folders(Path(folder))]
+    cases = [read_case(path) for path in list_case_folders(Path(folder))]
     if not cases:
         raise UserError(
             f"{folder} contains no corrected cases.", "Add a case in 3D Slicer with the button Add to training set."
@@ -367,7 +367,7 @@ def read_dataset(folder: Path) -> list[CorrectedCase]:
     return cases
 
 
-def _unannotated(vocabulary: Vocabulary, reviewed: Collection[str]) -> tuple[int, ...]:
+def _find_unannotated_labels(vocabulary: Vocabulary, reviewed: Collection[str]) -> tuple[int, ...]:
     if not reviewed:
         raise UserError("No organ of this case was reviewed.", "Mark at least one organ as corrected or accepted.")
     for key in sorted(reviewed):
@@ -376,11 +376,11 @@ def _unannotated(vocabulary: Vocabulary, reviewed: Collection[str]) -> tuple[int
     return tuple(organ.label for organ in vocabulary if organ.key not in reviewed)
 
 
-def _reviewed_labels(
+def _extract_reviewed_labels(
     ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary, unannotated: tuple[int, ...]
 ) -> np.ndarray:
     """``labels`` as an array (z, y, x), uint8, with the ``unannotated`` ones set to background."""
-    if not Grid.of(ct).same_as(Grid.of(labels)):
+    if not Grid.from_image(ct).is_same_as(Grid.from_image(labels)):
         raise ImageError(
             "The corrected labels and the CT have different grids.", "Export the labels on the grid of the CT."
         )
@@ -411,8 +411,8 @@ def add_unlabeled_ct(folder: Path, ct: sitk.Image) -> Path:
     folder = Path(folder)
     require_ct(ct, "The CT")
     clean(folder)
-    name = case_name(voxel_checksum(sitk.GetArrayViewFromImage(ct)))
-    vocabulary = _vocabulary(folder)
+    name = make_case_name(compute_voxel_checksum(sitk.GetArrayViewFromImage(ct)))
+    vocabulary = _read_vocabulary(folder)
     for group, what in ((CASES, "with corrected organs"), (UNLABELED, "without labels")):
         if (folder / group / name).exists():
             raise AlreadyThereError(f"This CT is already in {folder}, {what} ({name}).", "It need not be added again.")
@@ -432,13 +432,13 @@ def add_unlabeled_ct(folder: Path, ct: sitk.Image) -> Path:
 
 def read_unlabeled_cts(folder: Path) -> list[Path]:
     """The files of the unlabeled CTs, sorted by name. Raises UserError if one is damaged or has changed."""
-    folders = unlabeled_folders(Path(folder))
+    folders = list_unlabeled_folders(Path(folder))
     for path in folders:
         require_unchanged(path)
     return [read_unlabeled(path) for path in folders]
 
 
-def _vocabulary(folder: Path) -> Vocabulary:
+def _read_vocabulary(folder: Path) -> Vocabulary:
     """The vocabulary of the folder's cases or data list; AMOS for a folder that has neither."""
     cases, listed = read_folder(folder)
     name = cases[0].vocabulary if cases else listed.get("vocabulary", AMOS.name)

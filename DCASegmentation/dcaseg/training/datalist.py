@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, reason_of
+from ..errors import UserError, get_reason
 from ..imaging.file_errors import exists
 from ..imaging.writers import write_json
 from ..json_io import DataError, load, read_json
@@ -69,7 +69,7 @@ class Datalist:
     licence: str = "not stated"
     source: str = "not stated"
 
-    def groups(self) -> Iterator[tuple[str, tuple[Entry, ...]]]:
+    def iter_groups(self) -> Iterator[tuple[str, tuple[Entry, ...]]]:
         """The name and entries of each group."""
         for group, attribute in GROUPS.items():
             yield group, getattr(self, attribute)
@@ -93,19 +93,19 @@ def read_datalist(path: Path) -> Datalist:
         raise UserError(f"There is no data list {path}.", "Create one with dca dataset.") from None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"The data list {path} cannot be read ({reason_of(error)}).", "Create it again with dca dataset."
+            f"The data list {path} cannot be read ({get_reason(error)}).", "Create it again with dca dataset."
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("training"), list):
         raise UserError(f"{path} is not a data list: it has no list 'training'.", "Create one with dca dataset.")
     content = _normalize_keys(content, path)
-    vocabulary = _vocabulary(content, path)
+    vocabulary = _get_vocabulary(content, path)
     groups: dict[str, tuple[Entry, ...]] = {}
     for group in GROUPS:
         entries = content.get(group, [])
         if not isinstance(entries, list):
             raise UserError(f"'{group}' in {path} is not a list.", "See dca dataset --help for the format.")
         groups[group] = tuple(
-            _entry(data, path, f"{group}[{index}]", vocabulary, group) for index, data in enumerate(entries)
+            _parse_entry(data, path, f"{group}[{index}]", vocabulary, group) for index, data in enumerate(entries)
         )
     _require_disjoint(groups, path)
     origin: dict[str, Any] = {key: str(content[key]) for key in ("name", "licence", "source") if content.get(key)}
@@ -152,7 +152,7 @@ def write_datalist(datalist: Datalist, path: Path) -> None:
         "numTraining": len(datalist.training),
         "numTest": len(datalist.test),
     }
-    for group, entries in datalist.groups():
+    for group, entries in datalist.iter_groups():
         content[group] = [_to_json(entry, path.absolute().parent) for entry in entries]
     write_json(content, path)
 
@@ -161,7 +161,7 @@ def require_files(datalist: Datalist) -> None:
     """Raise UserError if listed files do not exist."""
     missing = [
         str(file)
-        for _, entries in datalist.groups()
+        for _, entries in datalist.iter_groups()
         for entry in entries
         for file in (entry.image, entry.label)
         if file is not None and not exists(file)
@@ -174,7 +174,7 @@ def require_files(datalist: Datalist) -> None:
         )
 
 
-def _vocabulary(content: Mapping[str, Any], path: Path) -> Vocabulary:
+def _get_vocabulary(content: Mapping[str, Any], path: Path) -> Vocabulary:
     name = content.get("vocabulary", AMOS.name)
     if name not in VOCABULARIES:
         raise UserError(f"The vocabulary '{name}' of {path} is unknown.", f"Choose one of: {', '.join(VOCABULARIES)}.")
@@ -189,7 +189,7 @@ class _StoredEntry:
     label_map: Mapping[int, int] = field(default_factory=dict)
 
 
-def _entry(data: Any, path: Path, place: str, vocabulary: Vocabulary, group: str) -> Entry:
+def _parse_entry(data: Any, path: Path, place: str, vocabulary: Vocabulary, group: str) -> Entry:
     if isinstance(data, str) and group in ("test", "unlabelled"):
         data = {"image": data}
     if not isinstance(data, dict) or not isinstance(data.get("image"), str):
@@ -231,9 +231,9 @@ def _require_disjoint(groups: Mapping[str, tuple[Entry, ...]], path: Path) -> No
 
 
 def _to_json(entry: Entry, folder: Path) -> dict[str, Any]:
-    data: dict[str, Any] = {"image": _relative(entry.image, folder)}
+    data: dict[str, Any] = {"image": _make_relative(entry.image, folder)}
     if entry.label is not None:
-        data["label"] = _relative(entry.label, folder)
+        data["label"] = _make_relative(entry.label, folder)
     if entry.unannotated:
         data["unannotated"] = list(entry.unannotated)
     if entry.label_map:
@@ -241,12 +241,12 @@ def _to_json(entry: Entry, folder: Path) -> dict[str, Any]:
     return data
 
 
-def _relative(file: Path, folder: Path) -> str:
+def _make_relative(file: Path, folder: Path) -> str:
     absolute = file.absolute()
     return absolute.relative_to(folder).as_posix() if absolute.is_relative_to(folder) else str(absolute)
 
 
-def distinct_names(paths: Sequence[Path]) -> list[str]:
+def make_unique_names(paths: Sequence[Path]) -> list[str]:
     """Names of cases: the shortest endings of ``paths`` that differ from each other, with slashes."""
     length = 1
     while True:

@@ -14,7 +14,7 @@ from ..errors import ImageError, UserError
 from ..imaging.ct_checks import check_ct
 from ..imaging.file_errors import exists
 from ..imaging.geometry import copy_geometry_if_close
-from ..imaging.intensity import describe_ignored_labels, left_out
+from ..imaging.intensity import count_ignored_labels, describe_ignored_labels
 from ..imaging.readers import read_ct, read_labels
 from ..organs import AMOS, SYNAPSE, Vocabulary
 from ..types import ProgressCallback
@@ -47,7 +47,7 @@ def check_files(datalist: Datalist, progress: ProgressCallback | None = None) ->
     notes: list[str] = []
     omitted: list[dict[int, int]] = []
     voxels = np.zeros(len(datalist.vocabulary) + 1, np.int64)
-    entries = [(group, entry) for group, listed in datalist.groups() for entry in listed]
+    entries = [(group, entry) for group, listed in datalist.iter_groups() for entry in listed]
     for index, (group, entry) in enumerate(entries):
         try:
             counts = _check(entry, len(datalist.vocabulary), notes, omitted)
@@ -57,21 +57,21 @@ def check_files(datalist: Datalist, progress: ProgressCallback | None = None) ->
             errors.append(f"{group}: {error.problem}")
         if progress is not None:
             progress((index + 1) / len(entries), f"Reading {entry.image.name}")
-    warnings = (*dict.fromkeys(notes), *describe_ignored_labels(omitted), *_warnings(datalist, voxels))
+    warnings = (*dict.fromkeys(notes), *describe_ignored_labels(omitted), *_find_warnings(datalist, voxels))
     return Checked(tuple(errors), warnings, tuple(int(count) for count in voxels))
 
 
 def _check(entry: Entry, highest: int, notes: list[str], omitted: list[dict[int, int]]) -> np.ndarray:
     """Voxels of each label 0 to ``highest`` of the vocabulary. Labels that a label_map leaves out go to ``omitted``."""
-    ct = read_ct(_existing(entry.image), notes=notes)
+    ct = read_ct(_require_file(entry.image), notes=notes)
     notes += [f"{entry.image.name}: {note}" for note in check_ct(ct)]
     if entry.label is None:
         return np.zeros(highest + 1, np.int64)
-    labels = read_labels(_existing(entry.label), notes)
+    labels = read_labels(_require_file(entry.label), notes)
     name = entry.label.name
     copy_geometry_if_close(labels, name, ct, entry.image.name, notes)
     if entry.label_map:
-        omitted.append(left_out(labels, entry.label_map))
+        omitted.append(count_ignored_labels(labels, entry.label_map))
     theirs = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
     counts = np.zeros(highest + 1, np.int64)
     for number, count in enumerate(theirs):
@@ -91,13 +91,13 @@ def _check(entry: Entry, highest: int, notes: list[str], omitted: list[dict[int,
     return counts
 
 
-def _existing(path: Path) -> Path:
+def _require_file(path: Path) -> Path:
     if not exists(path):
         raise ImageError(f"There is no file {path}.", "Add the file, or correct the list.")
     return path
 
 
-def _warnings(datalist: Datalist, voxels: np.ndarray) -> tuple[str, ...]:
+def _find_warnings(datalist: Datalist, voxels: np.ndarray) -> tuple[str, ...]:
     messages = []
     absent = [organ.name for organ in datalist.vocabulary if not voxels[organ.label]]
     if absent:
@@ -125,15 +125,15 @@ class Built:
     caveats: tuple[str, ...]
 
 
-def amos(folder: Path, split: str, with_mri: bool = False) -> Built:
+def create_amos_datalist(folder: Path, split: str, with_mri: bool = False) -> Built:
     """Create the list of a published split of AMOS22.
 
     ``folder`` contains ``imagesTr``, ``labelsTr``, ``imagesVa`` and ``labelsVa``. Raises UserError if these folders or
     cases of the split are missing, or for an unknown split.
     """
     chosen = _split(splits.AMOS, split)
-    training = _numbered(folder / "imagesTr", folder / "labelsTr")
-    test = _numbered(folder / "imagesVa", folder / "labelsVa")
+    training = _pair_by_number(folder / "imagesTr", folder / "labelsTr")
+    test = _pair_by_number(folder / "imagesVa", folder / "labelsVa")
     caveats = list(chosen.caveats)
     labeled = set(chosen.labeled) - set(chosen.validation)
     if with_mri:
@@ -147,10 +147,10 @@ def amos(folder: Path, split: str, with_mri: bool = False) -> Built:
     _require(required, training, folder / "imagesTr", "amos_{:04d}")
     datalist = Datalist(
         AMOS,
-        training=_chosen(training, labeled & allowed),
-        unlabeled=_chosen(training, (set(training) - labeled - set(chosen.validation)) & allowed),
-        validation=_chosen(training, set(chosen.validation) & allowed),
-        test=_chosen(test, set(test) & allowed),
+        training=_select_entries(training, labeled & allowed),
+        unlabeled=_select_entries(training, (set(training) - labeled - set(chosen.validation)) & allowed),
+        validation=_select_entries(training, set(chosen.validation) & allowed),
+        test=_select_entries(test, set(test) & allowed),
         name=f"AMOS22, split {split}",
         licence="see the terms of AMOS22",
         source=f"AMOS22, https://amos22.grand-challenge.org; split: {chosen.source}",
@@ -158,23 +158,23 @@ def amos(folder: Path, split: str, with_mri: bool = False) -> Built:
     return Built(datalist, tuple(caveats))
 
 
-def synapse(folder: Path, split: str) -> Built:
+def create_synapse_datalist(folder: Path, split: str) -> Built:
     """Create the list of a published split of Synapse.
 
     ``folder`` is the training part with ``img`` and ``label``. Raises UserError if these folders or cases are missing,
     or for an unknown split.
     """
     chosen = _split(splits.SYNAPSE, split)
-    cases = _numbered(folder / "img", folder / "label")
+    cases = _pair_by_number(folder / "img", folder / "label")
     assert chosen.test is not None
     _require(splits.SYNAPSE_IDS, cases, folder / "img", "img{:04d}")
     unlabeled = set(splits.SYNAPSE_IDS) - set(chosen.labeled) - set(chosen.validation) - set(chosen.test)
     datalist = Datalist(
         SYNAPSE,
-        training=_chosen(cases, chosen.labeled),
-        unlabeled=_chosen(cases, unlabeled),
-        validation=_chosen(cases, chosen.validation),
-        test=_chosen(cases, chosen.test),
+        training=_select_entries(cases, chosen.labeled),
+        unlabeled=_select_entries(cases, unlabeled),
+        validation=_select_entries(cases, chosen.validation),
+        test=_select_entries(cases, chosen.test),
         name=f"Synapse (BTCV), split {split}",
         licence="see the terms of Synapse syn3193805",
         source=f"https://www.synapse.org/Synapse:syn3193805; split: {chosen.source}",
@@ -182,7 +182,7 @@ def synapse(folder: Path, split: str) -> Built:
     return Built(datalist, chosen.caveats)
 
 
-def folder_of_cts(
+def create_folder_datalist(
     folder: Path,
     vocabulary: Vocabulary,
     validation: int,
@@ -202,9 +202,9 @@ def folder_of_cts(
     Raises UserError if there is no folder of CTs, a label map has no CT, two files have the same name, or there are too
     few labeled cases.
     """
-    images = _stems(_first(folder, "images", "imagesTr"))
+    images = _find_images(_find_subfolder(folder, "images", "imagesTr"))
     labels_folder = next((folder / each for each in ("labels", "labelsTr") if (folder / each).is_dir()), None)
-    labels = {} if labels_folder is None else _stems(labels_folder)
+    labels = {} if labels_folder is None else _find_images(labels_folder)
     orphans = sorted(set(labels) - set(images))
     if orphans:
         raise UserError(
@@ -234,10 +234,10 @@ def folder_of_cts(
         caveats.append("There are no validation cases, so the best weights cannot be selected.")
     datalist = Datalist(
         vocabulary,
-        training=_sorted(training),
-        unlabeled=(*without_labels, *_sorted(hidden)),
-        validation=_sorted(validation_pairs),
-        test=_sorted(test_pairs),
+        training=_sort_entries(training),
+        unlabeled=(*without_labels, *_sort_entries(hidden)),
+        validation=_sort_entries(validation_pairs),
+        test=_sort_entries(test_pairs),
         name=name or folder.absolute().name,
         licence=licence,
         source=f"own data; validation and test drawn with seed {seed}",
@@ -251,14 +251,14 @@ def _split(known: dict[str, splits.Split], name: str) -> splits.Split:
     return known[name]
 
 
-def _first(folder: Path, *names: str) -> Path:
+def _find_subfolder(folder: Path, *names: str) -> Path:
     for name in names:
         if (folder / name).is_dir():
             return folder / name
     raise UserError(f"{folder} has no subfolder {' or '.join(names)}.", "Specify the folder that contains it.")
 
 
-def _stems(folder: Path) -> dict[str, Path]:
+def _find_images(folder: Path) -> dict[str, Path]:
     """Images by file name without extension. Raises UserError if two have the same name."""
     images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -274,15 +274,15 @@ def _stems(folder: Path) -> dict[str, Path]:
     return images
 
 
-def _numbered(images: Path, labels: Path) -> dict[int, Entry]:
+def _pair_by_number(images: Path, labels: Path) -> dict[int, Entry]:
     """CTs and label maps by the last number in their names. Raises UserError if a folder is missing."""
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}.", "Specify the folder of the unpacked download.")
-    maps = {_number(stem): path for stem, path in _stems(labels).items()}
+    maps = {_number(stem): path for stem, path in _find_images(labels).items()}
     return {
         number: Entry(path, maps.get(number))
-        for stem, path in _stems(images).items()
+        for stem, path in _find_images(images).items()
         if (number := _number(stem)) is not None
     }
 
@@ -305,9 +305,9 @@ def _require(required: Iterable[int], cases: dict[int, Entry], folder: Path, nam
         raise UserError(f"{name.format(unlabeled[0])} has no label map.", "Download the label maps too.")
 
 
-def _chosen(cases: dict[int, Entry], numbers: Iterable[int]) -> tuple[Entry, ...]:
+def _select_entries(cases: dict[int, Entry], numbers: Iterable[int]) -> tuple[Entry, ...]:
     return tuple(cases[number] for number in sorted(numbers) if number in cases)
 
 
-def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+def _sort_entries(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: entry.image))

@@ -93,7 +93,7 @@ class Processes:
         if self.count > 1:
             distributed.barrier(group=self.waiting_group)
 
-    def wrapped(self, module: nn.Module, device: torch.device) -> nn.Module:
+    def wrap_model(self, module: nn.Module, device: torch.device) -> nn.Module:
         """``module``, wrapped to average gradients if there are several processes."""
         if self.count == 1:
             return module
@@ -145,7 +145,7 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
-def local_device(device: torch.device) -> torch.device:
+def get_local_device(device: torch.device) -> torch.device:
     """This process's GPU if ``torchrun`` started the process and ``device`` is CUDA; otherwise ``device``."""
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -42,7 +42,7 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
         statistic.copy_(current_statistic)
 
 
-def warmup_decay(step: int, limit: float) -> float:
+def compute_warmup_decay(step: int, limit: float) -> float:
     """The decay after ``step``: it grows from 1/2 at step 0 to ``limit``, so that a teacher forgets its start."""
     return min(1 - 1 / (step + 2), limit)
 

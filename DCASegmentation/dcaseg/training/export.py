@@ -18,7 +18,7 @@ from .options import TrainingOptions
 from .run_folder import BEST, CHECKPOINT
 from .strategies.base import MeanOfNetworks
 from .strategies.registry import make_strategy
-from .trainer import same_groups
+from .trainer import have_same_groups
 
 SYNTHETIC_ONLY = "Trained on synthetic CTs only: in patient CTs, organs are often wrong or missing."
 NO_LABELED_PATIENT = "Not trained on labeled patient CTs: organs may be wrong or missing."
@@ -39,7 +39,7 @@ def export_bundle(
     """
     record = read_record(run)
     state = load_checkpoint(run / (BEST if has_checkpoint(run / BEST) else CHECKPOINT))
-    if not same_groups(state["owners"], record.partition.owners):
+    if not have_same_groups(state["owners"], record.partition.owners):
         raise UserError(
             f"The checkpoint and the record in {run} belong to different runs.", "Train again in a new folder."
         )
@@ -50,8 +50,8 @@ def export_bundle(
             "needs a spacing in mm and a window in HU.",
             "Train a model with another --preprocessing.",
         )
-    network = trained_network(options, record.partition, state)
-    metadata = _metadata(name or out.absolute().name, replace(record, options=options), state["step"], network)
+    network = build_trained_network(options, record.partition, state)
+    metadata = _make_metadata(name or out.absolute().name, replace(record, options=options), state["step"], network)
     if overlap is not None:
         metadata = replace(metadata, overlap=overlap)
     return save_bundle(out, network.eval(), metadata, overwrite=overwrite)
@@ -62,30 +62,31 @@ def is_exportable(options: TrainingOptions) -> bool:
     return options.grid.shape is None and options.grid.scaling == "window"
 
 
-def trained_network(options: TrainingOptions, partition: Partition, state: Mapping[str, Any]) -> DCANet:
+def build_trained_network(options: TrainingOptions, partition: Partition, state: Mapping[str, Any]) -> DCANet:
     """The network or ensemble that a run validates, with the weights of ``state`` (EMA if it has one)."""
     strategy = make_strategy(options, partition)
     strategy.network.load_state_dict(state["network"])
     strategy.load_state_dict(state.get("strategy", {}), strict=False)
-    validated = strategy.validated_network()
+    validated = strategy.get_validated_network()
     if "averaged" in state:
         validated.load_state_dict(state["averaged"])
     if isinstance(validated, MeanOfNetworks):
-        return EnsembleNet.of(list(validated.networks), validated.mean_of)  # type: ignore[arg-type]
+        return EnsembleNet.from_networks(list(validated.networks), validated.mean_of)  # type: ignore[arg-type]
     return validated
 
 
-def _metadata(name: str, record: RunRecord, step: int, network: DCANet) -> Metadata:
+def _make_metadata(name: str, record: RunRecord, step: int, network: DCANet) -> Metadata:
     options = record.options
-    training_data = _training_data(record)
+    training_data = _collect_training_data(record)
     spacing = " x ".join(f"{side:g}" for side in options.grid.spacing)
+    method, vocabulary = _describe_method(network, options), record.vocabulary
     return Metadata(
         name=name,
         description=(
-            f"{_method(network, options)} for the {len(record.vocabulary)} organs of {record.vocabulary.name} at "
-            f"{spacing} mm, {step} steps, {options.n_filters} filters, trained on {_summary(training_data)}."
+            f"{method} for the {len(vocabulary)} organs of {vocabulary.name} at {spacing} mm, {step} steps, "
+            f"{options.n_filters} filters, trained on {_summarize_training_data(training_data)}."
         ),
-        vocabulary=record.vocabulary,
+        vocabulary=vocabulary,
         spacing=options.grid.spacing,
         orientation=options.grid.orientation,
         hu_window=options.grid.hu_window,
@@ -93,20 +94,20 @@ def _metadata(name: str, record: RunRecord, step: int, network: DCANet) -> Metad
         patch=options.patch,
         partition=record.partition,
         training_data=training_data,
-        limits=_limits(training_data, options),
-        licence=_licence(training_data),
+        limits=_list_limitations(training_data, options),
+        licence=_choose_license(training_data),
         overlap=DEFAULT_OVERLAP if record.initial is None else record.initial.overlap,
     )
 
 
-def _training_data(record: RunRecord) -> tuple[TrainingData, ...]:
+def _collect_training_data(record: RunRecord) -> tuple[TrainingData, ...]:
     """The data of the run, and those of the model it started from."""
     earlier = () if record.initial is None else record.initial.training_data
     own = record.cohort.training_data
     return own + tuple(data for data in earlier if data not in own)
 
 
-def _summary(training_data: tuple[TrainingData, ...]) -> str:
+def _summarize_training_data(training_data: tuple[TrainingData, ...]) -> str:
     if all(data.synthetic for data in training_data):
         return "synthetic CT only"
     groups = {("labeled" if data.labeled else "unlabeled", data.synthetic) for data in training_data}
@@ -115,7 +116,7 @@ def _summary(training_data: tuple[TrainingData, ...]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _method(network: DCANet, options: TrainingOptions) -> str:
+def _describe_method(network: DCANet, options: TrainingOptions) -> str:
     if options.strategy == "dca":
         return "DCA"
     networks = f"{network.options['members']} networks" if isinstance(network, EnsembleNet) else "One network"
@@ -123,7 +124,7 @@ def _method(network: DCANet, options: TrainingOptions) -> str:
     return f"{networks}{means} trained with --strategy {options.strategy}"
 
 
-def _limits(training_data: tuple[TrainingData, ...], options: TrainingOptions) -> tuple[str, ...]:
+def _list_limitations(training_data: tuple[TrainingData, ...], options: TrainingOptions) -> tuple[str, ...]:
     limits = [NOT_CLINICAL] if options.strategy == "dca" else [NOT_DCA, NOT_CLINICAL]
     if all(data.synthetic for data in training_data):
         return (SYNTHETIC_ONLY, *limits)
@@ -132,7 +133,7 @@ def _limits(training_data: tuple[TrainingData, ...], options: TrainingOptions) -
     return tuple(limits)
 
 
-def _licence(training_data: tuple[TrainingData, ...]) -> str:
+def _choose_license(training_data: tuple[TrainingData, ...]) -> str:
     """Apache-2.0, unless the license of some data may apply to the model: a share-alike license, or unknown terms."""
     share_alike = [data.licence for data in training_data if "-SA-" in f"{data.licence}-".replace(" ", "-")]
     unknown = [data.name for data in training_data if data.licence.startswith(("see ", "not stated"))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 
-def low_precision(device: torch.device) -> torch.dtype | None:
+def select_autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The format for ``device``: half precision on CUDA, bfloat16 on processors with AMX, or None for single precision.
 
     Without AMX, bfloat16 is slower than single precision on many processors.

@@ -65,7 +65,7 @@ class GridOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Options of one training run. The defaults are ours; ``paper()`` is the literal reading of the paper.
+    """Options of one training run. The defaults are ours; ``make_paper_preset()`` is the literal reading of the paper.
 
     ``patch`` is (depth, height, width) in voxels of the model grid. The comments explain the other options.
     """
@@ -181,7 +181,7 @@ class TrainingOptions:
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def paper(cls, **changes: Any) -> TrainingOptions:
+    def make_paper_preset(cls, **changes: Any) -> TrainingOptions:
         """The preset ``paper``: the paper's patch, batch, optimizer and loss, with ``changes``."""
         literal: dict[str, Any] = {
             # The spacing of related work (see PRESETS); the slides do not state one.
@@ -313,7 +313,7 @@ PRESETS: dict[str, Preprocessing] = {
 }
 
 
-def preprocessing(name: str) -> Preprocessing:
+def get_preprocessing(name: str) -> Preprocessing:
     """The preprocessing preset ``name``. Raises UserError for an unknown name."""
     if name not in PRESETS:
         raise UserError(f"'{name}' is not a preprocessing preset.", f"Choose one of: {', '.join(PRESETS)}.")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError, reason_of
+from ..errors import OutputError, get_reason
 from ..imaging.writers import write_text
 
 CHECKPOINT = "last.pt"
@@ -26,7 +26,7 @@ def append_to_log(folder: Path, line: dict[str, Any]) -> dict[str, Any]:
             file.write(json.dumps(rounded) + "\n")
     except OSError as error:
         raise OutputError(
-            f"The log {folder / LOG} cannot be written ({reason_of(error)}).", "Free some disk space, then resume."
+            f"The log {folder / LOG} cannot be written ({get_reason(error)}).", "Free some disk space, then resume."
         ) from error
     return rounded
 
@@ -37,12 +37,12 @@ def trim_log(folder: Path, last_step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if _step_of(line) <= last_step]
+    kept = [line for line in lines if _parse_step(line) <= last_step]
     if kept != lines:
         write_text("".join(line + "\n" for line in kept), path)
 
 
-def _step_of(line: str) -> float:
+def _parse_step(line: str) -> float:
     """The step of a log line; infinity for an incomplete line, which remains if the process is killed while writing."""
     try:
         return float(json.loads(line)["step"])

@@ -87,7 +87,7 @@ class Sampler(Protocol):
         ...
 
 
-def patch_generator(seed: int, stream: int, step: int, index: int) -> np.random.Generator:
+def make_patch_generator(seed: int, stream: int, step: int, index: int) -> np.random.Generator:
     """The random generator of one patch of one step. ``stream`` is 0 for labeled and 1 for unlabeled patches."""
     return np.random.default_rng([seed, stream, step, index])
 
@@ -180,8 +180,8 @@ class PatchSampler:
         ignored: list[np.ndarray] = []
         for _ in range(count):
             case, center = self._choose(generator)
-            cut = self._cutter(case, center, generator)
-            volumes.append(case.scaled(cut(case.hu, -1000), self._options.grid))
+            cut = self._make_crop_function(case, center, generator)
+            volumes.append(case.scale_intensity(cut(case.hu, -1000), self._options.grid))
             if case.labels is not None:
                 labels.append(cut(case.labels, 0).astype(np.int64))
             unannotated.append(case.unannotated)
@@ -208,7 +208,7 @@ class PatchSampler:
             return case, starts + np.minimum(self._options.patch, case.hu.shape) // 2
         return case, np.array([generator.integers(size) for size in case.hu.shape])
 
-    def _cutter(
+    def _make_crop_function(
         self, case: Case, center: np.ndarray, generator: np.random.Generator
     ) -> Callable[[np.ndarray, int], np.ndarray]:
         """A function that cuts the patch at ``center`` from an array of ``case``, all arrays in the same way.
@@ -220,7 +220,7 @@ class PatchSampler:
         shape, patch = np.asarray(case.hu.shape), np.asarray(self._options.patch)
         start = np.clip(center - patch // 2, 0, np.maximum(shape - patch, 0))
         middle = np.where(shape < patch, (shape - 1) / 2, start + (patch - 1) / 2)
-        size = case.voxel_size(self._options.grid)
+        size = case.get_voxel_size(self._options.grid)
         coordinates = PatchCoordinates.draw(middle, self._options.patch, size, generator)
         repeat = self._options.short_scans == "repeat"
         return lambda array, fill: coordinates.sample(array, array is case.hu, fill, repeat)
@@ -278,7 +278,7 @@ class StepSampler:
             return None
         drawn = []
         for index in self._indices[stream]:
-            generator = patch_generator(self._options.seed, stream, step, index)
+            generator = make_patch_generator(self._options.seed, stream, step, index)
             patch = sampler.draw(1, generator)
             if self._options.augment and isinstance(patch.volumes, np.ndarray):
                 patch = patch._replace(volumes=augment_intensity(patch.volumes, generator))
@@ -314,7 +314,7 @@ class Prefetcher:
         self._notify = notify
         self._waiting: dict[tuple[int, bool], Future[StepPatches]] = {}
         self._ahead = _AHEAD * max(workers, 1)
-        self._executor: Executor = _processes(sampler, workers) if workers else _thread()
+        self._executor: Executor = _create_worker_pool(sampler, workers) if workers else _thread()
         self._uses_processes = workers > 0
 
     def take(self, step: int, unlabeled: bool) -> StepPatches:
@@ -359,7 +359,7 @@ def _thread() -> Executor:
     return ThreadPoolExecutor(1, thread_name_prefix="patches")
 
 
-def _processes(sampler: StepSampler, count: int) -> Executor:
+def _create_worker_pool(sampler: StepSampler, count: int) -> Executor:
     # Forked processes share the cases in memory; spawned ones get a copy.
     context = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else "spawn")
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from ..errors import UserError
 from ..imaging.ct_checks import require_ct
 from ..imaging.geometry import copy_geometry_if_close
-from ..imaging.intensity import describe_ignored_labels, left_out
+from ..imaging.intensity import count_ignored_labels, describe_ignored_labels
 from ..imaging.readers import read_ct, read_labels
 from ..json_io import dump
 from ..models.metadata import TrainingData
@@ -29,7 +29,7 @@ from ..synthesis.label_to_ct.renderer import Renderer
 from ..synthesis.phantom.case import Phantom, generate
 from ..types import ProgressCallback
 from .cases import Case, cache_folder, load_case, prepare_case, save_case
-from .datalist import Entry, distinct_names
+from .datalist import Entry, make_unique_names
 from .options import GridOptions, TrainingOptions
 from .sampling import MixedSampler, PatchSampler, Sampler
 from .synthetic_sampling import RecipeSampler
@@ -78,7 +78,7 @@ class CTFiles:
         omitted: list[dict[int, int]] = []
         names = self.names
         for index, file in enumerate(self.files):
-            path = folder / f"{_digest(file, labeled)}.npz"
+            path = folder / f"{_make_cache_name(file, labeled)}.npz"
             if not path.exists():
                 save_case(_prepare(file, grid, labeled, names[index], omitted), path)
             cases.append(replace(load_case(path), name=names[index]))
@@ -91,9 +91,9 @@ class CTFiles:
     @property
     def names(self) -> list[str]:
         """A name for each CT: its file name, with as many parent folders as needed to make it unique."""
-        return distinct_names([Path(file.image) for file in self.files])
+        return make_unique_names([Path(file.image) for file in self.files])
 
-    def entries(self) -> list[Entry]:
+    def to_entries(self) -> list[Entry]:
         """The CTs with a label map, as entries of a data list."""
         return [
             Entry(Path(file.image), Path(file.labels), file.unannotated, dict(file.ids))
@@ -120,12 +120,12 @@ def _prepare(file: CTFile, grid: GridOptions, labeled: bool, name: str, omitted:
     labels = read_labels(Path(file.labels))
     copy_geometry_if_close(labels, Path(file.labels).name, ct, Path(file.image).name)
     if file.ids:
-        omitted.append(left_out(labels, file.ids))
-        labels = _converted(labels, file.ids)
+        omitted.append(count_ignored_labels(labels, file.ids))
+        labels = _remap_labels(labels, file.ids)
     return prepare_case(name, ct, labels, grid, file.unannotated)
 
 
-def _converted(labels: sitk.Image, ids: Mapping[int, int]) -> sitk.Image:
+def _remap_labels(labels: sitk.Image, ids: Mapping[int, int]) -> sitk.Image:
     array = sitk.GetArrayFromImage(labels)
     invalid = [label for label in ids.values() if not 0 <= label <= _MAX_LABEL]
     if invalid:
@@ -140,7 +140,7 @@ def _converted(labels: sitk.Image, ids: Mapping[int, int]) -> sitk.Image:
     return converted
 
 
-def _digest(file: CTFile, labeled: bool) -> str:
+def _make_cache_name(file: CTFile, labeled: bool) -> str:
     """A name for the cached case, which changes if the files or their preparation change."""
     paths = [file.image] + ([file.labels] if labeled and file.labels else [])
     states = [(str(Path(path).resolve()), Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
@@ -269,7 +269,7 @@ class SynthesizedCTs:
                 "Synthetic CTs need a voxel spacing in mm, but this preprocessing resizes every CT to a fixed shape.",
                 "Choose another --preprocessing, or omit --synthesize.",
             )
-        folder = cache_folder(cache, grid) / f"painted_{self._digest()}"
+        folder = cache_folder(cache, grid) / f"painted_{self._compute_digest()}"
         folder.mkdir(parents=True, exist_ok=True)
         renderer: Renderer | None = None
         cases: list[Case] = []
@@ -277,7 +277,7 @@ class SynthesizedCTs:
             seed = self.first_seed + index
             path = folder / f"painted_{seed}.npz"
             if not path.exists():
-                renderer = renderer or self.renderer(cache, grid)
+                renderer = renderer or self.make_renderer(cache, grid)
                 save_case(synthesize_case(renderer, seed, scan_range=self.scan_range), path)
             case = load_case(path)
             cases.append(case if labeled else Case(case.name, case.hu, None))
@@ -285,9 +285,9 @@ class SynthesizedCTs:
                 progress((index + 1) / self.count, f"Synthetic CT {index + 1} of {self.count}")
         return cases
 
-    def renderer(self, cache: Path, grid: GridOptions, device: str = "cpu") -> Renderer:
+    def make_renderer(self, cache: Path, grid: GridOptions, device: str = "cpu") -> Renderer:
         """Create a renderer of these label maps on ``grid``. Raises UserError if a label map cannot be used."""
-        return _renderer(self.maps, self.warps, cache, grid, device)
+        return _make_renderer(self.maps, self.warps, cache, grid, device)
 
     def describe(self, labeled: bool) -> tuple[TrainingData, ...]:
         """See ``Source``. Every label map is a separate entry; the cases are divided equally among them."""
@@ -308,7 +308,7 @@ class SynthesizedCTs:
         """See ``Source``."""
         return dump(self)
 
-    def _digest(self) -> str:
+    def _compute_digest(self) -> str:
         """A hash that changes with the label maps, their files, and the version of recipes."""
         states = [
             (path.name, path.stat().st_size, path.stat().st_mtime_ns)
@@ -343,18 +343,18 @@ class RecipeStream:
     def cases(
         self, cache: Path, grid: GridOptions, labeled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
-        """No cases: patches come from ``sampler``."""
+        """No cases: patches come from ``make_sampler``."""
         return []
 
-    def sampler(self, cache: Path, options: TrainingOptions, device: str = "cpu") -> RecipeSampler:
+    def make_sampler(self, cache: Path, options: TrainingOptions, device: str = "cpu") -> RecipeSampler:
         """Create a sampler of this stream that renders on ``device``.
 
         Raises UserError if a label map cannot be used, or for options that ``RecipeSampler`` does not support.
         """
-        return RecipeSampler(_renderer(self.maps, self.warps, cache, options.grid, device), options)
+        return RecipeSampler(_make_renderer(self.maps, self.warps, cache, options.grid, device), options)
 
-    def mixed(self, sampler: RecipeSampler, cases: Sequence[Case], options: TrainingOptions) -> Sampler:
-        """Combine ``sampler`` of this stream with labeled ``cases``, according to the stream's share."""
+    def mix_samplers(self, sampler: RecipeSampler, cases: Sequence[Case], options: TrainingOptions) -> Sampler:
+        """Combine ``make_sampler`` of this stream with labeled ``cases``, according to the stream's share."""
         if self.share == 1:
             return sampler
         return MixedSampler([sampler, PatchSampler(cases, options)], [self.share, 1 - self.share])
@@ -378,7 +378,7 @@ class RecipeStream:
         return dump(self)
 
 
-def _renderer(
+def _make_renderer(
     maps: Sequence[LabelMapFolder], warps: str | None, cache: Path, grid: GridOptions, device: str
 ) -> Renderer:
     anatomies = [load_anatomy(Path(each.folder), cache=cache / "anatomies") for each in maps]

@@ -48,13 +48,13 @@ class PatchCoordinates:
         """
         size = np.asarray(voxel_size)
         scale = _log_uniform(_SCALE, random) * np.array([_log_uniform(_AXIS_SCALE, random) for _ in range(3)])
-        rotation = _rotation(random.uniform(-_ROTATION, _ROTATION, 3))
+        rotation = _make_rotation_matrix(random.uniform(-_ROTATION, _ROTATION, 3))
         # From an offset in the patch to one in the volume, both in voxels.
         matrix = (rotation * scale) * size / size[:, None]
         # The same smooth shift in mm along all axes, whatever the shape of the patch.
         deviation = _BEND * float(np.min(np.asarray(shape) * size))
         shifts = random.normal(0.0, deviation, (3, *(_CONTROL_POINTS,) * 3)) / size[:, None, None, None]
-        weights = [_curve_weights(n) for n in shape]
+        weights = [_compute_bezier_weights(n) for n in shape]
         positions = np.einsum("iabc,za,yb,xc->izyx", shifts.astype(np.float32), *weights, optimize=True)
         for axis, n in enumerate(shape):
             offsets = (np.arange(n) - (n - 1) / 2).reshape([-1 if a == axis else 1 for a in range(3)])
@@ -93,7 +93,7 @@ def _log_uniform(limit: float, random: np.random.Generator) -> float:
     return float(np.exp(random.uniform(-1, 1) * np.log(limit)))
 
 
-def _rotation(angles: NDArray[np.floating]) -> NDArray[np.float64]:
+def _make_rotation_matrix(angles: NDArray[np.floating]) -> NDArray[np.float64]:
     """The matrix that rotates by ``angles`` (radians) about the first, second and third axis, one after the other."""
     matrix = np.eye(3)
     for axis, angle in enumerate(angles):
@@ -107,7 +107,7 @@ def _rotation(angles: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=16)
-def _curve_weights(count: int) -> NDArray[np.float32]:
+def _compute_bezier_weights(count: int) -> NDArray[np.float32]:
     """Weights (count, control points) of a Bezier curve at ``count`` equal steps along a side."""
     degree = _CONTROL_POINTS - 1
     along = np.linspace(0, 1, count)[:, None]

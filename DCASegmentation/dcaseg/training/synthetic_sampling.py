@@ -48,7 +48,7 @@ class CountedAnatomy:
         """The labels that the label map does not include."""
         return self.anatomy.unannotated
 
-    def voxel_counts(self, n_labels: int) -> np.ndarray:
+    def count_voxels(self, n_labels: int) -> np.ndarray:
         """The number of voxels of each label 0 to ``n_labels`` in the whole body, int64; 0 for the background."""
         counts = np.zeros(n_labels + 1)
         milliliters = float(np.prod(self.grid.spacing)) / 1000
@@ -126,21 +126,21 @@ class RecipeSampler:
 
     def _choose(self, random: np.random.Generator) -> tuple[Scene, np.ndarray]:
         if not self._labels or random.random() >= self._options.foreground_fraction:
-            scene = self._scene(int(random.integers(len(self._anatomies))), random)
+            scene = self._prepare_scene(int(random.integers(len(self._anatomies))), random)
             return scene, random.uniform(0.0, np.array(scene.shape))
         label = self._labels[int(random.integers(len(self._labels)))]
         holders = self._holders[label]
         reach = np.array(self._options.patch) // 3
         for _ in range(_TRIES):
-            scene = self._scene(holders[int(random.integers(len(holders)))], random)
+            scene = self._prepare_scene(holders[int(random.integers(len(holders)))], random)
             points = scene.anatomy.positions[label]
             chosen = points[random.integers(len(points), size=_CENTERS)]
-            voxels = scene.voxels_of(chosen)
+            voxels = scene.compute_voxel_indices(chosen)
             visible = ((voxels >= 0) & (voxels < np.array(scene.shape))).all(axis=1)
             if visible.any():
                 return scene, voxels[int(visible.argmax())] + random.integers(-reach, reach + 1)
         return scene, random.uniform(0.0, np.array(scene.shape))
 
-    def _scene(self, index: int, random: np.random.Generator) -> Scene:
+    def _prepare_scene(self, index: int, random: np.random.Generator) -> Scene:
         anatomy = self._anatomies[index]
         return self._renderer.prepare(self._renderer.draw_recipe(int(random.integers(2**31)), [anatomy.name]))

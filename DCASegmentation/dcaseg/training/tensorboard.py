@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import UserError, how_to_install
+from ..errors import UserError, format_install_command
 from ..method.log_gap import GROUPS, Partition
 from ..organs import Vocabulary
 from .cases import Case
@@ -31,7 +31,7 @@ class TensorBoardLog:
         except ImportError:
             raise UserError(
                 "TensorBoard is not installed.",
-                f"Install it ({how_to_install('tensorboard')}), or leave out --tensorboard.",
+                f"Install it ({format_install_command('tensorboard')}), or leave out --tensorboard.",
             ) from None
         self._writer = SummaryWriter(str(run / FOLDER))
         self._vocabulary = vocabulary

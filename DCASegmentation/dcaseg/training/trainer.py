@@ -28,11 +28,11 @@ from .compact_state import LIMIT_BYTES, Detail, read_compact, write_compact
 from .distributed import Processes, join, without_averaging
 from .ema import EMA
 from .interruption import Interruption
-from .mixed_precision import low_precision
+from .mixed_precision import select_autocast_dtype
 from .options import TrainingOptions
 from .run_folder import BEST, CHECKPOINT, LOCK, append_to_log, trim_log
 from .sampling import MixedSampler, PatchSampler, Prefetcher, Sampler, StepPatches, StepSampler
-from .strategies.base import Batch, Pool, ScoredNetwork, StepState, Strategy, facts_of
+from .strategies.base import Batch, Pool, ScoredNetwork, StepState, Strategy, collect_facts
 from .strategies.registry import make_strategy
 from .training_set import LabeledVolume, divide
 from .validation import ValidationStopped, predict_with_confidence, validate
@@ -104,18 +104,18 @@ class Trainer:
         volumes: list[LabeledVolume] = [*labeled, *anatomies]
         self.partition = groups if groups is not None else divide(volumes, vocabulary, options.partition)
         torch.manual_seed(options.seed)
-        facts = facts_of(volumes, unlabeled, [organ.name for organ in vocabulary], self.processes.count)
+        facts = collect_facts(volumes, unlabeled, [organ.name for organ in vocabulary], self.processes.count)
         self.strategy: Strategy = make_strategy(options, self.partition, facts)
         self.network: DCANet = self.strategy.network
         if initial is not None:
             _start_from(self.network, initial)
         self.strategy.to(self.device)
         self.strategy.to(memory_format=_CHANNELS_LAST)  # type: ignore[call-overload]
-        self._validated_network = self.strategy.validated_network()
+        self._validated_network = self.strategy.get_validated_network()
         self.averaged = EMA(self._validated_network, options.ema_decay) if options.ema_decay else None
-        self.optimizer = _optimizer(self.strategy, options)
-        self._model = self.processes.wrapped(self.strategy, self.device)
-        self._low_precision = low_precision(self.device) if options.mixed_precision else None
+        self.optimizer = _make_optimizer(self.strategy, options)
+        self._model = self.processes.wrap_model(self.strategy, self.device)
+        self._low_precision = select_autocast_dtype(self.device) if options.mixed_precision else None
         # Only half precision needs it: bfloat16 has the exponents of single precision.
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._low_precision == torch.float16)
 
@@ -124,7 +124,7 @@ class Trainer:
         self._unlabeled_sampler = unlabeled_sampler
         self._custom_sampler = sampler
         self._n_labeled_volumes = len(volumes)
-        self._sampler = self._step_sampler(sampler or PatchSampler(labeled, options))
+        self._sampler = self._make_step_sampler(sampler or PatchSampler(labeled, options))
         self._pool = Pool(
             list(labeled), list(unlabeled), lambda case: predict_with_confidence(self.evaluated_network, case, options)
         )
@@ -239,8 +239,8 @@ class Trainer:
 
     def _advance(self) -> dict[str, float]:
         """Take one step; the values to log."""
-        step_state = self.strategy.step_state(self.step)
-        pseudo_cases = self.strategy.new_cases(step_state, self._pool)
+        step_state = self.strategy.get_step_state(self.step)
+        pseudo_cases = self.strategy.select_new_cases(step_state, self._pool)
         if pseudo_cases is not None:
             if self.processes.first:
                 write_pseudo_cases(self.folder, self.step, pseudo_cases)
@@ -253,23 +253,23 @@ class Trainer:
             None if self.averaged is None else self.averaged.network,  # type: ignore[arg-type]
         )
         if stage_begins:
-            self.optimizer = _optimizer(self.strategy, self.options)
+            self.optimizer = _make_optimizer(self.strategy, self.options)
             if self.averaged is not None:
                 self.averaged.reset(self._validated_network)
         for group in self.optimizer.param_groups:
             # Checkpoints of versions without parameter groups have no factor.
-            group["lr"] = group.get("factor", 1.0) * learning_rate(
+            group["lr"] = group.get("factor", 1.0) * compute_learning_rate(
                 step_state.stage_step,
                 step_state.stage_steps,
                 self.options,
-                self.strategy.warmup_steps(step_state),
+                self.strategy.get_warmup_steps(step_state),
             )
         self.strategy.train()
         self.optimizer.zero_grad(set_to_none=True)
-        buffers = self._buffers()
-        values = self._backward_in_memory(batch, step_state, buffers, weights_unchanged=not stage_begins)
+        buffers = self._copy_buffers()
+        values = self._backward_with_retry(batch, step_state, buffers, weights_unchanged=not stage_begins)
         if batch.unlabeled is not None:
-            values["weight"] = self.strategy.weight(step_state)
+            values["weight"] = self.strategy.get_unsupervised_weight(step_state)
         self._update(step_state, values)
         if "skipped" in values:
             # A value that is not finite would stay in a strategy's running statistics.
@@ -281,9 +281,9 @@ class Trainer:
     def _draw(self, step_state: StepState) -> Batch:
         """This process's share of the step's patches, with unlabeled ones if they have a weight in this step."""
         draw = self._sampler.draw if self._prefetcher is None else self._prefetcher.take
-        return self._to_device(draw(step_state.step, self.strategy.weight(step_state) > 0))
+        return self._to_device(draw(step_state.step, self.strategy.get_unsupervised_weight(step_state) > 0))
 
-    def _buffers(self) -> list[torch.Tensor]:
+    def _copy_buffers(self) -> list[torch.Tensor]:
         """Copies of the strategy's buffers: norm statistics, and what the strategy counts or averages."""
         return [buffer.clone() for buffer in self.strategy.buffers()]
 
@@ -291,7 +291,7 @@ class Trainer:
         for buffer, value in zip(self.strategy.buffers(), values, strict=True):
             buffer.copy_(value)
 
-    def _backward_in_memory(
+    def _backward_with_retry(
         self, batch: Batch, step_state: StepState, buffers: list[torch.Tensor], weights_unchanged: bool
     ) -> dict[str, float]:
         """``_backward``, repeated with fewer stored activations if memory runs out, for the rest of the run too.
@@ -328,7 +328,7 @@ class Trainer:
 
     def _backward(self, batch: Batch, step_state: StepState) -> dict[str, float]:
         """Compute the gradients of all losses of the step, one graph after the other; the values to log."""
-        names = self.strategy.loss_names(step_state, batch)
+        names = self.strategy.get_loss_names(step_state, batch)
         values: dict[str, torch.Tensor] = {}
         for name in names:
             with nullcontext() if name == names[-1] else without_averaging(self._model):
@@ -342,7 +342,7 @@ class Trainer:
                 ):
                     loss = self._model(name, batch, step_state)
                 # Recomputed activations update the batch statistics a second time, which must be undone.
-                buffers = self._buffers() if self._memory_level else None
+                buffers = self._copy_buffers() if self._memory_level else None
                 self._scaler.scale(loss.total).backward()
                 if buffers is not None:
                     self._restore_buffers(buffers)
@@ -366,14 +366,14 @@ class Trainer:
 
     # Patches
 
-    def _step_sampler(self, sampler: Sampler) -> StepSampler:
+    def _make_step_sampler(self, sampler: Sampler) -> StepSampler:
         return StepSampler(sampler, self._unlabeled_sampler, self.options, self.processes.share)
 
     def _start_prefetching(self) -> Prefetcher:
         return Prefetcher(self._sampler, self._needs_unlabeled, self.options.steps, self._workers, self._notify)
 
     def _needs_unlabeled(self, step: int) -> bool:
-        return self.strategy.weight(self.strategy.step_state(step)) > 0
+        return self.strategy.get_unsupervised_weight(self.strategy.get_step_state(step)) > 0
 
     def _take_new_cases(self, cases: Sequence[Case]) -> None:
         """Also draw patches from ``cases``, which replace earlier pseudo-labeled ones. Drops prefetched patches."""
@@ -384,7 +384,7 @@ class Trainer:
             if cases:
                 weights = (max(self._n_labeled_volumes, 1), len(cases))
                 sampler = MixedSampler([sampler, PatchSampler(cases, self.options)], weights)
-        self._sampler = self._step_sampler(sampler)
+        self._sampler = self._make_step_sampler(sampler)
         if self._prefetcher is not None:
             self._prefetcher.close()
             self._prefetcher = self._start_prefetching()
@@ -454,7 +454,7 @@ class Trainer:
     def save(self, name: str = CHECKPOINT) -> None:
         """Write a checkpoint into the folder (first process only). Raises OutputError if it cannot be written."""
         if self.processes.first:
-            save_checkpoint(self.folder / name, self._state())
+            save_checkpoint(self.folder / name, self._make_state())
 
     def export(self, path: Path, record: dict[str, Any] | None = None, limit_bytes: int = LIMIT_BYTES) -> Detail | None:
         """Write a compact state of at most ``limit_bytes`` to ``path``, to resume on another computer.
@@ -462,7 +462,7 @@ class Trainer:
         ``record`` describes the run. Only the first process writes; it returns the precision of the file, the others
         return None. Raises OutputError as ``write_compact`` does.
         """
-        return write_compact(path, self._state(), record, limit_bytes) if self.processes.first else None
+        return write_compact(path, self._make_state(), record, limit_bytes) if self.processes.first else None
 
     def resume(self, compact: Path | None = None) -> None:
         """Continue from the folder's last checkpoint, or from a ``compact`` file that ``export`` wrote.
@@ -482,7 +482,7 @@ class Trainer:
             self._load_weights(load_checkpoint(self.folder / BEST))
             self._validated_network.load_state_dict(self.evaluated_network.state_dict())
 
-    def _state(self) -> dict[str, Any]:
+    def _make_state(self) -> dict[str, Any]:
         strategy_state = {
             key: value for key, value in self.strategy.state_dict().items() if not key.startswith("network.")
         }
@@ -512,7 +512,7 @@ class Trainer:
                 f"The run in {self.folder} was started with other options.",
                 "Resume it with the same options, or train in a new folder.",
             )
-        if not same_groups(state["owners"], self.partition.owners):
+        if not have_same_groups(state["owners"], self.partition.owners):
             raise UserError(
                 f"The run in {self.folder} has other groups of organs, because its labeled cases have changed.",
                 "Resume it with the same cases, or train in a new folder.",
@@ -523,7 +523,7 @@ class Trainer:
             self._scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self.best = state["best"]
-        self.options = _continued(self.options, saved, self.step)
+        self.options = _make_resumed_options(self.options, saved, self.step)
         self.strategy.options = self.options
         self.strategy.resume(self.step, saved, state.get("strategy", {}))
         self._pending = None if state.get("pending") is None else json.loads(state["pending"])
@@ -544,7 +544,7 @@ class Trainer:
             self.averaged.updates = state["averaged_updates"]
 
 
-def learning_rate(
+def compute_learning_rate(
     stage_step: int, stage_steps: int, options: TrainingOptions, warmup_steps: int | None = None
 ) -> float:
     """Polynomial decay (power 0.9) over the ``stage_steps`` steps of a stage, after a linear warm-up.
@@ -556,14 +556,14 @@ def learning_rate(
     return options.learning_rate * warmup * (1 - stage_step / stage_steps) ** 0.9
 
 
-def same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
+def have_same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
     """Whether each expert owns the same labels in both. The order within a group does not affect the network."""
     return [set(owned) for owned in one] == [set(owned) for owned in other]
 
 
-def _optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Optimizer:
+def _make_optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = []
-    for group in strategy.parameter_groups():
+    for group in strategy.get_parameter_groups():
         rate = {"lr": group.factor * options.learning_rate, "factor": group.factor}
         # Norms and biases have one dimension, convolution weights have five.
         weights_only = options.decay == "weights"
@@ -577,7 +577,7 @@ def _optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Opti
     return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay)
 
 
-def _continued(options: TrainingOptions, saved: TrainingOptions, step: int) -> TrainingOptions:
+def _make_resumed_options(options: TrainingOptions, saved: TrainingOptions, step: int) -> TrainingOptions:
     """``options`` of a run that continues at ``step``, perhaps with another number of steps than it was ``saved`` with.
 
     If the experts' stage is over, it keeps its end. If not, it gets its fraction of the new number of steps, but at

@@ -12,7 +12,7 @@ import numpy as np
 from ..json_io import DataError, load
 from ..method.log_gap import Partition, PartitionMode, partition
 from ..models.metadata import TrainingData
-from ..option_fields import option, stated
+from ..option_fields import make_option_metadata, option
 from ..organs import Vocabulary
 from ..types import ProgressCallback
 from .cases import Case, Source
@@ -43,7 +43,7 @@ class LabeledVolume(Protocol):
         """The labels that the label map does not include."""
         ...
 
-    def voxel_counts(self, n_labels: int) -> np.ndarray:
+    def count_voxels(self, n_labels: int) -> np.ndarray:
         """The number of voxels of each label 0 to ``n_labels`` on the model grid, int64."""
         ...
 
@@ -54,7 +54,7 @@ def divide(labeled: Sequence[LabeledVolume], vocabulary: Vocabulary, mode: Parti
     The voxels of an organ are extrapolated from the cases in which it is annotated to all cases. See
     ``method.log_gap.partition`` for ``mode``. Raises UserError if no case has an organ.
     """
-    counts = sum((case.voxel_counts(len(vocabulary)) for case in labeled), np.zeros(len(vocabulary) + 1, np.int64))
+    counts = sum((case.count_voxels(len(vocabulary)) for case in labeled), np.zeros(len(vocabulary) + 1, np.int64))
     sizes: dict[int, int] = {}
     for organ in vocabulary:
         annotated = sum(organ.label not in case.unannotated for case in labeled)
@@ -89,15 +89,15 @@ class TrainingSet:
         return next((source for source in self.labeled if isinstance(source, RecipeStream)), None)
 
     @classmethod
-    def of_phantoms(cls, labeled: int, unlabeled: int, validation: int) -> TrainingSet:
+    def from_phantoms(cls, labeled: int, unlabeled: int, validation: int) -> TrainingSet:
         """These numbers of phantoms (synthetic people); no phantom is in two groups."""
         return cls(
-            _phantoms(LABELED_SEEDS, labeled),
-            _phantoms(UNLABELED_SEEDS, unlabeled),
-            _phantoms(VALIDATION_SEEDS, validation),
+            _make_phantoms(LABELED_SEEDS, labeled),
+            _make_phantoms(UNLABELED_SEEDS, unlabeled),
+            _make_phantoms(VALIDATION_SEEDS, validation),
         )
 
-    def joined(self, other: TrainingSet) -> TrainingSet:
+    def merge(self, other: TrainingSet) -> TrainingSet:
         """The cases of both training sets."""
         return TrainingSet(
             self.labeled + other.labeled, self.unlabeled + other.unlabeled, self.validation + other.validation
@@ -109,7 +109,7 @@ class TrainingSet:
         sources = (*self.labeled, *self.unlabeled, *self.validation)
         return any(isinstance(source, Phantoms | SynthesizedCTs | RecipeStream) for source in sources)
 
-    def fully_labeled(self) -> TrainingSet:
+    def to_fully_labeled(self) -> TrainingSet:
         """The training set of a fully supervised network: the unlabeled cases are used with their labels.
 
         Only sources that have these labels (phantoms, data lists with a ``label`` for unlabeled cases) provide them.
@@ -121,9 +121,9 @@ class TrainingSet:
     ) -> tuple[list[Case], list[Case], list[Case]]:
         """The labeled, unlabeled and validation cases on the model grid; missing ones are created in ``cache``."""
         return (
-            _cases(self.labeled, cache, grid, True, progress),
-            _cases(self.unlabeled, cache, grid, False, progress),
-            _cases(self.validation, cache, grid, True, progress),
+            _load_cases(self.labeled, cache, grid, True, progress),
+            _load_cases(self.unlabeled, cache, grid, False, progress),
+            _load_cases(self.validation, cache, grid, True, progress),
         )
 
     @property
@@ -150,28 +150,28 @@ class TrainingSet:
     def from_json(cls, data: dict[str, Any]) -> TrainingSet:
         """Read the output of ``to_json``. Raises DataError, which is a ValueError, for other data."""
         stored = load(_StoredSources, data)
-        groups = {name: tuple(_source(each, name) for each in sources) for name, sources in vars(stored).items()}
+        groups = {name: tuple(_parse_source(each, name) for each in sources) for name, sources in vars(stored).items()}
         return cls(**groups)
 
 
 @dataclass(frozen=True)
 class _StoredSources:
-    labeled: tuple[Mapping[str, Any], ...] = field(metadata=stated(key="labelled"))
+    labeled: tuple[Mapping[str, Any], ...] = field(metadata=make_option_metadata(key="labelled"))
     unlabeled: tuple[Mapping[str, Any], ...] = option((), key="unlabelled")
     validation: tuple[Mapping[str, Any], ...] = ()
 
 
-def _phantoms(first_seed: int, count: int) -> tuple[Phantoms, ...]:
+def _make_phantoms(first_seed: int, count: int) -> tuple[Phantoms, ...]:
     return (Phantoms(first_seed, count),) if count else ()
 
 
-def _cases(
+def _load_cases(
     sources: Sequence[Source], cache: Path, grid: GridOptions, labeled: bool, progress: ProgressCallback | None
 ) -> list[Case]:
     return [case for source in sources for case in source.cases(cache, grid, labeled, progress)]
 
 
-def _source(stored: Mapping[str, Any], group: str) -> Source:
+def _parse_source(stored: Mapping[str, Any], group: str) -> Source:
     kind = stored.get("kind")
     if kind not in _SOURCE_CLASSES:
         raise DataError(f"{group}.kind", f"is '{str(kind)[:40]}', not one of {', '.join(_SOURCE_CLASSES)}")
@@ -179,21 +179,21 @@ def _source(stored: Mapping[str, Any], group: str) -> Source:
     return source
 
 
-def training_set_of(datalist: Datalist) -> TrainingSet:
+def make_training_set(datalist: Datalist) -> TrainingSet:
     """The training, unlabeled and validation cases of a data list. Its test cases are not included."""
     return TrainingSet(
-        _sources(datalist, datalist.training),
-        _sources(datalist, datalist.unlabeled),
-        _sources(datalist, datalist.validation),
+        _make_sources(datalist, datalist.training),
+        _make_sources(datalist, datalist.unlabeled),
+        _make_sources(datalist, datalist.validation),
     )
 
 
-def sources_of_test(datalist: Datalist) -> tuple[CTFiles, ...]:
+def make_test_sources(datalist: Datalist) -> tuple[CTFiles, ...]:
     """The labeled test cases of a data list."""
-    return _sources(datalist, [entry for entry in datalist.test if entry.label is not None])
+    return _make_sources(datalist, [entry for entry in datalist.test if entry.label is not None])
 
 
-def _sources(datalist: Datalist, entries: Sequence[Entry]) -> tuple[CTFiles, ...]:
+def _make_sources(datalist: Datalist, entries: Sequence[Entry]) -> tuple[CTFiles, ...]:
     files = tuple(
         CTFile(str(entry.image), None if entry.label is None else str(entry.label), entry.label_map, entry.unannotated)
         for entry in entries

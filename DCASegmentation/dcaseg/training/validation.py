@@ -10,7 +10,7 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 from torch.nn import functional
 
-from ..imaging.label_comparison import dice_by_label
+from ..imaging.label_comparison import compute_dice_by_label
 from .cases import Case
 from .options import TrainingOptions
 from .strategies.base import ScoredNetwork
@@ -42,7 +42,7 @@ def validate(
         if case.labels is None:
             raise ValueError(f"case {case.name} has no labels to validate on")
         predicted = predict(network, case, options, overlap)
-        dice = dice_by_label(predicted, case.labels, network.out_channels - 1)
+        dice = compute_dice_by_label(predicted, case.labels, network.out_channels - 1)
         dice[[label - 1 for label in case.unannotated]] = np.nan
         scores.append(dice)
     table = np.array(scores)
@@ -52,7 +52,7 @@ def validate(
 
 def predict(network: nn.Module, case: Case, options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
     """Segment ``case`` with a sliding window: its label map (depth, height, width). Restores the training mode."""
-    labels: np.ndarray = _logits(network, case, options, overlap).argmax(dim=1)[0].cpu().numpy()
+    labels: np.ndarray = _predict_logits(network, case, options, overlap).argmax(dim=1)[0].cpu().numpy()
     return labels
 
 
@@ -63,15 +63,15 @@ def predict_with_confidence(
 
     Both are (depth, height, width).
     """
-    confidence, labels = _logits(network, case, options, overlap)[0].softmax(dim=0).max(dim=0)
+    confidence, labels = _predict_logits(network, case, options, overlap)[0].softmax(dim=0).max(dim=0)
     return labels.cpu().numpy().astype(np.uint8), (confidence * 65535).round().cpu().numpy().astype(np.uint16)
 
 
 @torch.inference_mode()
-def _logits(network: nn.Module, case: Case, options: TrainingOptions, overlap: float) -> torch.Tensor:
+def _predict_logits(network: nn.Module, case: Case, options: TrainingOptions, overlap: float) -> torch.Tensor:
     """Logits (1, channel, depth, height, width) of the whole case."""
     device = next(network.parameters()).device
-    volume = torch.from_numpy(case.scaled(case.hu, options.grid))[None, None].to(device)
+    volume = torch.from_numpy(case.scale_intensity(case.hu, options.grid))[None, None].to(device)
     depth = volume.shape[2]
     missing = max(options.patch[0] - depth, 0) if options.short_scans == "repeat" else 0
     if missing:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..errors import Cancelled, UserError, root_cause
-from ..interaction.engines import default_engine
+from ..errors import Cancelled, UserError, describe_root_cause
+from ..interaction.engines import create_default_engine
 from ..interaction.session_requests import Sessions, handle
 from ..interaction.view import Engine
 from ..models.download import Source, download_bundle
@@ -21,8 +21,8 @@ from ..training.corrections import (
     OrganClicks,
     add_corrected_case,
     add_unlabeled_ct,
-    case_folders,
-    unlabeled_folders,
+    list_case_folders,
+    list_unlabeled_folders,
 )
 from ..types import ProgressCallback
 from .protocol import AddCorrectedCase, AddUnlabeledCT, CaseAdded, Correct, Corrected, Download, Downloaded
@@ -39,24 +39,24 @@ class DownloadHandler:
             raise
         # Servers and files fail in unforeseen ways. The user needs one sentence.
         except Exception as error:
-            raise UserError(f"The download failed: {root_cause(error)}.", "Try again.") from error
+            raise UserError(f"The download failed: {describe_root_cause(error)}.", "Try again.") from error
         return Downloaded(request.id, str(folder))
 
 
 class CorrectionHandler:
-    """Corrects labels with clicks, with ``default_engine``. Its sessions stay open between requests.
+    """Corrects labels with clicks, with ``create_default_engine``. Its sessions stay open between requests.
 
     Without a click network, it does not need PyTorch.
     """
 
     def __init__(self) -> None:
-        self._sessions = Sessions(self._loaded_engine)
+        self._sessions = Sessions(self._get_engine)
         self._engine: Engine | None = None
 
-    def _loaded_engine(self) -> Engine:
+    def _get_engine(self) -> Engine:
         """Return the engine, loaded once for all sessions: the first one waits for it, before its first click."""
         if self._engine is None:
-            self._engine = default_engine()
+            self._engine = create_default_engine()
         return self._engine
 
     def answer(self, request: Correct, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Corrected:
@@ -86,7 +86,7 @@ def _add(request: AddCorrectedCase | AddUnlabeledCT) -> CaseAdded:
     training, ct = Path(request.folder), sitk.ReadImage(request.ct)
     if isinstance(request, AddUnlabeledCT):
         name = add_unlabeled_ct(training, ct).parent.name
-        return CaseAdded(request.id, name, len(unlabeled_folders(training)))
+        return CaseAdded(request.id, name, len(list_unlabeled_folders(training)))
     if request.vocabulary not in VOCABULARIES:
         raise UserError(f"This version does not support the vocabulary {request.vocabulary}.", "Update the extension.")
     case = add_corrected_case(
@@ -100,4 +100,4 @@ def _add(request: AddCorrectedCase | AddUnlabeledCT) -> CaseAdded:
         [CheckedFinding(int(each["rank"]), str(each["organ"]), str(each["status"])) for each in request.findings],
         [OrganClicks(str(each["organ"]), int(each["added"]), int(each["removed"])) for each in request.clicks],
     )
-    return CaseAdded(request.id, case.name, len(case_folders(training)))
+    return CaseAdded(request.id, case.name, len(list_case_folders(training)))

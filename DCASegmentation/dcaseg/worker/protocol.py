@@ -306,19 +306,19 @@ def encode(message: Request | Event) -> bytes:
 
 def decode_request(line: bytes) -> Request:
     """The request in ``line``. Raises ProtocolError for anything else, including another version."""
-    content = _object(line)
+    content = _parse_json_object(line)
     version = content.pop("version", None)
     if version != VERSION:
-        problem = "states no version" if version is None else f"has version {_short(version)}"
+        problem = "states no version" if version is None else f"has version {_shorten(version)}"
         raise ProtocolError(
-            f"The worker uses version {VERSION} of its protocol, but the request {problem}.", _id(content)
+            f"The worker uses version {VERSION} of its protocol, but the request {problem}.", _get_id(content)
         )
-    return _message(content, REQUESTS)
+    return _parse_message(content, REQUESTS)
 
 
 def decode_event(line: bytes) -> Event:
     """The event in ``line``. Raises ProtocolError for anything else."""
-    return _message(_object(line), EVENTS)
+    return _parse_message(_parse_json_object(line), EVENTS)
 
 
 def remove_traces(request: Work, pid: int | None) -> None:
@@ -340,33 +340,35 @@ def remove_traces(request: Work, pid: int | None) -> None:
             temp_paths.remove_unfinished(each, pid)
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _parse_json_object(line: bytes) -> dict[str, Any]:
     try:
         content = json.loads(line)
     # RecursionError: brackets nested a thousand levels deep.
     except (ValueError, RecursionError):
-        raise ProtocolError(f"This is not a line of JSON: {_short(line.decode('utf-8', 'replace'))}") from None
+        raise ProtocolError(f"This is not a line of JSON: {_shorten(line.decode('utf-8', 'replace'))}") from None
     if not isinstance(content, dict):
-        raise ProtocolError(f"This is not a JSON object: {_short(content)}")
+        raise ProtocolError(f"This is not a JSON object: {_shorten(content)}")
     return content
 
 
-def _message(content: dict[str, Any], known: Mapping[str, type[_Message]]) -> _Message:
+def _parse_message(content: dict[str, Any], known: Mapping[str, type[_Message]]) -> _Message:
     name = content.get("type")
     message_type = known.get(name) if isinstance(name, str) else None
     if message_type is None:
-        raise ProtocolError(f"There is no '{_short(name)}'; the known types are {', '.join(known)}.", _id(content))
+        raise ProtocolError(
+            f"There is no '{_shorten(name)}'; the known types are {', '.join(known)}.", _get_id(content)
+        )
     try:
         return load(message_type, content, ignore_unknown=True)
     except DataError as error:
-        raise ProtocolError(f"The '{name}' cannot be read: {error}.", _id(content)) from None
+        raise ProtocolError(f"The '{name}' cannot be read: {error}.", _get_id(content)) from None
 
 
-def _id(content: Mapping[str, Any]) -> str | None:
+def _get_id(content: Mapping[str, Any]) -> str | None:
     run_id = content.get("id")
     return run_id if isinstance(run_id, str) else None
 
 
-def _short(value: object, length: int = 80) -> str:
+def _shorten(value: object, length: int = 80) -> str:
     text = str(value).strip()
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -14,14 +14,14 @@ import SimpleITK as sitk
 from ..dicom.archive import gathered
 from ..errors import UserError
 from ..imaging.writers import write_image
-from ..inference.device import found_devices, missing_devices
+from ..inference.device import find_devices, find_missing_devices
 from ..inference.options import SegmentOptions
 from ..inference.pipeline import Job, make_segmenter, segment_to_folder
 from ..inference.process_settings import keep_freed_memory
 from ..inference.segmenter import Result, Segmenter
 from ..json_io import DataError, load
 from ..models.bundle import Bundle
-from ..models.store import default_bundle, find_bundle, hidden_by
+from ..models.store import find_bundle, find_default_bundle, find_hidden_bundle
 from ..types import ProgressCallback
 from .protocol import Devices, Done, FoundDevices, Segment
 
@@ -42,17 +42,17 @@ class SegmentHandler:
     ) -> Done | FoundDevices:
         """Carry out ``request`` (see ``server.Handler``). A segmentation that raises an error leaves no folder."""
         if isinstance(request, Devices):
-            return FoundDevices(request.id, found_devices(), missing_devices())
+            return FoundDevices(request.id, find_devices(), find_missing_devices())
         return self._segment(request, progress, cancelled)
 
     def _segment(self, request: Segment, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Done:
         out = Path(request.out)
         if out.exists() or out.is_symlink():
             raise UserError(f"{out} already exists.", "Choose a folder that does not exist yet.")
-        options = _options(request.options)
+        options = _parse_options(request.options)
         progress(0.0, "Checking the model")
-        bundle = Bundle.load(default_bundle() if request.bundle is None else find_bundle(request.bundle))
-        segmenter = self._segmenter_for(bundle, request.device, request.backend)
+        bundle = Bundle.load(find_default_bundle() if request.bundle is None else find_bundle(request.bundle))
+        segmenter = self._get_segmenter(bundle, request.device, request.backend)
         # The caller reads the maps at once, or deletes them.
         job = Job(
             Path(request.ct),
@@ -69,13 +69,13 @@ class SegmentHandler:
             result = segment_to_folder(job, progress, cancelled, copy, segmenter)
         return Done(request.id, str(out), result.device, result.seconds, tuple(result.warnings))
 
-    def _segmenter_for(self, bundle: Bundle, device: str, backend: str) -> Segmenter:
+    def _get_segmenter(self, bundle: Bundle, device: str, backend: str) -> Segmenter:
         # The metadata contain the checksum of the weights, which loading has just verified. Equal bundles are therefore
         # the same model, even if its folder was changed in the meantime.
         requested = (device, backend)
         if self._segmenter is None or bundle != self._bundle or requested != (self._device, self._backend):
             _log.info("Loading the model %s.", bundle.metadata.name)
-            if (shipped := hidden_by(bundle.folder)) is not None:
+            if (shipped := find_hidden_bundle(bundle.folder)) is not None:
                 _log.info("The model in %s is used; it hides the one of the same name in %s.", bundle.folder, shipped)
             # Release the old model first: two may not fit into the memory of a GPU.
             self._segmenter = None
@@ -108,7 +108,7 @@ def _copy_of_ct(name: str | None) -> Callable[[Path, sitk.Image, Result], None] 
     return write
 
 
-def _options(requested: Mapping[str, Any]) -> SegmentOptions:
+def _parse_options(requested: Mapping[str, Any]) -> SegmentOptions:
     """The options of a request. Raises UserError for an unknown option or an impossible value."""
     try:
         return load(SegmentOptions, requested)

@@ -94,7 +94,7 @@ class Channel:
         os.dup2(2, 1)
         sys.stdout = sys.stderr
 
-    def lines(self) -> Iterator[bytes]:
+    def read_lines(self) -> Iterator[bytes]:
         """Yield the lines that arrive, until the caller closes its end."""
         yield from self._requests
 
@@ -185,22 +185,22 @@ class LibraryError(UserError):
     """A library that the worker needs is missing or cannot be loaded."""
 
     @classmethod
-    def of(cls, error: BaseException) -> LibraryError:
+    def from_exception(cls, error: BaseException) -> LibraryError:
         """The error to report if importing the program's libraries raised ``error``."""
         if isinstance(error, ModuleNotFoundError) and error.name:
             library = error.name.split(".")[0]
             return cls(f"The Python package '{library}' is missing.", "Install what is missing under Setup.")
         # A package whose binaries do not fit this computer may raise any exception.
         return cls(
-            f"A Python package cannot be loaded ({type(error).__name__}: {_first_line(error)}).",
+            f"A Python package cannot be loaded ({type(error).__name__}: {_get_first_line(error)}).",
             "Install the packages again under Setup.",
         )
 
 
-def failure_of(run_id: str, error: BaseException) -> Failure:
+def make_failure(run_id: str, error: BaseException) -> Failure:
     """The answer to the request ``run_id``, which failed with ``error``; with a traceback if a developer needs one."""
     if isinstance(error, LibraryError):
-        return Failure(run_id, error.problem, error.remedy, _traceback(error.__cause__ or error))
+        return Failure(run_id, error.problem, error.remedy, _format_traceback(error.__cause__ or error))
     if isinstance(error, UserError):
         return Failure(run_id, error.problem, error.remedy)
     if is_out_of_memory(error):
@@ -208,7 +208,7 @@ def failure_of(run_id: str, error: BaseException) -> Failure:
             run_id,
             "There is not enough memory for this CT.",
             "Close other programs, or segment a part of the CT.",
-            _traceback(error),
+            _format_traceback(error),
         )
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return Failure(run_id, "The disk is full.", "Free some space, or choose a folder on another disk.")
@@ -218,17 +218,17 @@ def failure_of(run_id: str, error: BaseException) -> Failure:
         return Failure(run_id, f"You have no permission to read or write {error.filename}.", "Check its permissions.")
     return Failure(
         run_id,
-        f"An unexpected error occurred ({type(error).__name__}: {_first_line(error)}).",
+        f"An unexpected error occurred ({type(error).__name__}: {_get_first_line(error)}).",
         "Press Apply again. If the error persists, report it together with the log.",
-        _traceback(error),
+        _format_traceback(error),
     )
 
 
-def _first_line(error: BaseException) -> str:
+def _get_first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")
 
 
-def _traceback(error: BaseException) -> str:
+def _format_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
@@ -252,7 +252,7 @@ class Service:
         while True:
             self._execute(self._work.get())
 
-    def _handler(self, request: Work) -> Handler:
+    def _get_handler(self, request: Work) -> Handler:
         name = HANDLERS[type(request)]
         if name not in self._handlers:
             module, _, handler = name.partition(".")
@@ -260,7 +260,7 @@ class Service:
                 with importing():
                     self._handlers[name] = getattr(importlib.import_module(f".{module}", __package__), handler)()
             except Exception as error:
-                raise LibraryError.of(error) from error
+                raise LibraryError.from_exception(error) from error
         return self._handlers[name]
 
     def _execute(self, run: Run) -> None:
@@ -274,12 +274,12 @@ class Service:
         answer: Answer | None = None
         is_usable = True
         try:
-            answer = self._handler(request).answer(request, progress, run.cancelled.is_set)
+            answer = self._get_handler(request).answer(request, progress, run.cancelled.is_set)
         except Cancelled:
             # The thread that canceled the run has settled it.
             pass
         except Exception as error:
-            answer = failure_of(request.id, error)
+            answer = make_failure(request.id, error)
             is_usable = not isinstance(error, LibraryError)
         if answer is not None and run.claim_answer():
             self._release(run)
@@ -296,7 +296,7 @@ class Service:
                 self._run = None
 
     def _read(self) -> None:
-        for line in self._channel.lines():
+        for line in self._channel.read_lines():
             if not line.strip():
                 continue
             try:

@@ -31,7 +31,7 @@ from monai.transforms import (
 
 from ...models.bundle import Bundle
 from ...models.monai_config import SW_BATCH_SIZE, filter_before_spacing
-from ..window_replay import WindowCosts, Windows, add_arguments, copied_tensor
+from ..window_replay import WindowCosts, Windows, add_arguments, copy_windows
 
 
 def segment(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCosts:
@@ -60,7 +60,7 @@ def segment(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCost
             AsDiscreted("pred", argmax=True),
         ]
     )
-    counted = Windows(network, windows, copied_tensor)
+    counted = Windows(network, windows, copy_windows)
     batch = list_data_collate([preprocessing({"image": str(ct)})])
     with torch.inference_mode():
         batch["pred"] = sliding_window_inference(

@@ -21,8 +21,8 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from ...temp_paths import partial_name
-from ..window_replay import WindowCosts, Windows, add_arguments, copied_tensor
+from ...temp_paths import make_partial_path
+from ..window_replay import WindowCosts, Windows, add_arguments, copy_windows
 
 N_CLASSES = 16
 PATCH = 128
@@ -33,7 +33,9 @@ _MIN_VOXELS = 4
 _IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
 
-def nnunet_model(folder: Path, spacing_mm: float, patch: int = PATCH, features: tuple[int, ...] | None = None) -> Path:
+def create_nnunet_model(
+    folder: Path, spacing_mm: float, patch: int = PATCH, features: tuple[int, ...] | None = None
+) -> Path:
     """The folder of the model on an isotropic grid, inside ``folder``, created on first use.
 
     By default, it has six stages, or as many as leave at least four voxels of a side of the patch, as in nnU-Net.
@@ -43,7 +45,7 @@ def nnunet_model(folder: Path, spacing_mm: float, patch: int = PATCH, features: 
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = partial_name(path)
+    temporary = make_partial_path(path)
     try:
         _write(temporary, spacing_mm, patch, features)
         temporary.rename(path)
@@ -55,9 +57,9 @@ def nnunet_model(folder: Path, spacing_mm: float, patch: int = PATCH, features: 
 def _write(folder: Path, spacing_mm: float, patch: int, features: tuple[int, ...]) -> None:
     weights = folder / "fold_0"
     weights.mkdir(parents=True)
-    architecture = _architecture(features)
-    (folder / "dataset.json").write_text(json.dumps(dataset_json()), encoding="utf-8")
-    written = plans((spacing_mm,) * 3, (patch,) * 3, features=features)
+    architecture = _make_architecture(features)
+    (folder / "dataset.json").write_text(json.dumps(generate_dataset_json()), encoding="utf-8")
+    written = make_plans((spacing_mm,) * 3, (patch,) * 3, features=features)
     (folder / "plans.json").write_text(json.dumps(written), encoding="utf-8")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -76,7 +78,7 @@ def _write(folder: Path, spacing_mm: float, patch: int, features: tuple[int, ...
     )
 
 
-def _architecture(features: tuple[int, ...]) -> dict[str, Any]:
+def _make_architecture(features: tuple[int, ...]) -> dict[str, Any]:
     stages = len(features)
     return {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -100,20 +102,20 @@ def _architecture(features: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def dataset_json() -> dict[str, Any]:
+def generate_dataset_json() -> dict[str, Any]:
     """nnU-Net's description of a dataset of CTs with ``N_CLASSES`` labels, including the background."""
     labels = {"background": 0, **{f"organ {label}": label for label in range(1, N_CLASSES)}}
     return {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
 
 
-def plans(
+def make_plans(
     spacing_mm: tuple[float, float, float],
     patch: tuple[int, int, int],
     batch: int = 2,
     features: tuple[int, ...] = _FEATURES,
 ) -> dict[str, Any]:
     """nnU-Net's plans of a model with this spacing and patch, both in the order of the array axes (z, y, x)."""
-    architecture = _architecture(features)
+    architecture = _make_architecture(features)
     resampling: dict[str, Any] = {}
     for what, is_label_map, order in (("data", False, 3), ("seg", True, 1), ("probabilities", False, 1)):
         resampling[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
@@ -169,7 +171,7 @@ def predict(ct: Path, out: Path, model: Path, windows: int | None, mirroring: bo
     )
     predictor.initialize_from_trained_model_folder(str(model), use_folds=(0,))
     # Only ``forward`` is replaced, since nnU-Net loads its weights into the network object.
-    counted = Windows(predictor.network.forward, windows, copied_tensor)
+    counted = Windows(predictor.network.forward, windows, copy_windows)
     predictor.network.forward = counted
     predictor.predict_from_files_sequential([[str(ct)]], [str(out).removesuffix(".nii.gz")])
     return counted.costs

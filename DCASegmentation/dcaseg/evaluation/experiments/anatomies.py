@@ -30,7 +30,7 @@ TEST = {"labels_bodyparts3d_male": 3, "labels_spl_atlas": 3}
 _FIRST_SEEDS = {"labeled": 700_000, "unlabeled": 710_000, "validation": 720_000, "test": 730_000}
 
 
-def anatomies_training_set(maps: Path) -> tuple[TrainingSet, TrainingSet, str]:
+def make_anatomies_training_set(maps: Path) -> tuple[TrainingSet, TrainingSet, str]:
     """The training set, a set whose labeled cases are the test cases, and a description of both.
 
     ``maps`` contains a folder for each label map. Raises UserError with the names of missing folders.
@@ -42,9 +42,9 @@ def anatomies_training_set(maps: Path) -> tuple[TrainingSet, TrainingSet, str]:
             "Add a folder of that name with a label map and a table of its names.",
         )
     training_set = TrainingSet(
-        _sources(maps, LABELED, "labeled"),
-        _sources(maps, UNLABELED, "unlabeled"),
-        _sources(maps, VALIDATION, "validation"),
+        _make_sources(maps, LABELED, "labeled"),
+        _make_sources(maps, UNLABELED, "unlabeled"),
+        _make_sources(maps, VALIDATION, "validation"),
     )
     counts = [sum(group.values()) for group in (LABELED, UNLABELED, VALIDATION, TEST)]
     # A run is only resumed with the same description, so rewording it ends the runs of earlier versions.
@@ -52,10 +52,10 @@ def anatomies_training_set(maps: Path) -> tuple[TrainingSet, TrainingSet, str]:
         f"synthetic CTs of real anatomies: {counts[0]} labeled CTs of {len(LABELED)} people, {counts[1]} unlabeled of "
         f"{len(UNLABELED)}, {counts[2]} for validation, {counts[3]} test CTs of {len(TEST)} other people"
     )
-    return training_set, TrainingSet(_sources(maps, TEST, "test")), description
+    return training_set, TrainingSet(_make_sources(maps, TEST, "test")), description
 
 
-def _sources(maps: Path, counts: dict[str, int], group: str) -> tuple[SynthesizedCTs, ...]:
+def _make_sources(maps: Path, counts: dict[str, int], group: str) -> tuple[SynthesizedCTs, ...]:
     first = _FIRST_SEEDS[group]
     return tuple(
         SynthesizedCTs((LabelMapFolder(str(maps / name)),), first + 1000 * index, count, scan_range="abdomen")

@@ -7,7 +7,7 @@ all parts train together, as in the paper. All arms of an experiment have the sa
 and seeds.
 
 With equal steps, a method that processes many patches in a step computes up to ten times as much as another.
-``equal_compute`` therefore gives each method the number of steps that costs as much as DCA.
+``equalize_compute`` therefore gives each method the number of steps that costs as much as DCA.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...method.variants import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES
 from ...organs import AMOS, SYNAPSE, Vocabulary
 from ...training.options import GridOptions, TrainingOptions
 from ...training.strategies.copy_paste import CopyPasteOptions
-from ...training.strategies.registry import OWN_OPTIONS, fitted
+from ...training.strategies.registry import OWN_OPTIONS, adapt_options
 from .step_cost import StepCost
 
 LABELED, UNLABELED, VALIDATION, TEST = 4, 16, 4, 6
@@ -42,10 +42,10 @@ class Arm:
     group: str = ""
     labeled_share: float = 1.0
 
-    def options(self, common: TrainingOptions, seed: int) -> TrainingOptions:
+    def make_options(self, common: TrainingOptions, seed: int) -> TrainingOptions:
         """The options of the run with ``seed``."""
         strategy = self.changes.get("strategy", "dca")
-        return fitted(replace(common, **{**OWN_OPTIONS[strategy], **self.changes, "seed": seed}))
+        return adapt_options(replace(common, **{**OWN_OPTIONS[strategy], **self.changes, "seed": seed}))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Experiment:
     by_group: bool = False
 
 
-def small_options(**changes: Any) -> TrainingOptions:
+def make_small_options(**changes: Any) -> TrainingOptions:
     """The default preset with a small network on a coarse grid, for a CPU."""
     small: dict[str, Any] = {
         "grid": GridOptions(spacing=(6.0, 6.0, 6.0)),
@@ -74,7 +74,7 @@ def small_options(**changes: Any) -> TrainingOptions:
     return TrainingOptions(**{**small, **changes})
 
 
-def anatomies_options(**changes: Any) -> TrainingOptions:
+def make_anatomies_options(**changes: Any) -> TrainingOptions:
     """Our default preset at 5 mm, for the benchmark on real anatomies (see ``anatomies``) with a CPU."""
     settings: dict[str, Any] = {
         "grid": GridOptions(spacing=(5.0, 5.0, 5.0)),
@@ -107,7 +107,7 @@ _DIVISIONS = (
 )
 
 
-def _with_fewer_labels(arm: Arm) -> Arm:
+def _use_fewer_labels(arm: Arm) -> Arm:
     return replace(arm, key=arm.key + FEWER, labeled_share=FEWER_SHARE)
 
 
@@ -141,7 +141,7 @@ EXPERIMENTS = {
         Experiment(
             "table4",
             "Division of organs (Table 4); LGA by its two largest gaps",
-            (*_DIVISIONS, *(_with_fewer_labels(arm) for arm in _DIVISIONS)),
+            (*_DIVISIONS, *(_use_fewer_labels(arm) for arm in _DIVISIONS)),
             by_group=True,
         ),
         Experiment(
@@ -188,7 +188,7 @@ DEPTHS = {"shallow": PAPER_N_STAGES[0], "V-Net": VNET_N_STAGES, "deep": PAPER_N_
 DILATIONS = (1, 2)
 
 
-def variant(depth: str, dilation: int) -> Arm:
+def make_expert_variant(depth: str, dilation: int) -> Arm:
     """A run of figure 7, in which all three experts have this decoder and each is scored on its own group.
 
     The experts share only the encoder, so one run gives the results of all three. There is no aggregation decoder,
@@ -255,7 +255,7 @@ EQUAL = "-equal"
 _TABLE_OF_OTHER_DATA = {"table1": (AMOS, "table2"), "table2": (SYNAPSE, "table1")}
 
 
-def fitting_rows(experiment: Experiment, labeled: int, all_labels: bool) -> Experiment:
+def remove_unsupported_rows(experiment: Experiment, labeled: int, all_labels: bool) -> Experiment:
     """The experiment without the rows that the data do not allow.
 
     These are the fully supervised row of Tables 1 and 2 unless the data have ``all_labels``, and the rows with fewer
@@ -264,11 +264,11 @@ def fitting_rows(experiment: Experiment, labeled: int, all_labels: bool) -> Expe
     arms = experiment.arms
     if not all_labels and experiment.name in TABLES:
         arms = tuple(arm for arm in arms if not arm.all_labels)
-    arms = tuple(arm for arm in arms if arm.labeled_share == 1 or n_labeled(arm, labeled) < labeled)
+    arms = tuple(arm for arm in arms if arm.labeled_share == 1 or count_labeled(arm, labeled) < labeled)
     return replace(experiment, arms=arms)
 
 
-def n_labeled(arm: Arm, labeled: int) -> int:
+def count_labeled(arm: Arm, labeled: int) -> int:
     """The number of labeled cases that ``arm`` trains on if there are ``labeled``; at least one."""
     return max(1, round(arm.labeled_share * labeled))
 
@@ -283,7 +283,7 @@ def require_data(name: str, vocabulary: Vocabulary, listed: bool) -> None:
         )
 
 
-def equal_compute(experiment: Experiment, steps: int, costs: Mapping[str, StepCost]) -> Experiment:
+def equalize_compute(experiment: Experiment, steps: int, costs: Mapping[str, StepCost]) -> Experiment:
     """The experiment with the steps of each arm set so that all compute as much as DCA does in ``steps``.
 
     ``costs`` maps arm keys to the cost of a step. Raises UserError for a table without DCA.
@@ -297,6 +297,6 @@ def equal_compute(experiment: Experiment, steps: int, costs: Mapping[str, StepCo
         changes = {**arm.changes, "steps": allowed}
         if arm.changes.get("strategy") in COPY_PASTE:
             # Their share of cheap steps depends on the number of steps; the cost was counted with this one.
-            changes["strategy_options"] = {"pretraining": CopyPasteOptions().first_steps(steps)[1] / steps}
+            changes["strategy_options"] = {"pretraining": CopyPasteOptions().compute_first_steps(steps)[1] / steps}
         arms.append(arm if arm.key == "dca" else replace(arm, key=arm.key + EQUAL, changes=changes))
     return replace(experiment, title=f"{experiment.title}, equal compute", arms=tuple(arms))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ...errors import UserError, reason_of
+from ...errors import UserError, get_reason
 from ...imaging.writers import write_json, write_text
 from ...json_io import load, read_json
 from ...method.network import DCANet
@@ -79,7 +79,7 @@ class LearningOutcome:
         return float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
 
 
-def shifted_phantom(seed: int) -> Phantom:
+def generate_shifted_phantom(seed: int) -> Phantom:
     """The person ``seed`` on the unknown scanner."""
     phantom = generate(seed, _SPACING, phase=_PHASE, noise_hu=_NOISE_HU)
     hu = sitk.GetArrayFromImage(phantom.ct).astype(np.float32) * np.float32(_CALIBRATION)
@@ -114,7 +114,7 @@ def run_learning(
         nonlocal n_done
         cases = []
         for seed in range(first_seed, first_seed + count):
-            cases.append(_case(seed, cache, options, labeled))
+            cases.append(_make_case(seed, cache, options, labeled))
             n_done += 1
             report_progress(0.1 * n_done / n_cases, f"Phantom {n_done} of {n_cases}")
         return cases
@@ -145,10 +145,10 @@ def run_learning(
     return outcome
 
 
-def _case(seed: int, cache: Path, options: TrainingOptions, labeled: bool) -> Case:
+def _make_case(seed: int, cache: Path, options: TrainingOptions, labeled: bool) -> Case:
     path = cache_folder(cache, options.grid) / f"shifted_{seed}{'' if labeled else '_unlabelled'}.npz"
     if not path.exists():
-        phantom = shifted_phantom(seed)
+        phantom = generate_shifted_phantom(seed)
         save_case(prepare_case(path.stem, phantom.ct, phantom.labels if labeled else None, options.grid), path)
     return load_case(path)
 
@@ -208,7 +208,7 @@ def _read(path: Path, bundle: Bundle) -> Scores:
             scores.add(case, {DICE.key: np.array(dice, float)})
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({reason_of(error)}).", "Delete it; the next run measures it again."
+            f"{path} cannot be read ({get_reason(error)}).", "Delete it; the next run measures it again."
         ) from None
     return scores
 
@@ -230,12 +230,12 @@ def _require_settings(folder: Path, bundle: Bundle, options: TrainingOptions, pe
     try:
         recorded = read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Choose another folder.") from None
+        raise UserError(f"{path} cannot be read ({get_reason(error)}).", "Choose another folder.") from None
     if recorded != settings:
         raise UserError(f"{folder} contains runs of another model or with other settings.", "Choose another folder.")
 
 
-def rows(outcome: LearningOutcome, bundle: Bundle) -> list[dict[str, str]]:
+def format_rows(outcome: LearningOutcome, bundle: Bundle) -> list[dict[str, str]]:
     """The rows of the table, one for each arm: mean Dice over organs, its deviation over seeds, and Dice by group."""
     partition = bundle.metadata.partition
     groups = {"head": partition.head, "medium": partition.medium, "tail": partition.tail}
@@ -252,7 +252,7 @@ def rows(outcome: LearningOutcome, bundle: Bundle) -> list[dict[str, str]]:
 
 
 def _write(outcome: LearningOutcome, folder: Path, bundle: Bundle, seeds: int) -> None:
-    table = rows(outcome, bundle)
+    table = format_rows(outcome, bundle)
     header = list(table[0])
     lines = [header, ["---"] * len(header), *([row[title] for title in header] for row in table)]
     write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), folder / f"{NAME}.md")

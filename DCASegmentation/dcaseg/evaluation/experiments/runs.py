@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...errors import OutputError, UserError, reason_of
+from ...errors import OutputError, UserError, get_reason
 from ...imaging.writers import write_json
 from ...inference.process_settings import keep_freed_memory
 from ...json_io import DataError, load, read_json
@@ -34,7 +34,7 @@ from ...organs import Vocabulary
 from ...training.cases import Case
 from ...training.options import TrainingOptions
 from ...training.run_folder import BEST, CHECKPOINT
-from ...training.strategies.base import Facts, Strategy, facts_of
+from ...training.strategies.base import Facts, Strategy, collect_facts
 from ...training.strategies.registry import require
 from ...training.trainer import Trainer
 from ...training.training_set import divide
@@ -42,8 +42,8 @@ from ...training.validation import predict
 from ...types import ProgressCallback
 from ..metrics import ASD, DICE, measure
 from ..scores import Scores
-from .definitions import Arm, n_labeled
-from .step_cost import StepCost, step_cost, step_seconds
+from .definitions import Arm, count_labeled
+from .step_cost import StepCost, compute_step_cost, measure_step_time
 
 _POLL_SECONDS = 0.5
 
@@ -234,7 +234,7 @@ class Runs:
     def __post_init__(self) -> None:
         _require_settings(self.folder, self.common, self.data, self.validate_every)
 
-    def scores(self, arms: Sequence[Arm]) -> dict[str, list[Scores]]:
+    def compute_scores(self, arms: Sequence[Arm]) -> dict[str, list[Scores]]:
         """Scores on the test cases by arm key, one entry for each seed. Makes the missing runs.
 
         The weights with the best validation score of each run are scored on the model grid. Raises UserError if an arm
@@ -246,7 +246,7 @@ class Runs:
             for arm in arms
         }
 
-    def finished(self, arms: Sequence[Arm]) -> dict[str, tuple[int, ...]]:
+    def get_finished_seeds(self, arms: Sequence[Arm]) -> dict[str, tuple[int, ...]]:
         """The seeds of the finished runs by arm key, without the arms that have none."""
         seeds = {
             arm.key: tuple(seed for seed in self.seeds if (self._run_folder(arm, seed) / SCORES).exists())
@@ -254,7 +254,7 @@ class Runs:
         }
         return {key: of_arm for key, of_arm in seeds.items() if of_arm}
 
-    def stitched_scores(self, arm: Arm) -> list[Scores] | None:
+    def read_stitched_scores(self, arm: Arm) -> list[Scores] | None:
         """Scores of the stitched experts of the arm's runs, one entry for each seed.
 
         None for an arm without an aggregation decoder, or if a run was made before these scores were recorded.
@@ -276,9 +276,9 @@ class Runs:
         jobs = [job for job in unique.values() if not (self._run_folder(*job) / SCORES).exists()]
         for arm, seed in jobs:
             self._require_labels(arm)
-            options = arm.options(self.common, seed)
-            require(options, self.facts(arm))
-            divide(self._cases(arm)[0], self.data.vocabulary, options.partition)
+            options = arm.make_options(self.common, seed)
+            require(options, self.get_facts(arm))
+            divide(self._select_cases(arm)[0], self.data.vocabulary, options.partition)
         if self.max_parallel > 1 and len(jobs) > 1:
             make_in_parallel(self, jobs, self.max_parallel)
             return
@@ -293,59 +293,64 @@ class Runs:
                 self.on_run_finished()
         failures.raise_if_any()
 
-    def trained(self, arm: Arm) -> Strategy:
+    def get_trained_strategy(self, arm: Arm) -> Strategy:
         """The trained strategy of the run with the first seed, with the scored weights. Makes the run if necessary.
 
-        Raises UserError like ``scores``, or if a run has scores but no weights.
+        Raises UserError like ``compute_scores``, or if a run has scores but no weights.
         """
         seed = self.seeds[0]
         run = self._run_folder(arm, seed)
         self.make_missing([(arm, seed)])
-        trainer = self._trainer(arm, seed)
+        trainer = self._make_trainer(arm, seed)
         if not (run / BEST).exists():
             trainer.resume()
         _use_scored_weights(trainer)
         return trainer.strategy
 
-    def facts(self, arm: Arm) -> Facts:
+    def get_facts(self, arm: Arm) -> Facts:
         """Facts about the cases that the arm trains on."""
-        labeled, unlabeled = self._cases(arm)
-        return facts_of(labeled, unlabeled, [organ.name for organ in self.data.vocabulary])
+        labeled, unlabeled = self._select_cases(arm)
+        return collect_facts(labeled, unlabeled, [organ.name for organ in self.data.vocabulary])
 
     def label_counts(self, arm: Arm) -> tuple[int, int]:
         """The number of cases that the arm trains on with labels, and of all its training cases."""
-        labeled, unlabeled = self._cases(arm)
+        labeled, unlabeled = self._select_cases(arm)
         return len(labeled), len(labeled) + len(unlabeled)
 
-    def costs(self, arms: Sequence[Arm]) -> dict[str, StepCost]:
-        """The cost of a step by arm key, counted once and saved. Raises UserError like ``scores``."""
+    def compute_step_costs(self, arms: Sequence[Arm]) -> dict[str, StepCost]:
+        """The cost of a step by arm key, counted once and saved. Raises UserError like ``compute_scores``."""
         path = self.folder / COSTS
         known = _read_costs(path) if path.exists() else {}
         for index, arm in enumerate(arms):
             self._require_labels(arm)
             if arm.key not in known:
                 self.report(index / len(arms), f"Cost of a step of {arm.title}")
-                known[arm.key] = step_cost(arm.options(self.common, self.seeds[0]), self.division(), self.facts(arm))
+                known[arm.key] = compute_step_cost(
+                    arm.make_options(self.common, self.seeds[0]), self.compute_partition(), self.get_facts(arm)
+                )
         write_json({key: [cost.macs, cost.passes] for key, cost in known.items()}, path)
         return {arm.key: known[arm.key] for arm in arms}
 
-    def seconds(self, arms: Sequence[Arm]) -> dict[str, float]:
-        """The time of a step by arm key, measured now (see ``step_seconds``). Raises UserError like ``scores``."""
+    def measure_step_times(self, arms: Sequence[Arm]) -> dict[str, float]:
+        """The time of a step by arm key, measured now (see ``measure_step_time``).
+
+        Raises UserError like ``compute_scores``.
+        """
         found = {}
         for index, arm in enumerate(arms):
             self._require_labels(arm)
             self.report(index / len(arms), f"Time of a step of {arm.title}")
-            options = arm.options(self.common, self.seeds[0])
-            found[arm.key] = step_seconds(options, self.division(), self.facts(arm), self.device)
+            options = arm.make_options(self.common, self.seeds[0])
+            found[arm.key] = measure_step_time(options, self.compute_partition(), self.get_facts(arm), self.device)
         return found
 
-    def division(self) -> Partition:
+    def compute_partition(self) -> Partition:
         """DCA's partition into head, medium and tail organs, the same for all arms."""
         return divide(self.data.labeled, self.data.vocabulary, self.common.partition)
 
-    def groups(self) -> dict[str, Sequence[int]]:
-        """Labels by group name, from ``division``."""
-        return dict(zip(GROUPS, self.division().owners, strict=True))
+    def get_groups(self) -> dict[str, Sequence[int]]:
+        """Labels by group name, from ``compute_partition``."""
+        return dict(zip(GROUPS, self.compute_partition().owners, strict=True))
 
     def on_run_finished(self) -> None:
         """Call ``run_finished``."""
@@ -360,20 +365,20 @@ class Runs:
     def _run_folder(self, arm: Arm, seed: int) -> Path:
         return self.folder / "runs" / arm.key / f"seed-{seed}"
 
-    def _trainer(self, arm: Arm, seed: int) -> Trainer:
+    def _make_trainer(self, arm: Arm, seed: int) -> Trainer:
         data = self.data
         self._require_labels(arm)
-        labeled, unlabeled = self._cases(arm)
+        labeled, unlabeled = self._select_cases(arm)
         return Trainer(
-            self._run_folder(arm, seed), arm.options(self.common, seed), data.vocabulary, labeled, unlabeled,
+            self._run_folder(arm, seed), arm.make_options(self.common, seed), data.vocabulary, labeled, unlabeled,
             data.validation, self.device,
         )  # fmt: skip
 
-    def _cases(self, arm: Arm) -> tuple[Sequence[Case], Sequence[Case]]:
+    def _select_cases(self, arm: Arm) -> tuple[Sequence[Case], Sequence[Case]]:
         """The labeled and the unlabeled cases that the arm trains on."""
         if arm.all_labels:
             return self.data.all_labeled, ()
-        count = n_labeled(arm, len(self.data.labeled))
+        count = count_labeled(arm, len(self.data.labeled))
         without_labels = [replace(case, labels=None, unannotated=()) for case in self.data.labeled[count:]]
         return self.data.labeled[:count], [*self.data.unlabeled, *without_labels]
 
@@ -386,7 +391,7 @@ class Runs:
 
     def make(self, arm: Arm, seed: int, report: Callable[[float], None]) -> None:
         """Train or resume a run and score it. ``report`` receives the fraction of finished steps."""
-        trainer = self._trainer(arm, seed)
+        trainer = self._make_trainer(arm, seed)
         if (trainer.folder / CHECKPOINT).exists():
             trainer.resume()
         steps = trainer.options.steps
@@ -396,7 +401,9 @@ class Runs:
         _use_scored_weights(trainer)
         network, options = trainer.strategy.network, trainer.options
         scored = {
-            "cases": score_cases(trainer.strategy.validated_network(), options, self.data.test, self.data.vocabulary)
+            "cases": score_cases(
+                trainer.strategy.get_validated_network(), options, self.data.test, self.data.vocabulary
+            )
         }
         if network.aggregation is not None:
             # To measure what the aggregation decoder adds to its own experts.
@@ -425,7 +432,7 @@ def score_cases(network: nn.Module, options: TrainingOptions, cases: Sequence[Ca
     for case in cases:
         assert case.labels is not None
         predicted = predict(network, case, options)
-        found = measure(predicted, case.labels, case.voxel_size(options.grid), len(vocabulary), (DICE, ASD))
+        found = measure(predicted, case.labels, case.get_voxel_size(options.grid), len(vocabulary), (DICE, ASD))
         for values in found.values():
             values[[label - 1 for label in case.unannotated]] = np.nan
         scores.add(case.name, found)
@@ -434,7 +441,9 @@ def score_cases(network: nn.Module, options: TrainingOptions, cases: Sequence[Ca
 
 def _cases_to_json(scores: Scores) -> dict[str, dict[str, list[float | None]]]:
     return {
-        case: {metric.key: [rounded(value, 5) for value in scores.table(metric)[row]] for metric in scores.metrics}
+        case: {
+            metric.key: [round_or_none(value, 5) for value in scores.to_array(metric)[row]] for metric in scores.metrics
+        }
         for row, case in enumerate(scores.cases)
     }
 
@@ -464,7 +473,7 @@ def read_scores(path: Path, vocabulary: Vocabulary, of: str = "cases") -> Scores
             scores.add(case, {key: np.array(of_metric, float) for key, of_metric in values.items()})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path} cannot be read ({reason_of(error)}).", "Delete it; the next run measures it again."
+            f"{path} cannot be read ({get_reason(error)}).", "Delete it; the next run measures it again."
         ) from None
     return scores
 
@@ -474,11 +483,11 @@ def _read_costs(path: Path) -> dict[str, StepCost]:
         return {key: StepCost(*map(float, cost)) for key, cost in read_json(path).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} cannot be read ({reason_of(error)}).", "Delete it; the next run counts again."
+            f"{path} cannot be read ({get_reason(error)}).", "Delete it; the next run counts again."
         ) from None
 
 
-def rounded(value: float, digits: int = 4) -> float | None:
+def round_or_none(value: float, digits: int = 4) -> float | None:
     """A rounded number for JSON; None for NaN and infinity."""
     return round(float(value), digits) if np.isfinite(value) else None
 
@@ -504,6 +513,6 @@ def _require_settings(folder: Path, common: TrainingOptions, data: Data, validat
         # Options that did not exist at that time get their defaults, which do not change results.
         same = recorded == about and TrainingOptions.from_json(earlier) == common
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Choose another folder.") from None
+        raise UserError(f"{path} cannot be read ({get_reason(error)}).", "Choose another folder.") from None
     if not same:
         raise UserError(f"{folder} contains runs with other settings or data.", "Choose another folder.")

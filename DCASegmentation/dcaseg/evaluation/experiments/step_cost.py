@@ -17,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 from ...errors import UserError
 from ...method.log_gap import Partition
 from ...method.vnet import Encoder
-from ...training.mixed_precision import low_precision
+from ...training.mixed_precision import select_autocast_dtype
 from ...training.options import TrainingOptions
 from ...training.strategies.base import Batch, Facts, Strategy
 from ...training.strategies.registry import make_strategy, require
@@ -57,46 +57,46 @@ class _Counter(TorchDispatchMode):
         return result
 
 
-def step_cost(options: TrainingOptions, groups: Partition, facts: Facts) -> StepCost:
+def compute_step_cost(options: TrainingOptions, groups: Partition, facts: Facts) -> StepCost:
     """The mean cost of a step with ``options``, measured on one step in the middle of each stage.
 
     Raises UserError if the strategy cannot train with these options on such cases.
     """
     require(options, facts)
-    patch = _smaller_patch(options, facts)
+    patch = _shrink_patch(options, facts)
     scale = float(np.prod(options.patch) / np.prod(patch))
     with _fresh_strategy(replace(options, patch=patch), groups, facts) as strategy:
-        costs = [(_count(strategy, step), share) for step, share in _steps_of_stages(strategy)]
+        costs = [(_count(strategy, step), share) for step, share in _select_stage_steps(strategy)]
     return StepCost(
         scale * sum(cost.macs * share for cost, share in costs), sum(cost.passes * share for cost, share in costs)
     )
 
 
-def step_seconds(
+def measure_step_time(
     options: TrainingOptions, groups: Partition, facts: Facts, device: str = "cpu", repeats: int = 1
 ) -> float:
     """The mean time of a step with ``options``: losses, backward pass and optimizer, without drawing patches.
 
     It is measured on random patches in the middle of each stage, as the fastest of ``repeats`` steps after a first one.
     On the CPU it is the time that this process computed, on which other programs have less influence than on the time
-    that passed; with one thread they are equal on an idle machine. Raises UserError as ``step_cost`` does.
+    that passed; with one thread they are equal on an idle machine. Raises UserError as ``compute_step_cost`` does.
     """
     require(options, facts)
     with _fresh_strategy(options, groups, facts) as strategy:
         strategy.to(device)
         strategy.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        precision = low_precision(torch.device(device)) if options.mixed_precision else None
+        precision = select_autocast_dtype(torch.device(device)) if options.mixed_precision else None
         parameters = list(strategy.trainable_parameters())
         # The choice of the optimizer hardly matters: it is a small part of a step.
         optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9)
         total = 0.0
-        for step, share in _steps_of_stages(strategy):
-            step_state = strategy.step_state(step)
-            batch = _batch(strategy, step, device)
+        for step, share in _select_stage_steps(strategy):
+            step_state = strategy.get_step_state(step)
+            batch = _make_random_batch(strategy, step, device)
             times = []
             for _ in range(1 + repeats):
-                start = _clock(device)
-                for name in strategy.loss_names(step_state, batch):
+                start = _read_clock(device)
+                for name in strategy.get_loss_names(step_state, batch):
                     # Without its cache, like the trainer.
                     with torch.autocast(
                         torch.device(device).type, precision, enabled=precision is not None, cache_enabled=False
@@ -106,12 +106,12 @@ def step_seconds(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 strategy.on_step_end(step_state)
-                times.append(_clock(device) - start)
+                times.append(_read_clock(device) - start)
             total += share * min(times[1:])
     return total
 
 
-def _clock(device: str) -> float:
+def _read_clock(device: str) -> float:
     if torch.device(device).type == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
@@ -128,16 +128,16 @@ def _fresh_strategy(options: TrainingOptions, groups: Partition, facts: Facts) -
         torch.random.set_rng_state(state)
 
 
-def _steps_of_stages(strategy: Strategy) -> list[tuple[int, float]]:
+def _select_stage_steps(strategy: Strategy) -> list[tuple[int, float]]:
     """The step in the middle of each stage, with and without unlabeled patches, and the stage's share of the run."""
     steps: dict[tuple[str, bool], list[int]] = {}
     for step in range(strategy.options.steps):
-        step_state = strategy.step_state(step)
-        steps.setdefault((step_state.stage, strategy.weight(step_state) > 0), []).append(step)
+        step_state = strategy.get_step_state(step)
+        steps.setdefault((step_state.stage, strategy.get_unsupervised_weight(step_state) > 0), []).append(step)
     return [(of_stage[len(of_stage) // 2], len(of_stage) / strategy.options.steps) for of_stage in steps.values()]
 
 
-def _smaller_patch(options: TrainingOptions, facts: Facts) -> tuple[int, int, int]:
+def _shrink_patch(options: TrainingOptions, facts: Facts) -> tuple[int, int, int]:
     """A smaller patch of the same proportions that the strategy accepts.
 
     Counting on it is faster, and convolutions, nearly all of the cost, are proportional to its volume.
@@ -158,8 +158,8 @@ def _smaller_patch(options: TrainingOptions, facts: Facts) -> tuple[int, int, in
 
 def _count(strategy: Strategy, step: int) -> StepCost:
     """The cost of one step on random patches, without the optimizer, whose cost is small."""
-    options, step_state = strategy.options, strategy.step_state(step)
-    batch = _batch(strategy, step)
+    options, step_state = strategy.options, strategy.get_step_state(step)
+    batch = _make_random_batch(strategy, step)
     deepest = float(np.prod([side // 16 for side in options.patch]))
     passes = [0.0]
 
@@ -169,7 +169,7 @@ def _count(strategy: Strategy, step: int) -> StepCost:
     encoders = [module for module in strategy.modules() if isinstance(module, Encoder)]
     handles = [encoder.blocks[-1].register_forward_hook(count_pass) for encoder in encoders]
     with _Counter() as counter:
-        for part in strategy.loss_names(step_state, batch):
+        for part in strategy.get_loss_names(step_state, batch):
             strategy(part, batch, step_state).total.backward()
     for handle in handles:
         handle.remove()
@@ -177,7 +177,7 @@ def _count(strategy: Strategy, step: int) -> StepCost:
     return StepCost(counter.operations / 2, passes[0])
 
 
-def _batch(strategy: Strategy, step: int, device: str = "cpu") -> Batch:
+def _make_random_batch(strategy: Strategy, step: int, device: str = "cpu") -> Batch:
     """Random patches and labels for ``step``, with unlabeled patches if they have a weight in it."""
     options = strategy.options
     generator = torch.Generator().manual_seed(0)
@@ -186,6 +186,6 @@ def _batch(strategy: Strategy, step: int, device: str = "cpu") -> Batch:
         strategy.network.out_channels, (options.labeled_per_step, *options.patch), generator=generator
     )
     unlabeled = None
-    if strategy.weight(strategy.step_state(step)) > 0:
+    if strategy.get_unsupervised_weight(strategy.get_step_state(step)) > 0:
         unlabeled = torch.rand(options.unlabeled_per_step, 1, *options.patch, generator=generator).to(device)
     return Batch(volumes.to(device), labels.to(device), [()] * len(labels), unlabeled)

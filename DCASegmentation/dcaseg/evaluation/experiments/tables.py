@@ -21,10 +21,10 @@ from ...training.options import TrainingOptions
 from ..method_table import Format, MethodTable
 from ..metrics import ASD
 from ..scores import Scores
-from ..statistics import bootstrap_interval, over_seeds, paired_difference
+from ..statistics import average_over_seeds, compute_bootstrap_interval, compute_paired_difference
 from .definitions import ALL_EXPERIMENTS, DCA_KEY, EQUAL, FEWER, Arm, Experiment
 from .figures import FIGURES, Also
-from .runs import Runs, rounded
+from .runs import Runs, round_or_none
 from .step_cost import StepCost
 
 _PROTOCOLS = {
@@ -64,22 +64,22 @@ class PaperRow:
     organs: dict[str, float]
 
 
-def _table(organs: tuple[str, ...], text: str, protocols: dict[str, str] | None = None) -> dict[str, PaperRow]:
+def _parse_table(organs: tuple[str, ...], text: str, protocols: dict[str, str] | None = None) -> dict[str, PaperRow]:
     rows = {}
     for line in text.strip().splitlines():
         key, dice, asd, values = (field.split() for field in line.split("|"))
         protocol = (protocols or {}).get(key[0], _PROTOCOL[key[0]])
         found = dict(zip(organs, map(float, values), strict=False))
-        rows[key[0]] = PaperRow(protocol, _spread(dice), _spread(asd), found)
+        rows[key[0]] = PaperRow(protocol, _parse_spread(dice), _parse_spread(asd), found)
     return rows
 
 
-def _spread(fields: list[str]) -> tuple[float, float | None]:
+def _parse_spread(fields: list[str]) -> tuple[float, float | None]:
     mean, deviation = fields
     return float(mean), None if deviation == "-" else float(deviation)
 
 
-TABLE1 = _table(
+TABLE1 = _parse_table(
     ("Sp", "RK", "LK", "Ga", "Es", "Li", "St", "Ao", "IVC", "PSV", "Pa", "RAG", "LAG"),
     """
     vnet-full | 62.09 1.2 | 10.28 3.9 | 84.6 77.2 73.8 73.3 38.2 94.6 68.4 72.1 71.2 58.2 48.5 17.9 29.0
@@ -105,7 +105,7 @@ TABLE1 = _table(
     """,
 )
 
-TABLE2 = _table(
+TABLE2 = _parse_table(
     ("Sp", "RK", "LK", "Ga", "Es", "Li", "St", "Ao", "IVC", "Pa", "RAG", "LAG", "Du", "Bl", "P/U"),
     """
     vnet-full | 76.50 - | 2.01 - | 92.2 92.2 93.3 65.5 70.3 95.3 82.4 91.4 85.0 74.9 58.6 58.1 65.6 64.4 58.3
@@ -183,33 +183,33 @@ def run_experiment(
     needs labels that the data do not have.
     """
     runs.make_missing([(arm, seed) for arm in experiment.arms for seed in runs.seeds])
-    outcome = finished_outcome(experiment, runs, costs, paper)
+    outcome = load_finished_outcome(experiment, runs, costs, paper)
     assert outcome is not None
     write_tables(outcome, runs.folder)
     return outcome
 
 
-def finished_outcome(
+def load_finished_outcome(
     experiment: Experiment,
     runs: Runs,
     costs: Mapping[str, StepCost] | None = None,
     paper: Mapping[str, PaperRow] | None = None,
 ) -> Outcome | None:
     """The outcome of the finished runs of ``experiment``, or None if there are none. See ``run_experiment``."""
-    finished = runs.finished(experiment.arms)
+    finished = runs.get_finished_seeds(experiment.arms)
     if not finished:
         return None
     arms = tuple(arm for arm in experiment.arms if arm.key in finished)
     of_arm = {arm.key: replace(runs, seeds=finished[arm.key]) for arm in arms}
-    stitched = {arm.key: of_arm[arm.key].stitched_scores(arm) for arm in arms}
+    stitched = {arm.key: of_arm[arm.key].read_stitched_scores(arm) for arm in arms}
     return Outcome(
         replace(experiment, arms=arms),
-        {arm.key: of_arm[arm.key].scores([arm])[arm.key] for arm in arms},
-        runs.groups(),
+        {arm.key: of_arm[arm.key].compute_scores([arm])[arm.key] for arm in arms},
+        runs.get_groups(),
         runs.data.vocabulary,
         stitched={key: scores for key, scores in stitched.items() if scores is not None},
         costs=costs or {},
-        options={arm.key: arm.options(runs.common, runs.seeds[0]) for arm in arms},
+        options={arm.key: arm.make_options(runs.common, runs.seeds[0]) for arm in arms},
         paper=paper or {},
         labeled={arm.key: runs.label_counts(arm) for arm in arms},
         seeds=len(runs.seeds),
@@ -229,18 +229,18 @@ def write_tables(outcome: Outcome, folder: Path) -> None:
         {arm.key: outcome.scores[arm.key] for arm in arms},
         titles={arm.key: arm.title for arm in arms},
         groups={arm.key: group_title(arm, outcome) for arm in arms},
-        leading=leading_columns(outcome.experiment, outcome.options),
+        leading=make_leading_columns(outcome.experiment, outcome.options),
         order=tuple(label for labels in outcome.groups.values() for label in labels) if by_group else (),
         colors=_group_colors(outcome.groups) if by_group else {},
-        further=further_columns(outcome),
+        further=make_further_columns(outcome),
         marked=any(arm.group for arm in arms),
         unranked=[arm.key for arm in arms if arm.all_labels],
-        caption=_caption(outcome),
+        caption=_format_caption(outcome),
     )
     for form, extension in _FORMS.items():
-        write_text(table.text(form), folder / f"{outcome.name}.{extension}")
+        write_text(table.render(form), folder / f"{outcome.name}.{extension}")
     if not outcome.is_partial:
-        write_json(summary(outcome), folder / f"{outcome.name}.json")
+        write_json(summarize_outcome(outcome), folder / f"{outcome.name}.json")
         for extension in _FORMS.values():
             (folder / f"{outcome.name}{PARTIAL}.{extension}").unlink(missing_ok=True)
 
@@ -248,7 +248,7 @@ def write_tables(outcome: Outcome, folder: Path) -> None:
 _FORMS: Mapping[Format, str] = {"csv": "csv", "markdown": "md", "latex": "tex"}
 
 
-def _caption(outcome: Outcome) -> str:
+def _format_caption(outcome: Outcome) -> str:
     sentences = [f"{outcome.experiment.title}. Data: {outcome.data}."]
     if outcome.is_partial:
         sentences.append("Only finished runs: some rows or seeds are missing.")
@@ -276,22 +276,22 @@ def group_title(arm: Arm, outcome: Outcome) -> str:
     return f"{100 * labeled / cases:.2g}% L"
 
 
-def further_columns(outcome: Outcome) -> dict[str, dict[str, str]]:
+def make_further_columns(outcome: Outcome) -> dict[str, dict[str, str]]:
     """What ASD leaves out, finished seeds of a partial table, cost, and the paper's own numbers.
 
     They are cells by column title and arm key.
     """
     columns: dict[str, dict[str, str]] = {}
-    if any(run.not_counted(ASD) for runs in outcome.scores.values() for run in runs):
-        columns["ASD: organs left out"] = {key: _left_out(runs) for key, runs in outcome.scores.items()}
+    if any(run.count_excluded(ASD) for runs in outcome.scores.values() for run in runs):
+        columns["ASD: organs left out"] = {key: _format_missing_asd(runs) for key, runs in outcome.scores.items()}
     for arm in outcome.experiment.arms:
         key = arm.key.removesuffix(EQUAL)
         cost, paper = outcome.costs.get(key), outcome.paper.get(key)
         if outcome.is_partial:
             columns.setdefault("Seeds", {})[arm.key] = f"{len(outcome.scores[arm.key])} of {outcome.seeds}"
         if cost is not None:
-            columns.setdefault("GMAC/step", {})[arm.key] = significant(cost.macs / 1e9)
-            columns.setdefault("Patches/step", {})[arm.key] = significant(cost.passes)
+            columns.setdefault("GMAC/step", {})[arm.key] = format_significant(cost.macs / 1e9)
+            columns.setdefault("Patches/step", {})[arm.key] = format_significant(cost.passes)
             columns.setdefault("Steps", {})[arm.key] = str(outcome.options[arm.key].steps)
         if paper is not None:
             columns.setdefault("Paper: Dice", {})[arm.key] = _format_spread(paper.dice)
@@ -300,20 +300,20 @@ def further_columns(outcome: Outcome) -> dict[str, dict[str, str]]:
     return columns
 
 
-def _left_out(runs: Sequence[Scores]) -> str:
+def _format_missing_asd(runs: Sequence[Scores]) -> str:
     """The percentage of the cases' organs that have no ASD."""
-    total = sum(run.table(ASD).size for run in runs)
-    return f"{100 * sum(run.not_counted(ASD) for run in runs) / total:.0f} %"
+    total = sum(run.to_array(ASD).size for run in runs)
+    return f"{100 * sum(run.count_excluded(ASD) for run in runs) / total:.0f} %"
 
 
-def significant(value: float) -> str:
+def format_significant(value: float) -> str:
     """``value`` with three significant digits, and without an exponent."""
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     text = f"{value:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def leading_columns(experiment: Experiment, options: Mapping[str, TrainingOptions]) -> dict[str, dict[str, str]]:
+def make_leading_columns(experiment: Experiment, options: Mapping[str, TrainingOptions]) -> dict[str, dict[str, str]]:
     """The columns before the scores in the paper's Tables 3 and 5, by column title and arm key.
 
     Table 3 has check marks for components, Table 5 a line with the stages and dilations of each decoder.
@@ -347,7 +347,7 @@ def _format_spread(spread: tuple[float, float | None]) -> str:
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f}±{deviation:.1f}"
 
 
-def summary(outcome: Outcome) -> dict[str, Any]:
+def summarize_outcome(outcome: Outcome) -> dict[str, Any]:
     """The summary for JSON, by arm key: mean Dice, deviation over seeds, interval over cases, Dice by group, cost.
 
     The interval over cases is that of the first seed. The differences between DCA and each other row, and between a
@@ -356,43 +356,43 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     arms: dict[str, dict[str, Any]] = {}
     for arm in outcome.experiment.arms:
         runs = outcome.scores[arm.key]
-        spread = over_seeds(runs)
+        spread = average_over_seeds(runs)
         arms[arm.key] = {
             "title": arm.title,
             "seeds": len(runs),
-            "dice": rounded(spread.mean),
-            "deviation_over_seeds": rounded(spread.deviation),
-            "interval_over_cases_of_first_seed": [rounded(end) for end in bootstrap_interval(runs[0])],
+            "dice": round_or_none(spread.mean),
+            "deviation_over_seeds": round_or_none(spread.deviation),
+            "interval_over_cases_of_first_seed": [round_or_none(end) for end in compute_bootstrap_interval(runs[0])],
             "dice_by_group": {
-                name: rounded(over_seeds(runs, labels=list(labels)).mean)
+                name: round_or_none(average_over_seeds(runs, labels=list(labels)).mean)
                 for name, labels in outcome.groups.items()
                 if labels
             },
-            "asd_mm": rounded(over_seeds(runs, ASD).mean),
-            "asd_not_counted": sum(run.not_counted(ASD) for run in runs),
+            "asd_mm": round_or_none(average_over_seeds(runs, ASD).mean),
+            "asd_not_counted": sum(run.count_excluded(ASD) for run in runs),
         }
         dca = DCA_KEY if arm.labeled_share == 1 else DCA_KEY + FEWER
         if arm.key != dca and dca in outcome.scores:
-            arms[arm.key]["dca_minus_this"] = _difference(outcome.scores[dca], runs)
+            arms[arm.key]["dca_minus_this"] = _compute_difference(outcome.scores[dca], runs)
         if arm.key in outcome.labeled:
             arms[arm.key]["labeled_cases"], arms[arm.key]["training_cases"] = outcome.labeled[arm.key]
         if arm.key in outcome.stitched:
-            arms[arm.key]["decoder_minus_stitched_experts"] = _difference(runs, outcome.stitched[arm.key])
+            arms[arm.key]["decoder_minus_stitched_experts"] = _compute_difference(runs, outcome.stitched[arm.key])
         if outcome.costs:
             cost = outcome.costs[arm.key.removesuffix(EQUAL)]
             arms[arm.key] |= {
                 "steps": outcome.options[arm.key].steps,
-                "gmac_per_step": rounded(cost.macs / 1e9, 3),
-                "patches_per_step": rounded(cost.passes, 3),
+                "gmac_per_step": round_or_none(cost.macs / 1e9, 3),
+                "patches_per_step": round_or_none(cost.passes, 3),
             }
     return {"experiment": outcome.experiment.title, "arms": arms}
 
 
-def _difference(runs: Sequence[Scores], others: Sequence[Scores]) -> dict[str, Any]:
-    difference = paired_difference(runs, others)
+def _compute_difference(runs: Sequence[Scores], others: Sequence[Scores]) -> dict[str, Any]:
+    difference = compute_paired_difference(runs, others)
     return {
-        "dice": rounded(difference.mean),
-        "interval_over_cases": [rounded(difference.low), rounded(difference.high)],
+        "dice": round_or_none(difference.mean),
+        "interval_over_cases": [round_or_none(difference.low), round_or_none(difference.high)],
     }
 
 

@@ -18,7 +18,7 @@ from ..click_simulation import ClickMeasurement
 from ..review_evaluation import CURVE, ORDERS, OURS, ReviewMeasurement
 
 
-def click_curve(measured: ClickMeasurement, title: str) -> Figure:
+def plot_click_curve(measured: ClickMeasurement, title: str) -> Figure:
     """Plot Dice by number of clicks: the mean over organs for each engine, and each organ for the first engine."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -26,12 +26,12 @@ def click_curve(measured: ClickMeasurement, title: str) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     clicks = range(measured.clicks + 1)
     for number, engine in enumerate(measured.engines):
-        means = measured.summary(engine)["dice"]
+        means = measured.summarize(engine)["dice"]
         left.plot(clicks, [means[str(n)] for n in clicks], label=engine, marker="o", linewidth=1.2 + 1.3 * (not number))
     if measured.engines:
         first = measured.engines[0]
-        for number, organ in enumerate(dict.fromkeys(course.organ for course in measured.of(first))):
-            means = measured.summary(first, organ)["dice"]
+        for number, organ in enumerate(dict.fromkeys(course.organ for course in measured.select_courses(first))):
+            means = measured.summarize(first, organ)["dice"]
             style = "-" if number < 10 else "--"
             right.plot(clicks, [means[str(n)] for n in clicks], style, label=organ.replace("_", " "))
         right.set_title(f"each organ, {first}", fontsize="medium")
@@ -51,7 +51,7 @@ _PANELS = (
 )
 
 
-def review_curve(measured: ReviewMeasurement, title: str) -> Figure:
+def plot_review_curve(measured: ReviewMeasurement, title: str) -> Figure:
     """Plot errors, gross errors, organs and volume reached, by number of findings."""
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -80,7 +80,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        by_step = {int(line["step"]): _checked(line) for line in lines}
+        by_step = {int(line["step"]): _check_line(line) for line in lines}
     except FileNotFoundError as error:
         raise UserError(f"The training log {path} does not exist.", "Specify the folder of a run.") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -90,7 +90,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _checked(line: dict[str, Any]) -> dict[str, Any]:
+def _check_line(line: dict[str, Any]) -> dict[str, Any]:
     """``line`` of the log. Raises ValueError or OverflowError if what is plotted of it are not numbers."""
     dice = line.get("dice", {"mean": 0.0})
     for value in [line["step"], *(line[name] for name in _LOSSES if name in line), dice["mean"], *dice.values()]:
@@ -100,7 +100,7 @@ def _checked(line: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
-def training_curve(log: Iterable[dict[str, Any]], vocabulary: Vocabulary, title: str) -> Figure:
+def plot_training_curve(log: Iterable[dict[str, Any]], vocabulary: Vocabulary, title: str) -> Figure:
     """Plot the losses (top), and Dice of each organ with the mean (bottom), by step."""
     lines = list(log)
     figure = Figure(figsize=(9, 8), layout="constrained")

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...errors import UserError, how_to_install
+from ...errors import UserError, format_install_command
 from ...method.log_gap import GROUPS
 from ...organs import Vocabulary
-from .overlays import AIR_HU, Slice, gray
-from .style import INK, columns_of_legend, rgb, write_headline
+from .overlays import AIR_HU, Slice, convert_hu_to_rgb
+from .style import INK, count_legend_columns, normalize_rgb, write_headline
 
 _PERPLEXITY = 30.0
 
@@ -33,7 +33,7 @@ class Clusters:
 def require_scikit_learn() -> None:
     """Raise UserError if scikit-learn is not installed."""
     if importlib.util.find_spec("sklearn") is None:
-        raise UserError("scikit-learn is not installed.", f"Install it: {how_to_install('scikit-learn')}")
+        raise UserError("scikit-learn is not installed.", f"Install it: {format_install_command('scikit-learn')}")
 
 
 def embed(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Clusters:
@@ -52,7 +52,7 @@ def embed(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Clusters:
     return Clusters(points, float(silhouette_score(scaled, labels)))
 
 
-def cluster_figure(clusters: Mapping[str, Clusters], labels: np.ndarray, vocabulary: Vocabulary, title: str) -> Figure:
+def plot_clusters(clusters: Mapping[str, Clusters], labels: np.ndarray, vocabulary: Vocabulary, title: str) -> Figure:
     """Plot the same voxels for each method, in the colors of their organs.
 
     ``labels`` (n,) are the labels of the voxels. The abbreviation of each organ is at the median of its points.
@@ -66,7 +66,7 @@ def cluster_figure(clusters: Mapping[str, Clusters], labels: np.ndarray, vocabul
     for axes, (method, found) in zip(panels, clusters.items(), strict=False):
         for organ in present:
             points = found.points[labels == organ.label]
-            axes.scatter(*points.T, s=5, color=rgb(organ.color), linewidth=0)
+            axes.scatter(*points.T, s=5, color=normalize_rgb(organ.color), linewidth=0)
         for organ in present:
             middle = np.median(found.points[labels == organ.label], axis=0)
             axes.text(
@@ -78,11 +78,18 @@ def cluster_figure(clusters: Mapping[str, Clusters], labels: np.ndarray, vocabul
     for axes in panels[len(clusters) :]:
         axes.set_visible(False)
     handles = [
-        Line2D([], [], linestyle="none", marker="o", color=rgb(organ.color), label=f"{organ.abbreviation} {organ.name}")
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker="o",
+            color=normalize_rgb(organ.color),
+            label=f"{organ.abbreviation} {organ.name}",
+        )
         for organ in present
     ]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns_of_legend(figure, len(handles)), frameon=False,
+        handles=handles, loc="outside lower center", ncols=count_legend_columns(figure, len(handles)), frameon=False,
         fontsize=8, handletextpad=0.1,
     )  # fmt: skip
     return figure
@@ -92,12 +99,12 @@ def cluster_figure(clusters: Mapping[str, Clusters], labels: np.ndarray, vocabul
 _PERCENTILE = 99.5
 
 
-def strength(features: np.ndarray) -> np.ndarray:
+def compute_feature_norm(features: np.ndarray) -> np.ndarray:
     """Norm of the feature vector of each voxel: (z, y, x) from ``features`` (channel, z, y, x)."""
     return np.asarray(np.sqrt((features**2).sum(axis=0)))
 
 
-def contrast(
+def compute_contrast(
     strengths: np.ndarray, hu: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
     """Mean strength inside each group's organs divided by that in the body outside all organs. Arrays are (z, y, x)."""
@@ -107,7 +114,7 @@ def contrast(
     return {group: float(strengths[mask].mean()) / outside for group, mask in inside.items() if mask.any()}
 
 
-def fused_map_figure(
+def plot_fused_maps(
     hu: np.ndarray,
     strengths: Mapping[str, np.ndarray],
     contrasts: Mapping[str, Mapping[str, float]],
@@ -122,19 +129,24 @@ def fused_map_figure(
     outline of the group's organs. Each fusion has its own scale, starting at 0. Arrays are (z, y, x).
     """
     width = 2.6
-    heights = [plane.of(hu).shape[0] * plane.aspect / plane.of(hu).shape[1] for _, plane in planes]
+    heights = [plane.extract(hu).shape[0] * plane.aspect / plane.extract(hu).shape[1] for _, plane in planes]
     columns = len(strengths) + 1
     figure = Figure(figsize=(width * columns + 0.8, width * sum(heights) + 1.3), layout="constrained")
     write_headline(figure, title)
     grid = figure.subplots(len(planes), columns, squeeze=False, height_ratios=heights)
     for row, (group, plane) in zip(grid, planes, strict=True):
-        outline = np.isin(plane.of(labels), list(groups[group]))
-        row[0].imshow(gray(plane.of(hu)), aspect=plane.aspect)
+        outline = np.isin(plane.extract(labels), list(groups[group]))
+        row[0].imshow(convert_hu_to_rgb(plane.extract(hu)), aspect=plane.aspect)
         row[0].set_ylabel(f"{group.capitalize()} organs")
         for axes, values in zip(row[1:], strengths.values(), strict=True):
             top = np.percentile(values[hu > AIR_HU], _PERCENTILE)
             image = axes.imshow(
-                plane.of(values) / top, aspect=plane.aspect, cmap="inferno", vmin=0, vmax=1, interpolation="nearest"
+                plane.extract(values) / top,
+                aspect=plane.aspect,
+                cmap="inferno",
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
             )
         for axes in row:
             axes.contour(outline, levels=[0.5], colors="cyan", linewidths=0.9)

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 
 from ...method.log_gap import GROUPS, Partition
 from ...organs import Vocabulary
-from ..label_ratios import MODES, Stability, ranking_of
-from .style import GROUP_COLORS, GROUP_MARKERS, INK, rgb, save_figure, write_headline
+from ..label_ratios import MODES, Stability, rank_labels
+from .style import GROUP_COLORS, GROUP_MARKERS, INK, normalize_rgb, save_figure, write_headline
 
 _MODE_TITLES = {"sequential": "Sequential rule (slides)", "top2": "Two largest gaps (ours)"}
 
@@ -24,10 +24,10 @@ def draw_log_gap(partition: Partition, vocabulary: Vocabulary, path: Path) -> No
 
     An existing file is replaced. Raises OutputError for another format or a path that cannot be written.
     """
-    save_figure(log_gap_figure(partition, vocabulary), path)
+    save_figure(plot_log_gap(partition, vocabulary), path)
 
 
-def log_gap_figure(partition: Partition, vocabulary: Vocabulary) -> Figure:
+def plot_log_gap(partition: Partition, vocabulary: Vocabulary) -> Figure:
     """The figure: a marker for each organ, colored by group, and an arrow for each gap between groups."""
     labels = [*partition.ranking, *partition.absent]
     figure = Figure(figsize=(max(6.4, 0.62 * len(labels) + 1.6), 4.8), layout="constrained")
@@ -98,7 +98,7 @@ def _draw_gap(axes: Axes, rank: int, partition: Partition, above: bool) -> None:
     )
 
 
-def label_ratio_figure(
+def plot_label_ratios(
     titles: Sequence[str],
     divisions: Sequence[Partition],
     stability: Sequence[Stability],
@@ -125,11 +125,11 @@ def label_ratio_figure(
 
 
 def _draw_ranks(axes: Axes, titles: Sequence[str], divisions: Sequence[Partition], vocabulary: Vocabulary) -> None:
-    ranks = [{label: rank for rank, label in enumerate(ranking_of(division), start=1)} for division in divisions]
+    ranks = [{label: rank for rank, label in enumerate(rank_labels(division), start=1)} for division in divisions]
     columns = range(len(titles))
     for organ in vocabulary:
         line = [rank[organ.label] for rank in ranks]
-        axes.plot(columns, line, color=rgb(organ.color), linewidth=2, zorder=1)
+        axes.plot(columns, line, color=normalize_rgb(organ.color), linewidth=2, zorder=1)
         axes.annotate(organ.name, (columns[-1], line[-1]), (9, 0), textcoords="offset points", va="center", fontsize=9)
     for column, (division, rank) in enumerate(zip(divisions, ranks, strict=True)):
         for group, owned in zip(GROUPS, division.owners, strict=True):

@@ -10,13 +10,13 @@ from matplotlib.patches import Patch
 
 from ...method.log_gap import GROUPS, Partition
 from ...organs import Vocabulary
-from .style import GROUP_COLORS, INK, METHOD_MARKERS, columns_of_legend, write_headline
+from .style import GROUP_COLORS, INK, METHOD_MARKERS, count_legend_columns, write_headline
 
 # Methods in a row of the legend.
 _LEGEND_COLUMNS = 7
 
 
-def organ_dice_figure(
+def plot_organ_dice(
     division: Partition, vocabulary: Vocabulary, dice: Mapping[str, Mapping[str, float]], bars: str, title: str
 ) -> Figure:
     """Plot the share of the labeled foreground (top) and Dice (bottom) of each organ, by decreasing share.
@@ -47,7 +47,7 @@ def organ_dice_figure(
     below.bar(positions, values, color=colors, edgecolor=INK, linewidth=0.6, width=0.7, alpha=0.75, label=bars)
     others = [name for name in dice if name != bars]
     # If markers repeat, the methods still differ in color.
-    for name, marker, offset in zip(others, cycle(METHOD_MARKERS), _offsets(len(others)), strict=False):
+    for name, marker, offset in zip(others, cycle(METHOD_MARKERS), _compute_offsets(len(others)), strict=False):
         values = [dice[name].get(organ.key, float("nan")) for organ in organs]
         below.plot(
             [position + offset for position in positions], values, linestyle="none", marker=marker, markersize=7,
@@ -69,7 +69,7 @@ def organ_dice_figure(
     return figure
 
 
-def _offsets(count: int) -> list[float]:
+def _compute_offsets(count: int) -> list[float]:
     """Small horizontal offsets, so that the markers of an organ do not overlap."""
     return [0.0] if count == 1 else [0.5 * (index / (count - 1) - 0.5) for index in range(count)]
 
@@ -79,7 +79,7 @@ _OF_PAPER = {"head": ("shallow", 2), "medium": ("V-Net", 1), "tail": ("deep", 1)
 _TITLES = {"head": "Head expert", "medium": "Medium expert", "tail": "Tail expert"}
 
 
-def expert_variant_figure(
+def plot_expert_variants(
     dice: Mapping[str, Mapping[tuple[str, int], Spread]], paper: Mapping[str, Spread], title: str
 ) -> Figure:
     """Plot Dice of each group's organs by depth of the decoder, with a line for each dilation (Fig. 7).
@@ -119,7 +119,7 @@ def expert_variant_figure(
     panels[0].set_ylabel("Dice of the group's organs")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside lower center", ncols=columns_of_legend(figure, 4, 2.2), frameon=False, fontsize=9,
-        markerscale=0.7,
+        handles, names, loc="outside lower center", ncols=count_legend_columns(figure, 4, 2.2), frameon=False,
+        fontsize=9, markerscale=0.7,
     )  # fmt: skip
     return figure

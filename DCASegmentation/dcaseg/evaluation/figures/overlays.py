@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ...organs import Vocabulary
-from .style import columns_of_legend, rgb, write_headline
+from .style import count_legend_columns, normalize_rgb, write_headline
 
 # HU range displayed from black to white.
 _SHOWN_HU = (-160.0, 240.0)
@@ -38,51 +38,55 @@ class Slice:
     aspect: float
     box: tuple[slice, slice] = (slice(None), slice(None))
 
-    def of(self, array: np.ndarray) -> np.ndarray:
+    def extract(self, array: np.ndarray) -> np.ndarray:
         """The plane of ``array`` (..., z, y, x), with anterior or superior on top and the patient's right on the
         left."""
         plane = np.take(array, self.index, axis=array.ndim - 3 + self.axis)
         return plane[..., ::-1, ::-1][(..., *self.box)]
 
-    def around_body(self, hu: np.ndarray) -> Slice:
+    def crop_to_body(self, hu: np.ndarray) -> Slice:
         """The same slice, cropped to the body; ``hu`` is (z, y, x)."""
-        body = np.asarray(replace(self, box=(slice(None), slice(None))).of(hu) > AIR_HU)
-        return replace(self, box=(_extent(np.any(body, axis=1)), _extent(np.any(body, axis=0)))) if body.any() else self
+        body = np.asarray(replace(self, box=(slice(None), slice(None))).extract(hu) > AIR_HU)
+        return (
+            replace(self, box=(_compute_extent(np.any(body, axis=1)), _compute_extent(np.any(body, axis=0))))
+            if body.any()
+            else self
+        )
 
 
-def fullest_slices(labels: np.ndarray, spacing: tuple[float, float, float]) -> list[Slice]:
+def find_fullest_slices(labels: np.ndarray, spacing: tuple[float, float, float]) -> list[Slice]:
     """The axial and the coronal slice with the most organs. Ties go to the slice with more voxels of each organ.
 
     ``labels`` is (z, y, x) on a RAS grid, ``spacing`` is (z, y, x) in mm.
     """
     z, y, x = spacing
     return [
-        Slice("Axial", 0, _fullest(labels, 0), y / x),
-        Slice("Coronal", 1, _fullest(labels, 1), z / x),
+        Slice("Axial", 0, _find_fullest_slice(labels, 0), y / x),
+        Slice("Coronal", 1, _find_fullest_slice(labels, 1), z / x),
     ]
 
 
-def gray(hu: np.ndarray) -> np.ndarray:
+def convert_hu_to_rgb(hu: np.ndarray) -> np.ndarray:
     """Convert HU (rows, columns) to RGB (rows, columns, 3) from 0 to 1."""
     low, high = _SHOWN_HU
     shade = np.clip((hu.astype(float) - low) / (high - low), 0, 1)
     return np.repeat(shade[..., None], 3, axis=-1)
 
 
-def with_organs(picture: np.ndarray, labels: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+def overlay_organs(picture: np.ndarray, labels: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """``picture``, RGB (rows, columns, 3) from 0 to 1, with the organs of ``labels`` (rows, columns) drawn over it."""
     colors = np.array([(0, 0, 0), *(organ.color for organ in vocabulary)], float) / 255
     inside = (labels > 0)[..., None]
     return np.where(inside, (1 - _OPACITY) * picture + _OPACITY * colors[labels], picture)
 
 
-def _extent(inside: np.ndarray) -> slice:
+def _compute_extent(inside: np.ndarray) -> slice:
     """The range from the first to the last true value, with a margin."""
     indices = np.flatnonzero(inside)
     return slice(max(int(indices[0]) - _MARGIN, 0), int(indices[-1]) + 1 + _MARGIN)
 
 
-def _fullest(labels: np.ndarray, axis: int) -> int:
+def _find_fullest_slice(labels: np.ndarray, axis: int) -> int:
     scores = np.zeros(labels.shape[axis])
     other_axes = tuple(other for other in range(3) if other != axis)
     for label in np.unique(labels[labels > 0]):
@@ -107,7 +111,7 @@ class CaseResults:
     spacing: tuple[float, float, float]
 
 
-def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: str, labels: str = "Truth") -> Figure:
+def plot_overlays(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: str, labels: str = "Truth") -> Figure:
     """Draw an axial and a coronal row for each case: CT, truth, and each method with the truth's outline in white.
 
     With many methods, a case has several such pairs of rows. ``labels`` is the column title of the truth.
@@ -117,20 +121,20 @@ def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: 
     n_bands = math.ceil((2 + len(methods)) / _MAX_COLUMNS)
     columns = math.ceil((2 + len(methods)) / n_bands)
     rows = [
-        (case, plane.around_body(case.hu), slice(band * columns, (band + 1) * columns))
+        (case, plane.crop_to_body(case.hu), slice(band * columns, (band + 1) * columns))
         for case in cases
         for band in range(n_bands)
-        for plane in fullest_slices(case.truth, case.spacing)
+        for plane in find_fullest_slices(case.truth, case.spacing)
     ]
-    heights = [_height(plane.of(case.hu), plane) for case, plane, _ in rows]
+    heights = [_compute_height(plane.extract(case.hu), plane) for case, plane, _ in rows]
     width = 1.9
     figure = Figure(figsize=(width * columns, width * sum(heights) + 1.4), layout="constrained")
     write_headline(figure, title)
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for row, (case, plane, band) in zip(grid, rows, strict=True):
-        picture, truth = gray(plane.of(case.hu)), plane.of(case.truth)
-        panels = [picture, with_organs(picture, truth, vocabulary)]
-        panels += [with_organs(picture, plane.of(case.found[method]), vocabulary) for method in methods]
+        picture, truth = convert_hu_to_rgb(plane.extract(case.hu)), plane.extract(case.truth)
+        panels = [picture, overlay_organs(picture, truth, vocabulary)]
+        panels += [overlay_organs(picture, plane.extract(case.found[method]), vocabulary) for method in methods]
         titles = ["CT", labels, *(f"{method}\nDice {case.dice[method]:.3f}" for method in methods)]
         for axes in row:
             axes.set(xticks=[], yticks=[])
@@ -140,15 +144,15 @@ def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: 
             if plane.name == "Axial":
                 axes.set_title(panel_title, fontsize=10)
             if panel_title not in ("CT", labels):
-                _outline(axes, truth)
+                _draw_outlines(axes, truth)
         row[0].set_ylabel(f"{case.name}\n{plane.name}".strip() if plane.name == "Axial" else plane.name)
-    handles = [Patch(facecolor=rgb(organ.color), label=organ.name) for organ in vocabulary]
-    legend_columns = columns_of_legend(figure, len(handles))
+    handles = [Patch(facecolor=normalize_rgb(organ.color), label=organ.name) for organ in vocabulary]
+    legend_columns = count_legend_columns(figure, len(handles))
     figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9)
     return figure
 
 
-def _outline(axes: Axes, labels: np.ndarray) -> None:
+def _draw_outlines(axes: Axes, labels: np.ndarray) -> None:
     """Draw white lines around each organ, along voxel edges."""
     down = labels[1:] != labels[:-1]
     across = labels[:, 1:] != labels[:, :-1]
@@ -157,5 +161,5 @@ def _outline(axes: Axes, labels: np.ndarray) -> None:
     axes.add_collection(LineCollection(lines, colors="white", linewidths=0.6), autolim=False)
 
 
-def _height(pixels: np.ndarray, plane: Slice) -> float:
+def _compute_height(pixels: np.ndarray, plane: Slice) -> float:
     return pixels.shape[0] * plane.aspect / pixels.shape[1]

@@ -24,18 +24,18 @@ def write_headline(figure: Figure, text: str) -> None:
     figure.suptitle(textwrap.fill(text[:1].upper() + text[1:], characters), x=0.01, ha="left", fontsize=11)
 
 
-def columns_of_legend(figure: Figure, entries: int, entry_inches: float = 1.8) -> int:
+def count_legend_columns(figure: Figure, entries: int, entry_inches: float = 1.8) -> int:
     """The number of legend columns that fit into the figure's width."""
     return max(1, min(entries, int(figure.get_figwidth() / entry_inches)))
 
 
-def rgb(color: tuple[int, int, int]) -> Color:
+def normalize_rgb(color: tuple[int, int, int]) -> Color:
     """Convert an RGB color from 0..255 to matplotlib's 0..1."""
     red, green, blue = color
     return red / 255, green / 255, blue / 255
 
 
-GROUP_COLORS = {name: rgb(color) for _, name, color in EXPERTS}
+GROUP_COLORS = {name: normalize_rgb(color) for _, name, color in EXPERTS}
 
 FORMATS = (".png", ".pdf", ".svg")
 

@@ -18,7 +18,7 @@ from ...method.streaming import RequestedOutputs, StreamedOutput
 from ..device import Device
 
 
-def processor() -> str:
+def get_processor_name() -> str:
     """Return the name of the processor, such as "AMD EPYC"; empty if the system does not report it."""
     # On many Linux systems platform.processor() is empty.
     with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
@@ -99,7 +99,7 @@ def from_tuple(values: tuple[Tensor, ...], wanted: RequestedOutputs) -> Streamed
     return StreamedOutput(aggregated, stitched, dict(zip(sorted(wanted.attention_levels), remaining, strict=True)))
 
 
-def one_by_one(
+def run_one_by_one(
     windows: Tensor, run: Callable[[Tensor], tuple[Tensor, ...]], wanted: RequestedOutputs
 ) -> StreamedOutput:
     """Call ``run`` with each window of ``windows`` (batch, 1, depth, height, width) and concatenate the outputs.

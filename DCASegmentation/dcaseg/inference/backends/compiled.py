@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...method.streaming import StreamedOutput
-from .base import Task, WindowNetwork, one_by_one
+from .base import Task, WindowNetwork, run_one_by_one
 
 
 class CompiledBackend:
@@ -28,13 +28,13 @@ class CompiledBackend:
         """Run the network on ``windows``; see ``base.Backend``."""
         # Inductor freezes the weights at the first call, which does not work in inference mode.
         with torch.no_grad():
-            return one_by_one(windows, self._run, self._wanted)
+            return run_one_by_one(windows, self._run, self._wanted)
 
     def release_memory(self) -> None:
         """Do nothing: this backend holds no memory between windows."""
 
 
-def compiler() -> str | None:
+def find_compiler() -> str | None:
     """Return the path of the C++ compiler that TorchInductor would use, None if none is installed."""
     from_environment = os.environ.get("CXX")
     names = [from_environment] if from_environment else ["cl"] if os.name == "nt" else ["g++", "clang++"]

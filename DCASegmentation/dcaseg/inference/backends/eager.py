@@ -53,10 +53,12 @@ def _convolve(
     groups: int = 1,
 ) -> Tensor:
     """Like ``functional.conv3d``, with the padding in voxels."""
-    return torch.mkldnn_convolution(volume, weight, bias, _three(padding), _three(stride), _three(dilation), groups)
+    return torch.mkldnn_convolution(
+        volume, weight, bias, _to_triple(padding), _to_triple(stride), _to_triple(dilation), groups
+    )
 
 
-def _three(sides: _Sides) -> Sequence[int]:
+def _to_triple(sides: _Sides) -> Sequence[int]:
     return (sides,) * 3 if isinstance(sides, int) else sides
 
 
@@ -76,10 +78,10 @@ class EagerBackend:
 
     def __call__(self, windows: Tensor) -> StreamedOutput:
         """Run the network on ``windows``; see ``base.Backend``."""
-        with torch.inference_mode(), self._context(windows):
+        with torch.inference_mode(), self._make_context(windows):
             return streaming.forward(self._network, windows, self._wanted)
 
-    def _context(self, windows: Tensor) -> AbstractContextManager[object]:
+    def _make_context(self, windows: Tensor) -> AbstractContextManager[object]:
         if self._half:
             return torch.autocast(windows.device.type, torch.float16)
         return OneDNNConvolutions() if self._uses_onednn else nullcontext()

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...errors import UserError, how_to_install
+from ...errors import UserError, format_install_command
 from ...imaging.writers import new_folder, write_json
 from ...json_io import read_json
 from ...method.streaming import StreamedOutput
 from ...user_folders import cache_folder
-from .base import Task, WindowNetwork, one_by_one, processor
+from .base import Task, WindowNetwork, get_processor_name, run_one_by_one
 
 _COMPILED, _CONTENTS = "compiled.blob", "contents.json"
 # Increase when the conversion changes, so that older cached networks are not used.
@@ -47,12 +47,12 @@ class OpenVINOBackend:
     def __init__(self, task: Task) -> None:
         openvino = load_openvino()
         self._wanted = task.wanted
-        self._network = _compiled(task, openvino, self._precision)
+        self._network = _load_or_compile(task, openvino, self._precision)
         self._request = self._network.create_infer_request()
 
     def __call__(self, windows: Tensor) -> StreamedOutput:
         """Run the network on ``windows``; see ``base.Backend``."""
-        return one_by_one(windows, self._run if len(windows) == 1 else self._run_and_copy, self._wanted)
+        return run_one_by_one(windows, self._run if len(windows) == 1 else self._run_and_copy, self._wanted)
 
     def _run(self, window: Tensor) -> tuple[Tensor, ...]:
         """Run one window. The outputs lie in OpenVINO's memory, which the next window overwrites."""
@@ -92,11 +92,13 @@ def load_openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise UserError(f"OpenVINO cannot be used: {error}.", f"Install it: {how_to_install('openvino')}") from None
+        raise UserError(
+            f"OpenVINO cannot be used: {error}.", f"Install it: {format_install_command('openvino')}"
+        ) from None
     return openvino
 
 
-def _settings(precision: str) -> dict[str, Any]:
+def _make_settings(precision: str) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -106,12 +108,12 @@ def _settings(precision: str) -> dict[str, Any]:
     }
 
 
-def _compiled(task: Task, openvino: Any, precision: str) -> Any:
+def _load_or_compile(task: Task, openvino: Any, precision: str) -> Any:
     core = openvino.Core()
-    settings = _settings(precision)
+    settings = _make_settings(precision)
     if task.weights_sha256 is None:
         return core.compile_model(_convert(task, openvino, precision), "CPU", settings)
-    key = _key(task, openvino, precision)
+    key = _make_cache_key(task, openvino, precision)
     folder = cache_folder() / "openvino" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     if (cached := _read_cache(folder, key)) is not None:
         with suppress(RuntimeError):
@@ -123,7 +125,7 @@ def _compiled(task: Task, openvino: Any, precision: str) -> Any:
     return network
 
 
-def _key(task: Task, openvino: Any, precision: str) -> dict[str, Any]:
+def _make_cache_key(task: Task, openvino: Any, precision: str) -> dict[str, Any]:
     return {
         "precision": precision,
         "weights_sha256": task.weights_sha256,
@@ -133,7 +135,7 @@ def _key(task: Task, openvino: Any, precision: str) -> dict[str, Any]:
         "wanted": [task.wanted.aggregated, task.wanted.stitched, sorted(task.wanted.attention_levels)],
         "conversion": _CONVERSION,
         # The number of threads is not part of the key: the compiled network does not depend on it.
-        "processor": processor(),
+        "processor": get_processor_name(),
         "openvino": openvino.get_version(),
         "torch": torch.__version__,
     }
@@ -195,13 +197,13 @@ class _BlockwiseInstanceNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalize ``features`` (batch, channel, depth, height, width) over their voxels."""
-        mean = _mean(features)
+        mean = _compute_mean(features)
         # OpenVINO writes no volume but the squares: centered features, used twice, would be written and read again.
-        factor = self.scale * torch.rsqrt(_mean((features - mean) ** 2) + self.eps)
+        factor = self.scale * torch.rsqrt(_compute_mean((features - mean) ** 2) + self.eps)
         return features * factor + (self.shift - mean * factor)
 
 
-def _mean(features: Tensor) -> Tensor:
+def _compute_mean(features: Tensor) -> Tensor:
     if all(int(side) % _BLOCK == 0 for side in features.shape[2:]):
         features = functional.avg_pool3d(features, (_BLOCK, _BLOCK, _BLOCK))
     return features.mean(dim=(2, 3, 4), keepdim=True)

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UserError, how_to_install
-from ...imaging.label_comparison import dice_by_label
+from ...errors import UserError, format_install_command
+from ...imaging.label_comparison import compute_dice_by_label
 from ...imaging.writers import write_json
 from ...json_io import read_json
 from ...method.streaming import StreamedOutput
 from ...user_folders import cache_folder
 from ..device import Device
-from .base import Backend, Task, as_tuple, processor
-from .compiled import CompiledBackend, compiler
+from .base import Backend, Task, as_tuple, get_processor_name
+from .compiled import CompiledBackend, find_compiler
 from .cuda import CudaHalfBackend
 from .eager import EagerBackend
 from .openvino import OpenVINOBackend, OpenVINOBfloat16Backend, is_installed, supports_bfloat16
@@ -36,14 +36,14 @@ BACKENDS: Mapping[str, Callable[[Task], Backend]] = {
 }
 
 
-def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
+def get_unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
     """Return why the backend ``name`` cannot run on ``device``, and what to do about it; None if it can."""
     device_type = device.torch_device.type
     if name in (OpenVINOBackend.name, OpenVINOBfloat16Backend.name):
         if device_type != "cpu":
             return f"The backend {name} needs the CPU, not {device.description}.", "Add --device cpu."
         if not is_installed():
-            return "OpenVINO is not installed.", f"Install it: {how_to_install('openvino')}"
+            return "OpenVINO is not installed.", f"Install it: {format_install_command('openvino')}"
         if name == OpenVINOBfloat16Backend.name:
             try:
                 supported = supports_bfloat16()
@@ -54,7 +54,7 @@ def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
     elif name == CompiledBackend.name:
         if device_type == "mps":
             return "The backend compile needs the CPU or CUDA.", "Choose eager."
-        if device_type == "cpu" and compiler() is None:
+        if device_type == "cpu" and find_compiler() is None:
             return "The backend compile needs a C++ compiler.", "Install one (g++, clang++ or Visual C++)."
     elif name == CudaHalfBackend.name and (device_type != "cuda" or not device.half):
         return "The backend cuda-half needs a CUDA GPU in half precision.", "Choose auto or eager."
@@ -63,7 +63,7 @@ def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
 
 def make_backend(name: str, task: Task) -> Backend:
     """Create the backend ``name``, one of ``BACKENDS``, for ``task``. Raises UserError if it cannot run here."""
-    if reason := unavailable_reason(name, task.device):
+    if reason := get_unavailable_reason(name, task.device):
         raise UserError(*reason)
     try:
         return BACKENDS[name](task)
@@ -102,7 +102,7 @@ def check_backend(name: str, device: Device) -> None:
     _allows_bfloat16()
     if name not in CHOICES:
         raise UserError(f"The backend '{name}' does not exist.", f"Choose one of: {', '.join(CHOICES)}.")
-    if name in BACKENDS and (reason := unavailable_reason(name, device)):
+    if name in BACKENDS and (reason := get_unavailable_reason(name, device)):
         raise UserError(*reason)
 
 
@@ -133,11 +133,13 @@ def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log,
     left_out = set() if name == MEASURE else {CompiledBackend.name}
     if not _allows_bfloat16():
         left_out.add(OpenVINOBfloat16Backend.name)
-    available = [each for each in BACKENDS if each not in left_out and unavailable_reason(each, task.device) is None]
+    available = [
+        each for each in BACKENDS if each not in left_out and get_unavailable_reason(each, task.device) is None
+    ]
     if len(available) == 1:
         return EagerBackend(task)
     report_progress("Measuring which backend is fastest (once for this model)")
-    fastest, measured = _fastest(available, task, windows, warn)
+    fastest, measured = _find_fastest(available, task, windows, warn)
     if measured:
         _write_choice(task, fastest.name, measured)
     return fastest
@@ -159,7 +161,7 @@ def _allows_bfloat16() -> bool:
     return precision == "bfloat16"
 
 
-def _fastest(names: list[str], task: Task, windows: Tensor, warn: Log) -> tuple[Backend, dict[str, Any]]:
+def _find_fastest(names: list[str], task: Task, windows: Tensor, warn: Log) -> tuple[Backend, dict[str, Any]]:
     """Return the fastest of the backends ``names``, and the measurements; none if not even the eager backend ran."""
     eager: Backend = EagerBackend(task)
     try:
@@ -181,10 +183,10 @@ def _fastest(names: list[str], task: Task, windows: Tensor, warn: Log) -> tuple[
             problem = error.problem if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             record[name] = {"failed": problem.splitlines()[0] if problem else "no reason given"}
             continue
-        difference = _difference(output, expected)
+        difference = _compute_max_difference(output, expected)
         record[name] = {"seconds_a_window": own_seconds, "difference": difference}
         if name == OpenVINOBfloat16Backend.name:
-            problem = _label_difference(output, expected)
+            problem = _compare_labels(output, expected)
         else:
             tolerance = _TOLERANCE_HALF if task.device.half else _TOLERANCE_SINGLE
             problem = "" if difference <= tolerance else f"differ from PyTorch's (by {difference:.2g})"
@@ -213,15 +215,17 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _difference(output: StreamedOutput, expected: StreamedOutput) -> float:
+def _compute_max_difference(output: StreamedOutput, expected: StreamedOutput) -> float:
     """Return the largest difference of two outputs in a probability or in attention; NaN stays NaN."""
     worst = 0.0
-    for values in zip(as_tuple(_probabilities(output)), as_tuple(_probabilities(expected)), strict=True):
+    for values in zip(
+        as_tuple(_compute_probabilities(output)), as_tuple(_compute_probabilities(expected)), strict=True
+    ):
         worst = max(worst, float((values[0] - values[1]).abs().max()), key=lambda each: (each != each, each))
     return worst
 
 
-def _label_difference(output: StreamedOutput, expected: StreamedOutput) -> str:
+def _compare_labels(output: StreamedOutput, expected: StreamedOutput) -> str:
     """Return whether two outputs differ too much in labels, probabilities or attention, as the end of a message.
 
     Empty if they do not.
@@ -231,44 +235,44 @@ def _label_difference(output: StreamedOutput, expected: StreamedOutput) -> str:
             continue
         labels = theirs.argmax(dim=1).numpy()
         n_labels = theirs.shape[1] - 1
-        dice = dice_by_label(ours.argmax(dim=1).numpy(), labels, n_labels)
+        dice = compute_dice_by_label(ours.argmax(dim=1).numpy(), labels, n_labels)
         judged = dice[np.bincount(labels.ravel(), minlength=n_labels + 1)[1:] >= _MIN_VOXELS]
         if not len(judged):
             return "cannot be checked, because the middle of this CT contains no organs"
         if judged.mean() < _MEAN_DICE or judged.min() < _MIN_DICE:
             return f"differ from PyTorch's (mean Dice {judged.mean():.3f}, lowest {judged.min():.3f})"
-    values = zip(as_tuple(_probabilities(output)), as_tuple(_probabilities(expected)), strict=True)
+    values = zip(as_tuple(_compute_probabilities(output)), as_tuple(_compute_probabilities(expected)), strict=True)
     difference = max(float((ours - theirs).abs().mean()) for ours, theirs in values)
     return "" if difference <= _TOLERANCE_MEAN else f"differ from PyTorch's (by {difference:.2g} on average)"
 
 
-def _probabilities(output: StreamedOutput) -> StreamedOutput:
+def _compute_probabilities(output: StreamedOutput) -> StreamedOutput:
     both = (output.aggregated, output.stitched)
     aggregated, stitched = (None if logits is None else torch.softmax(logits.float(), dim=1) for logits in both)
     return StreamedOutput(aggregated, stitched, {level: weights.float() for level, weights in output.attention.items()})
 
 
-def _key(task: Task) -> dict[str, Any]:
+def _make_cache_key(task: Task) -> dict[str, Any]:
     device = task.device.torch_device
     return {
         "weights_sha256": task.weights_sha256,
         "patch": list(task.patch),
         "precision": "bfloat16" if _allows_bfloat16() else "float32",
-        "machine": [platform.machine(), processor(), torch.get_num_threads()],
+        "machine": [platform.machine(), get_processor_name(), torch.get_num_threads()],
         "device": [device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else "", task.device.half],
-        "versions": {name: _version(name) for name in ("dca-segmentation", "torch", "openvino")},
+        "versions": {name: _get_version(name) for name in ("dca-segmentation", "torch", "openvino")},
     }
 
 
-def _version(distribution: str) -> str | None:
+def _get_version(distribution: str) -> str | None:
     try:
         return version(distribution)
     except PackageNotFoundError:
         return None
 
 
-def _file(task: Task) -> Path:
-    name = hashlib.sha256(json.dumps(_key(task), sort_keys=True).encode()).hexdigest()[:32]
+def _get_cache_file(task: Task) -> Path:
+    name = hashlib.sha256(json.dumps(_make_cache_key(task), sort_keys=True).encode()).hexdigest()[:32]
     return cache_folder() / "backends" / f"{name}.json"
 
 
@@ -277,8 +281,8 @@ def _read_choice(task: Task) -> str | None:
     if task.weights_sha256 is None:
         return None
     try:
-        content = read_json(_file(task))
-        name = content["backend"] if content["key"] == _key(task) else None
+        content = read_json(_get_cache_file(task))
+        name = content["backend"] if content["key"] == _make_cache_key(task) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return name if name in BACKENDS else None
@@ -289,6 +293,6 @@ def _write_choice(task: Task, name: str, measured: dict[str, Any]) -> None:
         return
     # Without the record, the backends are measured again at the next start.
     with suppress(OSError, UserError, ValueError):
-        path = _file(task)
+        path = _get_cache_file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json({"key": _key(task), "backend": name, "measured": measured}, path)
+        write_json({"key": _make_cache_key(task), "backend": name, "measured": measured}, path)

@@ -17,8 +17,8 @@ from ...imaging.writers import write_file
 from ...organs import AMOS
 from . import body
 from .label_map import LabelMap, Sidecar, read_label_map
-from .tissues import INDEX, LUMENS, SHELLS, STRETCHES, TISSUES, structure_of
-from .volumes import Field, Mask, Spacing, box_of, distance_to, smoothed
+from .tissues import INDEX, LUMENS, SHELLS, STRETCHES, TISSUES, find_structure
+from .volumes import Field, Mask, Spacing, compute_bounding_box, compute_signed_distance, smooth_gaussian
 
 # Structures of two tissues: surface, core, and the thickness of the surface layer (mm).
 _LAYERS: dict[str, tuple[str, str, float]] = {
@@ -121,7 +121,7 @@ def load_anatomy(folder: Path, sidecar: Sidecar | None = None, cache: Path | Non
     """
     if cache is None:
         return prepare(read_label_map(folder, sidecar))
-    path = Path(cache) / f"{Path(folder).name}-{_digest(Path(folder), sidecar)}.npz"
+    path = Path(cache) / f"{Path(folder).name}-{_compute_cache_key(Path(folder), sidecar)}.npz"
     if path.exists():
         try:
             return read_prepared(path)
@@ -134,7 +134,7 @@ def load_anatomy(folder: Path, sidecar: Sidecar | None = None, cache: Path | Non
     return anatomy
 
 
-def _digest(folder: Path, sidecar: Sidecar | None) -> str:
+def _compute_cache_key(folder: Path, sidecar: Sidecar | None) -> str:
     files = [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr((_VERSION, states, sidecar)).encode()).hexdigest()[:12]
@@ -185,7 +185,7 @@ def read_prepared(path: Path) -> Anatomy:
 
 def prepare(label_map: LabelMap) -> Anatomy:
     """Prepare a label map for synthesis. Raises UserError if it does not contain liver and bones."""
-    names = {n: structure_of(name) for n, name in label_map.names.items()}
+    names = {n: find_structure(name) for n, name in label_map.names.items()}
     present = set(np.unique(label_map.voxels).tolist()) - {0}
     known = sorted({found for n in present if (found := names.get(n))})
     if not {"liver", "bone"} <= set(known):
@@ -199,20 +199,22 @@ def prepare(label_map: LabelMap) -> Anatomy:
         found = names.get(n)
         if found:
             lut[n] = number[found]
-    voxels, spacing = _without_steps(_padded(lut[label_map.voxels], label_map.spacing), number, label_map.spacing)
+    voxels, spacing = _resample_thick_slices(
+        _crop_and_pad(lut[label_map.voxels], label_map.spacing), number, label_map.spacing
+    )
     random = np.random.default_rng(0)
-    tissues = _surroundings(voxels, number, spacing, random)
+    tissues = _fill_surroundings(voxels, number, spacing, random)
     for structure, n in number.items():
         _add_structure(tissues, voxels == n, structure, spacing)
     viscus = tissues == INDEX["viscus_wall"]
     if viscus.any():
         _add_structure(tissues, viscus, "viscus", spacing)
     labels = {TISSUES[i].label for i in np.unique(tissues) if i < len(TISSUES)} - {0}
-    positions, volumes = _positions(tissues, sorted(labels), spacing, random)
+    positions, volumes = _sample_positions(tissues, sorted(labels), spacing, random)
     inside = (tissues > 0) & (tissues < SHELLS)
     stretches = _divide_lumens(tissues, spacing, random)
-    changes, step = _changes(voxels, number, spacing)
-    trunk = box_of(inside[:, ::4, ::4], (spacing[0] * 4, spacing[1] * 4, spacing[2]))
+    changes, step = _compute_changes(voxels, number, spacing)
+    trunk = compute_bounding_box(inside[:, ::4, ::4], (spacing[0] * 4, spacing[1] * 4, spacing[2]))
     assert trunk is not None
     corner = np.array([s * 4.0 for s in spacing[:2]] + [spacing[2]])
     return Anatomy(
@@ -223,7 +225,7 @@ def prepare(label_map: LabelMap) -> Anatomy:
         stretches=stretches,
         changes=changes,
         change_step=step,
-        levels=_levels(voxels, number, spacing),
+        levels=_compute_z_ranges(voxels, number, spacing),
         trunk=(np.array([s.start for s in trunk[::-1]]) * corner, np.array([s.stop for s in trunk[::-1]]) * corner),
         positions=positions,
         volumes_ml=volumes,
@@ -242,16 +244,16 @@ def _is_unknown(structure: str | None, name: str | None) -> bool:
     return structure is None and (name or "").lower() not in _OUTLINES
 
 
-def _padded(voxels: np.ndarray, spacing: Spacing) -> NDArray[np.uint8]:
+def _crop_and_pad(voxels: np.ndarray, spacing: Spacing) -> NDArray[np.uint8]:
     """Crop to the structures, and add a margin for the fat of a large person, except above and below."""
-    box = box_of(voxels > 0, spacing)
+    box = compute_bounding_box(voxels > 0, spacing)
     assert box is not None
     cut = voxels[box]
     margins = [(int(np.ceil(_MARGIN_MM / step)),) * 2 for step in (spacing[1], spacing[0])]
     return np.pad(cut, [(0, 0), *margins])
 
 
-def _without_steps(
+def _resample_thick_slices(
     voxels: NDArray[np.uint8], number: dict[str, int], spacing: Spacing
 ) -> tuple[NDArray[np.uint8], Spacing]:
     """Resample thick slices to thinner ones with smooth borders, since maps drawn slice by slice have steps."""
@@ -271,9 +273,9 @@ def _without_steps(
         if name not in number:
             continue
         mask = voxels == number[name]
-        box = box_of(mask, thin, 12.0)
+        box = compute_bounding_box(mask, thin, 12.0)
         assert box is not None
-        fraction = smoothed(mask[box].astype(np.float32), thin, sigma)
+        fraction = smooth_gaussian(mask[box].astype(np.float32), thin, sigma)
         left[box] -= fraction
         higher = (fraction > best[box]) & changeable[box]
         result[box][higher] = number[name]
@@ -282,7 +284,7 @@ def _without_steps(
     return result, thin
 
 
-def _positions(
+def _sample_positions(
     tissues: NDArray[np.uint8], labels: list[int], spacing: Spacing, random: np.random.Generator
 ) -> tuple[dict[int, NDArray[np.float32]], dict[int, float]]:
     """Random points (x, y, z) in mm inside each label, and the volumes of the labels in ml."""
@@ -300,7 +302,7 @@ def _positions(
     return positions, volumes
 
 
-def _surroundings(
+def _fill_surroundings(
     voxels: np.ndarray, number: dict[str, int], spacing: Spacing, random: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Codes for everything except the structures, computed on a coarse grid and resampled to the fine one."""
@@ -310,25 +312,25 @@ def _surroundings(
     coarse_spacing = (spacing[0] * factors[0], spacing[1] * factors[1], spacing[2] * factors[2])
     filling, hull = body.fill({name: coarse == n for name, n in number.items()}, coarse_spacing, random)
     # Voxels of structures have no filling. They get that of their neighbors, for the fine voxels next to structures.
-    filling = _spread(filling, hull < 0)
+    filling = _expand_labels(filling, hull < 0)
     shape = voxels.shape
     fine = filling
     for axis, factor in enumerate(factors[::-1]):
         fine = np.repeat(fine, factor, axis=axis)
     fine = fine[: shape[0], : shape[1], : shape[2]].copy()
-    image = sitk.GetImageFromArray(body.uneven(hull, coarse_spacing, random))
+    image = sitk.GetImageFromArray(body.perturb_fat_thickness(hull, coarse_spacing, random))
     image.SetSpacing(coarse_spacing)
     reference = sitk.Image(shape[2], shape[1], shape[0], sitk.sitkUInt8)
     reference.SetSpacing(spacing)
     rimmed = sitk.ZeroFluxNeumannPad(image, (1, 1, 1), (1, 1, 1))
     distance = sitk.GetArrayFromImage(sitk.Resample(rimmed, reference, sitk.Transform(), sitk.sitkLinear))
     outside = distance >= 0
-    fine[outside] = body.shell_codes(distance[outside])
+    fine[outside] = body.compute_shell_codes(distance[outside])
     fine[~outside & (fine == 0)] = INDEX["wall_muscle"]
     return fine
 
 
-def _spread(filling: np.ndarray, inside: Mask) -> np.ndarray:
+def _expand_labels(filling: np.ndarray, inside: Mask) -> np.ndarray:
     """Give voxels inside without a filling that of a nearby voxel, at most two voxels away along each axis."""
     for _ in range(2):
         for axis in range(3):
@@ -342,7 +344,7 @@ def _spread(filling: np.ndarray, inside: Mask) -> np.ndarray:
 
 def _add_structure(tissues: np.ndarray, mask: Mask, structure: str, spacing: Spacing) -> None:
     """Write the codes of a structure to ``tissues``, with surface and core if it has two tissues."""
-    box = box_of(mask, spacing, 3.0)
+    box = compute_bounding_box(mask, spacing, 3.0)
     if box is None:
         return
     inside, target = mask[box], tissues[box]
@@ -351,7 +353,7 @@ def _add_structure(tissues: np.ndarray, mask: Mask, structure: str, spacing: Spa
         return
     surface, core, thickness = _LAYERS[structure]
     target[inside] = INDEX[surface]
-    target[distance_to(inside, spacing) < -thickness] = INDEX[core]
+    target[compute_signed_distance(inside, spacing) < -thickness] = INDEX[core]
 
 
 def _divide_lumens(tissues: NDArray[np.uint8], spacing: Spacing, random: np.random.Generator) -> tuple[Stretch, ...]:
@@ -387,7 +389,7 @@ def _divide_lumens(tissues: NDArray[np.uint8], spacing: Spacing, random: np.rand
     return tuple(found)
 
 
-def _changes(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> tuple[dict[str, Change], Spacing]:
+def _compute_changes(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> tuple[dict[str, Change], Spacing]:
     factors = [max(1, round(2 * _COARSE_MM / step)) for step in spacing]
     step = (spacing[0] * factors[0], spacing[1] * factors[1], spacing[2] * factors[2])
     coarse = voxels[:: factors[2], :: factors[1], :: factors[0]]
@@ -396,7 +398,7 @@ def _changes(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> tu
         if structure not in number:
             continue
         mask = coarse == number[structure]
-        box = box_of(mask, step, 2.5 * reach)
+        box = compute_bounding_box(mask, step, 2.5 * reach)
         if box is not None:
             field = _change_field(mask[box], step, reach).astype(np.float16)
             changes[structure] = Change(field, (box[0].start, box[1].start, box[2].start))
@@ -408,8 +410,8 @@ def _change_field(mask: Mask, spacing: Spacing, reach: float) -> Field:
 
     The directions have length 1, or less where the sides of a thin organ are close to each other.
     """
-    distance = distance_to(mask, spacing)
-    smooth = smoothed(distance, spacing, (5.0, 5.0, 5.0))
+    distance = compute_signed_distance(mask, spacing)
+    smooth = smooth_gaussian(distance, spacing, (5.0, 5.0, 5.0))
     gradient = np.stack([np.gradient(smooth, s, axis=a) for a, s in zip((2, 1, 0), spacing, strict=True)])
     fade = np.exp(-((np.maximum(distance, 0.0) / reach) ** 2))
     # Growth moves the surface of the organ, not its middle.
@@ -417,7 +419,7 @@ def _change_field(mask: Mask, spacing: Spacing, reach: float) -> Field:
     return np.concatenate([outward, fade[None]]).astype(np.float32)
 
 
-def _levels(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> dict[str, tuple[float, float]]:
+def _compute_z_ranges(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> dict[str, tuple[float, float]]:
     """Lowest and highest z (mm) of each structure."""
     levels = {}
     for structure, n in number.items():

@@ -10,7 +10,16 @@ import numpy as np
 import SimpleITK as sitk
 
 from .tissues import INDEX, N_SHELLS, SHELL_MM, SHELLS
-from .volumes import Field, Mask, Spacing, closed, distance_to, hull_distance, noise, smoothed
+from .volumes import (
+    Field,
+    Mask,
+    Spacing,
+    apply_closing,
+    compute_hull_distance,
+    compute_signed_distance,
+    generate_noise,
+    smooth_gaussian,
+)
 
 _LIMBS_MM = 25.0
 _CANAL_MM2 = 900.0
@@ -25,58 +34,62 @@ def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Genera
     shape = next(iter(structures.values())).shape
     empty = np.zeros(shape, bool)
 
-    def of(*names: str) -> Mask:
+    def merge_masks(*names: str) -> Mask:
         return np.logical_or.reduce([structures.get(name, empty) for name in names])
 
     taken = np.logical_or.reduce(list(structures.values()))
-    hull = hull_distance(taken, spacing)
+    hull = compute_hull_distance(taken, spacing)
     # Keep a waist between ribs and hips, but remove dents where a single slice has fewer structures than its neighbors.
-    hull = np.minimum(hull, smoothed(np.minimum(hull, 200.0), spacing, (0.0, 0.0, 12.0)))
+    hull = np.minimum(hull, smooth_gaussian(np.minimum(hull, 200.0), spacing, (0.0, 0.0, 12.0)))
     inside = hull < 0
     free = inside & ~taken
     tissue = np.zeros(shape, np.uint8)
     tissue[inside] = INDEX["visceral_fat"]
     if not structures.get("lung", empty).any():
-        structures = {**structures, **_chest(structures, hull, spacing)}
-    lung = of("lung", "airway")
-    bone = of("bone")
-    _set(tissue, free & _between_lungs(lung, spacing), "mediastinum")
-    near_ribs = distance_to(bone, spacing) < 7.0
+        structures = {**structures, **_create_chest_masks(structures, hull, spacing)}
+    lung = merge_masks("lung", "airway")
+    bone = merge_masks("bone")
+    _set(tissue, free & _find_mediastinum(lung, spacing), "mediastinum")
+    near_ribs = compute_signed_distance(bone, spacing) < 7.0
     _set(tissue, free & ((hull > -3.0) | (near_ribs & (hull > -17.0))), "wall_muscle")
-    organs = of("liver", "spleen", "stomach", "colon", "right_kidney", "left_kidney")
-    _set(tissue, free & (distance_to(lung, spacing) < 5.0) & (distance_to(organs, spacing) < 9.0), "diaphragm")
-    back = of("back_muscle", "psoas") | (bone & closed(of("back_muscle"), spacing, 30.0))
-    _set(tissue, free & closed(back, spacing, 7.0), "back_muscle")
-    _set(tissue, free & _discs(bone, structures.get("spinal_canal", empty), spacing), "disc")
-    canal = _canal(bone, spacing)
-    if not of("back_muscle", "psoas", "gluteal_muscle").any():
-        _trunk_muscles(tissue, free, bone, canal, hull, lung, spacing)
-    organs = of("bladder", "prostate_uterus", "colon")
-    _pelvis(tissue, free, of("gluteal_muscle", "psoas"), bone, organs, spacing, random)
+    organs = merge_masks("liver", "spleen", "stomach", "colon", "right_kidney", "left_kidney")
+    _set(
+        tissue,
+        free & (compute_signed_distance(lung, spacing) < 5.0) & (compute_signed_distance(organs, spacing) < 9.0),
+        "diaphragm",
+    )
+    back = merge_masks("back_muscle", "psoas") | (bone & apply_closing(merge_masks("back_muscle"), spacing, 30.0))
+    _set(tissue, free & apply_closing(back, spacing, 7.0), "back_muscle")
+    _set(tissue, free & _find_discs(bone, structures.get("spinal_canal", empty), spacing), "disc")
+    canal = _find_spinal_canal(bone, spacing)
+    if not merge_masks("back_muscle", "psoas", "gluteal_muscle").any():
+        _add_trunk_muscles(tissue, free, bone, canal, hull, lung, spacing)
+    organs = merge_masks("bladder", "prostate_uterus", "colon")
+    _add_pelvic_muscles(tissue, free, merge_masks("gluteal_muscle", "psoas"), bone, organs, spacing, random)
     _set(tissue, free & canal, "spinal_canal")
     if "stomach" not in structures and {"liver", "spleen"} <= set(structures):
-        _set(tissue, free & _missing_stomach(structures, hull, taken, spacing), "viscus_wall")
+        _set(tissue, free & _estimate_stomach(structures, hull, taken, spacing), "viscus_wall")
     if "bowel" not in structures:
-        _bowel_in(tissue, free, hull, of("bone", "back_muscle", "psoas"), spacing, random)
+        _add_bowel_loops(tissue, free, hull, merge_masks("bone", "back_muscle", "psoas"), spacing, random)
     for name, extra in structures.items():
         if name in ("lung", "heart"):
             _set(tissue, extra & ~taken & inside, "lung" if name == "lung" else "heart_blood")
     return tissue, hull
 
 
-def uneven(hull: Field, spacing: Spacing, random: np.random.Generator) -> Field:
+def perturb_fat_thickness(hull: Field, spacing: Spacing, random: np.random.Generator) -> Field:
     """The distance (mm) to the trunk, scaled by smooth noise so that the fat layer varies in thickness."""
     # Further out, a body is rounder than the planes of the hull and has no steps between slices.
     near = np.minimum(hull, 200.0)
     weight = np.clip(near / 15.0, 0.0, 1.0)
-    even = smoothed(near, spacing, (0.0, 0.0, 6.0))
-    rounded = even + weight * (smoothed(even, spacing, (16.0, 16.0, 4.0)) - even)
+    even = smooth_gaussian(near, spacing, (0.0, 0.0, 6.0))
+    rounded = even + weight * (smooth_gaussian(even, spacing, (16.0, 16.0, 4.0)) - even)
     rounded = np.where(hull > 0, np.maximum(rounded, 0.01), np.minimum(rounded, hull))
-    thickness = np.exp(0.12 * noise(hull.shape, spacing, 80.0, random))
+    thickness = np.exp(0.12 * generate_noise(hull.shape, spacing, 80.0, random))
     return np.where(rounded > 0, rounded / thickness, rounded).astype(np.float32)
 
 
-def shell_codes(hull: Field) -> np.ndarray:
+def compute_shell_codes(hull: Field) -> np.ndarray:
     """Codes of the shells outside the trunk; 0 inside and beyond the last shell."""
     number = np.floor(hull / SHELL_MM)
     return np.where((number >= 0) & (number < N_SHELLS), SHELLS + number, 0).astype(np.uint8)
@@ -86,20 +99,20 @@ def _set(tissue: np.ndarray, mask: Mask, name: str) -> None:
     tissue[mask] = INDEX[name]
 
 
-def _between_lungs(lung: Mask, spacing: Spacing) -> Mask:
+def _find_mediastinum(lung: Mask, spacing: Spacing) -> Mask:
     """The convex hull of the lungs, in slices where the lungs are large."""
     if not lung.any():
         return lung
     area = lung.sum(axis=(1, 2))
     large = area > 0.35 * area.max()
-    return (hull_distance(lung, spacing) < 0) & large[:, None, None]
+    return (compute_hull_distance(lung, spacing) < 0) & large[:, None, None]
 
 
-def _discs(bone: Mask, canal: Mask, spacing: Spacing) -> Mask:
+def _find_discs(bone: Mask, canal: Mask, spacing: Spacing) -> Mask:
     """The gaps between vertebral bodies: short along z, and in front of the canal."""
     if not canal.any():
         return np.zeros_like(bone)
-    near = distance_to(canal, spacing)
+    near = compute_signed_distance(canal, spacing)
     front = np.zeros_like(bone)
     reach = max(1, round(6.0 / spacing[2]))
     above, below = np.zeros_like(bone), np.zeros_like(bone)
@@ -114,9 +127,9 @@ def _discs(bone: Mask, canal: Mask, spacing: Spacing) -> Mask:
     return above & below & front & (near < 45.0)
 
 
-def _canal(bone: Mask, spacing: Spacing) -> Mask:
+def _find_spinal_canal(bone: Mask, spacing: Spacing) -> Mask:
     """The space inside the vertebrae, and between one arch and the next."""
-    thick = closed(bone, spacing, 5.0)
+    thick = apply_closing(bone, spacing, 5.0)
     canal = np.zeros_like(bone)
     largest = int(_CANAL_MM2 / (spacing[0] * spacing[1]))
     for k in np.flatnonzero(bone.any(axis=(1, 2))):
@@ -135,13 +148,13 @@ def _canal(bone: Mask, spacing: Spacing) -> Mask:
     return above & below
 
 
-def _trunk_muscles(
+def _add_trunk_muscles(
     tissue: np.ndarray, free: Mask, bone: Mask, canal: Mask, hull: Field, lung: Mask, spacing: Spacing
 ) -> None:
     """Add muscles of back, loins and hips, and ribs, for a map with spine and pelvis but none of these."""
     depth, height, width = bone.shape
     x, y = np.arange(width)[None] * spacing[0], np.arange(height)[:, None] * spacing[1]
-    from_bone = distance_to(bone, spacing)
+    from_bone = compute_signed_distance(bone, spacing)
     columns = np.flatnonzero(canal.any(axis=(0, 1)))
     middle = columns.mean() * spacing[0] if len(columns) else 0.5 * width * spacing[0]
     lungs = np.flatnonzero(lung.any(axis=(1, 2)))
@@ -171,12 +184,12 @@ def _trunk_muscles(
     # Ribs slope down to the front.
     phase = np.mod((z + 0.45 * y[None]) / 27.0, 1.0)
     rib = (phase < 0.36) & (hull > -8.0) & (hull < -0.5) & (np.abs(x - middle) > 25.0)[None]
-    rib &= closed(lung, spacing, 12.0) | (distance_to(lung, spacing) < 26.0)
+    rib &= apply_closing(lung, spacing, 12.0) | (compute_signed_distance(lung, spacing) < 26.0)
     rib[: lungs[0]] = False
     _set(tissue, free & rib, "cortical_bone")
 
 
-def _missing_stomach(structures: dict[str, Mask], hull: Field, taken: Mask, spacing: Spacing) -> Mask:
+def _estimate_stomach(structures: dict[str, Mask], hull: Field, taken: Mask, spacing: Spacing) -> Mask:
     """A space of the size of a stomach between liver, spleen and lung, for a map without the stomach.
 
     Without it, this space would be filled with fat.
@@ -184,7 +197,11 @@ def _missing_stomach(structures: dict[str, Mask], hull: Field, taken: Mask, spac
     spleen, liver = structures["spleen"], structures["liver"]
     lungs = structures.get("lung", np.zeros_like(spleen))
     levels = np.flatnonzero(spleen.any(axis=(1, 2)))
-    room = (hull < -8.0) & (distance_to(taken, spacing) > 1.5) & (distance_to(lungs, spacing) > 5.0)
+    room = (
+        (hull < -8.0)
+        & (compute_signed_distance(taken, spacing) > 1.5)
+        & (compute_signed_distance(lungs, spacing) > 5.0)
+    )
     room[: max(levels[0] - round(20.0 / spacing[2]), 0)] = False
     room[levels[-1] + round(15.0 / spacing[2]) :] = False
     # Left of the middle, in front of the back of the spleen, and not in front of the liver.
@@ -194,11 +211,11 @@ def _missing_stomach(structures: dict[str, Mask], hull: Field, taken: Mask, spac
     room[:, :, int(middle) :] = False
     room[:, : int(y.mean())] = False
     room[:, int(liver_y.max()) :] = False
-    core = distance_to(room, spacing) < -9.0
-    return room & (distance_to(core, spacing) < 8.0)
+    core = compute_signed_distance(room, spacing) < -9.0
+    return room & (compute_signed_distance(core, spacing) < 8.0)
 
 
-def _pelvis(
+def _add_pelvic_muscles(
     tissue: np.ndarray, free: Mask, muscles: Mask, bone: Mask, organs: Mask, spacing: Spacing,
     random: np.random.Generator,
 ) -> None:  # fmt: skip
@@ -206,23 +223,23 @@ def _pelvis(
     levels = np.flatnonzero(muscles.any(axis=(1, 2)))
     if not len(levels):
         return
-    streaks = noise(tissue.shape, spacing, 7.0, random)
-    close = closed(muscles | bone, spacing, 11.0)
+    streaks = generate_noise(tissue.shape, spacing, 7.0, random)
+    close = apply_closing(muscles | bone, spacing, 11.0)
     lowest = levels[0] + int(110.0 / spacing[2])
-    close[lowest:] &= closed(muscles, spacing, 9.0)[lowest:]
-    clear = distance_to(organs, spacing) > 7.0
+    close[lowest:] &= apply_closing(muscles, spacing, 9.0)[lowest:]
+    clear = compute_signed_distance(organs, spacing) > 7.0
     _set(tissue, free & close & clear & (streaks > -0.9), "pelvic_muscle")
     # Below the pelvic organs there are only muscles and fat.
     floor = np.flatnonzero(organs.any(axis=(1, 2)))
     bottom = int(floor[0]) if len(floor) else 0
     thighs = free.copy()
-    thighs[bottom:] &= (distance_to(bone, spacing) < _LIMBS_MM)[bottom:] & (np.arange(bottom, len(free)) < lowest)[
-        :, None, None
-    ]
+    thighs[bottom:] &= (compute_signed_distance(bone, spacing) < _LIMBS_MM)[bottom:] & (
+        np.arange(bottom, len(free)) < lowest
+    )[:, None, None]
     _set(tissue, thighs & clear & (streaks > -0.4), "pelvic_muscle")
 
 
-def _bowel_in(
+def _add_bowel_loops(
     tissue: np.ndarray, free: Mask, hull: Field, behind: Mask, spacing: Spacing, random: np.random.Generator
 ) -> None:
     """Add loops of small bowel in the free space of the abdomen, from level sets of smooth noise, for a map without."""
@@ -232,7 +249,7 @@ def _bowel_in(
     middle = spine[:, width // 3 : 2 * width // 3].max(axis=1)[:, None, None]
     space = free & (tissue == INDEX["visceral_fat"]) & (hull < -9.0) & (rows > middle)
     space[int(0.72 * depth) :] = False
-    loops = noise(free.shape, spacing, 6.5, random)
+    loops = generate_noise(free.shape, spacing, 6.5, random)
     _set(tissue, space & (loops > 0.1), "bowel_wall")
     _set(tissue, space & (loops > 0.65), "bowel_lumen")
 
@@ -244,13 +261,13 @@ def _smooth_level(level: np.ndarray, spacing: Spacing) -> Field:
     return sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, 12.0))
 
 
-def _chest(structures: dict[str, Mask], hull: Field, spacing: Spacing) -> dict[str, Mask]:
+def _create_chest_masks(structures: dict[str, Mask], hull: Field, spacing: Spacing) -> dict[str, Mask]:
     """Masks of lungs and heart above the abdominal organs, for a map with ribs but no lungs."""
     below = ("liver", "spleen", "stomach", "right_kidney", "left_kidney", "colon")
     organs = np.logical_or.reduce([structures[name] for name in below if name in structures])
     empty = np.zeros_like(organs)
-    belly = closed(organs, spacing, 35.0)
-    belly = distance_to(belly, spacing) < 6.0
+    belly = apply_closing(organs, spacing, 35.0)
+    belly = compute_signed_distance(belly, spacing) < 6.0
     height = np.arange(len(belly))[:, None, None]
     top = np.where(belly.any(axis=0), len(belly) - 1 - belly[::-1].argmax(axis=0), -1)
     organ_top = int(np.flatnonzero(organs.any(axis=(1, 2)))[-1])
@@ -262,8 +279,8 @@ def _chest(structures: dict[str, Mask], hull: Field, spacing: Spacing) -> dict[s
     bone = structures.get("bone", empty)
     through = ("aorta", "esophagus", "inferior_vena_cava")
     vessels = np.logical_or.reduce([structures[name] for name in through if name in structures] or [empty])
-    middle = distance_to(vessels, spacing)
-    lung = open_above & (distance_to(bone, spacing) > 3.0) & (middle > 4.0)
+    middle = compute_signed_distance(vessels, spacing)
+    lung = open_above & (compute_signed_distance(bone, spacing) > 3.0) & (middle > 4.0)
     x = np.arange(lung.shape[2])[None, None] * spacing[0]
     y = np.arange(lung.shape[1])[None, :, None] * spacing[1]
     _, ys, xs = np.nonzero(vessels if vessels.any() else organs)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..phantom.shapes import rotation
+from ..phantom.shapes import compute_rotation_matrix
 from .anatomy import Anatomy
 from .noise import smooth_noise
 from .recipe import Deformation
@@ -70,23 +70,25 @@ class Geometry:
         self._anatomy, self._deformation, self._seed = resident.anatomy, deformation, seed
         self._changes = resident.changes
         self.device = resident.tissues.device
-        self.matrix = rotation(deformation.degrees).T / np.array(deformation.scale)[:, None]
+        self.matrix = compute_rotation_matrix(deformation.degrees).T / np.array(deformation.scale)[:, None]
         # Fields, their warps, and their weights.
         self._warps = [(*resident.warps[name], weight) for name, weight in sorted(deformation.blend.items()) if weight]
 
-    def nodes(self, z: Axis, y: Axis, x: Axis) -> Nodes:
+    def compute_nodes(self, z: Axis, y: Axis, x: Axis) -> Nodes:
         """The nodes that are needed for points with these coordinates (mm) of the body."""
         first, axes = [], []
         for axis in (z, y, x):
             low, high = np.floor(axis.min() / NODE_MM), np.floor(axis.max() / NODE_MM) + 1
             first.append(int(low))
             axes.append(np.arange(low, high + 1) * NODE_MM)
-        return Nodes((first[0], first[1], first[2]), self._at_nodes(axes[0], axes[1], axes[2], organs=True))
+        return Nodes(
+            (first[0], first[1], first[2]), self._compute_node_positions(axes[0], axes[1], axes[2], organs=True)
+        )
 
-    def positions(self, nodes: Nodes, z: Axis, y: Axis, x: Axis) -> Tensor:
+    def interpolate_positions(self, nodes: Nodes, z: Axis, y: Axis, x: Axis) -> Tensor:
         """Positions (3, z, y, x) in mm (x, y, z) in the label map of points with these coordinates (mm) of the body.
 
-        Interpolates between ``nodes``.
+        Interpolates between the nodes (``compute_nodes``).
         """
         values = nodes.values
         # x first and z last, so that the large steps copy whole rows and planes.
@@ -115,11 +117,11 @@ class Geometry:
         found = (points - self._anatomy.center) @ to_body.T
         for _ in range(5):
             lattice = torch.from_numpy((found / _COARSE_MM - start).T.copy())
-            reached = trilinear(values, lattice).numpy().T
+            reached = interpolate_trilinear(values, lattice).numpy().T
             found = found + (points - reached) @ to_body.T
         return found
 
-    def volumes_ml(self) -> dict[int, float]:
+    def estimate_volumes_ml(self) -> dict[int, float]:
         """Volumes (ml) of the organs in this geometry, by label; infinite if the geometry folds.
 
         Estimated from the local change of volume at some points of each organ. Ignores growth of single organs.
@@ -132,7 +134,7 @@ class Geometry:
         labels = sorted(self._anatomy.positions)
         points = [self._anatomy.positions[label][:_VOLUME_POINTS] for label in labels]
         found = self.find(np.concatenate(points))
-        at_points = trilinear(stretch, torch.from_numpy((found / _COARSE_MM - start).T.copy()))[0].numpy()
+        at_points = interpolate_trilinear(stretch, torch.from_numpy((found / _COARSE_MM - start).T.copy()))[0].numpy()
         volumes = {}
         ends = np.cumsum([len(part) for part in points])
         for label, part in zip(labels, np.split(at_points, ends[:-1]), strict=True):
@@ -147,9 +149,9 @@ class Geometry:
         low, high = ((corner - self._anatomy.center) * scale for corner in self._anatomy.trunk)
         first, last = np.floor(low / _COARSE_MM) - 1, np.ceil(high / _COARSE_MM) + 2
         x, y, z = (np.arange(a, b) * _COARSE_MM for a, b in zip(first, last, strict=True))
-        return first, self._at_nodes(z, y, x, organs=False).to("cpu", torch.float64).numpy()
+        return first, self._compute_node_positions(z, y, x, organs=False).to("cpu", torch.float64).numpy()
 
-    def _at_nodes(self, z: Axis, y: Axis, x: Axis, organs: bool) -> Tensor:
+    def _compute_node_positions(self, z: Axis, y: Axis, x: Axis, organs: bool) -> Tensor:
         device = self.device
         mz, my, mx = (torch.from_numpy(axis.astype(np.float32)).to(device) for axis in (z, y, x))
         center = self._anatomy.center
@@ -170,13 +172,13 @@ class Geometry:
             moved = place.reshape(3, -1)
             for field, warp, weight in self._warps:
                 lattice = torch.stack([(before[i] - warp.start[i]) * (1.0 / warp.step) for i in range(3)])
-                moved += trilinear(field.to(torch.float32), lattice) * weight
+                moved += interpolate_trilinear(field.to(torch.float32), lattice) * weight
             place = moved.reshape(shape)
         if organs and (self._deformation.growth or self._deformation.shift):
-            place = place - self._organ_displacement(place.reshape(3, -1)).reshape(shape)
+            place = place - self._compute_organ_displacement(place.reshape(3, -1)).reshape(shape)
         return place
 
-    def _organ_displacement(self, place: Tensor) -> Tensor:
+    def _compute_organ_displacement(self, place: Tensor) -> Tensor:
         """Displacement (3, n) in mm of points (3, n) by growing and moving organs."""
         anatomy, deformation = self._anatomy, self._deformation
         lattice = torch.stack([place[i] * (1.0 / anatomy.change_step[i]) for i in range(3)])
@@ -199,10 +201,10 @@ class Geometry:
             target = total[(slice(None), *block)]
             for axis in range(3):
                 target[axis] += part[axis] * growth + part[3] * shift[axis]
-        return trilinear(total, lattice, (low[2], low[1], low[0]))
+        return interpolate_trilinear(total, lattice, (low[2], low[1], low[0]))
 
 
-def trilinear(field: Tensor, points: Tensor, first: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
+def interpolate_trilinear(field: Tensor, points: Tensor, first: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
     """Trilinear interpolation of ``field`` (channels, z, y, x) at ``points`` (3, n): values (channels, n).
 
     Points are x, y, z in lattice units; ``first`` is the lattice point (x, y, z) of the field's first value. Points
@@ -222,13 +224,13 @@ def trilinear(field: Tensor, points: Tensor, first: tuple[int, int, int] = (0, 0
     base = (left[2] * height + left[1]) * width + left[0]
     step_x, step_y, step_z = (1 if width > 1 else 0), (width if height > 1 else 0), (height * width if depth > 1 else 0)
 
-    def line(offset: int) -> Tensor:
+    def interpolate_x(offset: int) -> Tensor:
         left_end = flat.index_select(1, base + offset)
         return left_end + (flat.index_select(1, base + (offset + step_x)) - left_end) * weights[0]
 
-    def plane(offset: int) -> Tensor:
-        back = line(offset)
-        return back + (line(offset + step_y) - back) * weights[1]
+    def interpolate_xy(offset: int) -> Tensor:
+        back = interpolate_x(offset)
+        return back + (interpolate_x(offset + step_y) - back) * weights[1]
 
-    lower = plane(0)
-    return lower + (plane(step_z) - lower) * weights[2]
+    lower = interpolate_xy(0)
+    return lower + (interpolate_xy(step_z) - lower) * weights[2]

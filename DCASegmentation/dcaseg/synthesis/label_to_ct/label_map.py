@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ...errors import UserError
-from ...imaging.grid import canonical_view
+from ...imaging.grid import get_canonical_view
 from ...imaging.readers import read_labels
 from ...json_io import load, read_json
 from ...option_fields import option
@@ -70,20 +70,20 @@ def read_label_map(folder: Path, sidecar: Sidecar | None = None) -> LabelMap:
     published label maps. Raises UserError if the folder is not an anatomy, and ImageError for an invalid image.
     """
     folder = Path(folder)
-    image_path, table_path = _only(folder, _MAPS, "label map"), _table(folder)
+    image_path, table_path = _find_single_file(folder, _MAPS, "label map"), _find_table(folder)
     own = folder / SIDECAR
     if own.exists():
         sidecar = _read_sidecar(own)
     elif sidecar is None:
-        sidecar = _published(table_path)
+        sidecar = _get_known_corrections(table_path)
     names = {number: sidecar.names.get(name, name) for number, name in read_names(table_path).items()}
     image = read_labels(image_path)
     if sidecar.spacing is not None:
         image.SetSpacing(sidecar.spacing)
     voxels = sitk.GetArrayFromImage(image)
     for whole, parts in sidecar.parts.items():
-        voxels, names = _divided(voxels, names, whole, parts)
-    view = canonical_view(voxels, image, "RAS")
+        voxels, names = _split_structure(voxels, names, whole, parts)
+    view = get_canonical_view(voxels, image, "RAS")
     # The view has the image's axes in another order, so each world axis gets the step of the nearest index axis.
     axes = np.abs(np.reshape(image.GetDirection(), (3, 3)))
     steps = np.array(image.GetSpacing())[axes.argmax(axis=1)]
@@ -107,7 +107,7 @@ def read_names(path: Path) -> dict[int, str]:
     return names
 
 
-def _divided(
+def _split_structure(
     voxels: np.ndarray, names: dict[int, str], whole: str, parts: tuple[Part, ...]
 ) -> tuple[np.ndarray, dict[int, str]]:
     number = next((n for n, name in names.items() if name == whole), None)
@@ -123,7 +123,7 @@ def _divided(
     return voxels, names
 
 
-def _only(folder: Path, patterns: tuple[str, ...], what: str) -> Path:
+def _find_single_file(folder: Path, patterns: tuple[str, ...], what: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"The folder {folder} does not exist.", _FORMAT)
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
@@ -135,7 +135,7 @@ def _only(folder: Path, patterns: tuple[str, ...], what: str) -> Path:
     return found[0]
 
 
-def _table(folder: Path) -> Path:
+def _find_table(folder: Path) -> Path:
     for pattern in _TABLES:
         for path in sorted(folder.glob(pattern)):
             if path.name.lower() not in ("source.txt", "readme.txt", "license.txt"):
@@ -152,7 +152,7 @@ def _read_sidecar(path: Path) -> Sidecar:
         ) from None
 
 
-def _published(table: Path) -> Sidecar:
+def _get_known_corrections(table: Path) -> Sidecar:
     """Known corrections of published label maps, by the name of their table."""
     return _PUBLISHED.get(table.name, Sidecar())
 

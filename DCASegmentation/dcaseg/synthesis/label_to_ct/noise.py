@@ -28,9 +28,9 @@ def _mix(values: Tensor) -> Tensor:
     return values ^ ((values >> 16) & 0xFFFF)
 
 
-def hashed(seed: int, axes: Sequence[NDArray[np.int64]], device: torch.device) -> Tensor:
+def hash_coordinates(seed: int, axes: Sequence[NDArray[np.int64]], device: torch.device) -> Tensor:
     """Random int32 at the lattice points of ``axes``, one array of integer coordinates for each dimension."""
-    state = torch.tensor(_signed(seed), dtype=torch.int32, device=device)
+    state = torch.tensor(_to_int32(seed), dtype=torch.int32, device=device)
     state = _mix(state)
     for axis in axes:
         coordinates = torch.from_numpy(axis.astype(np.int32)).to(device)
@@ -39,13 +39,13 @@ def hashed(seed: int, axes: Sequence[NDArray[np.int64]], device: torch.device) -
     return state
 
 
-def _signed(seed: int) -> int:
+def _to_int32(seed: int) -> int:
     return ((seed & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 
-def normal(seed: int, axes: Sequence[NDArray[np.int64]], device: torch.device) -> Tensor:
+def sample_normal(seed: int, axes: Sequence[NDArray[np.int64]], device: torch.device) -> Tensor:
     """Nearly Gaussian float32 numbers with mean 0 and SD 1 at the lattice points of ``axes``."""
-    first = hashed(seed, axes, device)
+    first = hash_coordinates(seed, axes, device)
     second = (first ^ ((first >> 15) & 0x1FFFF)) * 0x2C1B3C6D
     second = second ^ ((second >> 12) & 0xFFFFF)
     total = (first & 0xFFFF) + ((first >> 16) & 0xFFFF) + (second & 0xFFFF) + ((second >> 16) & 0xFFFF)
@@ -60,9 +60,9 @@ def smooth_noise(
     ``axes_mm`` are coordinates in mm along z, y and x, in any order and spacing. The noise is a cubic B-spline with
     random control points; a value depends only on its coordinates, ``seed``, ``step_mm`` and the channel.
     """
-    splines = [_spline(axis / step_mm) for axis in axes_mm]
+    splines = [_compute_spline_weights(axis / step_mm) for axis in axes_mm]
     controls = torch.stack(
-        [normal(seed * 31 + channel, [nodes for nodes, _, _ in splines], device) for channel in range(channels)]
+        [sample_normal(seed * 31 + channel, [nodes for nodes, _, _ in splines], device) for channel in range(channels)]
     )
     # x first and z last, so that the large steps copy whole rows and planes.
     for dimension, (_, left, weights) in list(enumerate(splines, start=1))[::-1]:
@@ -77,7 +77,9 @@ def smooth_noise(
     return controls * (1.0 / _SPLINE_SD)
 
 
-def _spline(positions: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def _compute_spline_weights(
+    positions: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """The control points that ``positions`` (in steps) need, the index of the first for each, and its four weights."""
     left = np.floor(positions).astype(np.int64)
     t = positions - left

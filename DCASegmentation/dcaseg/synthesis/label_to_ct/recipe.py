@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError, reason_of
+from ...errors import UserError, get_reason
 from ...json_io import DataError, load, read_json
 
 # Increased whenever the same recipe would give different voxels, or the fields change.
@@ -183,6 +183,6 @@ def read_recipe(path: Path) -> Recipe:
         data = read_json(Path(path))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read as JSON ({reason_of(error)}).", "Specify a recipe.json that dca synthesize wrote."
+            f"{path} cannot be read as JSON ({get_reason(error)}).", "Specify a recipe.json that dca synthesize wrote."
         ) from None
     return Recipe.from_json(data)

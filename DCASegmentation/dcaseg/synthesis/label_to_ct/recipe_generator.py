@@ -62,12 +62,12 @@ def draw_recipe(
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")
     random = np.random.default_rng([seed, 7, attempt])
     anatomy = anatomies[int(random.integers(len(anatomies)))]
-    deformation = _deformation(anatomy, sorted((partners or {}).get(anatomy.name, ())), random)
-    appearance = _appearance(anatomy, phase, random)
+    deformation = _draw_deformation(anatomy, sorted((partners or {}).get(anatomy.name, ())), random)
+    appearance = _draw_appearance(anatomy, phase, random)
     prone = bool(random.random() < 0.06)
-    missing = _missing(anatomy, random)
+    missing = _draw_missing_organs(anatomy, random)
     arms = random.random() < 0.12
-    view = _field_of_view(anatomy, deformation, appearance, arms, scan_range, random)
+    view = _draw_field_of_view(anatomy, deformation, appearance, arms, scan_range, random)
     table = None
     if random.random() < 0.7:
         table = Table(
@@ -83,15 +83,15 @@ def draw_recipe(
         deformation=deformation,
         appearance=appearance,
         field_of_view=view,
-        scanner=_scanner(random),
+        scanner=_draw_scanner(random),
         table=table,
-        arms=_arms(anatomy, deformation, appearance, random) if arms else (),
+        arms=_draw_arms(anatomy, deformation, appearance, random) if arms else (),
         missing=missing,
         prone=prone,
     )
 
 
-def body_box(anatomy: Anatomy, deformation: Deformation, layers_mm: float) -> tuple[np.ndarray, np.ndarray]:
+def compute_body_box(anatomy: Anatomy, deformation: Deformation, layers_mm: float) -> tuple[np.ndarray, np.ndarray]:
     """Two corners (x, y, z) in mm of the body with ``layers_mm`` of muscle and fat, before it is deformed."""
     scale = np.array(deformation.scale)
     low, high = ((corner - anatomy.center) * scale for corner in anatomy.trunk)
@@ -99,7 +99,7 @@ def body_box(anatomy: Anatomy, deformation: Deformation, layers_mm: float) -> tu
     return low - around, high + around
 
 
-def _deformation(anatomy: Anatomy, partners: Sequence[str], random: np.random.Generator) -> Deformation:
+def _draw_deformation(anatomy: Anatomy, partners: Sequence[str], random: np.random.Generator) -> Deformation:
     size = float(np.clip(random.normal(0.99, 0.09), 0.77, 1.3))
     scale = size * np.exp(np.clip(random.normal(0.0, (0.06, 0.08, 0.06)), -0.15, 0.15))
     growth = {}
@@ -124,15 +124,15 @@ def _deformation(anatomy: Anatomy, partners: Sequence[str], random: np.random.Ge
         chosen = random.choice(len(partners), count, replace=False)
         shares = random.dirichlet(np.ones(count)) * random.uniform(0.2, 1.2)
         blend = {partners[int(i)]: float(share) for i, share in zip(chosen, shares, strict=True)}
-    return Deformation(_triple(scale), _triple(degrees), _triple(elastic), blend, growth, shift)
+    return Deformation(_as_triple(scale), _as_triple(degrees), _as_triple(elastic), blend, growth, shift)
 
 
-def _triple(values: np.ndarray) -> tuple[float, float, float]:
+def _as_triple(values: np.ndarray) -> tuple[float, float, float]:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def _appearance(anatomy: Anatomy, phase: str | None, random: np.random.Generator) -> Appearance:
-    values, phase = _contrast(random, phase)
+def _draw_appearance(anatomy: Anatomy, phase: str | None, random: np.random.Generator) -> Appearance:
+    values, phase = _draw_contrast(random, phase)
     spread = 28.0 if random.random() < 0.15 else 4.0
     values["liver"] -= float(random.uniform(10.0, 60.0)) if random.random() < 0.2 else float(random.uniform(-6.0, 8.0))
     values["muscle"] += float(random.normal(-4.0, 7.0))
@@ -142,7 +142,7 @@ def _appearance(anatomy: Anatomy, phase: str | None, random: np.random.Generator
     values["cortical_bone"] = float(random.uniform(250.0, 600.0))
     own = {name: float(random.normal(0.0, spread)) for name in sorted({t.hu for t in TISSUES})}
     lively = float(random.uniform(0.5, 1.6))
-    lean = _infiltrated(random)
+    lean = _draw_fatty_infiltration(random)
     hu, texture, vessels = {}, {}, {}
     for tissue in TISSUES:
         soft = tissue.hu not in ("air", "gas", "fat", "lung")
@@ -179,20 +179,20 @@ def _appearance(anatomy: Anatomy, phase: str | None, random: np.random.Generator
         if phase == "arterial" and random.random() < 0.3:
             lesion = values["liver"] + float(random.uniform(20.0, 70.0))
         lesions = Lesions(lesion, float(random.uniform(18.0, 45.0)), float(random.uniform(1.6, 2.4)))
-    fillings = {name: _filling(name, hu, oral, random) for name in LUMENS}
+    fillings = {name: _draw_filling(name, hu, oral, random) for name in LUMENS}
     effusion = float(random.uniform(0.08, 0.45)) if random.random() < 0.12 else None
     return Appearance(phase, hu, texture, vessels, vessel_hu, muscle, fat, fillings, effusion, lesions)
 
 
-def _contrast(random: np.random.Generator, phase: str | None) -> tuple[dict[str, float], str]:
+def _draw_contrast(random: np.random.Generator, phase: str | None) -> tuple[dict[str, float], str]:
     shares = np.array([share for _, _, share in _TIMES])
     early, late, _ = _TIMES[int(random.choice(len(_TIMES), p=shares / shares.sum()))]
     if phase is not None:
         early = late = phase
     person = Person.draw(int(random.integers(2**31)))
-    first, second = Contrast.of(person, early).hu, Contrast.of(person, late).hu
+    first, second = Contrast.from_person(person, early).hu, Contrast.from_person(person, late).hu
     mix = float(random.random())
-    blank = Contrast.of(person, "none").hu
+    blank = Contrast.from_person(person, "none").hu
     # Dose, weight and circulation make enhancement vary more between patients than between phantoms.
     strength = float(random.uniform(0.7, 1.25))
     values = {}
@@ -202,7 +202,7 @@ def _contrast(random: np.random.Generator, phase: str | None) -> tuple[dict[str,
     return values, early if mix < 0.5 else late
 
 
-def _infiltrated(random: np.random.Generator) -> dict[str, tuple[float, float]]:
+def _draw_fatty_infiltration(random: np.random.Generator) -> dict[str, tuple[float, float]]:
     """Organs with fatty infiltration (pancreas, adrenal glands): the decrease in HU, and the SD in HU of the result."""
     found = {}
     if random.random() < 0.35:
@@ -213,7 +213,7 @@ def _infiltrated(random: np.random.Generator) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _filling(name: str, hu: Mapping[str, float], oral: bool, random: np.random.Generator) -> Filling:
+def _draw_filling(name: str, hu: Mapping[str, float], oral: bool, random: np.random.Generator) -> Filling:
     count, usual, wall = LUMENS[name], hu[name], hu[name.replace("lumen", "wall")]
     content = usual + random.normal(0.0, 8.0, count)
     level, above = np.full(count, 2.0), np.full(count, _GAS)
@@ -249,7 +249,7 @@ def _as_filling(content: np.ndarray, level: np.ndarray, above: np.ndarray) -> Fi
     return Filling(tuple(content.tolist()), tuple(level.tolist()), tuple(above.tolist()))
 
 
-def _missing(anatomy: Anatomy, random: np.random.Generator) -> tuple[str, ...]:
+def _draw_missing_organs(anatomy: Anatomy, random: np.random.Generator) -> tuple[str, ...]:
     """Draw removed organs: sometimes the gallbladder, a kidney or the spleen. Fat takes their place."""
     chances = random.random(4)
     removed = []
@@ -262,7 +262,7 @@ def _missing(anatomy: Anatomy, random: np.random.Generator) -> tuple[str, ...]:
     return tuple(key for key in removed if AMOS.by_key[key].label not in anatomy.unannotated)
 
 
-def _scanner(random: np.random.Generator) -> Scanner:
+def _draw_scanner(random: np.random.Generator) -> Scanner:
     return Scanner(
         slice_mm=float(random.choice([1.0, 1.5, 2.5, 3.0, 5.0, random.uniform(1.0, 5.0), random.uniform(1.0, 7.0)])),
         noise_hu=float(np.clip(random.gamma(3.0, 4.0), 2.5, 45.0)),
@@ -273,7 +273,7 @@ def _scanner(random: np.random.Generator) -> Scanner:
     )
 
 
-def _levels(anatomy: Anatomy, scan_range: ScanRange | None, random: np.random.Generator) -> tuple[float, float]:
+def _draw_z_range(anatomy: Anatomy, scan_range: ScanRange | None, random: np.random.Generator) -> tuple[float, float]:
     """Lowest and highest level of the scan, in mm of the label map."""
     levels = anatomy.levels
     end = (len(anatomy.tissues) - 1) * anatomy.spacing[2]
@@ -311,7 +311,7 @@ def _levels(anatomy: Anatomy, scan_range: ScanRange | None, random: np.random.Ge
     return low, max(min(float(high), end), min(low + least, end))
 
 
-def _field_of_view(
+def _draw_field_of_view(
     anatomy: Anatomy,
     deformation: Deformation,
     appearance: Appearance,
@@ -319,8 +319,8 @@ def _field_of_view(
     scan_range: ScanRange | None,
     random: np.random.Generator,
 ) -> FieldOfView:
-    low, high = _levels(anatomy, scan_range, random)
-    corner, opposite = body_box(anatomy, deformation, appearance.muscle_mm + appearance.fat_mm)
+    low, high = _draw_z_range(anatomy, scan_range, random)
+    corner, opposite = compute_body_box(anatomy, deformation, appearance.muscle_mm + appearance.fat_mm)
     cut = random.random() < 0.14
     margins = random.uniform(-40.0, 5.0, 4) if cut else random.uniform(2.0, 34.0, 4)
     if arms and not cut:
@@ -339,11 +339,11 @@ def _field_of_view(
     return FieldOfView(start, extent, radius, center)
 
 
-def _arms(
+def _draw_arms(
     anatomy: Anatomy, deformation: Deformation, appearance: Appearance, random: np.random.Generator
 ) -> tuple[Arm, ...]:
     """Arms next to the trunk, for patients who cannot lift them."""
-    low, high = body_box(anatomy, deformation, appearance.muscle_mm + appearance.fat_mm)
+    low, high = compute_body_box(anatomy, deformation, appearance.muscle_mm + appearance.fat_mm)
     thickness = float(random.uniform(0.8, 1.25))
     arms = []
     for edge, side in ((low[0], -1.0), (high[0], 1.0)):

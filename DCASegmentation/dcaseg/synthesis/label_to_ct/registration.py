@@ -15,13 +15,13 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ...errors import DAMAGED_NPZ, UserError, reason_of
+from ...errors import DAMAGED_NPZ, UserError, get_reason
 from ...imaging.writers import write_file
 from ...organs import AMOS
 from .anatomy import Anatomy
 from .geometry import Warp
 from .tissues import STRETCHES, TISSUES
-from .volumes import smoothed
+from .volumes import smooth_gaussian
 
 # Largest total weight with which a body is blended toward others.
 MAX_WEIGHT = 1.2
@@ -64,14 +64,14 @@ def register(anatomy: Anatomy, other: Anatomy) -> Registration:
 
     Raises UserError if they have fewer than four organs in common for the alignment.
     """
-    groups = _groups(anatomy) & _groups(other)
-    scale, offset = _alignment(anatomy, other)
-    moving = _image(anatomy, groups)
-    grid = _grid(anatomy)
+    groups = _find_groups(anatomy) & _find_groups(other)
+    scale, offset = _fit_alignment(anatomy, other)
+    moving = _create_image(anatomy, groups)
+    grid = _create_reference_image(anatomy)
     to_other = sitk.AffineTransform(3)
     to_other.SetMatrix(np.diag(scale).ravel().tolist())
     to_other.SetTranslation(offset.tolist())
-    fixed_image = _image(other, groups)
+    fixed_image = _create_image(other, groups)
     fixed = sitk.Resample(fixed_image, grid, to_other, sitk.sitkLinear, 0.0)
     start = sitk.Resample(moving, grid, sitk.Transform(), sitk.sitkLinear, 0.0)
     # Outside the other map the target is unknown, so it is set to the anatomy itself.
@@ -81,10 +81,12 @@ def register(anatomy: Anatomy, other: Anatomy) -> Registration:
     fixed.CopyInformation(start)
     field: sitk.Image | None = None
     for factor, iterations in zip((2, 1), _ITERATIONS, strict=True):
-        field = _demons(fixed, start, field, factor, iterations)
+        field = _run_demons(fixed, start, field, factor, iterations)
     assert field is not None
-    vectors = _plausible(sitk.GetArrayFromImage(field).astype(np.float32))
-    before, after = (_overlap(anatomy, other, scale, offset, moved) for moved in (np.zeros_like(vectors), vectors))
+    vectors = _remove_folding(sitk.GetArrayFromImage(field).astype(np.float32))
+    before, after = (
+        _compute_mean_dice(anatomy, other, scale, offset, moved) for moved in (np.zeros_like(vectors), vectors)
+    )
     return Registration(_warp(vectors), before, after)
 
 
@@ -112,7 +114,7 @@ def read_warps(folder: Path) -> dict[str, dict[str, Warp]]:
                 x, y, z = (float(value) for value in arrays["start"])
                 warp = Warp(arrays["field"], float(arrays["step"]), (x, y, z))
         except DAMAGED_NPZ as error:
-            raise UserError(f"{path} cannot be read ({reason_of(error)}).", "Register the label maps again.") from None
+            raise UserError(f"{path} cannot be read ({get_reason(error)}).", "Register the label maps again.") from None
         if warp.field.ndim != 4 or len(warp.field) != 3:
             raise UserError(f"{path} is not a displacement field.", "Register the label maps again.")
         found.setdefault(anatomy, {})[other] = warp
@@ -131,19 +133,19 @@ def _group(tissue: str) -> str:
     return "heart" if tissue.startswith("heart") else ""
 
 
-def _codes(anatomy: Anatomy) -> dict[int, str]:
+def _get_code_groups(anatomy: Anatomy) -> dict[int, str]:
     """The group of each code in the tissue map of ``anatomy``, without codes that have no group."""
     codes = {index: _group(tissue.name) for index, tissue in enumerate(TISSUES)}
     codes |= {stretch.code: _group(stretch.lumen) for stretch in anatomy.stretches}
     return {code: group for code, group in codes.items() if group}
 
 
-def _groups(anatomy: Anatomy) -> set[str]:
+def _find_groups(anatomy: Anatomy) -> set[str]:
     present = set(np.unique(anatomy.tissues[::2, ::2, ::2]).tolist())
-    return {group for code, group in _codes(anatomy).items() if code in present}
+    return {group for code, group in _get_code_groups(anatomy).items() if code in present}
 
 
-def _alignment(anatomy: Anatomy, other: Anatomy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _fit_alignment(anatomy: Anatomy, other: Anatomy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scale and offset (x, y, z) from ``anatomy`` to ``other`` (mm), fitted to the centroids of their organs."""
     labels = [AMOS.by_key[key].label for key in _LANDMARKS]
     both = [label for label in labels if label in anatomy.positions and label in other.positions]
@@ -161,11 +163,11 @@ def _alignment(anatomy: Anatomy, other: Anatomy) -> tuple[NDArray[np.float64], N
     return scale, (theirs - scale * mine).mean(axis=0)
 
 
-def _image(anatomy: Anatomy, groups: set[str]) -> sitk.Image:
+def _create_image(anatomy: Anatomy, groups: set[str]) -> sitk.Image:
     values = np.zeros(256, np.float32)
     values[1:100] = _INTERIOR
     values[STRETCHES:] = _INTERIOR
-    for code, group in _codes(anatomy).items():
+    for code, group in _get_code_groups(anatomy).items():
         if group in groups:
             values[code] = _VALUES[group]
     image = sitk.GetImageFromArray(values[anatomy.tissues[::2, ::2, ::2]])
@@ -173,7 +175,7 @@ def _image(anatomy: Anatomy, groups: set[str]) -> sitk.Image:
     return sitk.SmoothingRecursiveGaussian(image, 0.5 * _GRID_MM)
 
 
-def _grid(anatomy: Anatomy) -> sitk.Image:
+def _create_reference_image(anatomy: Anatomy) -> sitk.Image:
     depth, height, width = anatomy.tissues.shape
     size = [int(np.ceil(n * s / _GRID_MM)) + 1 for n, s in zip((width, height, depth), anatomy.spacing, strict=True)]
     image = sitk.Image(*size, sitk.sitkUInt8)
@@ -181,7 +183,7 @@ def _grid(anatomy: Anatomy) -> sitk.Image:
     return image
 
 
-def _demons(
+def _run_demons(
     fixed: sitk.Image, moving: sitk.Image, initial: sitk.Image | None, factor: int, iterations: int
 ) -> sitk.Image:
     if factor > 1:
@@ -197,18 +199,18 @@ def _demons(
     return demons.Execute(fixed, moving, sitk.Resample(initial, fixed, sitk.Transform(), sitk.sitkLinear, 0.0))
 
 
-def _plausible(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _remove_folding(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Smooth and shrink displacements (z, y, x, 3; x, y, z in mm) until nothing folds with the largest weight."""
     for _ in range(12):
-        parts = [smoothed(vectors[..., i], (_GRID_MM,) * 3, (0.5 * _GRID_MM,) * 3) for i in range(3)]
+        parts = [smooth_gaussian(vectors[..., i], (_GRID_MM,) * 3, (0.5 * _GRID_MM,) * 3) for i in range(3)]
         vectors = np.stack(parts, axis=-1)
-        if float(jacobian(MAX_WEIGHT * vectors, _GRID_MM).min()) > _MIN_JACOBIAN:
+        if float(compute_jacobian_determinant(MAX_WEIGHT * vectors, _GRID_MM).min()) > _MIN_JACOBIAN:
             break
         vectors = vectors * np.float32(0.96)
     return vectors
 
 
-def jacobian(vectors: NDArray[np.float32], step: float) -> NDArray[np.float32]:
+def compute_jacobian_determinant(vectors: NDArray[np.float32], step: float) -> NDArray[np.float32]:
     """Determinant of the Jacobian (z, y, x) of a displacement: the relative volume of each voxel, negative if it folds.
 
     ``vectors`` is (z, y, x, 3) with x, y, z in mm, on a grid with ``step`` mm spacing.
@@ -227,7 +229,7 @@ def _warp(vectors: NDArray[np.float32]) -> Warp:
     return Warp(np.ascontiguousarray(np.moveaxis(sampled, -1, 0)).astype(np.float16), _LATTICE_MM, (0.0, 0.0, 0.0))
 
 
-def _overlap(
+def _compute_mean_dice(
     anatomy: Anatomy,
     other: Anatomy,
     scale: NDArray[np.float64],
@@ -237,7 +239,7 @@ def _overlap(
     """Mean Dice over common organs of ``anatomy``, displaced by ``vectors``, and the aligned ``other``."""
     z, y, x = np.meshgrid(*(np.arange(n) * _GRID_MM for n in vectors.shape[:3]), indexing="ij")
     points = np.stack([x, y, z], axis=-1)
-    mine, theirs = _labels_at(anatomy, points + vectors), _labels_at(other, points * scale + offset)
+    mine, theirs = _sample_labels(anatomy, points + vectors), _sample_labels(other, points * scale + offset)
     both = sorted(set(anatomy.volumes_ml) & set(other.volumes_ml))
     dice = []
     for label in both:
@@ -247,7 +249,7 @@ def _overlap(
     return float(np.mean(dice)) if dice else 0.0
 
 
-def _labels_at(anatomy: Anatomy, points: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _sample_labels(anatomy: Anatomy, points: NDArray[np.float64]) -> NDArray[np.uint8]:
     labels = np.zeros(256, np.uint8)
     labels[: len(TISSUES)] = [tissue.label for tissue in TISSUES]
     of_lumen = {tissue.name: tissue.label for tissue in TISSUES}

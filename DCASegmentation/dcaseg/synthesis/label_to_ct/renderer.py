@@ -23,7 +23,7 @@ from ...organs import AMOS
 from ..phantom.scan import orientation_matrix
 from .anatomy import Anatomy
 from .geometry import Geometry, Nodes, Resident, Warp
-from .noise import normal, smooth_noise
+from .noise import sample_normal, smooth_noise
 from .recipe import Arm, Recipe
 from .recipe_generator import ScanRange, draw_recipe
 from .tissues import INDEX, LUMENS, N_SHELLS, SHELL_MM, SHELLS, STRETCHES, TISSUES
@@ -69,7 +69,7 @@ class _Axes:
     sign: tuple[int, int, int]
 
     @classmethod
-    def of(cls, orientation: str) -> _Axes:
+    def from_orientation(cls, orientation: str) -> _Axes:
         """The axes of an array (z, y, x) with an ``orientation`` such as RAS. Raises ValueError for other letters."""
         try:
             found = [_WORLD[letter] for letter in orientation.upper()][::-1]
@@ -112,7 +112,7 @@ class Renderer:
             name: {other: warp for other, warp in (warps or {}).get(name, {}).items() if other in self.anatomies}
             for name in self.anatomies
         }
-        self.axes = _Axes.of(orientation)
+        self.axes = _Axes.from_orientation(orientation)
         steps = [0.0, 0.0, 0.0]
         for axis, step in zip(self.axes.world, spacing[::-1], strict=True):
             steps[axis] = float(step)
@@ -160,17 +160,17 @@ class Renderer:
         partners = {name: list(to) for name, to in self.warps.items()}
         for attempt in range(_ATTEMPTS):
             recipe = draw_recipe(seed, chosen, phase, partners, scan_range, attempt)
-            if not recipe.deformation.blend or self._plausible(recipe):
+            if not recipe.deformation.blend or self._is_plausible(recipe):
                 return recipe
         # The anatomy without blending; its size, shape and organs still vary.
         return replace(recipe, deformation=replace(recipe.deformation, blend={}))
 
-    def _plausible(self, recipe: Recipe) -> bool:
+    def _is_plausible(self, recipe: Recipe) -> bool:
         anatomy, deformation = self.anatomies[recipe.anatomy], recipe.deformation
         geometry = Geometry(self._resident[recipe.anatomy], deformation, recipe.seed)
         # The geometry is kept, since most recipes are rendered after they are drawn.
         self._checked = (recipe, geometry)
-        for label, volume in geometry.volumes_ml().items():
+        for label, volume in geometry.estimate_volumes_ml().items():
             low, high = AMOS.by_label[label].volume_ml
             # An organ that is already small or large in the label map may stay so.
             original = anatomy.volumes_ml[label]
@@ -211,7 +211,7 @@ class Scene:
         """The labels of AMOS that the anatomy does not contain."""
         return self.anatomy.unannotated
 
-    def voxels_of(self, points: NDArray[np.float32]) -> NDArray[np.float64]:
+    def compute_voxel_indices(self, points: NDArray[np.float32]) -> NDArray[np.float64]:
         """Voxel indices (n, 3; depth, height, width) of ``points`` (n, 3; x, y, z in mm) of the label map."""
         body = self.geometry.find(points)
         index = (body - self._low) / np.array(self._steps)
@@ -294,16 +294,18 @@ class Scene:
         else:
             slices, slice_z = z, at_z
         thickness = max(scanner.slice_mm, step_z)
-        nodes = self.geometry.nodes(np.array([min(slice_z[0], at_z[0]), max(slice_z[-1], at_z[-1])]), at_y, at_x)
-        hu, tissues = self._body(nodes, slice_z, at_y, at_x, thickness)
+        nodes = self.geometry.compute_nodes(
+            np.array([min(slice_z[0], at_z[0]), max(slice_z[-1], at_z[-1])]), at_y, at_x
+        )
+        hu, tissues = self._render_body(nodes, slice_z, at_y, at_x, thickness)
         labels = self._lookup.labels.index_select(0, tissues.reshape(-1)).view(tissues.shape)
         if thick:
-            centers = self._codes(self._places(nodes, at_z, at_y[1:-1], at_x[1:-1]), (0.0, 0.0, 0.0))
+            centers = self._sample_codes(self._compute_positions(nodes, at_z, at_y[1:-1], at_x[1:-1]), (0.0, 0.0, 0.0))
             labels = self._lookup.labels.index_select(0, centers.reshape(-1)).view(centers.shape)
         else:
             labels = labels[:, 1:-1, 1:-1]
-        hu = self._kernel(hu)
-        hu += self._noise(slices, y, x, thickness)
+        hu = self._apply_kernel(hu)
+        hu += self._generate_noise(slices, y, x, thickness)
         if thick:
             index = torch.from_numpy(below - slices[0]).to(self._device)
             t = torch.from_numpy((position - below).astype(np.float32)).to(self._device)[:, None, None]
@@ -318,7 +320,7 @@ class Scene:
             labels = labels.masked_fill(beyond, 0)
         return hu.clamp_(-1024.0, 3071.0).round_(), labels
 
-    def _places(
+    def _compute_positions(
         self,
         nodes: Nodes,
         z: NDArray[np.float64],
@@ -327,13 +329,13 @@ class Scene:
         margin: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> Tensor:
         """Fixed-point positions (3, z, y, x) in voxels of the label map, kept at least ``margin`` voxels inside it."""
-        places = self.geometry.positions(nodes, z, y, x)
+        places = self.geometry.interpolate_positions(nodes, z, y, x)
         for axis, (step, size) in enumerate(zip(self.anatomy.spacing, self.anatomy.tissues.shape[::-1], strict=True)):
             places[axis] *= (1 << _BITS) / step
             places[axis].clamp_(margin[axis] * (1 << _BITS), (size - 1.0 - margin[axis]) * (1 << _BITS))
         return places.to(torch.int32)
 
-    def _codes(self, places: Tensor, offset: Sequence[float]) -> Tensor:
+    def _sample_codes(self, places: Tensor, offset: Sequence[float]) -> Tensor:
         """Codes at fixed-point ``places`` shifted by ``offset`` (x, y, z in voxels)."""
         _, height, width = self.anatomy.tissues.shape
         x, y, z = (round((shift + 0.5) * (1 << _BITS)) for shift in offset)
@@ -344,7 +346,7 @@ class Scene:
         index += (places[0] + x) >> _BITS
         return self._tissues.index_select(0, index.view(-1)).to(torch.int32).view(index.shape)
 
-    def _body(
+    def _render_body(
         self,
         nodes: Nodes,
         z: NDArray[np.float64],
@@ -357,13 +359,13 @@ class Scene:
         # To voxels of the label map, without the deformation, which hardly varies within a voxel.
         to_map = self.geometry.matrix / np.array(self.anatomy.spacing)[:, None]
         offsets = (np.array(_SAMPLES) * box) @ to_map.T
-        places = self._places(nodes, z, y, x, np.abs(offsets).max(axis=0) + 0.01)
-        tissues = self._codes(places, (0.0, 0.0, 0.0))
-        table = self._lookup.hu(y, self._steps[1])
+        places = self._compute_positions(nodes, z, y, x, np.abs(offsets).max(axis=0) + 0.01)
+        tissues = self._sample_codes(places, (0.0, 0.0, 0.0))
+        table = self._lookup.build_hu_table(y, self._steps[1])
         rows = torch.arange(0, 256 * len(y), 256, dtype=torch.int32, device=self._device)[None, :, None]
         hu = torch.zeros(tissues.shape, dtype=torch.float32, device=self._device)
         for offset in offsets:
-            codes = self._codes(places, offset.tolist())
+            codes = self._sample_codes(places, offset.tolist())
             codes += rows
             hu += table.index_select(0, codes.view(-1)).view(hu.shape)
         hu *= 1.0 / len(offsets)
@@ -380,24 +382,24 @@ class Scene:
         look, seed, device, axes = self._lookup, self.recipe.seed, self._device, (z, y, x)
         flat = tissues.view(-1)
 
-        def of(values: Tensor) -> Tensor:
+        def gather(values: Tensor) -> Tensor:
             return values.index_select(0, flat).view(hu.shape)
 
         varied = smooth_noise(seed + _GRAIN, axes, 7.0, device)[0] * 0.75
         varied += smooth_noise(seed + _CLOUD, axes, 30.0, device)[0] * 0.6
-        varied *= of(look.texture)
+        varied *= gather(look.texture)
         # Gas and voxels outside the body have no texture, whatever the tissue at the voxel's center is.
         solid = hu > -930.0
         hu += varied * solid
         first, second = smooth_noise(seed + _VESSELS, axes, 18.0, device, channels=2)
         # Vessels are where two independent fields are both near zero; thicker in tissues with more vessels.
         line = (first * first + second * second).sqrt_()
-        within = (1.6 - line * of(look.inverse_vessels)).clamp_(0.0, 1.0) * solid
-        hu += within * (of(look.vessel_hu) - hu)
+        within = (1.6 - line * gather(look.inverse_vessels)).clamp_(0.0, 1.0) * solid
+        hu += within * (gather(look.vessel_hu) - hu)
         lesions = self.recipe.appearance.lesions
         if lesions is not None:
             weight = (smooth_noise(seed + _LESIONS, axes, lesions.size_mm, device)[0] - lesions.threshold) * 4.0
-            weight = weight.clamp_(0.0, 1.0) * of(look.hosts)
+            weight = weight.clamp_(0.0, 1.0) * gather(look.hosts)
             hu += weight * (lesions.hu - hu)
 
     def _add_surroundings(
@@ -409,16 +411,16 @@ class Scene:
             return
         free = hu < -850.0
         if recipe.table is not None:
-            added = torch.from_numpy(self._lookup.board(y, x, self._steps)).to(self._device)
+            added = torch.from_numpy(self._lookup.compute_table_hu(y, x, self._steps)).to(self._device)
             hu += free * added
         for arm in recipe.arms:
             for k, level in enumerate(z):
-                arm_hu = self._lookup.arm(arm, float(level), y, x)
+                arm_hu = self._lookup.compute_arm_hu(arm, float(level), y, x)
                 if arm_hu is not None:
                     plane = torch.from_numpy(arm_hu).to(self._device)
                     hu[k] = torch.where(free[k] & (plane > -5000.0), plane, hu[k])
 
-    def _kernel(self, hu: Tensor) -> Tensor:
+    def _apply_kernel(self, hu: Tensor) -> Tensor:
         """The scan, blurred or sharpened in the plane, without its border of one voxel."""
         share = self.recipe.scanner.blur
         for dimension in (1, 2):
@@ -431,13 +433,15 @@ class Scene:
                 hu = middle
         return hu
 
-    def _noise(self, z: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64], thickness: float) -> Tensor:
+    def _generate_noise(
+        self, z: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64], thickness: float
+    ) -> Tensor:
         scanner, seed = self.recipe.scanner, self.recipe.seed + _NOISE
         volume = self._steps[0] * self._steps[1] * thickness
         # Noise is correlated, so averaging over n voxels reduces it by less than the square root of n.
         sd = scanner.noise_hu * (27.0 / volume) ** 0.35
         share = min(max(scanner.correlated, 0.0), 1.0)
-        noise = normal(seed, (z, y, x), self._device) * (sd * (1.0 - share) ** 0.5)
+        noise = sample_normal(seed, (z, y, x), self._device) * (sd * (1.0 - share) ** 0.5)
         if share:
             axes = (z.astype(np.float64) * 1.7, y.astype(np.float64), x.astype(np.float64))
             noise += smooth_noise(seed + 1, axes, 1.7, self._device)[0] * (sd * share**0.5)
@@ -509,7 +513,7 @@ class _Lookup:
         self.inverse_vessels = torch.from_numpy(inverse.astype(np.float32)).to(device)
         self.labels = torch.from_numpy(labels).to(device)
 
-    def hu(self, y: NDArray[np.float64], step: float) -> Tensor:
+    def build_hu_table(self, y: NDArray[np.float64], step: float) -> Tensor:
         """HU by row and code, flattened. Fluid levels are planes with constant y in organs of any shape."""
         table = np.repeat(self._hu[None], len(y), axis=0)
         for code, level, above in self._layered:
@@ -517,7 +521,7 @@ class _Lookup:
             table[:, code] += share * (np.float32(above) - table[:, code])
         return torch.from_numpy(table.reshape(-1)).to(self._device)
 
-    def board(
+    def compute_table_hu(
         self, y: NDArray[np.float64], x: NDArray[np.float64], steps: tuple[float, float, float]
     ) -> NDArray[np.float32]:
         """The HU (y, x) that the table adds to air."""
@@ -540,7 +544,9 @@ class _Lookup:
         core = layer(2.5, inner)
         return (skin * (table.skin_hu - _AIR) + core * (table.core_hu - _AIR)).astype(np.float32)
 
-    def arm(self, arm: Arm, level: float, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    def compute_arm_hu(
+        self, arm: Arm, level: float, y: NDArray[np.float64], x: NDArray[np.float64]
+    ) -> NDArray[np.float32] | None:
         """HU (y, x) of the arm in the plane z = ``level``, below -5000 outside it; None if it is not visible."""
         center_x, center_y = arm.center[0] + arm.lean[0] * level, arm.center[1] + arm.lean[1] * level
         reach = 45.0 * arm.thickness
@@ -557,17 +563,17 @@ class _Lookup:
         return arm_hu.astype(np.float32)
 
 
-def image_of(array: NDArray[Any], spacing: tuple[float, float, float], orientation: str = "RAS") -> sitk.Image:
+def make_image(array: NDArray[Any], spacing: tuple[float, float, float], orientation: str = "RAS") -> sitk.Image:
     """HU or labels (depth, height, width) of a rendered case as an image with its first voxel at 0 mm.
 
     ``spacing`` (i, j, k) in mm and ``orientation`` are those of the renderer.
     """
     axes = orientation_matrix(orientation)
     size = (array.shape[2], array.shape[1], array.shape[0])
-    return Grid(size, spacing, (0.0, 0.0, 0.0), tuple(axes.ravel().tolist())).image_of(array)
+    return Grid(size, spacing, (0.0, 0.0, 0.0), tuple(axes.ravel().tolist())).make_image(array)
 
 
-def _first_stretches() -> dict[str, int]:
+def _compute_first_codes() -> dict[str, int]:
     codes, code = {}, STRETCHES
     for lumen, count in LUMENS.items():
         codes[lumen] = code
@@ -575,4 +581,4 @@ def _first_stretches() -> dict[str, int]:
     return codes
 
 
-_FIRST_STRETCH = _first_stretches()
+_FIRST_STRETCH = _compute_first_codes()

@@ -157,10 +157,10 @@ _STRUCTURES: tuple[tuple[str, str], ...] = (
 )
 
 
-def structure_of(name: str) -> str | None:
+def find_structure(name: str) -> str | None:
     """The structure that a name in a label map stands for; None if the name is unknown.
 
-    >>> structure_of("kidney_left"), structure_of("Left adrenal gland"), structure_of("rib_right_7")
+    >>> find_structure("kidney_left"), find_structure("Left adrenal gland"), find_structure("rib_right_7")
     ('left_kidney', 'left_adrenal', 'bone')
     """
     words = re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()

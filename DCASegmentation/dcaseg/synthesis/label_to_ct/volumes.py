@@ -12,7 +12,7 @@ Field = NDArray[np.float32]
 Slices = tuple[slice, slice, slice]
 
 
-def box_of(mask: Mask, spacing: Spacing, margin_mm: float = 0.0) -> Slices | None:
+def compute_bounding_box(mask: Mask, spacing: Spacing, margin_mm: float = 0.0) -> Slices | None:
     """The bounding box of ``mask`` with a margin of ``margin_mm``; None for an empty mask."""
     ranges = []
     for axis, step in enumerate(spacing[::-1]):
@@ -25,7 +25,7 @@ def box_of(mask: Mask, spacing: Spacing, margin_mm: float = 0.0) -> Slices | Non
     return ranges[0], ranges[1], ranges[2]
 
 
-def distance_to(mask: Mask, spacing: Spacing) -> Field:
+def compute_signed_distance(mask: Mask, spacing: Spacing) -> Field:
     """Distance in mm to the surface of ``mask``, negative inside; 1e3 everywhere for an empty mask."""
     if not mask.any():
         return np.full(mask.shape, 1e3, np.float32)
@@ -34,13 +34,13 @@ def distance_to(mask: Mask, spacing: Spacing) -> Field:
     return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, False, False, True))
 
 
-def closed(mask: Mask, spacing: Spacing, radius_mm: float) -> Mask:
+def apply_closing(mask: Mask, spacing: Spacing, radius_mm: float) -> Mask:
     """Morphological closing of ``mask`` with a ball of ``radius_mm``."""
-    grown = distance_to(mask, spacing) <= radius_mm
-    return (distance_to(~grown, spacing) > radius_mm) | mask
+    grown = compute_signed_distance(mask, spacing) <= radius_mm
+    return (compute_signed_distance(~grown, spacing) > radius_mm) | mask
 
 
-def smoothed(field: Field, spacing: Spacing, sigma_mm: tuple[float, float, float]) -> Field:
+def smooth_gaussian(field: Field, spacing: Spacing, sigma_mm: tuple[float, float, float]) -> Field:
     """Gaussian smoothing with an SD of ``sigma_mm`` (x, y, z)."""
     image = sitk.GetImageFromArray(field.astype(np.float32))
     image.SetSpacing(spacing)
@@ -50,20 +50,22 @@ def smoothed(field: Field, spacing: Spacing, sigma_mm: tuple[float, float, float
     return sitk.GetArrayFromImage(image)
 
 
-def noise(shape: tuple[int, int, int], spacing: Spacing, sigma_mm: float, random: np.random.Generator) -> Field:
+def generate_noise(
+    shape: tuple[int, int, int], spacing: Spacing, sigma_mm: float, random: np.random.Generator
+) -> Field:
     """Gaussian noise smoothed with an SD of ``sigma_mm``, scaled to mean 0 and SD 1."""
-    field = smoothed(random.standard_normal(shape, dtype=np.float32), spacing, (sigma_mm,) * 3)
+    field = smooth_gaussian(random.standard_normal(shape, dtype=np.float32), spacing, (sigma_mm,) * 3)
     return (field - field.mean()) / max(float(field.std()), 1e-6)
 
 
-def hull_distance(mask: Mask, spacing: Spacing) -> Field:
+def compute_hull_distance(mask: Mask, spacing: Spacing) -> Field:
     """Distance in mm to the convex hull of each axial slice of ``mask``, negative inside; 1e3 in empty slices."""
     depth, height, width = mask.shape
     x = (np.arange(width) * spacing[0]).astype(np.float32)
     y = (np.arange(height) * spacing[1]).astype(np.float32)
     result = np.full(mask.shape, 1e3, np.float32)
     for k in range(depth):
-        corners = _hull(_ends_of_rows(mask[k], spacing))
+        corners = _compute_convex_hull(_find_row_ends(mask[k], spacing))
         if len(corners) < 3:
             continue
         following = np.roll(corners, -1, axis=0)
@@ -77,7 +79,7 @@ def hull_distance(mask: Mask, spacing: Spacing) -> Field:
     return result
 
 
-def _ends_of_rows(plane: Mask, spacing: Spacing) -> NDArray[np.float64]:
+def _find_row_ends(plane: Mask, spacing: Spacing) -> NDArray[np.float64]:
     """First and last point of each row, in mm (x, y): the candidates for the convex hull."""
     rows = np.flatnonzero(plane.any(axis=1))
     first = plane[rows].argmax(axis=1)
@@ -86,7 +88,7 @@ def _ends_of_rows(plane: Mask, spacing: Spacing) -> NDArray[np.float64]:
     return np.unique(points, axis=0) * np.array(spacing[:2])
 
 
-def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _compute_convex_hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """The convex hull of sorted points (x, y), counterclockwise (Andrew's monotone chain)."""
 
     def half(ordered: NDArray[np.float64]) -> list[NDArray[np.float64]]:

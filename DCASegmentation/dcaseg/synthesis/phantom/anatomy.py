@@ -25,7 +25,7 @@ from .organs import (
 from .person import Person, Posture, stream
 from .shapes import Array
 from .skeleton import muscles, skeleton
-from .structure import Block, Structure, bounds_distance, empty_distance, free_distance, place
+from .structure import Block, Structure, compute_bounds_distance, compute_free_distance, create_empty_distance, place
 from .vessels import great_vessels, heart, lung_vessels, mesenteric_branches, visceral_vessels
 
 _FIT_POINTS = 17.0
@@ -42,21 +42,21 @@ class Anatomy:
     structures: tuple[Structure, ...]
 
     @classmethod
-    def of(cls, person: Person, missing: frozenset[str] = frozenset()) -> Anatomy:
+    def from_person(cls, person: Person, missing: frozenset[str] = frozenset()) -> Anatomy:
         """Build the anatomy and fit the surface of each organ to the person's volumes.
 
         ``missing`` holds the keys of removed organs. Later structures or fat take their space.
         """
-        body, posture = Body(person), Posture.of(person)
+        body, posture = Body(person), Posture.from_person(person)
         placed: list[Structure] = []
-        for structure in _structures(person):
+        for structure in _create_structures(person):
             if structure.label and structure.key in missing:
                 continue
-            placed.append(_fitted(structure, placed, body, posture))
+            placed.append(_fit_volume(structure, placed, body, posture))
         return cls(person, body, posture, tuple(placed))
 
 
-def _structures(person: Person) -> list[Structure]:
+def _create_structures(person: Person) -> list[Structure]:
     random = stream(person.seed, "anatomy")
     return [
         *skeleton(),
@@ -81,7 +81,7 @@ def _structures(person: Person) -> list[Structure]:
     ]
 
 
-def _fitted(structure: Structure, placed: list[Structure], body: Body, posture: Posture) -> Structure:
+def _fit_volume(structure: Structure, placed: list[Structure], body: Body, posture: Posture) -> Structure:
     """The structure with the offset for its target volume, as far as ``give`` and its neighbors allow."""
     if structure.volume_ml is None:
         return structure
@@ -89,15 +89,15 @@ def _fitted(structure: Structure, placed: list[Structure], body: Body, posture: 
     box = structure.box
     low = tuple(v - structure.give for v in box[0])
     high = tuple(v + structure.give for v in box[1])
-    block = Block.around((low, high), step, body)  # type: ignore[arg-type]
-    occupied = empty_distance(block)
+    block = Block.from_box((low, high), step, body)  # type: ignore[arg-type]
+    occupied = create_empty_distance(block)
     for earlier in placed:
         place(earlier, block, occupied)
     everywhere = (slice(0, block.x.shape[0]), slice(0, block.x.shape[1]), slice(0, block.x.shape[2]))
-    free = free_distance(structure, block, everywhere)
-    allowed = bounds_distance(structure, block, everywhere, occupied) < 0
-    allowed &= posture.scanned(block.z)
-    weight = np.float32(step**3 / 1000.0) * _volume_factor(block, posture)[allowed]
+    free = compute_free_distance(structure, block, everywhere)
+    allowed = compute_bounds_distance(structure, block, everywhere, occupied) < 0
+    allowed &= posture.is_scanned(block.z)
+    weight = np.float32(step**3 / 1000.0) * _compute_volume_factor(block, posture)[allowed]
     candidates = free[allowed]
     order = np.argsort(candidates)
     volume_ml = np.cumsum(weight[order], dtype=np.float64)
@@ -105,10 +105,10 @@ def _fitted(structure: Structure, placed: list[Structure], body: Body, posture: 
     return replace(structure, offset=float(np.clip(candidates[order[last]], -structure.give, structure.give)))
 
 
-def _volume_factor(block: Block, posture: Posture) -> Array:
+def _compute_volume_factor(block: Block, posture: Posture) -> Array:
     """The posture's volume factor at the points of a block, computed at every third point and repeated."""
     thin = (slice(None, None, 3),) * 3
-    factor = posture.volume_factor(block.x[thin], block.y[thin], block.z[thin])
+    factor = posture.compute_volume_factor(block.x[thin], block.y[thin], block.z[thin])
     for axis, count in enumerate(block.x.shape):
         factor = factor.repeat(3, axis=axis).take(np.arange(count), axis=axis)
     return factor

@@ -33,49 +33,57 @@ class Body:
 
     person: Person
 
-    def cavity(self, x: Array, y: Array, z: Array) -> Array:
+    def compute_cavity_distance(self, x: Array, y: Array, z: Array) -> Array:
         """Distance (mm) to the inner wall of chest, abdomen and pelvis."""
-        belly = self._belly(z)
-        return _outline(
-            x, y, _at(z, _CAVITY_HALF_WIDTH) + 0.35 * belly, _at(z, _CAVITY_FRONT) - belly, _at(z, _CAVITY_BACK)
-        )
-
-    def muscle(self, x: Array, y: Array, z: Array) -> Array:
-        """Distance (mm) to the outer surface of the trunk muscles."""
-        belly = self._belly(z)
-        return _outline(
-            x, y, _at(z, _MUSCLE_HALF_WIDTH) + 0.35 * belly, _at(z, _MUSCLE_FRONT) - belly, _at(z, _MUSCLE_BACK)
-        )
-
-    def skin(self, x: Array, y: Array, z: Array) -> Array:
-        """Distance (mm) to the outer surface of the skin."""
-        belly = self._belly(z)
-        fat = self.person.subcutaneous_fat_mm * (0.55 + 0.45 * _bulge(z + 40.0))
-        return _outline(
+        belly = self._compute_belly_offset(z)
+        return _compute_outline_distance(
             x,
             y,
-            _at(z, _MUSCLE_HALF_WIDTH) + 0.35 * belly + 0.8 * fat,
-            _at(z, _MUSCLE_FRONT) - belly - fat,
-            _at(z, _MUSCLE_BACK) + 0.75 * fat,
+            _interpolate_at_z(z, _CAVITY_HALF_WIDTH) + 0.35 * belly,
+            _interpolate_at_z(z, _CAVITY_FRONT) - belly,
+            _interpolate_at_z(z, _CAVITY_BACK),
         )
 
-    def diaphragm(self, x: Array, y: Array, z: Array) -> Array:
+    def compute_muscle_distance(self, x: Array, y: Array, z: Array) -> Array:
+        """Distance (mm) to the outer surface of the trunk muscles."""
+        belly = self._compute_belly_offset(z)
+        return _compute_outline_distance(
+            x,
+            y,
+            _interpolate_at_z(z, _MUSCLE_HALF_WIDTH) + 0.35 * belly,
+            _interpolate_at_z(z, _MUSCLE_FRONT) - belly,
+            _interpolate_at_z(z, _MUSCLE_BACK),
+        )
+
+    def compute_skin_distance(self, x: Array, y: Array, z: Array) -> Array:
+        """Distance (mm) to the outer surface of the skin."""
+        belly = self._compute_belly_offset(z)
+        fat = self.person.subcutaneous_fat_mm * (0.55 + 0.45 * _compute_fat_bulge(z + 40.0))
+        return _compute_outline_distance(
+            x,
+            y,
+            _interpolate_at_z(z, _MUSCLE_HALF_WIDTH) + 0.35 * belly + 0.8 * fat,
+            _interpolate_at_z(z, _MUSCLE_FRONT) - belly - fat,
+            _interpolate_at_z(z, _MUSCLE_BACK) + 0.75 * fat,
+        )
+
+    def compute_diaphragm_distance(self, x: Array, y: Array, z: Array) -> Array:
         """Distance (mm) to the diaphragm, positive above it."""
-        height = self._dome(x, y)
-        slope_x = self._dome(x + 1.0, y) - height
-        slope_y = self._dome(x, y + 1.0) - height
+        height = self._compute_dome_height(x, y)
+        slope_x = self._compute_dome_height(x + 1.0, y) - height
+        slope_y = self._compute_dome_height(x, y + 1.0) - height
         return np.clip((z - height) / np.sqrt(1.0 + slope_x**2 + slope_y**2), -60.0, 60.0)
 
-    def rib_angle(self, x: Array, y: Array) -> Array:
+    def compute_rib_angle(self, x: Array, y: Array) -> Array:
         """Angle (radians) around the trunk from the spine (0) to the breastbone (pi), symmetric on both sides."""
         return np.arctan2(np.abs(x), (y - _CENTER_Y) * 1.35)
 
-    def _belly(self, z: Array) -> Array:
+    def _compute_belly_offset(self, z: Array) -> Array:
         """Distance (mm) by which visceral fat pushes the wall out; negative for a thin person."""
-        return (self.person.visceral_fat_mm - 9.0) * _bulge(z)
+        return (self.person.visceral_fat_mm - 9.0) * _compute_fat_bulge(z)
 
     @staticmethod
-    def _dome(x: Array, y: Array) -> Array:
+    def _compute_dome_height(x: Array, y: Array) -> Array:
         depth = np.where(y < _CENTER_Y, 86.0, 94.0)
         out = np.minimum(((np.abs(x) / 138.0) ** 2.3 + (np.abs(y - _CENTER_Y) / depth) ** 2.3) ** (1 / 2.3), 1.1)
         edge = 76.0 - 0.32 * y
@@ -86,16 +94,16 @@ class Body:
         return np.asarray(edge + (top - edge) * (1.0 - fall))
 
 
-def _bulge(z: Array) -> Array:
+def _compute_fat_bulge(z: Array) -> Array:
     """The fraction of the visceral fat that shows at a height: 1 at the navel, 0 at the chest and the hips."""
     return np.exp(-(((z + 30.0) / 110.0) ** 2))
 
 
-def _at(z: Array, values: tuple[int, ...]) -> Array:
+def _interpolate_at_z(z: Array, values: tuple[int, ...]) -> Array:
     return np.interp(z, _Z, values)
 
 
-def _outline(x: Array, y: Array, half_width: Array, front: Array, back: Array) -> Array:
+def _compute_outline_distance(x: Array, y: Array, half_width: Array, front: Array, back: Array) -> Array:
     depth = np.where(y < _CENTER_Y, _CENTER_Y - front, back - _CENTER_Y)
     u = np.abs(x) / half_width
     v = np.abs(y - _CENTER_Y) / depth

@@ -52,22 +52,22 @@ def generate(
     if unknown := sorted(set(missing) - set(AMOS.by_key)):
         raise ValueError(f"missing must hold keys of AMOS organs, not {unknown[0]!r}")
     person = Person.draw(seed)
-    contrast = Contrast.of(person, phase)
+    contrast = Contrast.from_person(person, phase)
     report = partial(_report, progress, cancelled)
     report(0.0)
-    anatomy = _anatomy(seed, frozenset(missing))
-    scan = Scan.around(anatomy, spacing, orientation, tilt_degrees)
+    anatomy = _build_anatomy(seed, frozenset(missing))
+    scan = Scan.from_anatomy(anatomy, spacing, orientation, tilt_degrees)
     clean, labels = paint(scan, anatomy, contrast, lambda fraction: report(0.1 + 0.85 * fraction))
     hu = add_noise(clean, spacing, noise_hu, stream(seed, "noise"))
     ct = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
     report(1.0)
-    return Phantom(scan.image(ct), scan.image(labels), person)
+    return Phantom(scan.make_image(ct), scan.make_image(labels), person)
 
 
 @lru_cache(maxsize=4)
-def _anatomy(seed: int, missing: frozenset[str]) -> Anatomy:
+def _build_anatomy(seed: int, missing: frozenset[str]) -> Anatomy:
     """Build the anatomy of a person, which takes 1 to 2 s. The last ones are cached."""
-    return Anatomy.of(Person.draw(seed), missing)
+    return Anatomy.from_person(Person.draw(seed), missing)
 
 
 def _report(progress: ProgressCallback | None, cancelled: Callable[[], bool] | None, fraction: float) -> None:

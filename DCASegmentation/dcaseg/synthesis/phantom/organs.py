@@ -22,7 +22,7 @@ def esophagus(person: Person, random: np.random.Generator) -> Structure:
     """The esophagus: in front of the aorta, through the hiatus, to the inner side of the stomach."""
     dx, dy = jitter(random, 2.0, 1.5)
     # The inner side of the stomach is further out when the stomach is empty.
-    cardia = 63.0 - 34.0 * _stomach_scale(person)
+    cardia = 63.0 - 34.0 * _compute_stomach_scale(person)
     path = [
         (4, 0, 330),
         (3 + dx, -2, 240),
@@ -43,7 +43,7 @@ def esophagus(person: Person, random: np.random.Generator) -> Structure:
 def stomach(person: Person, random: np.random.Generator) -> Structure:
     """The stomach: fundus under the left dome, body toward the front, antrum across the midline to the pylorus."""
     volume = person.volumes_ml["stomach"]
-    scale = _stomach_scale(person)
+    scale = _compute_stomach_scale(person)
     sag, dx, dy = jitter(random, 10.0, 5.0, 4.0)
     sag += 14 * (scale - 1)
     path = [
@@ -67,7 +67,7 @@ def stomach(person: Person, random: np.random.Generator) -> Structure:
     )  # fmt: skip
 
 
-def _stomach_scale(person: Person) -> float:
+def _compute_stomach_scale(person: Person) -> float:
     """Width of the stomach relative to a stomach of 385 ml. A full stomach is wider rather than longer."""
     return float((person.volumes_ml["stomach"] / 385.0) ** 0.42)
 
@@ -94,7 +94,7 @@ def gallbladder(person: Person, random: np.random.Generator) -> Structure:
     neck = np.array([-42.0, -30.0, 66.0])
     fundus = neck + np.array([-24 + dx, -42.0, -36 + dz]) * scale
     middle = 0.45 * neck + 0.55 * fundus
-    path = [_point(neck), _point(middle), _point(fundus)]
+    path = [_to_point(neck), _to_point(middle), _to_point(fundus)]
     return Structure(
         "gallbladder", tube(path, [5 * scale, 14 * scale, 16 * scale], 4),
         Layered("gallbladder_wall", "bile", 1.8, 3.0), label=AMOS.by_key["gallbladder"].label, blend=3.0, gap=1.0,
@@ -135,7 +135,7 @@ def liver(person: Person, random: np.random.Generator) -> Structure:
     )  # fmt: skip
 
 
-def _point(values: NDArray[np.float64]) -> Point:
+def _to_point(values: NDArray[np.float64]) -> Point:
     return float(values[0]), float(values[1]), float(values[2])
 
 
@@ -276,8 +276,10 @@ def prostate_or_uterus(person: Person, random: np.random.Generator) -> list[Stru
             for capsule in tube([(5 * side, 6, -222), (26 * side, 14, -208)], [4.5, 5.5], 2)
         )  # fmt: skip
         return [
-            _free("prostate_uterus", (gland,), Solid("prostate", 7.0), label=label, volume_ml=volume, give=6.0),
-            _free("seminal_vesicles", vesicles, Solid("bladder_wall", 6.0)),
+            _make_unconfined(
+                "prostate_uterus", (gland,), Solid("prostate", 7.0), label=label, volume_ml=volume, give=6.0
+            ),
+            _make_unconfined("seminal_vesicles", vesicles, Solid("bladder_wall", 6.0)),
         ]
     scale = (volume / 85.0) ** (1 / 3)
     side, tip, dz = jitter(random, 7.0, 6.0, 4.0)
@@ -288,9 +290,11 @@ def prostate_or_uterus(person: Person, random: np.random.Generator) -> list[Stru
     ovaries = tuple(Ellipsoid((38 * s + side, 8, -175), (9, 12, 14), (0, 20 * s, 0)) for s in (-1, 1))
     vagina = tube([(0, 14, -232), (0, 8, -262)], [9, 8], 2, flatness=1.8)
     return [
-        _free("prostate_uterus", uterus, Solid("uterus", 9.0), label=label, volume_ml=volume, give=8.0, blend=4.0),
-        _free("ovaries", ovaries, Layered("uterus", "bile", 5.0, 5.0)),
-        _free("vagina", vagina, Solid("bladder_wall", 5.0)),
+        _make_unconfined(
+            "prostate_uterus", uterus, Solid("uterus", 9.0), label=label, volume_ml=volume, give=8.0, blend=4.0
+        ),
+        _make_unconfined("ovaries", ovaries, Layered("uterus", "bile", 5.0, 5.0)),
+        _make_unconfined("vagina", vagina, Solid("bladder_wall", 5.0)),
     ]
 
 
@@ -307,7 +311,7 @@ def bladder(person: Person, random: np.random.Generator) -> Structure:
     )  # fmt: skip
 
 
-def _free(
+def _make_unconfined(
     key: str, parts: tuple[Shape, ...], material: Solid | Layered, label: int = 0, volume_ml: float | None = None,
     give: float = 6.0, blend: float = 0.0,
 ) -> Structure:  # fmt: skip

@@ -124,7 +124,7 @@ class Posture:
     amplitudes: NDArray[np.float64]
 
     @classmethod
-    def of(cls, person: Person) -> Posture:
+    def from_person(cls, person: Person) -> Posture:
         """Draw the posture of ``person``."""
         random = stream(person.seed, "warp")
         # Long waves bend and shift whole organs; short waves make their surfaces uneven.
@@ -146,7 +146,7 @@ class Posture:
         du, dv, dw = self._shift(u, v, w)
         return u + du, v + dv, w + dw
 
-    def volume_factor(self, x: Array, y: Array, z: Array) -> Array:
+    def compute_volume_factor(self, x: Array, y: Array, z: Array) -> Array:
         """Ratio of volume in the scanner to volume in the reference body, at reference points (mm)."""
         u, v, w = x, y, z
         for _ in range(2):
@@ -167,7 +167,7 @@ class Posture:
         return shift[0], shift[1], shift[2]
 
     @staticmethod
-    def scanned(z: Array) -> NDArray[np.bool_]:
+    def is_scanned(z: Array) -> NDArray[np.bool_]:
         """Whether the scan covers the heights ``z`` (reference mm)."""
         return (z < REFERENCE_TOP) & (z > REFERENCE_BOTTOM)
 
@@ -224,7 +224,7 @@ class Contrast:
     hu: dict[str, float]
 
     @classmethod
-    def of(cls, person: Person, phase: str) -> Contrast:
+    def from_person(cls, person: Person, phase: str) -> Contrast:
         """Draw the person's CT numbers, which vary between people by about 8 % of the enhancement.
 
         Raises ValueError for an unknown phase.

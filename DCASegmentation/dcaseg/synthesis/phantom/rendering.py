@@ -12,7 +12,7 @@ from .materials import Canvas, Layered, Solid
 from .person import Contrast
 from .scan import Scan, Smooth
 from .shapes import Array
-from .structure import Block, Structure, empty_distance, place, union
+from .structure import Block, Structure, compute_union_distance, create_empty_distance, place
 
 _KERNEL_MM = 0.9
 """SD of the reconstruction kernel that correlates the noise of neighboring voxels."""
@@ -65,10 +65,10 @@ def paint(
     # With an odd number of samples per voxel, the middle one is at the voxel's center.
     centered = all(factor % 2 for factor in factors)
     centers = tuple(slice(factor // 2, None, factor) for factor in factors[::-1])
-    for slab, block, smooth in scan.blocks(anatomy, factors, smooth=True):
-        hu = _background(block, smooth, contrast, blur)
+    for slab, block, smooth in scan.iterate_blocks(anatomy, factors, smooth=True):
+        hu = _render_background(block, smooth, contrast, blur)
         sampled = np.zeros(hu.shape, dtype=np.uint8)
-        occupied = empty_distance(block)
+        occupied = create_empty_distance(block)
         for structure in anatomy.structures:
             placed = place(structure, block, occupied)
             if placed is None:
@@ -76,7 +76,7 @@ def paint(
             _paint(structure, block, placed[0], placed[1], hu, smooth, contrast, blur)
             if centered and structure.label:
                 sampled[placed[0]][placed[1] < 0] = structure.label
-        result[slab] = _averaged(hu, factors)
+        result[slab] = _average_samples(hu, factors)
         report((1.0 if centered else 0.75) * slab.stop / scan.size[2])
         if centered:
             labels[slab] = sampled[centers]
@@ -86,8 +86,8 @@ def paint(
 def paint_labels(scan: Scan, anatomy: Anatomy, report: Callable[[float], None]) -> NDArray[np.uint8]:
     """Render labels (z, y, x) only. A voxel has the label of the structure that contains its center, or 0."""
     labels = np.zeros(scan.size[::-1], dtype=np.uint8)
-    for slab, block, _ in scan.blocks(anatomy, (1, 1, 1), smooth=False):
-        occupied = empty_distance(block)
+    for slab, block, _ in scan.iterate_blocks(anatomy, (1, 1, 1), smooth=False):
+        occupied = create_empty_distance(block)
         for structure in anatomy.structures:
             placed = place(structure, block, occupied)
             if placed is not None and structure.label:
@@ -103,11 +103,11 @@ def _paint(
     canvas = Canvas(hu[part], block.y[part], smooth["grain"][part], smooth["cloud"][part], blur, contrast)
     structure.material.paint(canvas, distance)
     for shapes, material in structure.inlays:
-        inside = np.maximum(union(shapes, block, part), distance + 2.0)
+        inside = np.maximum(compute_union_distance(shapes, block, part), distance + 2.0)
         material.paint(canvas, inside)
 
 
-def _background(block: Block, smooth: Smooth, contrast: Contrast, blur: float) -> Array:
+def _render_background(block: Block, smooth: Smooth, contrast: Contrast, blur: float) -> Array:
     """Render what surrounds the structures: air, table, skin, fat, muscle, ribs and lungs."""
     hu = np.full(block.x.shape, contrast.hu["air"], dtype=np.float32)
     canvas = Canvas(hu, block.y, smooth["grain"], smooth["cloud"], blur, contrast)
@@ -119,7 +119,7 @@ def _background(block: Block, smooth: Smooth, contrast: Contrast, blur: float) -
     streak = 1.8 - 9.0 * np.abs(smooth["grain"]) + np.minimum(3.0 * smooth["cloud"], 0.0)
     np.maximum(muscle, np.minimum(streak, -muscle - 14.0), out=muscle)
     Solid("muscle", 5.0).paint(canvas, muscle)
-    ribs = _ribs(block, smooth)
+    ribs = _compute_rib_distance(block, smooth)
     Layered("cortical_bone", "cancellous_bone", 1.6, 15.0).paint(canvas, ribs)
     Solid("fat", 4.0).paint(canvas, block.cavity)
     # The diaphragm is a thin muscle. Above it are the lungs, except in the middle with heart, vessels and spine.
@@ -132,7 +132,7 @@ def _background(block: Block, smooth: Smooth, contrast: Contrast, blur: float) -
     return hu
 
 
-def _ribs(block: Block, smooth: Smooth) -> Array:
+def _compute_rib_distance(block: Block, smooth: Smooth) -> Array:
     """Distance (mm) to the ribs: bars in the chest wall that slope down to the front, shorter further down."""
     angle = smooth["rib_angle"]
     pitch = np.float32(28.0)
@@ -145,7 +145,7 @@ def _ribs(block: Block, smooth: Smooth) -> Array:
     return np.maximum(np.maximum(np.maximum(across, through), np.maximum(ends, below)), 8.0 - 60.0 * angle)
 
 
-def _averaged(hu: Array, factors: tuple[int, ...]) -> Array:
+def _average_samples(hu: Array, factors: tuple[int, ...]) -> Array:
     for axis, factor in zip((2, 1, 0), factors, strict=True):
         if factor > 1:
             shape = (*hu.shape[:axis], hu.shape[axis] // factor, factor, *hu.shape[axis + 1 :])

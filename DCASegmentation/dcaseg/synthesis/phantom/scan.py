@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .anatomy import Anatomy
 from .person import REFERENCE_BOTTOM, REFERENCE_TOP, stream
-from .shapes import Array, rotation
+from .shapes import Array, compute_rotation_matrix
 from .structure import Block
 
 _NODE_MM = 9.0
@@ -35,7 +35,7 @@ class Scan:
     direction: NDArray[np.float64]
 
     @classmethod
-    def around(
+    def from_anatomy(
         cls, anatomy: Anatomy, spacing: tuple[float, float, float], orientation: str, tilt_degrees: float
     ) -> Scan:
         """The scan of a person from the bases of the lungs to below the prostate, with air around the body.
@@ -49,8 +49,8 @@ class Scan:
             raise ValueError(f"spacing must be three numbers from 0.3 to 20 mm, not {spacing}")
         if not -30.0 <= tilt_degrees <= 30.0:
             raise ValueError(f"tilt must be between -30 and 30 degrees, not {tilt_degrees}")
-        direction = rotation((tilt_degrees, tilt_degrees / 2, tilt_degrees / 2)) @ axes
-        low, high = _extent(anatomy)
+        direction = compute_rotation_matrix((tilt_degrees, tilt_degrees / 2, tilt_degrees / 2)) @ axes
+        low, high = _compute_extent(anatomy)
         center, half = (low + high) / 2, (high - low) / 2
         # The tilted box must contain the whole upright box.
         reach = np.abs(direction.T) @ half
@@ -58,7 +58,7 @@ class Scan:
         origin = center - direction @ ((size - 1) * np.array(spacing) / 2)
         return cls((int(size[0]), int(size[1]), int(size[2])), spacing, origin, direction)
 
-    def image(self, array: NDArray[np.generic]) -> sitk.Image:
+    def make_image(self, array: NDArray[np.generic]) -> sitk.Image:
         """A SimpleITK image with this geometry from an array (z, y, x)."""
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(self.spacing)
@@ -66,19 +66,21 @@ class Scan:
         image.SetDirection(self.direction.ravel().tolist())
         return image
 
-    def blocks(self, anatomy: Anatomy, factors: tuple[int, ...], smooth: bool) -> Iterator[tuple[slice, Block, Smooth]]:
+    def iterate_blocks(
+        self, anatomy: Anatomy, factors: tuple[int, ...], smooth: bool
+    ) -> Iterator[tuple[slice, Block, Smooth]]:
         """Yield the sample points in slabs of whole voxels along k, with ``factors`` (i, j, k) points per voxel.
 
         Yields the slab's slice of k, its points, and further smooth fields there (empty unless ``smooth``).
         """
-        nodes = [_Nodes.along(n, f, s) for n, f, s in zip(self.size, factors, self.spacing, strict=True)]
+        nodes = [_Nodes.from_axis(n, f, s) for n, f, s in zip(self.size, factors, self.spacing, strict=True)]
         per_slice = self.size[0] * self.size[1] * factors[0] * factors[1] * factors[2]
         thickness = max(1, _BLOCK_POINTS // per_slice)
         fields = _smooth_fields(self, anatomy, nodes, smooth)
         edges = [*range(0, self.size[2], thickness), self.size[2]]
         for first, last in pairwise(edges):
             rows = slice(first * factors[2], last * factors[2])
-            values = {name: _upsampled(field, nodes, rows) for name, field in fields.items()}
+            values = {name: _upsample(field, nodes, rows) for name, field in fields.items()}
             x, y, z, cavity, diaphragm = (values.pop(name) for name in ("x", "y", "z", "cavity", "diaphragm"))
             block = Block(x, y, z, cavity, diaphragm)
             yield slice(first, last), block, values
@@ -111,7 +113,7 @@ class _Nodes:
     weights: Array
 
     @classmethod
-    def along(cls, count: int, factor: int, spacing: float) -> _Nodes:
+    def from_axis(cls, count: int, factor: int, spacing: float) -> _Nodes:
         """The nodes along an axis of ``count`` voxels of ``spacing`` mm, with ``factor`` points in each voxel."""
         step = _NODE_MM / spacing
         points = (np.arange(count * factor) + 0.5) / factor - 0.5
@@ -137,27 +139,33 @@ def _smooth_fields(scan: Scan, anatomy: Anatomy, nodes: list[_Nodes], smooth: bo
     px, py, pz = (scan.origin[a] + steps[a, 0] * i + steps[a, 1] * j + steps[a, 2] * k for a in range(3))
     x, y, z = anatomy.posture.to_reference(px, py, pz)
     body = anatomy.body
-    fields = {"x": x, "y": y, "z": z, "cavity": body.cavity(x, y, z), "diaphragm": body.diaphragm(x, y, z)}
+    fields = {
+        "x": x,
+        "y": y,
+        "z": z,
+        "cavity": body.compute_cavity_distance(x, y, z),
+        "diaphragm": body.compute_diaphragm_distance(x, y, z),
+    }
     if smooth:
-        cloud, grain = _textures(anatomy.person.seed, x, y, z)
+        cloud, grain = _compute_textures(anatomy.person.seed, x, y, z)
         fields |= {
-            "muscle": body.muscle(x, y, z),
-            "skin": body.skin(x, y, z),
-            "rib_angle": body.rib_angle(x, y),
+            "muscle": body.compute_muscle_distance(x, y, z),
+            "skin": body.compute_skin_distance(x, y, z),
+            "rib_angle": body.compute_rib_angle(x, y),
             "cloud": cloud,
             "grain": grain,
-            "table": _table(anatomy, px, py),
+            "table": _compute_table_distance(anatomy, px, py),
         }
     return {name: np.asarray(field, dtype=np.float32) for name, field in fields.items()}
 
 
-def _upsampled(field: Array, nodes: list[_Nodes], rows: slice) -> Array:
+def _upsample(field: Array, nodes: list[_Nodes], rows: slice) -> Array:
     slab = np.tensordot(nodes[2].weights[rows], field, axes=1)
     slab = np.matmul(nodes[1].weights, slab)
     return np.matmul(slab, nodes[0].weights.T)
 
 
-def _textures(seed: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
+def _compute_textures(seed: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
     """Two sums of waves with mean 0 and SD about 1 and wavelengths of about 90 mm and 36 mm."""
     random = stream(seed, "texture")
     result = []
@@ -171,23 +179,23 @@ def _textures(seed: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
     return result[0], result[1]
 
 
-def _table(anatomy: Anatomy, x: Array, y: Array) -> Array:
+def _compute_table_distance(anatomy: Anatomy, x: Array, y: Array) -> Array:
     """Distance (mm) to the curved tabletop under the person's back."""
-    back = _back(anatomy)
+    back = _compute_back_y(anatomy)
     return np.clip(np.hypot(x, y - (back - 420.0)) - 427.0, -30.0, 30.0)
 
 
-def _back(anatomy: Anatomy) -> float:
+def _compute_back_y(anatomy: Anatomy) -> float:
     fat = 0.75 * anatomy.person.subcutaneous_fat_mm
     return (118.0 + fat) * anatomy.person.stature[1]
 
 
-def _extent(anatomy: Anatomy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _compute_extent(anatomy: Anatomy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     person = anatomy.person
     stature = np.array(person.stature)
     air = 12.0
     side = (172.0 + 0.35 * person.visceral_fat_mm + 0.8 * person.subcutaneous_fat_mm) * stature[0] + air
     front = -(116.0 + person.visceral_fat_mm + person.subcutaneous_fat_mm) * stature[1] - air
     low = np.array([-side, front, REFERENCE_BOTTOM * stature[2]])
-    high = np.array([side, _back(anatomy) + 2 * air, REFERENCE_TOP * stature[2]])
+    high = np.array([side, _compute_back_y(anatomy) + 2 * air, REFERENCE_TOP * stature[2]])
     return low, high

@@ -35,7 +35,7 @@ class Shape(Protocol):
         """Signed distance (mm) at the points with these coordinates (mm)."""
 
 
-def rotation(degrees: Point) -> NDArray[np.float64]:
+def compute_rotation_matrix(degrees: Point) -> NDArray[np.float64]:
     """The matrix (3, 3) that rotates about x, then y, then z by these angles."""
     angles = np.deg2rad(degrees)
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
@@ -56,12 +56,12 @@ class Ellipsoid:
     @cached_property
     def box(self) -> tuple[Point, Point]:
         """See ``Shape``."""
-        reach = np.sqrt(((rotation(self.degrees) * np.array(self.radii)) ** 2).sum(axis=1)) + MARGIN
-        return _box(np.array(self.center) - reach, np.array(self.center) + reach)
+        reach = np.sqrt(((compute_rotation_matrix(self.degrees) * np.array(self.radii)) ** 2).sum(axis=1)) + MARGIN
+        return _make_box(np.array(self.center) - reach, np.array(self.center) + reach)
 
     def __call__(self, x: Array, y: Array, z: Array) -> Array:
         """See ``Shape``."""
-        axes = rotation(self.degrees).T.astype(np.float32)
+        axes = compute_rotation_matrix(self.degrees).T.astype(np.float32)
         px, py, pz = x - self.center[0], y - self.center[1], z - self.center[2]
         scaled, gradient = np.zeros_like(px), np.zeros_like(px)
         for axis, radius in zip(axes, self.radii, strict=True):
@@ -97,7 +97,7 @@ class Capsule:
         """See ``Shape``."""
         reach = max(self.start_radius, self.end_radius) + MARGIN
         ends = np.array([self.start, self.end])
-        return _box(ends.min(axis=0) - reach, ends.max(axis=0) + reach)
+        return _make_box(ends.min(axis=0) - reach, ends.max(axis=0) + reach)
 
     def __call__(self, x: Array, y: Array, z: Array) -> Array:
         """See ``Shape``."""
@@ -145,7 +145,9 @@ def tube(
     nodes = np.asarray(points, dtype=float)
     widths = np.broadcast_to(np.asarray(radii, dtype=float), (len(nodes),))
     line = smooth_curve(np.column_stack([nodes, widths]), pieces)
-    return tuple(Capsule(_point(a[:3]), _point(b[:3]), float(a[3]), float(b[3]), flatness) for a, b in pairwise(line))
+    return tuple(
+        Capsule(_to_point(a[:3]), _to_point(b[:3]), float(a[3]), float(b[3]), flatness) for a, b in pairwise(line)
+    )
 
 
 def smooth_curve(nodes: NDArray[np.float64], pieces: int) -> NDArray[np.float64]:
@@ -173,9 +175,9 @@ def smooth_maximum(a: Array, b: Array, width: float) -> Array:
     return -smooth_minimum(-a, -b, width)
 
 
-def _point(values: NDArray[np.float64]) -> Point:
+def _to_point(values: NDArray[np.float64]) -> Point:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def _box(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[Point, Point]:
-    return _point(low), _point(high)
+def _make_box(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[Point, Point]:
+    return _to_point(low), _to_point(high)

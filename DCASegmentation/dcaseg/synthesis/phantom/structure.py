@@ -32,14 +32,14 @@ class Block:
     axes: tuple[Array, Array, Array] | None = None
 
     @classmethod
-    def around(cls, box: tuple[Point, Point], step: float, body: Body) -> Block:
+    def from_box(cls, box: tuple[Point, Point], step: float, body: Body) -> Block:
         """A regular block of points, ``step`` mm apart, that fills ``box``."""
         axes = [np.arange(low, high + step, step, dtype=np.float32) for low, high in zip(*box, strict=True)]
         z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij", sparse=True)
         shape = (axes[2].size, axes[1].size, axes[0].size)
         full_x, full_y, full_z = (np.ascontiguousarray(np.broadcast_to(array, shape)) for array in (x, y, z))
-        cavity = body.cavity(x, y, z).astype(np.float32)
-        diaphragm = body.diaphragm(x, y, z).astype(np.float32)
+        cavity = body.compute_cavity_distance(x, y, z).astype(np.float32)
+        diaphragm = body.compute_diaphragm_distance(x, y, z).astype(np.float32)
         return cls(full_x, full_y, full_z, cavity, diaphragm, (axes[2], axes[1], axes[0]))
 
     @cached_property
@@ -66,10 +66,10 @@ class Block:
         high = [float(corner.max()) + step for corner, step in zip(self._corners, self._reach, strict=True)]
         return tuple(low), tuple(high)  # type: ignore[return-value]
 
-    def slices(self, box: tuple[Point, Point]) -> Slices | None:
+    def find_slices(self, box: tuple[Point, Point]) -> Slices | None:
         """The part of the block that may be inside ``box`` (mm); None if no part is."""
         if self.axes is not None:
-            return _regular_slices(self.axes, box)
+            return _find_regular_slices(self.axes, box)
         lowest, highest = self._extent
         if any(b < a for a, b in zip(lowest, box[1], strict=True)) or any(
             b > a for a, b in zip(highest, box[0], strict=True)
@@ -94,7 +94,7 @@ class Block:
         return self.x[part], self.y[part], self.z[part]
 
 
-def _regular_slices(axes: tuple[Array, Array, Array], box: tuple[Point, Point]) -> Slices | None:
+def _find_regular_slices(axes: tuple[Array, Array, Array], box: tuple[Point, Point]) -> Slices | None:
     ranges = []
     for axis, low, high in zip(axes, box[0][::-1], box[1][::-1], strict=True):
         first, last = np.searchsorted(axis, low), np.searchsorted(axis, high, side="right")
@@ -133,23 +133,25 @@ class Structure:
     @cached_property
     def box(self) -> tuple[Point, Point]:
         """The bounding box (mm) of all parts."""
-        return union_box(self.parts)
+        return compute_union_box(self.parts)
 
 
-def union_box(shapes: tuple[Shape, ...]) -> tuple[Point, Point]:
+def compute_union_box(shapes: tuple[Shape, ...]) -> tuple[Point, Point]:
     """The bounding box (mm) of all shapes."""
     low = np.min([shape.box[0] for shape in shapes], axis=0)
     high = np.max([shape.box[1] for shape in shapes], axis=0)
     return tuple(low.tolist()), tuple(high.tolist())
 
 
-def union(shapes: tuple[Shape, ...], block: Block, part: Slices, blend: float = 0.0, grown: float = 0.0) -> Array:
+def compute_union_distance(
+    shapes: tuple[Shape, ...], block: Block, part: Slices, blend: float = 0.0, grown: float = 0.0
+) -> Array:
     """Distance (mm) to the union of ``shapes`` in a part of a block; ``FAR`` away from all of them."""
     result: Array = np.full([s.stop - s.start for s in part], FAR, dtype=np.float32)
     for shape in shapes:
         low, high = shape.box
         pad = max(grown, 0.0)
-        near = block.slices((_moved(low, -pad), _moved(high, pad)))
+        near = block.find_slices((_shift_point(low, -pad), _shift_point(high, pad)))
         if near is None:
             continue
         inner = tuple(slice(max(n.start, p.start), min(n.stop, p.stop)) for n, p in zip(near, part, strict=True))
@@ -161,16 +163,16 @@ def union(shapes: tuple[Shape, ...], block: Block, part: Slices, blend: float = 
     return result
 
 
-def free_distance(structure: Structure, block: Block, part: Slices) -> Array:
+def compute_free_distance(structure: Structure, block: Block, part: Slices) -> Array:
     """Distance (mm) to the structure's own shape, before offset, neighbors and walls."""
     grown = structure.offset if structure.volume_ml is None else max(structure.give, structure.offset)
-    distance = union(structure.parts, block, part, structure.blend, grown)
+    distance = compute_union_distance(structure.parts, block, part, structure.blend, grown)
     if structure.carved:
-        np.maximum(distance, -union(structure.carved, block, part), out=distance)
+        np.maximum(distance, -compute_union_distance(structure.carved, block, part), out=distance)
     return distance
 
 
-def bounds_distance(structure: Structure, block: Block, part: Slices, occupied: Array) -> Array:
+def compute_bounds_distance(structure: Structure, block: Block, part: Slices, occupied: Array) -> Array:
     """Distance (mm) to what confines the structure: cavity wall, diaphragm, and earlier structures (``occupied``)."""
     bounds = np.full_like(occupied[part], -FAR)
     if structure.wall_gap is not None:
@@ -190,20 +192,20 @@ def place(structure: Structure, block: Block, occupied: Array) -> tuple[Slices, 
     """
     low, high = structure.box
     pad = max(structure.offset, 0.0)
-    part = block.slices((_moved(low, -pad), _moved(high, pad)))
+    part = block.find_slices((_shift_point(low, -pad), _shift_point(high, pad)))
     if part is None:
         return None
-    distance = free_distance(structure, block, part)
+    distance = compute_free_distance(structure, block, part)
     distance -= structure.offset
-    np.maximum(distance, bounds_distance(structure, block, part, occupied), out=distance)
+    np.maximum(distance, compute_bounds_distance(structure, block, part, occupied), out=distance)
     np.minimum(occupied[part], distance, out=occupied[part])
     return part, distance
 
 
-def empty_distance(block: Block) -> Array:
+def create_empty_distance(block: Block) -> Array:
     """``occupied`` for a block without any structure."""
     return np.full(block.x.shape, FAR, dtype=np.float32)
 
 
-def _moved(point: Point, by: float) -> Point:
+def _shift_point(point: Point, by: float) -> Point:
     return point[0] + by, point[1] + by, point[2] + by

@@ -40,8 +40,8 @@ def great_vessels(person: Person, random: np.random.Generator) -> list[Structure
         [9.0, 10, 10.5, 11, 11.5, 12, 12.5, 13, 13], flatness=1.25,
     )  # fmt: skip
     structures = [
-        _organ(person, "aorta", aorta, _ARTERY, gap=0.5, give=3.5),
-        _organ(person, "inferior_vena_cava", cava, _CAVA, gap=0.5, give=4.0),
+        _make_organ(person, "aorta", aorta, _ARTERY, gap=0.5, give=3.5),
+        _make_organ(person, "inferior_vena_cava", cava, _CAVA, gap=0.5, give=4.0),
     ]
     for side in (-1.0, 1.0):
         artery = tube(
@@ -49,13 +49,13 @@ def great_vessels(person: Person, random: np.random.Generator) -> list[Structure
              (70 * side, -48, -200), (76 * side, -62, -250), (80 * side, -50, -330)],
             [5.5, 5.5, 5, 4.6, 4.4, 4.2, 4], 3,
         )  # fmt: skip
-        structures.append(_free("iliac_artery", artery, _ARTERY, 0.4))
+        structures.append(_make_unconfined("iliac_artery", artery, _ARTERY, 0.4))
         vein = tube(
             [(-12 + 3 * side, -12, -66), (18 * side, -2, -92), (40 * side, 14, -124), (54 * side, 0, -155),
              (62 * side, -42, -202), (64 * side, -58, -250), (66 * side, -46, -330)],
             [7, 6.5, 6, 5.5, 5.2, 5, 5], 3,
         )  # fmt: skip
-        structures.append(_free("iliac_vein", vein, _CAVA, 0.4))
+        structures.append(_make_unconfined("iliac_vein", vein, _CAVA, 0.4))
     return structures
 
 
@@ -81,11 +81,11 @@ def visceral_vessels(random: np.random.Generator) -> list[Structure]:
         *tube([(-16, -11, 34), (10, -27, 34), (28, -8, 36), (44, 10, 32)], [4.0, 3.2, 4.2, 3.6], 3),
     )
     return [
-        _free("portal_and_splenic_vein", (*portal, *superior, *splenic), _PORTAL, 0.5),
-        _free("mesenteric_artery", mesenteric, _ARTERY, 0.5),
-        _free("celiac_trunk", (*celiac, *splenic_artery), _ARTERY, 0.5),
-        _free("renal_arteries", renal, _ARTERY, 0.5),
-        _free("renal_veins", renal_vein, _CAVA, 0.4),
+        _make_unconfined("portal_and_splenic_vein", (*portal, *superior, *splenic), _PORTAL, 0.5),
+        _make_unconfined("mesenteric_artery", mesenteric, _ARTERY, 0.5),
+        _make_unconfined("celiac_trunk", (*celiac, *splenic_artery), _ARTERY, 0.5),
+        _make_unconfined("renal_arteries", renal, _ARTERY, 0.5),
+        _make_unconfined("renal_veins", renal_vein, _CAVA, 0.4),
     ]
 
 
@@ -126,12 +126,14 @@ def liver_vessels(random: np.random.Generator) -> tuple[Shape, ...]:
     return tuple(capsule for points, radii in hepatic + portal for capsule in tube(points, radii, 2))
 
 
-def _organ(person: Person, key: str, parts: tuple[Shape, ...], material: Solid, gap: float, give: float) -> Structure:
+def _make_organ(
+    person: Person, key: str, parts: tuple[Shape, ...], material: Solid, gap: float, give: float
+) -> Structure:
     return Structure(
         key, parts, material, label=AMOS.by_key[key].label, gap=gap, wall_gap=None, diaphragm_gap=None,
         volume_ml=person.volumes_ml[key], give=give,
     )  # fmt: skip
 
 
-def _free(key: str, parts: tuple[Shape, ...], material: Solid, gap: float) -> Structure:
+def _make_unconfined(key: str, parts: tuple[Shape, ...], material: Solid, gap: float) -> Structure:
     return Structure(key, parts, material, gap=gap, wall_gap=None, diaphragm_gap=None)

@@ -14,8 +14,8 @@ Deviations: the time enters once per block of the encoder, not per convolution; 
 diffusion is 2 softmax - 1, where the published code clips logits; the difficulty weights, which reach hundreds in the
 published code, are divided by their maximum unless ``bounded`` is off; the augmentation has no rotation or scaling;
 norm statistics are frozen during DDIM; the three decoders start from the same weights, and θ follows the mean more
-slowly with AdamW (``base.following_decay``); networks with fewer than 16 filters have no dropout, others 1/2. Cost: 1.8
-times CPS; in addition, x_t has a channel for each organ.
+slowly with AdamW (``base.choose_ema_decay``); networks with fewer than 16 filters have no dropout, others 1/2. Cost:
+1.8 times CPS; in addition, x_t has a channel for each organ.
 """
 
 from __future__ import annotations
@@ -36,37 +36,37 @@ from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.vnet import ConvBlock, initialize_kaiming
 from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, following_decay, plain_vnet, published_dropout
+from .base import Batch, Loss, StepState, Strategy, build_vnet, choose_ema_decay, get_published_dropout
 from .class_statistics import Difficulty
-from .losses import agreement, supervised_loss, unweighted_loss, weighted_loss
-from .perturbation import frozen_statistics, normal, smoothed
+from .losses import compute_agreement, supervised_loss, unweighted_loss, weighted_loss
+from .perturbation import frozen_statistics, sample_normal, smooth
 
 TIMES = 1000
 
 
-def signal_shares(device: torch.device) -> Tensor:
+def compute_alphas_cumprod(device: torch.device) -> Tensor:
     """ᾱ_t (1000,), the fraction of the clean map's variance that remains at time t; β increases linearly."""
     beta = torch.linspace(1e-4, 0.02, TIMES, dtype=torch.double)
     return (1 - beta).cumprod(dim=0).float().to(device)
 
 
-def encoded(labels: Tensor, n_channels: int) -> Tensor:
+def encode_labels(labels: Tensor, n_channels: int) -> Tensor:
     """x0 (batch, channel, depth, height, width) of labels (batch, depth, height, width)."""
     return 2 * functional.one_hot(labels, n_channels).movedim(-1, 1).float() - 1
 
 
-def noised(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+def add_noise(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
     """x_t of x0 (``clean``) and ``noise``, both (batch, channel, depth, height, width), at ``times`` (batch,)."""
-    share = signal_shares(clean.device)[times].view(-1, 1, 1, 1, 1)
+    share = compute_alphas_cumprod(clean.device)[times].view(-1, 1, 1, 1, 1)
     return share.sqrt() * clean + (1 - share).sqrt() * noise
 
 
-def denoised(predict: Callable[[Tensor, Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
+def sample_ddim(predict: Callable[[Tensor, Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
     """Denoise ``start`` in this number of DDIM steps; the result is x0.
 
     ``predict`` estimates x0, in -1 to 1, from x_t and times (batch,).
     """
-    shares = signal_shares(start.device)
+    shares = compute_alphas_cumprod(start.device)
     times = torch.linspace(TIMES - 1, 0, steps).round().long().tolist()
     current, clean = start, start
     for time, following in zip(times, [*times[1:], None], strict=True):
@@ -122,47 +122,47 @@ class AggregatingAndDecoupling(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        dropout = published_dropout(options)
-        self.network = plain_vnet(options, groups, dropout=dropout)
+        dropout = get_published_dropout(options)
+        self.network = build_vnet(options, groups, dropout=dropout)
         self.channels = self.network.out_channels
         filters = options.n_filters
         self.noised_input = ConvBlock(1 + self.channels, filters, 1, options.norm)
         self.time = TimeEmbedding()
         self.time_of_level = nn.ModuleList(nn.Linear(512, filters * 2**level) for level in range(5))
 
-        def decoder() -> ExpertDecoder:
+        def make_decoder() -> ExpertDecoder:
             return ExpertDecoder(
                 filters, self.channels, options.norm, VNET_N_STAGES, PAPER_DILATIONS[1], dropout, options.upsampling
             )
 
-        self.denoising = decoder()
+        self.denoising = make_decoder()
         if options.initialization == "kaiming":
             for part in (self.noised_input, self.denoising):
                 initialize_kaiming(part)
         # The mean of decoders with unrelated weights is no decoder.
         self.labelled = copy.deepcopy(self.denoising)
         self.network.experts[0].load_state_dict(self.denoising.state_dict())
-        self._decay = following_decay(self.own.decay, options)
+        self._decay = choose_ema_decay(self.own.decay, options)
         self.difficulty = Difficulty(self.channels, self.own.bounded)
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("denoising", "labelled", *(("unlabelled",) if batch.unlabeled is not None else ()))
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
         if loss_name == "denoising":
-            return self._denoising(batch, step_state)
+            return self._compute_denoising_loss(batch, step_state)
         if loss_name == "labelled":
             logits = self.labelled(self.network.encoder(batch.volumes)).logits.float()
-            loss = weighted_loss(logits, batch.labels, self.difficulty.weights())
+            loss = weighted_loss(logits, batch.labels, self.difficulty.compute_weights())
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabeled is not None
-        labels = self.pseudo_labels(batch.unlabeled, step_state)
+        labels = self.compute_pseudo_labels(batch.unlabeled, step_state)
         logits = self.network(batch.unlabeled).float()
         loss = unweighted_loss(logits, labels)
-        values = {"unsupervised": loss.detach(), "agreement": agreement(logits.detach().argmax(dim=1), labels)}
-        return Loss(self.weight(step_state) * loss, values)
+        values = {"unsupervised": loss.detach(), "agreement": compute_agreement(logits.detach().argmax(dim=1), labels)}
+        return Loss(self.get_unsupervised_weight(step_state) * loss, values)
 
     @torch.no_grad()
     def on_step_end(self, step_state: StepState) -> None:
@@ -177,23 +177,23 @@ class AggregatingAndDecoupling(Strategy):
         """ξ's logits of the clean map, given the images ``volumes`` and x_t (``diffused``) at ``times`` (batch,)."""
         time = self.time(times)
 
-        def at(level: int) -> Tensor:
+        def embed_time(level: int) -> Tensor:
             embedded: Tensor = self.time_of_level[level](time)[:, :, None, None, None]
             return embedded
 
         encoder = self.network.encoder
-        features = [self.noised_input(torch.cat([volumes, diffused.to(volumes.dtype)], dim=1)) + at(0)]
+        features = [self.noised_input(torch.cat([volumes, diffused.to(volumes.dtype)], dim=1)) + embed_time(0)]
         for level, (down, block) in enumerate(zip(encoder.downs, encoder.blocks[1:], strict=True), start=1):
-            features.append(block(down(features[-1]) + at(level)))
+            features.append(block(down(features[-1]) + embed_time(level)))
         features[-1] = encoder.dropout(features[-1])
         logits: Tensor = self.denoising(features).logits.float()
         return logits
 
     @torch.no_grad()
-    def pseudo_labels(self, volumes: Tensor, step_state: StepState) -> Tensor:
+    def compute_pseudo_labels(self, volumes: Tensor, step_state: StepState) -> Tensor:
         """Pseudo-labels (batch, depth, height, width) of unlabeled patches by ξ and ψ together."""
-        generator = self.random(step_state, 1)
-        start = normal((len(volumes), self.channels, *volumes.shape[2:]), generator, volumes)
+        generator = self.make_generator(step_state, 1)
+        start = sample_normal((len(volumes), self.channels, *volumes.shape[2:]), generator, volumes)
         last_logits = [start]
 
         def predict(diffused: Tensor, times: Tensor) -> Tensor:
@@ -201,17 +201,17 @@ class AggregatingAndDecoupling(Strategy):
             return 2 * last_logits[0].softmax(dim=1) - 1
 
         with frozen_statistics(self):
-            denoised(predict, start, self.own.denoising_steps)
+            sample_ddim(predict, start, self.own.denoising_steps)
             plain = self.labelled(self.network.encoder(volumes)).logits.float().softmax(dim=1)
         uniform = torch.rand(start.shape, generator=generator).to(start.device).clamp(1e-9, 1 - 1e-7)
         gumbel = (last_logits[0] - (-uniform.log()).log()).softmax(dim=1)
-        return (smoothed(gumbel, _GAUSSIAN) + plain).argmax(dim=1)
+        return (smooth(gumbel, _GAUSSIAN) + plain).argmax(dim=1)
 
-    def _denoising(self, batch: Batch, step_state: StepState) -> Loss:
-        generator = self.random(step_state)
+    def _compute_denoising_loss(self, batch: Batch, step_state: StepState) -> Loss:
+        generator = self.make_generator(step_state)
         times = torch.randint(TIMES, (len(batch.volumes),), generator=generator).to(batch.volumes.device)
-        clean = encoded(batch.labels, self.channels)
-        diffused = noised(clean, normal(clean.shape, generator, clean), times)
+        clean = encode_labels(batch.labels, self.channels)
+        diffused = add_noise(clean, sample_normal(clean.shape, generator, clean), times)
         logits = self.denoise(batch.volumes, diffused, times)
         self.difficulty.observe(logits.detach().argmax(dim=1), batch.labels)
         loss = supervised_loss(logits, batch.labels, self.options, step_state, unweighted_loss, scale=2)

@@ -1,8 +1,8 @@
 """ABD: adaptive bidirectional displacement (Chi et al., CVPR 2024).
 
 Two networks see a weak and a strong view of each patch. Patches are divided into blocks. In each view, the block in
-which the network is least confident is replaced by a confident block of the other view (ABD-R, ``mixing.displaced``).
-The networks teach each other on these new samples: Dice(p_m, argmax p_other).
+which the network is least confident is replaced by a confident block of the other view (ABD-R,
+``mixing.displace_blocks``). The networks teach each other on these new samples: Dice(p_m, argmax p_other).
 
 ``bcp`` (default, also the base of β-FFT): each network learns BCP's mixtures of its own view, and both teach each other
 on the mixtures and on displaced mixtures, with weight 1 and no ramp. Cost: 1.5 times CPS. ``cross``: both networks
@@ -28,8 +28,8 @@ from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Facts, Loss, StepState, Strategy
 from .copy_paste import CopyPasteOptions, TwoStudents
-from .mixing import assemble, cubes, displaced, displaced_with_labels
-from .perturbation import strong_view
+from .mixing import assemble_cubes, displace_blocks, displace_labeled_blocks, split_into_cubes
+from .perturbation import augment_strongly
 
 _CROSS_WEIGHT = 0.1
 _WITH_LABELED = 2 / 3
@@ -65,72 +65,82 @@ class ABD(TwoStudents):
         super().require(options, facts)
         cls.require_grid(options, cls.read(options).blocks, "blocks")
 
-    def step_state(self, step: int) -> StepState:
-        """See ``Strategy.step_state``."""
-        return super().step_state(step) if self.own.base == "bcp" else Strategy.step_state(self, step)
+    def get_step_state(self, step: int) -> StepState:
+        """See ``Strategy.get_step_state``."""
+        return super().get_step_state(step) if self.own.base == "bcp" else Strategy.get_step_state(self, step)
 
-    def weight(self, step_state: StepState) -> float:
+    def get_unsupervised_weight(self, step_state: StepState) -> float:
         """See ``Strategy.weight``."""
         return (
-            super().weight(step_state) if self.own.base == "bcp" else _CROSS_WEIGHT * Strategy.weight(self, step_state)
+            super().get_unsupervised_weight(step_state)
+            if self.own.base == "bcp"
+            else _CROSS_WEIGHT * Strategy.get_unsupervised_weight(self, step_state)
         )
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         if self.own.base == "bcp":
-            return super().loss_names(step_state, batch)
+            return super().get_loss_names(step_state, batch)
         return ("labelled", "unlabelled", "displaced") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
         if loss_name == "labelled":
-            return self._labeled(batch, step_state)
+            return self._compute_labeled_loss(batch, step_state)
         if loss_name == "unlabelled":
             assert batch.unlabeled is not None
-            views = (batch.unlabeled, strong_view(batch.unlabeled, self.random(step_state, 1)))
+            views = (batch.unlabeled, augment_strongly(batch.unlabeled, self.make_generator(step_state, 1)))
             logits = [student(view).float() for student, view in zip(self.students, views, strict=True)]
             self.keep(views, logits)
-            return self.cross_supervision(logits, self.weight(step_state))
+            return self.compute_cross_supervision_loss(logits, self.get_unsupervised_weight(step_state))
         return super().forward(loss_name, batch, step_state)
 
-    def self_training_parts(self) -> tuple[str, ...]:
-        """See ``CopyPaste.self_training_parts``."""
+    def list_self_training_losses(self) -> tuple[str, ...]:
+        """See ``CopyPaste.list_self_training_losses``."""
         return ("mixed", "displaced")
 
-    def self_training(self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
-        """See ``CopyPaste.self_training``."""
+    def compute_self_training_loss(
+        self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState
+    ) -> Loss:
+        """See ``CopyPaste.compute_self_training_loss``."""
         return (
-            self._displaced(step_state) if loss_name == "displaced" else self.on_mixtures(batch, unlabeled, step_state)
+            self._compute_displaced_loss(step_state)
+            if loss_name == "displaced"
+            else self.on_mixtures(batch, unlabeled, step_state)
         )
 
-    def _displaced(self, step_state: StepState) -> Loss:
+    def _compute_displaced_loss(self, step_state: StepState) -> Loss:
         count = self.own.blocks
-        one, other = ((cubes(view, count), cubes(predicted, count)) for view, predicted in self.views)
-        generator = self.random(step_state, 3)
+        one, other = (
+            (split_into_cubes(view, count), split_into_cubes(predicted, count)) for view, predicted in self.views
+        )
+        generator = self.make_generator(step_state, 3)
         draws = torch.rand(one[0].shape[1], generator=generator)
         plain = self.own.plain if self.own.base == "bcp" else 0.0
-        views = displaced(one, other, self.own.candidates, (draws >= plain).tolist())
-        samples = torch.cat([assemble(view) for view in views])
+        views = displace_blocks(one, other, self.own.candidates, (draws >= plain).tolist())
+        samples = torch.cat([assemble_cubes(view) for view in views])
         logits = [student(samples).float() for student in self.students]
-        loss = self.cross_supervision(logits, 1.0 if self.own.base == "bcp" else self.weight(step_state))
+        loss = self.compute_cross_supervision_loss(
+            logits, 1.0 if self.own.base == "bcp" else self.get_unsupervised_weight(step_state)
+        )
         return Loss(loss.total, {"displaced": loss.values["unsupervised"]})
 
-    def _labeled(self, batch: Batch, step_state: StepState) -> Loss:
+    def _compute_labeled_loss(self, batch: Batch, step_state: StepState) -> Loss:
         """The losses of cross teaching on labeled patches, with displaced ones in the first part of the run."""
         count, labels = self.own.blocks, batch.labels
-        views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 4)))
+        views = (batch.volumes, augment_strongly(batch.volumes, self.make_generator(step_state, 4)))
         logits = [student(view).float() for student, view in zip(self.students, views, strict=True)]
-        loss = torch.stack([self.supervised(output, labels, step_state) for output in logits]).sum()
+        loss = torch.stack([self.compute_supervised_loss(output, labels, step_state) for output in logits]).sum()
         values = {"supervised": loss.detach() / 2}
         if step_state.step < _WITH_LABELED * self.options.steps:
             one, other = (
-                (cubes(view, count), cubes(output.detach().softmax(dim=1), count))
+                (split_into_cubes(view, count), split_into_cubes(output.detach().softmax(dim=1), count))
                 for view, output in zip(views, logits, strict=True)
             )
-            chosen = (torch.rand(len(labels), generator=self.random(step_state, 5)) < 0.5).tolist()
-            new = displaced_with_labels(one, other, cubes(labels[:, None], count), chosen)
-            samples = torch.cat([assemble(view) for view, _ in new])
-            targets = torch.cat([assemble(blocks)[:, 0] for _, blocks in new])
-            extra = [self.supervised(student(samples), targets, step_state) for student in self.students]
+            chosen = (torch.rand(len(labels), generator=self.make_generator(step_state, 5)) < 0.5).tolist()
+            new = displace_labeled_blocks(one, other, split_into_cubes(labels[:, None], count), chosen)
+            samples = torch.cat([assemble_cubes(view) for view, _ in new])
+            targets = torch.cat([assemble_cubes(blocks)[:, 0] for _, blocks in new])
+            extra = [self.compute_supervised_loss(student(samples), targets, step_state) for student in self.students]
             loss = loss + 2 * torch.stack(extra).sum()
         return Loss(loss, values)

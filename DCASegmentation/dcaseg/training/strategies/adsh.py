@@ -46,7 +46,7 @@ def update_thresholds(thresholds: Tensor, quantiles: Quantiles, threshold: float
     A class without a voxel keeps its threshold; with a threshold of 1, its next voxels would all be rejected.
     """
     voxels = quantiles.histogram.sum(dim=1)
-    new = quantiles.thresholds(quantiles.share_above(int(voxels.argmax()), threshold))
+    new = quantiles.compute_thresholds(quantiles.share_above(int(voxels.argmax()), threshold))
     thresholds.copy_(torch.where(voxels > 0, new, thresholds))
     quantiles.clear()
 
@@ -63,8 +63,8 @@ class PublishedAdsh(FixMatch):
         self.thresholds: Tensor
         self.register_buffer("thresholds", torch.full((self.channels,), CONFIDENT))
 
-    def accepted(self, confidence: Tensor, labels: Tensor) -> Tensor:
-        """See ``FixMatch.accepted``."""
+    def compute_confidence_mask(self, confidence: Tensor, labels: Tensor) -> Tensor:
+        """See ``FixMatch.compute_confidence_mask``."""
         self.quantiles.observe(confidence, labels)
         return confidence >= self.thresholds[labels]
 
@@ -100,12 +100,14 @@ class Adsh(TwoNetworks):
                 quantiles.observe(confidence[labeled:], labels[labeled:])  # type: ignore[operator]
             self._accepted.append(confidence >= thresholds[labels])
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.supervised``."""
+    def compute_supervised_loss(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.compute_supervised_loss``."""
         return supervised_loss(logits, batch.labels, self.options, step_state, unweighted_loss, scale=2)
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.crossed``."""
+    def compute_cross_supervision_loss(
+        self, which: int, logits: Tensor, labels: Tensor, step_state: StepState
+    ) -> Tensor:
+        """See ``TwoNetworks.compute_cross_supervision_loss``."""
         return voxel_loss(logits, labels, mask=self._accepted[1 - which])
 
     def on_step_end(self, step_state: StepState) -> None:

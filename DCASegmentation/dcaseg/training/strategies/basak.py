@@ -29,11 +29,11 @@ from ...method.log_gap import Partition
 from ...method.network import DCANet
 from ...option_fields import option
 from ..distributed import sum_over_processes
-from ..ema import update_teacher, warmup_decay
+from ..ema import compute_warmup_decay, update_teacher
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, plain_vnet
-from .class_statistics import voxels_of
-from .losses import agreement, sampled, supervised_loss, unweighted_loss, voxel_cross_entropy
+from .base import Batch, Loss, StepState, Strategy, build_vnet
+from .class_statistics import count_voxels
+from .losses import compute_agreement, sample_mask, supervised_loss, unweighted_loss, voxel_cross_entropy
 
 _DECAY = 0.99
 
@@ -47,7 +47,7 @@ class BasakOptions:
     voxel_exponent: float = option(1.5, "exponent of a voxel's confidence in its weight", minimum=0)
 
 
-def fused_confidence(indicators: Tensor, row: bool) -> Tensor:
+def fuse_confidence(indicators: Tensor, row: bool) -> Tensor:
     """The class-wise confidence (channel,), in 0 to 1, from ``indicators`` (3, channel); higher is more confident."""
     if row:
         ranks = indicators.softmax(dim=1)
@@ -76,7 +76,7 @@ class Basak(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = plain_vnet(options, groups)
+        self.network = build_vnet(options, groups)
         self.teacher: DCANet = copy.deepcopy(self.network).requires_grad_(False)
         channels = self.network.out_channels
         self.sums: Tensor
@@ -87,8 +87,8 @@ class Basak(Strategy):
         # -1 means not known yet; DHC's port starts at 0.
         self.register_buffer("confidence", torch.full((channels,), 0.0 if self.own.variant == "row" else -1.0))
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("labelled", "unlabelled") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
@@ -104,12 +104,16 @@ class Basak(Strategy):
             labels = self.teacher(batch.unlabeled).argmax(dim=1)
             confidence, own = logits.softmax(dim=1).max(dim=1)
             by = own if self.own.variant == "row" else labels
-            mask = sampled(by, self.rates(), self.random(step_state))
+            mask = sample_mask(by, self.compute_sampling_rates(), self.make_generator(step_state))
         loss = (voxel_cross_entropy(logits, labels) * confidence**self.own.voxel_exponent * mask).mean()
-        values = {"unsupervised": loss.detach(), "agreement": agreement(own, labels), "certain": mask.float().mean()}
-        return Loss(self.weight(step_state) * loss, values)
+        values = {
+            "unsupervised": loss.detach(),
+            "agreement": compute_agreement(own, labels),
+            "certain": mask.float().mean(),
+        }
+        return Loss(self.get_unsupervised_weight(step_state) * loss, values)
 
-    def rates(self) -> Tensor:
+    def compute_sampling_rates(self) -> Tensor:
         """The sampling probability of the voxels of each class (channel,)."""
         doubt = 1 - self.confidence.clamp(min=0)
         return (doubt / doubt.max().clamp(min=1e-8)) ** self.own.rate_exponent
@@ -118,10 +122,10 @@ class Basak(Strategy):
         """See ``Strategy.on_step_end``."""
         row = self.own.variant == "row"
         age = step_state.step // self.epoch_steps - 1 if row else step_state.step
-        update_teacher(self.teacher, self.network, warmup_decay(age, _DECAY))
+        update_teacher(self.teacher, self.network, compute_warmup_decay(age, _DECAY))
         if (step_state.step + 1) % self.epoch_steps:
             return
-        fused = fused_confidence(self.sums / self.voxels.clamp(min=1), row)
+        fused = fuse_confidence(self.sums / self.voxels.clamp(min=1), row)
         after = torch.where(self.confidence < 0, fused, _DECAY * self.confidence + (1 - _DECAY) * fused)
         self.confidence.copy_(torch.where(self.voxels > 0, after, self.confidence))
         self.sums.zero_()
@@ -140,4 +144,4 @@ class Basak(Strategy):
         truth = labels.flatten()
         for sums, values in zip(self.sums, indicators, strict=True):
             sums.add_(sum_over_processes(torch.zeros_like(sums).scatter_add_(0, truth, values.flatten())))
-        self.voxels.add_(voxels_of(labels, len(self.voxels)))
+        self.voxels.add_(count_voxels(labels, len(self.voxels)))

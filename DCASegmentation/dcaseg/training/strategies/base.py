@@ -19,18 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ...method.ensemble import MeanOf, mean_prediction
+from ...method.ensemble import MeanOf, average_predictions
 from ...method.log_gap import Partition
-from ...method.losses import segmentation_loss, unsupervised_weight
+from ...method.losses import compute_sigmoid_rampup, segmentation_loss
 from ...method.network import DCANet
 from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.vnet import initialize_kaiming
-from ...option_fields import option_of
+from ...option_fields import get_option
 from ..cases import Case
 from ..distributed import rank
 from ..options import TrainingOptions
 from ..training_set import LabeledVolume
-from .dca_losses import channel_mask
+from .dca_losses import make_channel_mask
 
 
 class Facts(NamedTuple):
@@ -51,11 +51,11 @@ class Facts(NamedTuple):
     processes: int = 1
 
 
-def facts_of(
+def collect_facts(
     labeled: Sequence[LabeledVolume], unlabeled: Sequence[Case], organs: Sequence[str], processes: int = 1
 ) -> Facts:
     """Collect the facts about these cases. ``organs`` are the names of labels 1 to K."""
-    voxels = sum((case.voxel_counts(len(organs)) for case in labeled), np.zeros(len(organs) + 1, np.int64))
+    voxels = sum((case.count_voxels(len(organs)) for case in labeled), np.zeros(len(organs) + 1, np.int64))
     partial = next((case.name for case in labeled if case.unannotated), None)
     return Facts(tuple(map(int, voxels)), len(labeled), len(unlabeled), tuple(organs), partial, processes)
 
@@ -113,8 +113,8 @@ class Loss(NamedTuple):
 class MeanOfNetworks(nn.Module):
     """An ensemble of networks, for validation, scores and figures.
 
-    Its output is ``mean_prediction`` of the networks' logits. Unlike ``EnsembleNet``, which bundles hold, it contains
-    the networks themselves, not copies.
+    Its output is ``average_predictions`` of the networks' logits. Unlike ``EnsembleNet``, which bundles hold, it
+    contains the networks themselves, not copies.
     """
 
     def __init__(self, networks: Sequence[DCANet], mean_of: MeanOf = "logits") -> None:
@@ -125,7 +125,7 @@ class MeanOfNetworks(nn.Module):
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits (batch, channel, depth, height, width) for ``volume`` (batch, 1, depth, height, width)."""
-        return mean_prediction([network(volume) for network in self.networks], self.mean_of)
+        return average_predictions([network(volume) for network in self.networks], self.mean_of)
 
 
 ScoredNetwork = DCANet | MeanOfNetworks
@@ -146,7 +146,7 @@ class NoOptions:
 class Strategy(nn.Module):
     """A training method. A subclass creates its networks first.
 
-    ``network`` is exported and used in figures; ``validated_network()`` is validated and scored. ``Options`` is the
+    ``network`` is exported and used in figures; ``get_validated_network()`` is validated and scored. ``Options`` is the
     dataclass of the strategy's own options, and ``own`` holds their values. If a class implements a paper in two ways,
     ``published`` is the class of the second, which the option ``variant`` selects.
     """
@@ -204,7 +204,7 @@ class Strategy(nn.Module):
                 )
 
     @classmethod
-    def fitted(cls, options: TrainingOptions) -> TrainingOptions:
+    def adapt_options(cls, options: TrainingOptions) -> TrainingOptions:
         """The options, with the changes that this strategy needs to support their patch size.
 
         Raises UserError for invalid own options.
@@ -254,7 +254,7 @@ class Strategy(nn.Module):
         tensors of its checkpoint other than those of ``network``.
         """
 
-    def validated_network(self) -> ScoredNetwork:
+    def get_validated_network(self) -> ScoredNetwork:
         """The network that is validated, averaged and scored: ``network`` or an ensemble."""
         return self.network
 
@@ -264,7 +264,7 @@ class Strategy(nn.Module):
         unlabeled = self.facts.unlabeled if self.facts is not None else 1
         return max(1, -(-unlabeled // self.options.unlabeled_per_step))
 
-    def random(self, step_state: StepState, salt: int = 0) -> torch.Generator:
+    def make_generator(self, step_state: StepState, salt: int = 0) -> torch.Generator:
         """A CPU random generator for one step, which is the same in a resumed run.
 
         ``salt`` distinguishes several draws in a step. Each process draws different numbers.
@@ -272,11 +272,11 @@ class Strategy(nn.Module):
         seed = np.random.SeedSequence([self.options.seed, step_state.step, salt, rank()]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(seed[0]) >> 1)
 
-    def step_state(self, step: int) -> StepState:
+    def get_step_state(self, step: int) -> StepState:
         """The stage of ``step``. By default, there is only one stage."""
         return StepState(step, "joint", step, self.options.steps)
 
-    def warmup_steps(self, step_state: StepState) -> int:
+    def get_warmup_steps(self, step_state: StepState) -> int:
         """The number of steps at the beginning of the stage in which the learning rate increases."""
         return self.options.warmup_steps
 
@@ -287,20 +287,20 @@ class Strategy(nn.Module):
         """
         return False
 
-    def new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
+    def select_new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
         """Called before ``on_step_start``. Returns pseudo-labeled cases to train on in addition to the labeled ones.
 
         They are used from this step on and replace earlier ones; None changes nothing.
         """
         return None
 
-    def weight(self, step_state: StepState) -> float:
+    def get_unsupervised_weight(self, step_state: StepState) -> float:
         """The weight λ of the losses on unlabeled patches. If it is 0, no unlabeled patches are drawn."""
         ramp_steps = round(self.options.ramp_fraction * step_state.stage_steps)
-        weight = unsupervised_weight(step_state.stage_step, ramp_steps, self.options.unsupervised_weight)
+        weight = compute_sigmoid_rampup(step_state.stage_step, ramp_steps, self.options.unsupervised_weight)
         return weight if weight > self.options.unsup_weight_cutoff * self.options.unsupervised_weight else 0.0
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """The names of the step's losses, in the order in which they are computed."""
         raise NotImplementedError
 
@@ -315,7 +315,7 @@ class Strategy(nn.Module):
         """The parameters that require a gradient; those of ``network`` come first."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
-    def parameter_groups(self) -> list[ParameterGroup]:
+    def get_parameter_groups(self) -> list[ParameterGroup]:
         """The trainable parameters, grouped by learning rate."""
         return [ParameterGroup(list(self.trainable_parameters()))]
 
@@ -330,7 +330,7 @@ def own_options(strategy_class: type[Strategy], options: TrainingOptions) -> Any
     for name in options.strategy_options:
         if name not in known:
             listed = "; ".join(
-                f"{key} ({'automatic' if item.default is None else item.default}): {option_of(item).help}"
+                f"{key} ({'automatic' if item.default is None else item.default}): {get_option(item).help}"
                 for key, item in known.items()
             )
             raise UserError(
@@ -340,9 +340,9 @@ def own_options(strategy_class: type[Strategy], options: TrainingOptions) -> Any
     try:
         values = {name: _convert(name, value, hints[name]) for name, value in options.strategy_options.items()}
         for name, value in values.items():
-            if isinstance(value, int | float) and not (math.isfinite(value) and option_of(known[name]).allows(value)):
+            if isinstance(value, int | float) and not (math.isfinite(value) and get_option(known[name]).allows(value)):
                 raise ValueError(
-                    f"{name} must be a number {option_of(known[name]).limits}".rstrip() + f", not {value:g}"
+                    f"{name} must be a number {get_option(known[name]).limits}".rstrip() + f", not {value:g}"
                 )
         return strategy_class.Options(**values)
     except ValueError as error:
@@ -370,7 +370,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         raise ValueError(f"{name} must be a number, not '{value}'") from None
 
 
-def plain_vnet(options: TrainingOptions, groups: Partition, dropout: float = 0.0) -> DCANet:
+def build_vnet(options: TrainingOptions, groups: Partition, dropout: float = 0.0) -> DCANet:
     """The V-Net backbone: one encoder and one decoder (the paper's medium one) for all organs."""
     labels = sorted(label for owned in groups.owners for label in owned)
     network = DCANet(
@@ -389,7 +389,7 @@ def plain_vnet(options: TrainingOptions, groups: Partition, dropout: float = 0.0
     return network
 
 
-def published_dropout(options: TrainingOptions, *, needed: bool = False) -> float:
+def get_published_dropout(options: TrainingOptions, *, needed: bool = False) -> float:
     """The dropout of methods whose authors use 1/2 in front of the head, in networks with 16 filters or more.
 
     With 8 filters, a V-Net has no organ left after 700 steps with it (mean Dice 0.146 without dropout, 0.115 with 0.1,
@@ -401,7 +401,7 @@ def published_dropout(options: TrainingOptions, *, needed: bool = False) -> floa
     return 0.1 if needed else 0.0
 
 
-def following_decay(decay: float | None, options: TrainingOptions) -> float:
+def choose_ema_decay(decay: float | None, options: TrainingOptions) -> float:
     """The decay with which weights that also learn follow others: ``decay``, or .99 with SGD, and .999 with AdamW.
 
     With SGD, weights move away from those they follow until the gradient is as large as the pull. Each step of AdamW
@@ -413,12 +413,12 @@ def following_decay(decay: float | None, options: TrainingOptions) -> float:
     return 0.99 if options.optimizer == "sgd" else 0.999
 
 
-def short_warmup(step_state: StepState, options: TrainingOptions) -> int:
+def limit_warmup_steps(step_state: StepState, options: TrainingOptions) -> int:
     """The warm-up of methods whose stages may be short: that of the options, but at most a tenth of the stage."""
     return min(options.warmup_steps, step_state.stage_steps // 10)
 
 
-def class_balance(step_state: StepState, options: TrainingOptions) -> float:
+def compute_class_balance(step_state: StepState, options: TrainingOptions) -> float:
     """The ``class_balance`` of ``segmentation_loss`` at this step; it decreases to 0 over the stage."""
     return options.class_balance * (1 - step_state.stage_step / step_state.stage_steps)
 
@@ -426,8 +426,8 @@ def class_balance(step_state: StepState, options: TrainingOptions) -> float:
 def whole_label_loss(logits: Tensor, batch: Batch, options: TrainingOptions, step_state: StepState) -> Tensor:
     """L_seg of ``logits`` (batch, channel, depth, height, width) with all labels of the batch that are not ignored."""
     n_channels = logits.shape[1]
-    unannotated = channel_mask(batch.unannotated, n_channels, logits.device) if any(batch.unannotated) else None
-    balance = class_balance(step_state, options)
+    unannotated = make_channel_mask(batch.unannotated, n_channels, logits.device) if any(batch.unannotated) else None
+    balance = compute_class_balance(step_state, options)
     return segmentation_loss(
         logits.float(), batch.labels, options.dice_channels, range(1, n_channels), balance, unannotated, batch.ignored
     )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .base import Batch, Loss, StepState
 from .copy_paste import CopyPaste
-from .losses import agreement
+from .losses import compute_agreement
 
 
 class BCP(CopyPaste):
@@ -30,16 +30,20 @@ class BCP(CopyPaste):
 
     name: ClassVar[str] = "bcp"
 
-    def self_training_parts(self) -> tuple[str, ...]:
-        """See ``CopyPaste.self_training_parts``."""
+    def list_self_training_losses(self) -> tuple[str, ...]:
+        """See ``CopyPaste.list_self_training_losses``."""
         return ("mixed",)
 
-    def self_training(self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
-        """See ``CopyPaste.self_training``."""
-        pseudo = self.pseudo_labels(unlabeled)
-        pair = self.both_ways((batch.volumes, batch.labels), (unlabeled, pseudo), self.box(unlabeled, step_state))
-        loss, logits = self.both_losses(self.network, pair, step_state)
+    def compute_self_training_loss(
+        self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState
+    ) -> Loss:
+        """See ``CopyPaste.compute_self_training_loss``."""
+        pseudo = self.compute_pseudo_labels(unlabeled)
+        pair = self.make_mixtures(
+            (batch.volumes, batch.labels), (unlabeled, pseudo), self.draw_box_mask(unlabeled, step_state)
+        )
+        loss, logits = self.compute_mixture_losses(self.network, pair, step_state)
         half = len(logits) // 2
         inside = ~pair[0].mask.expand_as(pair[0].labels)
-        agrees = agreement(logits[:half].detach().argmax(dim=1)[inside], pair[0].labels[inside])
+        agrees = compute_agreement(logits[:half].detach().argmax(dim=1)[inside], pair[0].labels[inside])
         return Loss(loss, {"supervised": loss.detach(), "agreement": agrees})

@@ -24,8 +24,8 @@ from torch import Tensor
 from ...option_fields import option
 from .base import Batch, Loss, StepState, Strategy
 from .copy_paste import CopyPasteOptions, TwoStudents
-from .mixing import frequencies_swapped
-from .perturbation import strong_view
+from .mixing import swap_low_frequencies
+from .perturbation import augment_strongly
 
 
 @dataclass(frozen=True)
@@ -55,40 +55,42 @@ class BetaFFT(TwoStudents):
     Options: ClassVar[type[BetaFFTOptions]] = BetaFFTOptions
     own: BetaFFTOptions
 
-    def weight(self, step_state: StepState) -> float:
+    def get_unsupervised_weight(self, step_state: StepState) -> float:
         """The weight λ of the interpolation's consistency, with a ramp over the second stage."""
-        number, stage_step, stage_steps = self.stages.at(step_state.step, self.options.steps)
+        number, stage_step, stage_steps = self.stages.get_stage(step_state.step, self.options.steps)
         ramp = step_state._replace(stage_step=stage_step, stage_steps=stage_steps)
-        return Strategy.weight(self, ramp) if number else 0.0
+        return Strategy.get_unsupervised_weight(self, ramp) if number else 0.0
 
-    def self_training_parts(self) -> tuple[str, ...]:
-        """See ``CopyPaste.self_training_parts``."""
+    def list_self_training_losses(self) -> tuple[str, ...]:
+        """See ``CopyPaste.list_self_training_losses``."""
         return ("mixed", "differentiated", "swapped")
 
-    def self_training(self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
-        """See ``CopyPaste.self_training``."""
+    def compute_self_training_loss(
+        self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState
+    ) -> Loss:
+        """See ``CopyPaste.compute_self_training_loss``."""
         if loss_name == "mixed":
             return self.on_mixtures(batch, unlabeled, step_state)
         if loss_name == "differentiated":
-            return self._differentiated(batch, unlabeled, step_state)
-        swapped = frequencies_swapped(self.views[0][0], self.views[1][0], self.own.low_share)
+            return self._compute_differentiated_loss(batch, unlabeled, step_state)
+        swapped = swap_low_frequencies(self.views[0][0], self.views[1][0], self.own.low_share)
         samples = torch.cat(swapped).to(unlabeled.dtype)
-        loss = self.cross_supervision([student(samples).float() for student in self.students], 1.0)
+        loss = self.compute_cross_supervision_loss([student(samples).float() for student in self.students], 1.0)
         return Loss(loss.total, {"swapped": loss.values["unsupervised"]})
 
-    def _differentiated(self, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
+    def _compute_differentiated_loss(self, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
         """The additional losses of the first network, for each view."""
         half = len(unlabeled) // 2
-        seed = int(torch.randint(2**31, (), generator=self.random(step_state, 3)))
+        seed = int(torch.randint(2**31, (), generator=self.make_generator(step_state, 3)))
         beta = torch.from_numpy(np.random.default_rng(seed).beta(self.own.beta, self.own.beta, half)).float()
-        labeled_views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 1)))
-        unlabeled_views = (unlabeled, strong_view(unlabeled, self.random(step_state, 2)))
+        labeled_views = (batch.volumes, augment_strongly(batch.volumes, self.make_generator(step_state, 1)))
+        unlabeled_views = (unlabeled, augment_strongly(unlabeled, self.make_generator(step_state, 2)))
         labeled_loss, distance = unlabeled.new_zeros(()), unlabeled.new_zeros(())
         for labeled, view in zip(labeled_views, unlabeled_views, strict=True):
-            labeled_loss = labeled_loss + self.supervised(self.network(labeled), batch.labels, step_state)
+            labeled_loss = labeled_loss + self.compute_supervised_loss(self.network(labeled), batch.labels, step_state)
             with torch.no_grad():
                 target = self.teacher(view).float().softmax(dim=1)
             predicted = self.network(interpolate(view[:half], view[half:], beta)).float().softmax(dim=1)
             distance = distance + ((predicted - interpolate(target[:half], target[half:], beta)) ** 2).mean()
         values = {"labelled": labeled_loss.detach() / 2, "interpolated": distance.detach() / 2}
-        return Loss(labeled_loss + self.weight(step_state) * distance, values)
+        return Loss(labeled_loss + self.get_unsupervised_weight(step_state) * distance, values)

@@ -13,18 +13,18 @@ from ..distributed import sum_over_processes
 _SMALL = 1e-8
 
 
-def voxels_of(labels: Tensor, n_channels: int) -> Tensor:
+def count_voxels(labels: Tensor, n_channels: int) -> Tensor:
     """The number of voxels of each label in ``labels``, summed over all processes, as float32 (channel,)."""
     return sum_over_processes(torch.bincount(labels.flatten(), minlength=n_channels).float())
 
 
-def distribution_weights(voxels: Tensor) -> Tensor:
+def compute_distribution_weights(voxels: Tensor) -> Tensor:
     """DHC's DistDW: C ln(n_max / n_k), divided by the largest value. The most frequent class has weight 0."""
     gaps = ((voxels.max() + _SMALL) / (voxels + _SMALL)).log()
     return len(voxels) * gaps / gaps.max().clamp(min=_SMALL)
 
 
-def reversed_weights(voxels: Tensor, exponent: float = 1 / 3) -> Tensor:
+def compute_reversed_weights(voxels: Tensor, exponent: float = 1 / 3) -> Tensor:
     """CReST's rates: (n_r / n_max) ** ``exponent``, where r is the class with the reversed rank. The rarest gets 1."""
     order = voxels.argsort(descending=True, stable=True)
     weights = torch.empty_like(voxels)
@@ -32,27 +32,27 @@ def reversed_weights(voxels: Tensor, exponent: float = 1 / 3) -> Tensor:
     return weights
 
 
-def deficit_weights(voxels: Tensor) -> Tensor:
+def compute_deficit_weights(voxels: Tensor) -> Tensor:
     """SimiS: C (largest share - share of the class), with shares of the voxels."""
     shares = voxels / voxels.sum().clamp(min=1)
     return len(voxels) * (shares.max() - shares)
 
 
-def cube_root_weights(voxels: Tensor) -> Tensor:
+def compute_cube_root_weights(voxels: Tensor) -> Tensor:
     """CLD: (n_max / n_k) ** 1/3."""
     return (voxels.max() / voxels.clamp(min=1)) ** (1 / 3)
 
 
-def balance_ratio(voxels: Tensor) -> Tensor:
+def compute_balance_ratio(voxels: Tensor) -> Tensor:
     """SKCDF: n_min / n_k, the fraction of each class to keep so that all are as frequent as the rarest."""
     return voxels.min() / voxels.clamp(min=1)
 
 
 def hard_dice(predicted: Tensor, labels: Tensor, n_channels: int) -> tuple[Tensor, Tensor]:
     """Dice of two label maps for each class over the whole batch, and which classes occur in ``labels``."""
-    overlap = voxels_of(labels[predicted == labels], n_channels)
-    true = voxels_of(labels, n_channels)
-    return 2 * overlap / (voxels_of(predicted, n_channels) + true).clamp(min=1), true > 0
+    overlap = count_voxels(labels[predicted == labels], n_channels)
+    true = count_voxels(labels, n_channels)
+    return 2 * overlap / (count_voxels(predicted, n_channels) + true).clamp(min=1), true > 0
 
 
 class Difficulty(nn.Module):
@@ -92,9 +92,9 @@ class Difficulty(nn.Module):
         ):
             average.copy_(torch.where(present, self._DECAY * average + (1 - self._DECAY) * new, average))
         self.last.copy_(torch.where(present, dice, self.last))
-        return self.weights()
+        return self.compute_weights()
 
-    def weights(self) -> Tensor:
+    def compute_weights(self) -> Tensor:
         """The current weights (channel,)."""
         hardness = ((self.unlearn + _SMALL) / (self.learn + _SMALL)) ** 0.2 * self.distance
         scale = hardness.max().clamp(min=_SMALL) if self._bounded else 1.0
@@ -107,8 +107,8 @@ class Confidence(nn.Module):
     It is updated every ``period`` batches; the first value is used as it is. After n updates the decay is 1 - 1 / (n +
     1), so that the bank is the mean of all values, up to ``decay``. In the published code and in DHC's port, the decay
     is constant: in a short run, the bank then hardly moves away from the first steps. A class without voxels in the
-    period keeps its value (in the published code, its confidence is then 0). ``rates`` are ((1 - conf) / max (1 -
-    conf)) ** ``exponent``, and 1 for a class that has not occurred yet.
+    period keeps its value (in the published code, its confidence is then 0). ``compute_sampling_rates`` returns ((1 -
+    conf) / max (1 - conf)) ** ``exponent``, and 1 for a class that has not occurred yet.
     """
 
     def __init__(self, n_channels: int, period: int, decay: float = 0.999, exponent: float = 0.5) -> None:
@@ -129,7 +129,7 @@ class Confidence(nn.Module):
         of_truth = probabilities.float().gather(1, labels[:, None]).flatten()
         sums = torch.zeros_like(self.sums).scatter_add_(0, labels.flatten(), of_truth)
         self.sums.add_(sum_over_processes(sums))
-        self.voxels.add_(voxels_of(labels, len(self.sums)))
+        self.voxels.add_(count_voxels(labels, len(self.sums)))
         self.batches.add_(1)
         if int(self.batches) % self._period:
             return
@@ -142,7 +142,7 @@ class Confidence(nn.Module):
         self.sums.zero_()
         self.voxels.zero_()
 
-    def rates(self) -> Tensor:
+    def compute_sampling_rates(self) -> Tensor:
         """The fraction of each class's voxels to keep (channel,)."""
         doubt = 1 - self.confidence.clamp(min=0)
         rates = (doubt / doubt.max().clamp(min=_SMALL)) ** self._exponent
@@ -179,7 +179,7 @@ class Quantiles(nn.Module):
         of_label = self.histogram[label]
         return of_label[round(threshold * self._BINS) :].sum() / of_label.sum().clamp(min=1)
 
-    def thresholds(self, share: Tensor) -> Tensor:
+    def compute_thresholds(self, share: Tensor) -> Tensor:
         """The confidence (channel,) that the fraction ``share`` of each class's voxels reaches; 1 without voxels."""
         from_above = self.histogram.flip(1).cumsum(dim=1).flip(1)
         total = from_above[:, :1]

@@ -22,8 +22,8 @@ from ...method.log_gap import Partition
 from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Facts, StepState
-from .class_statistics import Confidence, cube_root_weights
-from .losses import sampled, voxel_loss, weighted_loss
+from .class_statistics import Confidence, compute_cube_root_weights
+from .losses import sample_mask, voxel_loss, weighted_loss
 from .two_networks import TwoNetworks
 
 
@@ -55,7 +55,7 @@ class CLD(TwoNetworks):
     def prepare(self, facts: Facts) -> None:
         """See ``Strategy.prepare``."""
         super().prepare(facts)
-        self.weights.copy_(cube_root_weights(torch.tensor(facts.voxels, dtype=torch.float)))
+        self.weights.copy_(compute_cube_root_weights(torch.tensor(facts.voxels, dtype=torch.float)))
 
     def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
         """See ``TwoNetworks.observe``."""
@@ -63,13 +63,15 @@ class CLD(TwoNetworks):
         for bank, logits in zip(self.banks, outputs, strict=True):
             bank.observe(logits[:labeled].softmax(dim=1), batch.labels)  # type: ignore[operator]
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.supervised``."""
+    def compute_supervised_loss(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.compute_supervised_loss``."""
         return weighted_loss(logits, batch.labels, self.weights)
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.crossed``."""
+    def compute_cross_supervision_loss(
+        self, which: int, logits: Tensor, labels: Tensor, step_state: StepState
+    ) -> Tensor:
+        """See ``TwoNetworks.compute_cross_supervision_loss``."""
         by = labels if self.own.mask_by == "pseudo" else logits.detach().argmax(dim=1)
         bank: Confidence = self.banks[which]  # type: ignore[assignment]
-        mask = sampled(by, bank.rates(), self.random(step_state, which))
+        mask = sample_mask(by, bank.compute_sampling_rates(), self.make_generator(step_state, which))
         return voxel_loss(logits, labels, self.weights, mask)

@@ -27,8 +27,8 @@ from torch.nn import functional
 from ...method.log_gap import Partition
 from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Loss, MeanOfNetworks, ParameterGroup, ScoredNetwork, StepState, Strategy, plain_vnet
-from .losses import agreement, square_dice, supervised_loss, voxel_loss
+from .base import Batch, Loss, MeanOfNetworks, ParameterGroup, ScoredNetwork, StepState, Strategy, build_vnet
+from .losses import compute_agreement, square_dice, supervised_loss, voxel_loss
 
 
 @dataclass(frozen=True)
@@ -72,28 +72,32 @@ class CoBioNet(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network, self.second = plain_vnet(options, groups), plain_vnet(options, groups)
+        self.network, self.second = build_vnet(options, groups), build_vnet(options, groups)
         self.critics = nn.ModuleList(Critic(self.network.out_channels) for _ in range(2))
         self._probabilities: list[Tensor] = []
 
-    def validated_network(self) -> ScoredNetwork:
-        """See ``Strategy.validated_network``."""
+    def get_validated_network(self) -> ScoredNetwork:
+        """See ``Strategy.get_validated_network``."""
         return MeanOfNetworks([self.network, self.second], mean_of="probabilities")
 
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """See ``Strategy.parameter_groups``."""
+    def get_parameter_groups(self) -> list[ParameterGroup]:
+        """See ``Strategy.get_parameter_groups``."""
         networks = [*self.network.parameters(), *self.second.parameters()]
         return [ParameterGroup(networks), ParameterGroup(list(self.critics.parameters()), self.own.critic_factor)]
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("networks", "critics")
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
-        return self._networks(batch, step_state) if loss_name == "networks" else self._critics(batch)
+        return (
+            self._compute_network_loss(batch, step_state)
+            if loss_name == "networks"
+            else self._compute_critic_loss(batch)
+        )
 
-    def _networks(self, batch: Batch, step_state: StepState) -> Loss:
+    def _compute_network_loss(self, batch: Batch, step_state: StepState) -> Loss:
         labeled = len(batch.volumes)
         volumes = batch.volumes if batch.unlabeled is None else torch.cat([batch.volumes, batch.unlabeled])
         logits = [self.network(volumes).float(), self.second(volumes).float()]
@@ -118,13 +122,13 @@ class CoBioNet(Strategy):
             frozen = {name: parameter.detach() for name, parameter in self.critics[which].named_parameters()}
             critic_logits: Tensor = functional_call(self.critics[which], frozen, (probabilities[which],))
             adversarial = adversarial + critic_loss(critic_logits, real=True)
-        total = supervised + self.weight(step_state) * (crossed + self.own.adversarial * adversarial)
+        total = supervised + self.get_unsupervised_weight(step_state) * (crossed + self.own.adversarial * adversarial)
         values["unsupervised"] = crossed.detach()
         values["certain"] = real_share
         labels = [each[labeled:].argmax(dim=1) for each in self._probabilities]
-        return Loss(total, {**values, "adversarial": adversarial.detach(), "agreement": agreement(*labels)})
+        return Loss(total, {**values, "adversarial": adversarial.detach(), "agreement": compute_agreement(*labels)})
 
-    def _critics(self, batch: Batch) -> Loss:
+    def _compute_critic_loss(self, batch: Batch) -> Loss:
         channels = self.network.out_channels
         truth = functional.one_hot(batch.labels, channels).movedim(-1, 1).float()
         losses = [

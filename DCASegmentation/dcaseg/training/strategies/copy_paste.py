@@ -27,10 +27,10 @@ from ...method.network import DCANet
 from ...option_fields import option
 from ..ema import update_teacher
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, plain_vnet
-from .losses import agreement, cross_entropy_and_square_dice, region_loss, square_dice, supervised_loss
-from .mixing import box_mask, pasted
-from .perturbation import strong_view
+from .base import Batch, Loss, StepState, Strategy, build_vnet
+from .losses import compute_agreement, cross_entropy_and_square_dice, region_loss, square_dice, supervised_loss
+from .mixing import make_box_mask, paste
+from .perturbation import augment_strongly
 from .stages import Stages
 
 _TEACHER_DECAY = 0.99
@@ -57,7 +57,7 @@ class CopyPasteOptions:
         False, "keep only the largest component of each organ in pseudo-labels; harms paired organs"
     )
 
-    def first_steps(self, steps: int) -> list[int]:
+    def compute_first_steps(self, steps: int) -> list[int]:
         """The first steps of the two stages in a run of ``steps``."""
         share = min(max(_PRETRAINING_SHARE, _PRETRAINING_STEPS / steps), 0.5)
         return [0, round((share if self.pretraining is None else self.pretraining) * steps)]
@@ -79,10 +79,10 @@ class Mixed(NamedTuple):
     mask: Tensor
 
 
-def mixed(outside: tuple[Tensor, Tensor], inside: tuple[Tensor, Tensor], mask: Tensor) -> Mixed:
+def paste_with_labels(outside: tuple[Tensor, Tensor], inside: tuple[Tensor, Tensor], mask: Tensor) -> Mixed:
     """Paste the volumes and labels of ``inside`` into those of ``outside`` where ``mask`` is false."""
     mask = mask.to(outside[0].device)
-    return Mixed(pasted(outside[0], inside[0], mask), pasted(outside[1], inside[1], mask), mask)
+    return Mixed(paste(outside[0], inside[0], mask), paste(outside[1], inside[1], mask), mask)
 
 
 class CopyPaste(Strategy):
@@ -96,19 +96,19 @@ class CopyPaste(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = plain_vnet(options, groups)
+        self.network = build_vnet(options, groups)
         self.teacher: DCANet = copy.deepcopy(self.network).requires_grad_(False)
-        self.stages = Stages(self.own.first_steps, options.steps)
+        self.stages = Stages(self.own.compute_first_steps, options.steps)
 
     @property
     def students(self) -> list[DCANet]:
         """All networks that learn from losses."""
         return [self.network]
 
-    def step_state(self, step: int) -> StepState:
-        """See ``Strategy.step_state``."""
+    def get_step_state(self, step: int) -> StepState:
+        """See ``Strategy.get_step_state``."""
         # Only the losses have stages. Learning rate and class balance decrease once, over the whole run.
-        number = self.stages.at(step, self.options.steps)[0]
+        number = self.stages.get_stage(step, self.options.steps)[0]
         return StepState(step, _STAGES[number], step, self.options.steps)
 
     def resume(self, step: int, saved: TrainingOptions, stored: Mapping[str, Tensor]) -> None:
@@ -125,55 +125,57 @@ class CopyPaste(Strategy):
             self.teacher.load_state_dict(self.network.state_dict())
         return False
 
-    def weight(self, step_state: StepState) -> float:
+    def get_unsupervised_weight(self, step_state: StepState) -> float:
         """Constant in self-training, since the papers have no ramp; 0 in pretraining."""
         return self.options.unsupervised_weight if step_state.stage == "self_training" else 0.0
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         pretraining = step_state.stage == "pretraining" or batch.unlabeled is None
-        return ("pretraining",) if pretraining else self.self_training_parts()
+        return ("pretraining",) if pretraining else self.list_self_training_losses()
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
         if loss_name == "pretraining":
-            return self._pretraining(batch, step_state)
+            return self._compute_pretraining_loss(batch, step_state)
         assert batch.unlabeled is not None
-        return self.self_training(loss_name, batch, batch.unlabeled, step_state)
+        return self.compute_self_training_loss(loss_name, batch, batch.unlabeled, step_state)
 
     def on_step_end(self, step_state: StepState) -> None:
         """See ``Strategy.on_step_end``."""
         if step_state.stage == "self_training":
             update_teacher(self.teacher, self.network, _TEACHER_DECAY)
 
-    def self_training_parts(self) -> tuple[str, ...]:
+    def list_self_training_losses(self) -> tuple[str, ...]:
         """The names of the second stage's losses, in the order in which they are computed."""
         raise NotImplementedError
 
-    def self_training(self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
+    def compute_self_training_loss(
+        self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState
+    ) -> Loss:
         """Compute the loss of the second stage with this name."""
         raise NotImplementedError
 
-    def box(self, volumes: Tensor, step_state: StepState) -> Tensor:
+    def draw_box_mask(self, volumes: Tensor, step_state: StepState) -> Tensor:
         """The step's mask (depth, height, width), for all patches."""
-        return box_mask(volumes.shape[2:], self.own.box, self.random(step_state))
+        return make_box_mask(volumes.shape[2:], self.own.box, self.make_generator(step_state))
 
-    def both_ways(
+    def make_mixtures(
         self, labeled: tuple[Tensor, Tensor], unlabeled: tuple[Tensor, Tensor], mask: Tensor
     ) -> tuple[Mixed, Mixed]:
         """The mixtures "in" and "out" of volumes and labels, each of half a batch."""
         half = len(labeled[0]) // 2
         first = [(volumes[:half], labels[:half]) for volumes, labels in (labeled, unlabeled)]
         second = [(volumes[half:], labels[half:]) for volumes, labels in (labeled, unlabeled)]
-        return mixed(first[0], first[1], mask), mixed(second[1], second[0], mask)
+        return paste_with_labels(first[0], first[1], mask), paste_with_labels(second[1], second[0], mask)
 
     @torch.no_grad()
-    def pseudo_labels(self, volumes: Tensor) -> Tensor:
+    def compute_pseudo_labels(self, volumes: Tensor) -> Tensor:
         """The teacher's labels (batch, depth, height, width)."""
         labels = self.teacher(volumes).argmax(dim=1)
-        return largest_parts(labels) if self.own.largest_part else labels
+        return keep_largest_components(labels) if self.own.largest_part else labels
 
-    def both_losses(
+    def compute_mixture_losses(
         self, network: Callable[[Tensor], Tensor], pair: tuple[Mixed, Mixed], step_state: StepState
     ) -> tuple[Tensor, Tensor]:
         """BCP's loss of a network on both mixtures, and its logits on them, "in" first."""
@@ -193,11 +195,11 @@ class CopyPaste(Strategy):
         ]
         return outside * of_regions[0] + inside * of_regions[1]
 
-    def _pretraining(self, batch: Batch, step_state: StepState) -> Loss:
+    def _compute_pretraining_loss(self, batch: Batch, step_state: StepState) -> Loss:
         half = len(batch.volumes) // 2
         one, other = (batch.volumes[:half], batch.labels[:half]), (batch.volumes[half:], batch.labels[half:])
-        box = self.box(batch.volumes, step_state)
-        pair = mixed(one, other, box), mixed(other, one, box)
+        box = self.draw_box_mask(batch.volumes, step_state)
+        pair = paste_with_labels(one, other, box), paste_with_labels(other, one, box)
         volumes, labels = torch.cat([pair[0].volumes, pair[1].volumes]), torch.cat([pair[0].labels, pair[1].labels])
         everywhere = torch.ones_like(pair[0].mask)
         losses = [
@@ -208,7 +210,7 @@ class CopyPaste(Strategy):
         return Loss(loss, {"supervised": loss.detach() / len(losses)})
 
 
-def largest_parts(labels: Tensor) -> Tensor:
+def keep_largest_components(labels: Tensor) -> Tensor:
     """Keep only the largest connected component of each label in label maps (batch, depth, height, width)."""
     results = []
     for label_map in labels.cpu():
@@ -227,7 +229,7 @@ class TwoStudents(CopyPaste):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options, groups)
-        self.second = plain_vnet(options, groups)
+        self.second = build_vnet(options, groups)
         # Both views of the last patches, with the networks' probabilities, for a later loss of the step.
         self.views: list[tuple[Tensor, Tensor]] = []
 
@@ -238,21 +240,21 @@ class TwoStudents(CopyPaste):
 
     def on_mixtures(self, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
         """BCP's losses of both networks, each on the mixtures of its own view, and Dice with the other's labels."""
-        mask = self.box(unlabeled, step_state)
-        labeled_views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 1)))
-        unlabeled_views = (unlabeled, strong_view(unlabeled, self.random(step_state, 2)))
+        mask = self.draw_box_mask(unlabeled, step_state)
+        labeled_views = (batch.volumes, augment_strongly(batch.volumes, self.make_generator(step_state, 1)))
+        unlabeled_views = (unlabeled, augment_strongly(unlabeled, self.make_generator(step_state, 2)))
         total, logits, volumes = unlabeled.new_zeros(()), [], []
         for student, labeled, view in zip(self.students, labeled_views, unlabeled_views, strict=True):
-            pair = self.both_ways((labeled, batch.labels), (view, self.pseudo_labels(view)), mask)
-            loss, student_logits = self.both_losses(student, pair, step_state)
+            pair = self.make_mixtures((labeled, batch.labels), (view, self.compute_pseudo_labels(view)), mask)
+            loss, student_logits = self.compute_mixture_losses(student, pair, step_state)
             total = total + loss
             logits.append(student_logits)
             volumes.append(torch.cat([mixture.volumes for mixture in pair]))
         self.keep(volumes, logits)
-        crossed = self.cross_supervision(logits, 1.0)
+        crossed = self.compute_cross_supervision_loss(logits, 1.0)
         return Loss(total + crossed.total, {"supervised": total.detach() / 2, **crossed.values})
 
-    def supervised(self, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
+    def compute_supervised_loss(self, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
         """The loss of a network on patches without pseudo-labels."""
         return supervised_loss(logits, labels, self.options, step_state, cross_entropy_and_square_dice)
 
@@ -261,8 +263,8 @@ class TwoStudents(CopyPaste):
         self.views = [(view, output.detach().softmax(dim=1)) for view, output in zip(volumes, logits, strict=True)]
 
     @staticmethod
-    def cross_supervision(logits: Sequence[Tensor], weight: float) -> Loss:
+    def compute_cross_supervision_loss(logits: Sequence[Tensor], weight: float) -> Loss:
         """The Dice loss of both networks with each other's labels."""
         labels = [output.detach().argmax(dim=1) for output in logits]
         loss = square_dice(logits[0].softmax(dim=1), labels[1]) + square_dice(logits[1].softmax(dim=1), labels[0])
-        return Loss(weight * loss, {"unsupervised": loss.detach(), "agreement": agreement(*labels)})
+        return Loss(weight * loss, {"unsupervised": loss.detach(), "agreement": compute_agreement(*labels)})

@@ -31,14 +31,16 @@ class CrossPseudoSupervision(TwoNetworks):
     own: CPSOptions
     needs_full_labels: ClassVar[bool] = False
 
-    def validated_network(self) -> ScoredNetwork:
-        """See ``Strategy.validated_network``."""
-        return super().validated_network() if self.own.answer == "both" else self.network
+    def get_validated_network(self) -> ScoredNetwork:
+        """See ``Strategy.get_validated_network``."""
+        return super().get_validated_network() if self.own.answer == "both" else self.network
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.supervised``."""
+    def compute_supervised_loss(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.compute_supervised_loss``."""
         return whole_label_loss(logits, batch, self.options, step_state)
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.crossed``."""
+    def compute_cross_supervision_loss(
+        self, which: int, logits: Tensor, labels: Tensor, step_state: StepState
+    ) -> Tensor:
+        """See ``TwoNetworks.compute_cross_supervision_loss``."""
         return pseudo_label_loss(logits, labels, self.options)

@@ -31,10 +31,10 @@ from ..cases import Case
 from ..distributed import sum_over_processes
 from ..ema import update_average
 from ..options import TrainingOptions
-from .base import Facts, Pool, StepState, short_warmup
-from .class_statistics import reversed_weights
-from .fixmatch import FixMatch, pseudo_labeled
-from .stages import Stages, equal_parts
+from .base import Facts, Pool, StepState, limit_warmup_steps
+from .class_statistics import compute_reversed_weights
+from .fixmatch import FixMatch, make_pseudo_labeled_cases
+from .stages import Stages, split_into_equal_stages
 from .two_networks import WeightedNetworks
 
 
@@ -70,7 +70,7 @@ class PublishedCReST(FixMatch):
         self.predicted: Tensor
         self.register_buffer("shares", torch.full((self.channels,), 1 / self.channels))
         self.register_buffer("predicted", torch.full((self.channels,), 1 / self.channels))
-        self.stages = Stages(lambda steps: equal_parts(steps, self.own.generations), options.steps)
+        self.stages = Stages(lambda steps: split_into_equal_stages(steps, self.own.generations), options.steps)
 
     @classmethod
     def require(cls, options: TrainingOptions, facts: Facts) -> None:
@@ -85,26 +85,26 @@ class PublishedCReST(FixMatch):
         self.shares.copy_(voxels / voxels.sum())
         self.predicted.copy_(self.shares)
 
-    def step_state(self, step: int) -> StepState:
-        """See ``Strategy.step_state``."""
-        generation, stage_step, stage_steps = self.stages.at(step, self.options.steps)
+    def get_step_state(self, step: int) -> StepState:
+        """See ``Strategy.get_step_state``."""
+        generation, stage_step, stage_steps = self.stages.get_stage(step, self.options.steps)
         return StepState(step, f"generation {generation}", stage_step, stage_steps)
 
     def resume(self, step: int, saved: TrainingOptions, stored: Mapping[str, Tensor]) -> None:
         """See ``Strategy.resume``."""
         self.stages.resume(step, saved.steps, self.options.steps, stored)
 
-    def warmup_steps(self, step_state: StepState) -> int:
-        """See ``Strategy.warmup_steps``."""
-        return short_warmup(step_state, self.options)
+    def get_warmup_steps(self, step_state: StepState) -> int:
+        """See ``Strategy.get_warmup_steps``."""
+        return limit_warmup_steps(step_state, self.options)
 
-    def new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
-        """See ``Strategy.new_cases``."""
+    def select_new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
+        """See ``Strategy.select_new_cases``."""
         if not self.stages.begins(step_state.step):
             return None
         assert self.facts is not None
-        rates = reversed_weights(torch.tensor(self.facts.voxels, dtype=torch.double), self.own.exponent)
-        return pseudo_labeled(pool, rates.tolist(), of_predicted=True)
+        rates = compute_reversed_weights(torch.tensor(self.facts.voxels, dtype=torch.double), self.own.exponent)
+        return make_pseudo_labeled_cases(pool, rates.tolist(), of_predicted=True)
 
     def on_step_start(self, step_state: StepState, averaged: object) -> bool:
         """See ``Strategy.on_step_start``."""
@@ -122,12 +122,12 @@ class PublishedCReST(FixMatch):
                     initialize_kaiming(self.network)
         return True
 
-    def aligned(self, probabilities: Tensor, step_state: StepState) -> Tensor:
-        """See ``FixMatch.aligned``."""
+    def align_distribution(self, probabilities: Tensor, step_state: StepState) -> Tensor:
+        """See ``FixMatch.align_distribution``."""
         if not self.own.align:
             return probabilities
         # From 1 in the first generation to 1/2 in the last.
-        generation = self.stages.at(step_state.step, self.options.steps)[0]
+        generation = self.stages.get_stage(step_state.step, self.options.steps)[0]
         power = 1 - 0.5 * generation / max(self.own.generations - 1, 1)
         totals = sum_over_processes(probabilities.sum(dim=(0, 2, 3, 4)))
         update_average(self.predicted, totals / totals.sum(), 0.99)
@@ -156,11 +156,11 @@ class CReST(WeightedNetworks):
         voxels = torch.tensor(facts.voxels, dtype=torch.float)
         self.shares.copy_(voxels / voxels.sum())
 
-    def weights_of(self, voxels: Tensor) -> Tensor:
-        """See ``WeightedNetworks.weights_of``."""
-        return reversed_weights(voxels, self.own.exponent)
+    def compute_class_weights(self, voxels: Tensor) -> Tensor:
+        """See ``WeightedNetworks.compute_class_weights``."""
+        return compute_reversed_weights(voxels, self.own.exponent)
 
-    def counted(self, logits: Tensor, labeled: int) -> Tensor:
+    def select_counted_logits(self, logits: Tensor, labeled: int) -> Tensor:
         """The unlabeled patches."""
         return logits[labeled:]
 
@@ -170,4 +170,4 @@ class CReST(WeightedNetworks):
             super().update_weights(which, voxels)
             return
         update_average(self.shares[which], voxels / voxels.sum(), self._DECAY)
-        self.weights[which].copy_(self.weights_of(self.shares[which]))
+        self.weights[which].copy_(self.compute_class_weights(self.shares[which]))

@@ -12,12 +12,18 @@ from ...method.network import DCANet
 from ...method.variants import VNET_N_STAGES
 from ...method.vnet import initialize_kaiming
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, class_balance
-from .dca_losses import Stage, plain_losses, pseudo_supervised_loss, supervised_losses, unsupervised_loss
-from .perturbation import strong_view
+from .base import Batch, Loss, StepState, Strategy, compute_class_balance
+from .dca_losses import (
+    Stage,
+    compute_joint_losses,
+    compute_supervised_losses,
+    pseudo_supervised_loss,
+    unsupervised_loss,
+)
+from .perturbation import augment_strongly
 
 
-def dca_network(options: TrainingOptions, groups: Partition) -> DCANet:
+def build_dca_network(options: TrainingOptions, groups: Partition) -> DCANet:
     """Create DCA's network for these options and groups of organs."""
     network = DCANet(
         owners=groups.owners,
@@ -43,13 +49,13 @@ class DCA(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = dca_network(options, groups)
+        self.network = build_dca_network(options, groups)
         # The network with averaged weights, which belongs to the trainer. In a tuple, so that it is not a submodule.
         self._teacher: tuple[DCANet, ...] = ()
 
-    def step_state(self, step: int) -> StepState:
-        """The stage of ``step``: "experts", "aggregation" or "joint" (see ``stage_of``)."""
-        stage, first, length = stage_of(step, self.options)
+    def get_step_state(self, step: int) -> StepState:
+        """The stage of ``step``: "experts", "aggregation" or "joint" (see ``get_stage``)."""
+        stage, first, length = get_stage(step, self.options)
         return StepState(step, stage, step - first, length)
 
     def on_step_start(self, step_state: StepState, averaged: DCANet | None) -> bool:
@@ -72,17 +78,17 @@ class DCA(Strategy):
                 aggregation.zero_head()
         return True
 
-    def weight(self, step_state: StepState) -> float:
+    def get_unsupervised_weight(self, step_state: StepState) -> float:
         """The weight λ; 0 in stages that do not learn from unlabeled patches."""
         aggregates = step_state.stage != "experts" and self.network.aggregation is not None
         teaches_experts = step_state.stage != "aggregation" and self.options.expert_pseudo_labels
-        return super().weight(step_state) if aggregates or teaches_experts else 0.0
+        return super().get_unsupervised_weight(step_state) if aggregates or teaches_experts else 0.0
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """Some of "labelled", "experts" and "unlabelled", or "all" for one graph (see ``joint_statistics``)."""
         names = []
         aggregates = step_state.stage != "experts" and self.network.aggregation is not None
-        in_one_graph = self._in_one_graph(step_state, batch)
+        in_one_graph = self._uses_one_graph(step_state, batch)
         if in_one_graph:
             names.append("all")
         elif step_state.stage != "aggregation" or (aggregates and self.options.supervise_aggregation):
@@ -97,11 +103,11 @@ class DCA(Strategy):
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward`` and ``dca_losses``."""
         stage: Stage = step_state.stage  # type: ignore[assignment]  # from stage_of
-        balance = class_balance(step_state, self.options)
+        balance = compute_class_balance(step_state, self.options)
         if loss_name == "all":
-            return self._all(batch, step_state, balance)
+            return self._compute_joint_loss(batch, step_state, balance)
         if loss_name == "labelled":
-            losses = supervised_losses(
+            losses = compute_supervised_losses(
                 self.network, batch.volumes, batch.labels, self.options, stage, balance, batch.unannotated
             )
             return Loss(
@@ -110,33 +116,35 @@ class DCA(Strategy):
         assert batch.unlabeled is not None
         if loss_name == "experts":
             teacher = self._teacher[0] if self._teacher else self.network
-            view = strong_view(batch.unlabeled, self.random(step_state))
+            view = augment_strongly(batch.unlabeled, self.make_generator(step_state))
             loss, agreement = pseudo_supervised_loss(
                 self.network, teacher, batch.unlabeled, self.options, balance, view
             )
             values = {"experts_unsupervised": loss.detach(), "experts_agreement": agreement}
-            return Loss(self.weight(step_state) * loss, values)
+            return Loss(self.get_unsupervised_weight(step_state) * loss, values)
         learns_from_itself = self.options.pseudo_label_source == "decoder"
-        own_view = strong_view(batch.unlabeled, self.random(step_state)) if learns_from_itself else None
+        own_view = augment_strongly(batch.unlabeled, self.make_generator(step_state)) if learns_from_itself else None
         loss, agreement = unsupervised_loss(self.network, batch.unlabeled, self.options, stage, own_view)
-        return Loss(self.weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": agreement})
+        return Loss(
+            self.get_unsupervised_weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": agreement}
+        )
 
-    def _in_one_graph(self, step_state: StepState, batch: Batch) -> bool:
+    def _uses_one_graph(self, step_state: StepState, batch: Batch) -> bool:
         joint = self.options.joint_statistics and step_state.stage == "joint"
         return joint and batch.unlabeled is not None and self.network.aggregation is not None
 
-    def _all(self, batch: Batch, step_state: StepState, balance: float) -> Loss:
+    def _compute_joint_loss(self, batch: Batch, step_state: StepState, balance: float) -> Loss:
         assert batch.unlabeled is not None
-        losses, agreement = plain_losses(
+        losses, agreement = compute_joint_losses(
             self.network, batch.volumes, batch.labels, batch.unlabeled, self.options, balance, batch.unannotated,
             aggregate_all=False,
         )  # fmt: skip
-        weights = {"unsupervised": self.weight(step_state)}
+        weights = {"unsupervised": self.get_unsupervised_weight(step_state)}
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         return Loss(total, {**{name: loss.detach() for name, loss in losses.items()}, "agreement": agreement})
 
 
-def stage_of(step: int, options: TrainingOptions) -> tuple[Stage, int, int]:
+def get_stage(step: int, options: TrainingOptions) -> tuple[Stage, int, int]:
     """The stage of ``step``, the first step of that stage, and its length in steps."""
     stage_end = 0
     if options.aggregation:

@@ -5,8 +5,8 @@ the experts' pass over unlabeled patches needs no graph, and labeled and unlabel
 passes: the memory of one is freed before the other begins. For the same reason, experts and aggregation decoder can
 learn in separate stages (see ``Stage``).
 
-``plain_losses`` computes all losses in one graph. Except for batch statistics and strong views, they are equal. The
-option ``joint_statistics`` trains with it, and ``dca benchmark training`` compares the cost.
+``compute_joint_losses`` computes all losses in one graph. Except for batch statistics and strong views, they are equal.
+The option ``joint_statistics`` trains with it, and ``dca benchmark training`` compares the cost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GROUPS = ("head", "medium", "tail")
 Stage = Literal["experts", "aggregation", "joint"]
 
 
-def supervised_losses(
+def compute_supervised_losses(
     network: DCANet,
     volumes: Tensor,
     labels: Tensor,
@@ -47,7 +47,7 @@ def supervised_losses(
     ``method.losses.segmentation_loss``. ``unannotated``: for each patch, the labels that its label map does not
     include.
     """
-    missing = channel_mask(unannotated, network.out_channels, volumes.device) if any(unannotated) else None
+    missing = make_channel_mask(unannotated, network.out_channels, volumes.device) if any(unannotated) else None
     with torch.set_grad_enabled(stage != "aggregation"):
         encoded = network.encoder(volumes)
         decoded = network.decode_experts(encoded)
@@ -57,14 +57,14 @@ def supervised_losses(
             target = split_labels(labels, owned)
             # The other experts' organs are background for this expert, whether they are annotated or not.
             own_missing = (
-                None if missing is None else missing & channel_mask([owned], network.out_channels, volumes.device)
+                None if missing is None else missing & make_channel_mask([owned], network.out_channels, volumes.device)
             )
             losses[GROUPS[slot]] = segmentation_loss(
                 expert.logits.float(), target, options.dice_channels, owned, class_balance, own_missing
             )
     if stage != "experts" and network.aggregation is not None and options.supervise_aggregation:
-        detached = [_detached(expert) for expert in decoded]
-        logits, attention = network.aggregate(encoded, detached, _supervised_levels(network, options))
+        detached = [_detach(expert) for expert in decoded]
+        logits, attention = network.aggregate(encoded, detached, _get_supervised_levels(network, options))
         organs = range(1, network.out_channels)
         losses["aggregation"] = segmentation_loss(
             logits.float(), labels, options.dice_channels, organs, class_balance, missing
@@ -108,7 +108,7 @@ class PseudoLabels(NamedTuple):
 
 
 @torch.no_grad()
-def pseudo_labels_of(logits: Tensor, confidence: float) -> PseudoLabels:
+def compute_pseudo_labels(logits: Tensor, confidence: float) -> PseudoLabels:
     """Pseudo-labels, the most probable labels, from a teacher's ``logits`` (batch, channel, depth, height, width).
 
     Voxels in which that label has a softmax probability below ``confidence`` are ignored.
@@ -120,10 +120,10 @@ def pseudo_labels_of(logits: Tensor, confidence: float) -> PseudoLabels:
 
 
 @torch.no_grad()
-def stitched_pseudo_labels(teacher: DCANet, volumes: Tensor, confidence: float = 0.0) -> PseudoLabels:
+def compute_stitched_pseudo_labels(teacher: DCANet, volumes: Tensor, confidence: float = 0.0) -> PseudoLabels:
     """Pseudo-labels of the stitched experts of ``teacher`` for ``volumes`` (batch, 1, depth, height, width)."""
     decoded = teacher.decode_experts(teacher.encoder(volumes))
-    return pseudo_labels_of(teacher.stitch([expert.logits for expert in decoded]), confidence)
+    return compute_pseudo_labels(teacher.stitch([expert.logits for expert in decoded]), confidence)
 
 
 def pseudo_supervised_loss(
@@ -140,7 +140,7 @@ def pseudo_supervised_loss(
     height, width), and each expert learns its split of them, as with true labels, from ``view`` (same shape; None: from
     the volumes). The encoder learns, too. In the paper, the experts see labeled cases only.
     """
-    pseudo_labels, ignored = stitched_pseudo_labels(teacher, volumes, options.pseudo_label_confidence)
+    pseudo_labels, ignored = compute_stitched_pseudo_labels(teacher, volumes, options.pseudo_label_confidence)
     decoded = network.decode_experts(network.encoder(volumes if view is None else view))
     losses = [
         segmentation_loss(
@@ -180,13 +180,13 @@ def unsupervised_loss(
             target, _ = network.aggregate([feature.detach() for feature in encoded], decoded)
         else:
             target = network.stitch([expert.logits for expert in decoded])
-    pseudo_labels, ignored = pseudo_labels_of(target, options.pseudo_label_confidence)
+    pseudo_labels, ignored = compute_pseudo_labels(target, options.pseudo_label_confidence)
     if view is not None:
         with torch.set_grad_enabled(stage == "joint"):
             encoded = network.encoder(view)
         with torch.no_grad():
             decoded = network.decode_experts([feature.detach() for feature in encoded])
-    logits, attention = network.aggregate(encoded, decoded, _supervised_levels(network, options))
+    logits, attention = network.aggregate(encoded, decoded, _get_supervised_levels(network, options))
     organs = range(1, network.out_channels)
     loss = segmentation_loss(logits.float(), pseudo_labels, options.dice_channels, organs, ignored=ignored)
     if attention:
@@ -196,7 +196,7 @@ def unsupervised_loss(
     return loss, agreement
 
 
-def channel_mask(labels: Sequence[Sequence[int]], n_channels: int, device: torch.device) -> Tensor:
+def make_channel_mask(labels: Sequence[Sequence[int]], n_channels: int, device: torch.device) -> Tensor:
     """Booleans (batch, channel), true for the ``labels`` of each case."""
     mask = torch.zeros(len(labels), n_channels, dtype=torch.bool, device=device)
     for row, channels in zip(mask, labels, strict=True):
@@ -204,16 +204,16 @@ def channel_mask(labels: Sequence[Sequence[int]], n_channels: int, device: torch
     return mask
 
 
-def _supervised_levels(network: DCANet, options: TrainingOptions) -> Sequence[int]:
+def _get_supervised_levels(network: DCANet, options: TrainingOptions) -> Sequence[int]:
     """The levels whose attention learns from ``attention_loss``."""
     return LEVELS if options.attention_weight and network.options["fusion"] == "dfam" else ()
 
 
-def _detached(decoded: DecoderOutput) -> DecoderOutput:
+def _detach(decoded: DecoderOutput) -> DecoderOutput:
     return DecoderOutput([feature.detach() for feature in decoded.features], decoded.logits.detach())
 
 
-def plain_losses(
+def compute_joint_losses(
     network: DCANet,
     volumes: Tensor,
     labels: Tensor,
@@ -228,17 +228,17 @@ def plain_losses(
     The losses are those of the experts, ``aggregation`` and ``attention`` (with the option ``supervise_aggregation``),
     and ``unsupervised``. With ``aggregate_all``, the aggregation decoder processes the labeled patches even if it does
     not learn from their labels. ``volumes`` and ``unlabeled`` are (batch, 1, depth, height, width); other arguments
-    are as in ``supervised_losses``. Raises ValueError without an aggregation decoder.
+    are as in ``compute_supervised_losses``. Raises ValueError without an aggregation decoder.
     """
     if network.aggregation is None:
         raise ValueError("a network without an aggregation decoder cannot compute all losses in one graph")
     count, n_channels = len(volumes), network.out_channels
-    missing = channel_mask(unannotated, n_channels, volumes.device) if any(unannotated) else None
+    missing = make_channel_mask(unannotated, n_channels, volumes.device) if any(unannotated) else None
     encoded = network.encoder(torch.cat([volumes, unlabeled]))
     decoded = network.decode_experts(encoded)
     losses = {}
     for slot, owned, expert in zip(network.expert_slots, network.owners, decoded, strict=True):
-        own_missing = None if missing is None else missing & channel_mask([owned], n_channels, volumes.device)
+        own_missing = None if missing is None else missing & make_channel_mask([owned], n_channels, volumes.device)
         losses[GROUPS[slot]] = segmentation_loss(
             expert.logits[:count].float(), split_labels(labels, owned), options.dice_channels, owned, class_balance,
             own_missing,
@@ -250,7 +250,7 @@ def plain_losses(
             DecoderOutput([level[first:].detach() for level in expert.features], expert.logits[first:].detach())
             for expert in decoded
         ],
-        _supervised_levels(network, options),
+        _get_supervised_levels(network, options),
     )
     organs = range(1, n_channels)
     if options.supervise_aggregation:
@@ -265,7 +265,7 @@ def plain_losses(
         target = logits.detach()
     else:
         target = network.stitch([expert.logits[count:].detach() for expert in decoded])
-    pseudo_labels, ignored = pseudo_labels_of(target, options.pseudo_label_confidence)
+    pseudo_labels, ignored = compute_pseudo_labels(target, options.pseudo_label_confidence)
     losses["unsupervised"] = segmentation_loss(
         logits.float(), pseudo_labels, options.dice_channels, organs, ignored=ignored
     )

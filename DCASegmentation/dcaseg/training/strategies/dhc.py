@@ -1,8 +1,8 @@
 """DHC: two co-trained networks with different class weights (Wang and Li, MICCAI 2023).
 
 Network 1 weights classes by how difficult they are to learn (DiffDW, ``class_statistics.Difficulty``), network 2 by how
-rare they are in its own pseudo-labels (DistDW, ``class_statistics.distribution_weights``, running mean .99 from the
-labeled counts). With these weights, the loss is weighted cross-entropy + weighted foreground Dice on labels, and
+rare they are in its own pseudo-labels (DistDW, ``class_statistics.compute_distribution_weights``, running mean .99 from
+the labeled counts). With these weights, the loss is weighted cross-entropy + weighted foreground Dice on labels, and
 weighted cross-entropy with the other's argmax on all patches. The weights include this step's predictions.
 
 Deviations from the code: classes that are absent from a batch do not count as learned or unlearned; a batch whose
@@ -22,7 +22,7 @@ from ...option_fields import option
 from ..ema import update_average
 from ..options import TrainingOptions
 from .base import Batch, Facts, StepState
-from .class_statistics import Difficulty, distribution_weights, voxels_of
+from .class_statistics import Difficulty, compute_distribution_weights, count_voxels
 from .losses import weighted_cross_entropy, weighted_loss
 from .two_networks import TwoNetworks
 
@@ -52,21 +52,23 @@ class DHC(TwoNetworks):
     def prepare(self, facts: Facts) -> None:
         """See ``Strategy.prepare``."""
         super().prepare(facts)
-        self.distribution.copy_(distribution_weights(torch.tensor(facts.voxels, dtype=torch.float)))
+        self.distribution.copy_(compute_distribution_weights(torch.tensor(facts.voxels, dtype=torch.float)))
 
     def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
         """See ``TwoNetworks.observe``."""
         labeled = len(batch.volumes)
         difficulty = self.difficulty.observe(outputs[0][:labeled].argmax(dim=1), batch.labels)
         if batch.unlabeled is not None:
-            voxels = voxels_of(outputs[1][labeled:].argmax(dim=1), self.channels)
-            update_average(self.distribution, distribution_weights(voxels), self.own.decay)
+            voxels = count_voxels(outputs[1][labeled:].argmax(dim=1), self.channels)
+            update_average(self.distribution, compute_distribution_weights(voxels), self.own.decay)
         self._weights = [difficulty, self.distribution.clone()]
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.supervised``."""
+    def compute_supervised_loss(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.compute_supervised_loss``."""
         return weighted_loss(logits, batch.labels, self._weights[which])
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.crossed``."""
+    def compute_cross_supervision_loss(
+        self, which: int, logits: Tensor, labels: Tensor, step_state: StepState
+    ) -> Tensor:
+        """See ``TwoNetworks.compute_cross_supervision_loss``."""
         return weighted_cross_entropy(logits, labels, self._weights[which])

@@ -21,9 +21,9 @@ from torch import Tensor
 from ...method.log_gap import Partition
 from ..cases import Case
 from ..options import TrainingOptions
-from .base import Batch, Loss, Pool, StepState, Strategy, plain_vnet, whole_label_loss
-from .losses import agreement, voxel_loss
-from .perturbation import strong_view
+from .base import Batch, Loss, Pool, StepState, Strategy, build_vnet, whole_label_loss
+from .losses import compute_agreement, voxel_loss
+from .perturbation import augment_strongly
 
 CONFIDENT = 0.95
 """FixMatch's threshold on the largest probability."""
@@ -37,11 +37,11 @@ class FixMatch(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = plain_vnet(options, groups)
+        self.network = build_vnet(options, groups)
         self.channels = self.network.out_channels
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("labelled", "unlabelled") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
@@ -51,24 +51,26 @@ class FixMatch(Strategy):
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabeled is not None
         with torch.no_grad():
-            weak = self.aligned(self.network(batch.unlabeled).float().softmax(dim=1), step_state)
+            weak = self.align_distribution(self.network(batch.unlabeled).float().softmax(dim=1), step_state)
             confidence, labels = weak.max(dim=1)
-            mask = self.accepted(confidence, labels)
-        logits = self.network(strong_view(batch.unlabeled, self.random(step_state)))
+            mask = self.compute_confidence_mask(confidence, labels)
+        logits = self.network(augment_strongly(batch.unlabeled, self.make_generator(step_state)))
         loss = voxel_loss(logits, labels, mask=mask)
-        values = {"unsupervised": loss.detach(), "agreement": agreement(logits.detach().argmax(dim=1), labels)}
-        return Loss(self.weight(step_state) * loss, {**values, "certain": mask.float().mean()})
+        values = {"unsupervised": loss.detach(), "agreement": compute_agreement(logits.detach().argmax(dim=1), labels)}
+        return Loss(self.get_unsupervised_weight(step_state) * loss, {**values, "certain": mask.float().mean()})
 
-    def aligned(self, probabilities: Tensor, step_state: StepState) -> Tensor:
+    def align_distribution(self, probabilities: Tensor, step_state: StepState) -> Tensor:
         """Adjust the distribution of the probabilities (batch, channel, depth, height, width) for pseudo-labels."""
         return probabilities
 
-    def accepted(self, confidence: Tensor, labels: Tensor) -> Tensor:
+    def compute_confidence_mask(self, confidence: Tensor, labels: Tensor) -> Tensor:
         """Which voxels' pseudo-labels are used: booleans (batch, depth, height, width)."""
         return confidence >= CONFIDENT
 
 
-def most_confident(predictions: Sequence[tuple[np.ndarray, np.ndarray]], counts: Sequence[int]) -> list[np.ndarray]:
+def select_most_confident(
+    predictions: Sequence[tuple[np.ndarray, np.ndarray]], counts: Sequence[int]
+) -> list[np.ndarray]:
     """The most confident voxels of each class, as a mask (depth, height, width) for each case.
 
     ``counts`` is the number of voxels of each class in all cases together. ``predictions`` are labels and confidences
@@ -93,7 +95,7 @@ def most_confident(predictions: Sequence[tuple[np.ndarray, np.ndarray]], counts:
     return masks
 
 
-def pseudo_labeled(pool: Pool, counts_of: Sequence[float], of_predicted: bool) -> list[Case]:
+def make_pseudo_labeled_cases(pool: Pool, counts_of: Sequence[float], of_predicted: bool) -> list[Case]:
     """Pseudo-label the unlabeled cases: the most confident voxels of each class have labels, all others are ignored.
 
     ``counts_of`` holds, for each class, the fraction of its predicted voxels to keep or, if not ``of_predicted``, the
@@ -107,7 +109,7 @@ def pseudo_labeled(pool: Pool, counts_of: Sequence[float], of_predicted: bool) -
             (np.bincount(labels.ravel(), minlength=n_channels) for labels, _ in predictions), np.zeros(n_channels, int)
         )
         counts = [int(share * number) for share, number in zip(counts_of, predicted, strict=True)]
-    masks = most_confident(predictions, counts)
+    masks = select_most_confident(predictions, counts)
     return [
         Case(case.name, case.hu, np.where(mask, labels, 0).astype(np.uint8), (), case.spacing, ignored=~mask)
         for case, (labels, _), mask in zip(pool.unlabeled, predictions, masks, strict=True)

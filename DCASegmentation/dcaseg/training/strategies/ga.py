@@ -72,11 +72,13 @@ class GradientAware(TwoNetworks):
     Options: ClassVar[type[GAOptions]] = GAOptions
     own: GAOptions
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.supervised``."""
+    def compute_supervised_loss(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.compute_supervised_loss``."""
         hardest = gradient_aware_cross_entropy(logits, batch.labels, self.own.hardest, self.own.power)
         return hardest + gradient_aware_dice(logits, batch.labels)
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.crossed``."""
+    def compute_cross_supervision_loss(
+        self, which: int, logits: Tensor, labels: Tensor, step_state: StepState
+    ) -> Tensor:
+        """See ``TwoNetworks.compute_cross_supervision_loss``."""
         return gradient_aware_cross_entropy(logits, labels, self.own.hardest_crossed, self.own.power)

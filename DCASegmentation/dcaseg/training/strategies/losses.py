@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ...method.losses import segmentation_loss
 from ..options import TrainingOptions
-from .base import StepState, class_balance
+from .base import StepState, compute_class_balance
 
 _SMALL = 1e-10
 
@@ -41,7 +41,7 @@ def supervised_loss(
     """
     if options.class_balance <= 0:
         return published(logits, labels) if region is None else published(logits, labels, region)
-    organs, balance = range(1, logits.shape[1]), class_balance(step_state, options)
+    organs, balance = range(1, logits.shape[1]), compute_class_balance(step_state, options)
     ignored = None if region is None else ~region.expand_as(labels)
     return scale * segmentation_loss(logits.float(), labels, options.dice_channels, organs, balance, ignored=ignored)
 
@@ -87,7 +87,7 @@ def foreground_dice(
     (channel,). With ``mask`` (batch, depth, height, width), the sums are over its voxels.
     """
     probabilities = logits.float().softmax(dim=1)
-    overlap, predicted, true = _sums(probabilities, labels, mask)
+    overlap, predicted, true = _compute_sums(probabilities, labels, mask)
     dice = (2 * overlap + 1) / (predicted + true + 1)
     return -(dice if weights is None else weights * dice)[1:].mean()
 
@@ -105,7 +105,7 @@ def unweighted_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def square_dice(probabilities: Tensor, labels: Tensor) -> Tensor:
     """1 - mean Dice, with squared sums in the denominator, of the whole batch, including the background."""
     probabilities = probabilities.float()
-    overlap, _, true = _sums(probabilities, labels)
+    overlap, _, true = _compute_sums(probabilities, labels)
     squares = (probabilities**2).sum(dim=(0, 2, 3, 4))
     return (1 - (2 * overlap + _SMALL) / (squares + true + _SMALL)).mean()
 
@@ -132,17 +132,17 @@ def region_loss(logits: Tensor, labels: Tensor, region: Tensor) -> Tensor:
     return segmentation_loss(logits.float(), labels, "all", ignored=~region.expand_as(labels))
 
 
-def sampled(labels: Tensor, rates: Tensor, generator: torch.Generator) -> Tensor:
+def sample_mask(labels: Tensor, rates: Tensor, generator: torch.Generator) -> Tensor:
     """A random mask of the shape of ``labels``: voxels of label k are kept with probability ``rates[k]``."""
     return torch.rand(labels.shape, generator=generator).to(labels.device) < rates[labels]
 
 
-def agreement(one: Tensor, other: Tensor) -> Tensor:
+def compute_agreement(one: Tensor, other: Tensor) -> Tensor:
     """The fraction of voxels with the same label, for the log."""
     return (one == other).float().mean()
 
 
-def _sums(probabilities: Tensor, labels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def _compute_sums(probabilities: Tensor, labels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Σ p y, Σ p and Σ y of each channel over the whole batch. Indexing replaces a one-hot target."""
     zeros = probabilities.new_zeros(probabilities.shape[1])
     of_truth = probabilities.gather(1, labels[:, None])[:, 0]

@@ -35,14 +35,14 @@ from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
 from ...option_fields import option
-from ..ema import update_teacher, warmup_decay
+from ..ema import compute_warmup_decay, update_teacher
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy, plain_vnet
-from .class_statistics import voxels_of
+from .base import Batch, Facts, Loss, StepState, Strategy, build_vnet
+from .class_statistics import count_voxels
 from .ga import gradient_aware_cross_entropy, gradient_aware_dice
-from .losses import agreement, square_dice, supervised_loss, voxel_loss
-from .mixing import assemble, cubes, partners, swap_cubes, swap_cubes_back
-from .perturbation import clipped_noise
+from .losses import compute_agreement, square_dice, supervised_loss, voxel_loss
+from .mixing import assemble_cubes, draw_permutations, split_into_cubes, swap_cubes, swap_cubes_back
+from .perturbation import add_clipped_noise
 
 _DECAY = 0.99
 _PLACE_WEIGHT = 0.1
@@ -74,7 +74,7 @@ class _VoxelNorm(nn.InstanceNorm3d):
         return functional.group_norm(features, 1, self.weight, self.bias, self.eps)
 
 
-def blended(teacher: Tensor, from_cubes: Tensor, share: Tensor) -> Tensor:
+def blend_pseudo_labels(teacher: Tensor, from_cubes: Tensor, share: Tensor) -> Tensor:
     """Labels (batch, depth, height, width) of two blended maps of logits (batch, channel, depth, height, width).
 
     The weight of ``from_cubes`` at a voxel is the ``share`` (channel,) of the teacher's class.
@@ -95,7 +95,7 @@ class MagicNet(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = plain_vnet(options, groups)
+        self.network = build_vnet(options, groups)
         # The deepest features of a cube may be a single voxel.
         encoder = self.network.encoder
         for part in (encoder.downs[-1], encoder.blocks[-1]):
@@ -122,7 +122,7 @@ class MagicNet(Strategy):
         cls.require_grid(options, cls.read(options).cubes, "cubes", _DIVISOR)
 
     @classmethod
-    def fitted(cls, options: TrainingOptions) -> TrainingOptions:
+    def adapt_options(cls, options: TrainingOptions) -> TrainingOptions:
         """Three or two cubes along each side, whichever divides the patch."""
         given = "cubes" in options.strategy_options
         for count in (cls.read(options).cubes,) if given else (3, 2):
@@ -130,72 +130,76 @@ class MagicNet(Strategy):
                 return replace(options, strategy_options={"cubes": count, **options.strategy_options})
         return options
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("cubes", "whole", "crossed") if batch.unlabeled is not None else ("whole",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
         if loss_name == "whole":
             logits = self.network(batch.volumes).float()
-            loss = self._supervised(logits, batch.labels, step_state, self._cross_entropy_and_dice, scale=2)
+            loss = self._compute_supervised_loss(
+                logits, batch.labels, step_state, self._cross_entropy_and_dice, scale=2
+            )
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabeled is not None
         labeled = len(batch.volumes)
         volumes = torch.cat([batch.volumes, batch.unlabeled])
         if loss_name == "cubes":
-            return self._cubes(volumes, batch.labels, step_state)
-        order = partners(self.own.cubes**3, len(volumes), self.random(step_state))
-        mixture = assemble(swap_cubes(cubes(volumes, self.own.cubes), order))
+            return self._compute_cube_loss(volumes, batch.labels, step_state)
+        order = draw_permutations(self.own.cubes**3, len(volumes), self.make_generator(step_state))
+        mixture = assemble_cubes(swap_cubes(split_into_cubes(volumes, self.own.cubes), order))
         features = self._decoder(self.network.encoder(mixture)).features[-1]
-        logits = self._head(assemble(swap_cubes_back(cubes(features, self.own.cubes), order)))
-        supervised = self._supervised(logits[:labeled], batch.labels, step_state, self._dice)
+        logits = self._apply_head(assemble_cubes(swap_cubes_back(split_into_cubes(features, self.own.cubes), order)))
+        supervised = self._compute_supervised_loss(logits[:labeled], batch.labels, step_state, self._dice)
         assert self._pseudo is not None
         loss = self._dice(logits[labeled:], self._pseudo)
-        same = agreement(logits[labeled:].argmax(dim=1), self._pseudo)
+        same = compute_agreement(logits[labeled:].argmax(dim=1), self._pseudo)
         values = {"crossed": supervised.detach(), "unsupervised": loss.detach(), "agreement": same}
-        return Loss(supervised + self.weight(step_state) * loss, values)
+        return Loss(supervised + self.get_unsupervised_weight(step_state) * loss, values)
 
     def on_step_end(self, step_state: StepState) -> None:
         """See ``Strategy.on_step_end``."""
-        update_teacher(self.teacher, self.network, warmup_decay(step_state.step, _DECAY))
+        update_teacher(self.teacher, self.network, compute_warmup_decay(step_state.step, _DECAY))
 
     @property
     def _decoder(self) -> ExpertDecoder:
         return self.network.experts[0]  # type: ignore[return-value]
 
-    def _head(self, features: Tensor) -> Tensor:
+    def _apply_head(self, features: Tensor) -> Tensor:
         return self._decoder.head(self._decoder.dropout(features)).float()
 
-    def _cubes(self, volumes: Tensor, labels: Tensor, step_state: StepState) -> Loss:
+    def _compute_cube_loss(self, volumes: Tensor, labels: Tensor, step_state: StepState) -> Loss:
         """The loss of single cubes. Also computes the pseudo-label for the exchanged ones."""
         labeled = len(labels)
-        parts = cubes(volumes, self.own.cubes)
-        order = torch.randperm(len(parts) * len(volumes), generator=self.random(step_state, 1)).to(volumes.device)
+        parts = split_into_cubes(volumes, self.own.cubes)
+        order = torch.randperm(len(parts) * len(volumes), generator=self.make_generator(step_state, 1)).to(
+            volumes.device
+        )
         # In random order, so that the classifier's batch norm cannot reveal a position by its neighbors.
         encoded = self.network.encoder(parts.flatten(0, 1)[order])
         places = torch.arange(len(parts), device=volumes.device).repeat_interleave(len(volumes))[order]
         place = functional.cross_entropy(self.place(encoded[-1].flatten(1)).float(), places)
         features = self._decoder(encoded).features[-1][order.argsort()]
-        logits = self._head(assemble(features.unflatten(0, parts.shape[:2])))
-        self._pseudo = self._pseudo_label(volumes[labeled:], logits[labeled:].detach(), step_state)
-        supervised = self._supervised(logits[:labeled], labels, step_state, self._dice)
+        logits = self._apply_head(assemble_cubes(features.unflatten(0, parts.shape[:2])))
+        self._pseudo = self._compute_pseudo_labels(volumes[labeled:], logits[labeled:].detach(), step_state)
+        supervised = self._compute_supervised_loss(logits[:labeled], labels, step_state, self._dice)
         values = {"cubes": supervised.detach(), "place": place.detach()}
         return Loss(supervised + _PLACE_WEIGHT * place, values)
 
     @torch.no_grad()
-    def _pseudo_label(self, unlabeled: Tensor, from_cubes: Tensor, step_state: StepState) -> Tensor:
-        teacher = self.teacher(clipped_noise(unlabeled, self.random(step_state, 2))).float()
+    def _compute_pseudo_labels(self, unlabeled: Tensor, from_cubes: Tensor, step_state: StepState) -> Tensor:
+        teacher = self.teacher(add_clipped_noise(unlabeled, self.make_generator(step_state, 2))).float()
         voxels = self.counts.sum(dim=0)
         if step_state.step >= self.own.blend_from and voxels.any():
             share = voxels / voxels.max()
-            labels = blended(teacher, from_cubes, share if self.own.blend == "frequent" else 1 - share)
+            labels = blend_pseudo_labels(teacher, from_cubes, share if self.own.blend == "frequent" else 1 - share)
         else:
             labels = teacher.argmax(dim=1)
-        self.counts[step_state.step % self._WINDOW] = voxels_of(labels, self.network.out_channels)
+        self.counts[step_state.step % self._WINDOW] = count_voxels(labels, self.network.out_channels)
         return labels
 
-    def _supervised(
+    def _compute_supervised_loss(
         self,
         logits: Tensor,
         labels: Tensor,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def box_mask(sides: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
+def make_box_mask(sides: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
     """BCP's mask, boolean (depth, height, width): false in a random box whose sides are the fraction ``share``."""
     mask = torch.ones(tuple(sides), dtype=torch.bool)
     lengths = [max(1, int(side * share)) for side in sides]
@@ -24,12 +24,12 @@ def box_mask(sides: Sequence[int], share: float, generator: torch.Generator) -> 
     return mask
 
 
-def pasted(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
+def paste(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
     """``outside`` where ``mask`` (depth, height, width) is true, ``inside`` elsewhere."""
     return torch.where(mask, outside, inside)
 
 
-def cubes(volumes: Tensor, count: int) -> Tensor:
+def split_into_cubes(volumes: Tensor, count: int) -> Tensor:
     """Divide volumes into count³ cubes (cube, batch, channel, d, h, w), numbered with the last axis fastest.
 
     Each side must be a multiple of ``count``.
@@ -40,15 +40,15 @@ def cubes(volumes: Tensor, count: int) -> Tensor:
     return parts.permute(2, 4, 6, 0, 1, 3, 5, 7).reshape(count**3, batch, channels, d, h, w)
 
 
-def assemble(parts: Tensor) -> Tensor:
-    """Assemble volumes from their cubes: the inverse of ``cubes``."""
+def assemble_cubes(parts: Tensor) -> Tensor:
+    """Assemble volumes from their cubes: the inverse of ``split_into_cubes``."""
     count = round(len(parts) ** (1 / 3))
     _, batch, channels, d, h, w = parts.shape
     grid = parts.reshape(count, count, count, batch, channels, d, h, w)
     return grid.permute(3, 4, 0, 5, 1, 6, 2, 7).reshape(batch, channels, count * d, count * h, count * w)
 
 
-def partners(positions: int, batch: int, generator: torch.Generator) -> Tensor:
+def draw_permutations(positions: int, batch: int, generator: torch.Generator) -> Tensor:
     """A random permutation of the batch for each cube position, (position, batch)."""
     return torch.rand(positions, batch, generator=generator).argsort(dim=1)
 
@@ -64,7 +64,7 @@ def swap_cubes_back(parts: Tensor, order: Tensor) -> Tensor:
     return swap_cubes(parts, order.argsort(dim=1))
 
 
-def low_frequencies(volumes: Tensor, share: float) -> Tensor:
+def filter_low_frequencies(volumes: Tensor, share: float) -> Tensor:
     """The component of each volume with frequencies |k| <= ``share`` x side on each axis, in single precision."""
     axes = (2, 3, 4)
     with torch.autocast(volumes.device.type, enabled=False):
@@ -78,13 +78,13 @@ def low_frequencies(volumes: Tensor, share: float) -> Tensor:
         return torch.fft.ifftn(spectrum, dim=axes).real
 
 
-def frequencies_swapped(one: Tensor, other: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Swap the low frequencies (see ``low_frequencies``) of two volumes."""
-    low_one, low_other = low_frequencies(one, share), low_frequencies(other, share)
+def swap_low_frequencies(one: Tensor, other: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Swap the low frequencies (see ``filter_low_frequencies``) of two volumes."""
+    low_one, low_other = filter_low_frequencies(one, share), filter_low_frequencies(other, share)
     return one - low_one + low_other, other - low_other + low_one
 
 
-def displaced(
+def displace_blocks(
     one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], candidates: int, nearest: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
     """ABD's displacement for unlabeled patches.
@@ -114,13 +114,13 @@ def displaced(
     return new[0], new[1]
 
 
-def displaced_with_labels(
+def displace_labeled_blocks(
     one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], labels: Tensor, chosen: Sequence[bool]
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """ABD's displacement for labeled patches.
 
     In the patches that are ``chosen``, the most confident block of each view is replaced by the least confident block
-    of the other view and its labels. Views are as in ``displaced``; ``labels`` are blocks, too.
+    of the other view and its labels. Views are as in ``displace_blocks``; ``labels`` are blocks, too.
 
     Returns the new blocks and labels of each view.
     """

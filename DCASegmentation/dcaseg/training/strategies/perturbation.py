@@ -16,17 +16,19 @@ from torch.nn import functional
 from .losses import soft_dice
 
 
-def normal(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
+def sample_normal(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal numbers of ``shape`` on the device of ``like``."""
     return torch.randn(shape, generator=generator).to(like.device)
 
 
-def clipped_noise(volumes: Tensor, generator: torch.Generator, deviation: float = 0.1, limit: float = 0.2) -> Tensor:
+def add_clipped_noise(
+    volumes: Tensor, generator: torch.Generator, deviation: float = 0.1, limit: float = 0.2
+) -> Tensor:
     """Add Gaussian noise with this standard deviation, clipped at ± ``limit``."""
-    return volumes + (normal(volumes.shape, generator, volumes) * deviation).clamp(-limit, limit)
+    return volumes + (sample_normal(volumes.shape, generator, volumes) * deviation).clamp(-limit, limit)
 
 
-def smoothed(volumes: Tensor, share: float) -> Tensor:
+def smooth(volumes: Tensor, share: float) -> Tensor:
     """Smooth (batch, channel, depth, height, width): along each axis, move the fraction ``share`` to the neighbors."""
     for axis in (2, 3, 4):
         sides = [0] * 6
@@ -38,7 +40,7 @@ def smoothed(volumes: Tensor, share: float) -> Tensor:
     return volumes
 
 
-def strong_view(volumes: Tensor, generator: torch.Generator, box: float = 0.5) -> Tensor:
+def augment_strongly(volumes: Tensor, generator: torch.Generator, box: float = 0.5) -> Tensor:
     """Strongly augment the intensities of patches (batch, 1, depth, height, width).
 
     Contrast, brightness, gamma, blur and noise vary more than in the loop's augmentation, and with probability ``box``
@@ -56,8 +58,8 @@ def strong_view(volumes: Tensor, generator: torch.Generator, box: float = 0.5) -
         if draw[2] < 0.5:
             patch = patch ** (0.6 + draw[3])
         if draw[4] < 0.5:
-            patch = smoothed(patch[None], 0.6 * draw[5])[0]
-        patch = patch + normal(patch.shape, generator, patch) * (0.1 * draw[6])
+            patch = smooth(patch[None], 0.6 * draw[5])[0]
+        patch = patch + sample_normal(patch.shape, generator, patch) * (0.1 * draw[6])
         if draw[7] < box:
             sides = [
                 max(1, round((0.2 + 0.2 * share) * side)) for share, side in zip(draw[8:], patch.shape[1:], strict=True)
@@ -101,13 +103,13 @@ def without_dropout(module: nn.Module) -> Iterator[None]:
             layer.train()
 
 
-def unit(direction: Tensor) -> Tensor:
+def normalize_l2(direction: Tensor) -> Tensor:
     """Normalize ``direction`` (batch, ...) to L2 norm 1 for each patch."""
     flat = direction.flatten(1)
     return (flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)).view_as(direction)
 
 
-def adversarial_direction(
+def compute_adversarial_direction(
     predict: Callable[[Tensor], Tensor], volumes: Tensor, clean: Tensor, radius: float, generator: torch.Generator
 ) -> Tensor:
     """The direction (norm 1 for each patch) in which the prediction changes most, by one step of power iteration.
@@ -116,9 +118,9 @@ def adversarial_direction(
     gradient, at a random direction d, of the Dice distance between the predictions for ``volumes`` + ``radius`` d and
     ``volumes``. Gradients of parameters are not changed. It is computed in single precision.
     """
-    start = unit(torch.rand(volumes.shape, generator=generator).to(volumes.device) - 0.5)
+    start = normalize_l2(torch.rand(volumes.shape, generator=generator).to(volumes.device) - 0.5)
     with torch.enable_grad(), torch.autocast(volumes.device.type, enabled=False):
         direction = start.requires_grad_(True)
         distance = soft_dice(predict(volumes.float() + radius * direction), clean)
         (gradient,) = torch.autograd.grad(distance, direction)
-    return unit(gradient)
+    return normalize_l2(gradient)

@@ -33,12 +33,12 @@ class PlainExperts(Strategy):
         if options.initialization == "kaiming":
             initialize_kaiming(self.network)
 
-    def weight(self, step_state: StepState) -> float:
+    def get_unsupervised_weight(self, step_state: StepState) -> float:
         """See ``Strategy.weight``."""
         return 0.0
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:

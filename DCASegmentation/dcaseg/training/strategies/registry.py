@@ -54,7 +54,7 @@ _STRATEGIES: dict[StrategyName, type[Strategy]] = {
 }
 
 
-def _consistency(weight: float, ramp: float = 1.0) -> dict[str, Any]:
+def _make_consistency_options(weight: float, ramp: float = 1.0) -> dict[str, Any]:
     """Options for a weight of unlabeled patches that grows over the fraction ``ramp`` of the run."""
     return {"unsupervised_weight": weight, "unsup_weight_cutoff": 0.0, "ramp_fraction": ramp}
 
@@ -65,20 +65,21 @@ OWN_OPTIONS: dict[StrategyName, dict[str, Any]] = {
     "plain_experts": {},
     # The consistency weight of the repositories of these methods, with a ramp over the whole run.
     **dict.fromkeys(
-        ("ua_mt", "cps", "urpc", "magicnet", "adsh", "crest", "simis", "basak", "cld", "dhc", "ga"), _consistency(0.1)
+        ("ua_mt", "cps", "urpc", "magicnet", "adsh", "crest", "simis", "basak", "cld", "dhc", "ga"),
+        _make_consistency_options(0.1),
     ),
-    "ss_net": _consistency(1.0, 0.4),
-    "co_bionet": _consistency(1.0, 0.4),
-    "bcp": _consistency(1.0),
-    "abd": _consistency(1.0),
-    "beta_fft": _consistency(0.5),
-    "a_and_d": _consistency(10.0),
-    "skcdf": _consistency(10.0),
+    "ss_net": _make_consistency_options(1.0, 0.4),
+    "co_bionet": _make_consistency_options(1.0, 0.4),
+    "bcp": _make_consistency_options(1.0),
+    "abd": _make_consistency_options(1.0),
+    "beta_fft": _make_consistency_options(0.5),
+    "a_and_d": _make_consistency_options(10.0),
+    "skcdf": _make_consistency_options(10.0),
 }
 """For each strategy, options that differ from the preset. Options given by the user take precedence."""
 
 
-def strategy_class(options: TrainingOptions) -> type[Strategy]:
+def get_strategy_class(options: TrainingOptions) -> type[Strategy]:
     """The class of a run's strategy; if there are two for a paper, the option ``variant`` selects one."""
     cls = _STRATEGIES[options.strategy]
     published: type[Strategy] | None = getattr(cls, "published", None)
@@ -87,7 +88,7 @@ def strategy_class(options: TrainingOptions) -> type[Strategy]:
 
 def require(options: TrainingOptions, facts: Facts) -> None:
     """Raise UserError if the strategy does not support these options or cases. Nothing is built yet."""
-    strategy_class(options).require(options, facts)
+    get_strategy_class(options).require(options, facts)
 
 
 def make_strategy(options: TrainingOptions, groups: Partition, facts: Facts | None = None) -> Strategy:
@@ -98,12 +99,12 @@ def make_strategy(options: TrainingOptions, groups: Partition, facts: Facts | No
     """
     if facts is not None:
         require(options, facts)
-    strategy = strategy_class(options)(options, groups)  # type: ignore[call-arg]  # strategies take the groups, too
+    strategy = get_strategy_class(options)(options, groups)  # type: ignore[call-arg]  # strategies take the groups, too
     if facts is not None:
         strategy.prepare(facts)
     return strategy
 
 
-def fitted(options: TrainingOptions) -> TrainingOptions:
+def adapt_options(options: TrainingOptions) -> TrainingOptions:
     """The options, with the changes that the strategy needs to support their patch size (for tables of all methods)."""
-    return strategy_class(options).fitted(options)
+    return get_strategy_class(options).adapt_options(options)

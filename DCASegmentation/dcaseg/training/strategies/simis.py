@@ -27,9 +27,9 @@ from ...option_fields import option
 from ..cases import Case
 from ..options import TrainingOptions
 from .base import Facts, Pool, StepState
-from .class_statistics import deficit_weights
-from .fixmatch import FixMatch, pseudo_labeled
-from .stages import Stages, equal_parts
+from .class_statistics import compute_deficit_weights
+from .fixmatch import FixMatch, make_pseudo_labeled_cases
+from .stages import Stages, split_into_equal_stages
 from .two_networks import WeightedNetworks
 
 
@@ -45,7 +45,7 @@ class SimiSOptions:
             raise ValueError("rounds must be 1 or more")
 
 
-def appended_voxels(shares: Tensor, voxels: float, progress: float) -> Tensor:
+def compute_appended_voxels(shares: Tensor, voxels: float, progress: float) -> Tensor:
     """n_k (K,) at ``progress`` t/T, from the organs' ``shares`` (K,) and the labeled foreground ``voxels``."""
     return (shares.max() - shares) * voxels / len(shares) * (1 - (progress - 1) ** 2)
 
@@ -61,7 +61,7 @@ class PublishedSimiS(FixMatch):
         super().__init__(options, groups)
         self.voxels: Tensor
         self.register_buffer("voxels", torch.ones(self.channels - 1))
-        self.stages = Stages(lambda steps: equal_parts(steps, self.own.rounds), options.steps)
+        self.stages = Stages(lambda steps: split_into_equal_stages(steps, self.own.rounds), options.steps)
 
     @classmethod
     def require(cls, options: TrainingOptions, facts: Facts) -> None:
@@ -78,16 +78,16 @@ class PublishedSimiS(FixMatch):
         """See ``Strategy.resume``."""
         self.stages.resume(step, saved.steps, self.options.steps, stored)
 
-    def new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
-        """See ``Strategy.new_cases``."""
+    def select_new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
+        """See ``Strategy.select_new_cases``."""
         if not self.stages.begins(step_state.step):
             return None
         assert self.facts is not None
         labeled = torch.tensor(self.facts.voxels[1:])
         shares = self.voxels.cpu().double() / self.voxels.sum().clamp(min=1).cpu().double()
-        counts = appended_voxels(shares, float(labeled.sum()), step_state.step / self.options.steps)
-        cases = pseudo_labeled(pool, [0, *counts.tolist()], of_predicted=False)
-        appended = sum((case.voxel_counts(self.channels - 1)[1:] for case in cases), np.zeros(self.channels - 1, int))
+        counts = compute_appended_voxels(shares, float(labeled.sum()), step_state.step / self.options.steps)
+        cases = make_pseudo_labeled_cases(pool, [0, *counts.tolist()], of_predicted=False)
+        appended = sum((case.count_voxels(self.channels - 1)[1:] for case in cases), np.zeros(self.channels - 1, int))
         self.voxels.copy_(labeled + torch.from_numpy(np.asarray(appended)))
         return cases
 
@@ -104,6 +104,6 @@ class SimiS(WeightedNetworks):
         super().prepare(facts)
         self.weights.mul_(1 - self._DECAY).add_(self._DECAY * self.channels)
 
-    def weights_of(self, voxels: Tensor) -> Tensor:
-        """See ``WeightedNetworks.weights_of``."""
-        return deficit_weights(voxels)
+    def compute_class_weights(self, voxels: Tensor) -> Tensor:
+        """See ``WeightedNetworks.compute_class_weights``."""
+        return compute_deficit_weights(voxels)

@@ -13,7 +13,7 @@ head, u follows l, and u's head follows its balanced head (EMA of weights that a
 Deviations: M excludes voxels from the loss (the published code multiplies logits and labels by it, so these voxels
 become false foreground in Dice); counts are from all labeled cases, not from four; unlabeled patches pass the first
 half without a gradient, which does not change the result; with AdamW, heads follow their balanced heads more slowly
-(``base.following_decay``), or they would answer as those, which see hardly any background. Cost: 0.6 times CPS.
+(``base.choose_ema_decay``), or they would answer as those, which see hardly any background. Cost: 0.6 times CPS.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.vnet import initialize_kaiming
 from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy, following_decay
-from .class_statistics import balance_ratio
-from .losses import agreement, foreground_dice, sampled, supervised_loss, voxel_loss
+from .base import Batch, Facts, Loss, StepState, Strategy, choose_ema_decay
+from .class_statistics import compute_balance_ratio
+from .losses import compute_agreement, foreground_dice, sample_mask, supervised_loss, voxel_loss
 
 
 @dataclass(frozen=True)
@@ -79,43 +79,46 @@ class SKCDF(Strategy):
         self.ratio: Tensor
         self.register_buffer("ratio", torch.ones(channels))
         self._pseudo: list[Tensor] = []
-        self._head_decay = following_decay(self.own.head_decay, options)
+        self._head_decay = choose_ema_decay(self.own.head_decay, options)
 
     def prepare(self, facts: Facts) -> None:
         """See ``Strategy.prepare``."""
         super().prepare(facts)
-        self.ratio.copy_(balance_ratio(torch.tensor(facts.voxels, dtype=torch.float)))
+        self.ratio.copy_(compute_balance_ratio(torch.tensor(facts.voxels, dtype=torch.float)))
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("labelled", "unlabelled") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
-        generator = self.random(step_state, 0 if loss_name == "labelled" else 1)
+        generator = self.make_generator(step_state, 0 if loss_name == "labelled" else 1)
         if loss_name == "labelled":
             features = self.network.encoder(batch.volumes)
             others = None
             if batch.unlabeled is not None:
-                others = self._pseudo_label(batch.unlabeled, features[-1])
-            outputs = self._head_logits(self.labelled, "labelled", self.network.attended(features, others))
-            plain = supervised_loss(outputs[0], batch.labels, self.options, step_state, self._loss, scale=2)
+                others = self._compute_pseudo_labels(batch.unlabeled, features[-1])
+            outputs = self._compute_head_logits(
+                self.labelled, "labelled", self.network.apply_attention(features, others)
+            )
+            plain = supervised_loss(outputs[0], batch.labels, self.options, step_state, self._compute_loss, scale=2)
             # The sample balances the classes, so this head keeps the published loss.
-            balanced = self._loss(outputs[1], batch.labels, sampled(batch.labels, self.ratio, generator))
+            balanced = self._compute_loss(outputs[1], batch.labels, sample_mask(batch.labels, self.ratio, generator))
             return Loss(plain + balanced, {"supervised": plain.detach(), "balanced": balanced.detach()})
         assert batch.unlabeled is not None
         decoder: ExpertDecoder = self.network.experts[0]  # type: ignore[assignment]
-        features = self.network.attended(self.network.encoder(batch.unlabeled))
-        outputs = self._head_logits(decoder, "unlabelled", features)
+        features = self.network.apply_attention(self.network.encoder(batch.unlabeled))
+        outputs = self._compute_head_logits(decoder, "unlabelled", features)
         labels, balanced = self._pseudo
         rates = 1 - step_state.step / self.options.steps * (1 - self.ratio)
-        masks = (None, sampled(balanced, rates, generator))
+        masks = (None, sample_mask(balanced, rates, generator))
         losses = [
-            self._loss(logits, target, mask) for logits, target, mask in zip(outputs, self._pseudo, masks, strict=True)
+            self._compute_loss(logits, target, mask)
+            for logits, target, mask in zip(outputs, self._pseudo, masks, strict=True)
         ]
         loss = losses[0] + losses[1]
-        same = agreement(outputs[0].detach().argmax(dim=1), labels)
-        return Loss(self.weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": same})
+        same = compute_agreement(outputs[0].detach().argmax(dim=1), labels)
+        return Loss(self.get_unsupervised_weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": same})
 
     @torch.no_grad()
     def on_step_end(self, step_state: StepState) -> None:
@@ -133,20 +136,22 @@ class SKCDF(Strategy):
                 average.lerp_(new, 1 - decay)
 
     @torch.no_grad()
-    def _pseudo_label(self, unlabeled: Tensor, labeled: Tensor) -> Tensor:
+    def _compute_pseudo_labels(self, unlabeled: Tensor, labeled: Tensor) -> Tensor:
         """Compute the pseudo-labels of both heads of decoder l; returns the deepest features of the unlabeled patches.
 
         The unlabeled patches attend to the features ``labeled`` of the labeled ones.
         """
         features = self.network.encoder(unlabeled)
-        attended = self.network.attended(features, labeled)
-        self._pseudo = [logits.argmax(dim=1) for logits in self._head_logits(self.labelled, "labelled", attended)]
+        attended = self.network.apply_attention(features, labeled)
+        self._pseudo = [
+            logits.argmax(dim=1) for logits in self._compute_head_logits(self.labelled, "labelled", attended)
+        ]
         return features[-1]
 
-    def _head_logits(self, decoder: ExpertDecoder, which: str, features: Sequence[Tensor]) -> list[Tensor]:
+    def _compute_head_logits(self, decoder: ExpertDecoder, which: str, features: Sequence[Tensor]) -> list[Tensor]:
         """The logits of a decoder's own head and of its balanced head."""
         decoded = decoder(features)
         return [decoded.logits.float(), self.balanced[which](decoded.features[-1]).float()]
 
-    def _loss(self, logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    def _compute_loss(self, logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
         return voxel_loss(logits, labels, mask=mask, over="kept") + 1 + foreground_dice(logits, labels, mask=mask)

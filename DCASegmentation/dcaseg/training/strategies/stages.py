@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-def equal_parts(steps: int, count: int) -> list[int]:
+def split_into_equal_stages(steps: int, count: int) -> list[int]:
     """The first steps of ``count`` equal parts of a run."""
     borders: list[int] = np.linspace(0, steps, count + 1).round().astype(int).tolist()
     return borders[:-1]
@@ -29,7 +29,7 @@ class Stages(nn.Module):
         self.first_steps: Tensor
         self.register_buffer("first_steps", torch.tensor(plan(steps)))
 
-    def at(self, step: int, steps: int) -> tuple[int, int, int]:
+    def get_stage(self, step: int, steps: int) -> tuple[int, int, int]:
         """The number of the stage of ``step``, the step's number in it, and its length, in a run of ``steps``."""
         borders = [*self.first_steps.tolist(), steps]
         number = bisect_right(borders, step, hi=len(borders) - 1) - 1

@@ -15,9 +15,9 @@ from torch import Tensor
 from ...method.log_gap import Partition
 from ..ema import update_average
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, MeanOfNetworks, ScoredNetwork, StepState, Strategy, plain_vnet
-from .class_statistics import voxels_of
-from .losses import agreement, weighted_cross_entropy, weighted_loss
+from .base import Batch, Facts, Loss, MeanOfNetworks, ScoredNetwork, StepState, Strategy, build_vnet
+from .class_statistics import count_voxels
+from .losses import compute_agreement, weighted_cross_entropy, weighted_loss
 
 
 class TwoNetworks(Strategy):
@@ -29,16 +29,16 @@ class TwoNetworks(Strategy):
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
         # The two networks have different initial weights; the method depends on their difference.
-        self.network = plain_vnet(options, groups)
-        self.second = plain_vnet(options, groups)
+        self.network = build_vnet(options, groups)
+        self.second = build_vnet(options, groups)
         self.channels = self.network.out_channels
 
-    def validated_network(self) -> ScoredNetwork:
-        """See ``Strategy.validated_network``."""
+    def get_validated_network(self) -> ScoredNetwork:
+        """See ``Strategy.get_validated_network``."""
         return MeanOfNetworks([self.network, self.second])
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("all",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
@@ -48,28 +48,31 @@ class TwoNetworks(Strategy):
         outputs = [self.network(volumes).float(), self.second(volumes).float()]
         self.observe([logits.detach() for logits in outputs], batch, step_state)
         supervised = [
-            self.supervised(which, logits[:labeled], batch, step_state) for which, logits in enumerate(outputs)
+            self.compute_supervised_loss(which, logits[:labeled], batch, step_state)
+            for which, logits in enumerate(outputs)
         ]
         total = supervised[0] + supervised[1]
         values = {"supervised": total.detach() / 2}
         if batch.unlabeled is not None:
             labels = [logits.detach().argmax(dim=1) for logits in outputs]
-            crossed = self.crossed(0, outputs[0], labels[1], step_state) + self.crossed(
-                1, outputs[1], labels[0], step_state
-            )
-            total = total + self.weight(step_state) * crossed
+            crossed = self.compute_cross_supervision_loss(
+                0, outputs[0], labels[1], step_state
+            ) + self.compute_cross_supervision_loss(1, outputs[1], labels[0], step_state)
+            total = total + self.get_unsupervised_weight(step_state) * crossed
             values["unsupervised"] = crossed.detach()
-            values["agreement"] = agreement(labels[0][labeled:], labels[1][labeled:])
+            values["agreement"] = compute_agreement(labels[0][labeled:], labels[1][labeled:])
         return Loss(total, values)
 
     def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
         """Called before the losses of a step, with both networks' logits on all patches (labeled ones first)."""
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+    def compute_supervised_loss(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         """The loss of network ``which`` (0 or 1) on the labeled patches."""
         raise NotImplementedError
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
+    def compute_cross_supervision_loss(
+        self, which: int, logits: Tensor, labels: Tensor, step_state: StepState
+    ) -> Tensor:
         """The loss of network ``which`` on all patches, with the ``labels`` of the other network."""
         raise NotImplementedError
 
@@ -92,13 +95,13 @@ class WeightedNetworks(TwoNetworks):
     def prepare(self, facts: Facts) -> None:
         """See ``Strategy.prepare``."""
         super().prepare(facts)
-        self.weights.copy_(self.weights_of(torch.tensor(facts.voxels, dtype=torch.float)))
+        self.weights.copy_(self.compute_class_weights(torch.tensor(facts.voxels, dtype=torch.float)))
 
-    def weights_of(self, voxels: Tensor) -> Tensor:
+    def compute_class_weights(self, voxels: Tensor) -> Tensor:
         """The class weights (channel,) for the number of voxels of each class (channel,)."""
         raise NotImplementedError
 
-    def counted(self, logits: Tensor, labeled: int) -> Tensor:
+    def select_counted_logits(self, logits: Tensor, labeled: int) -> Tensor:
         """The part of a network's logits (batch, ...) whose labels are counted; the first ``labeled`` are labeled."""
         return logits
 
@@ -106,18 +109,20 @@ class WeightedNetworks(TwoNetworks):
         """See ``TwoNetworks.observe``."""
         if batch.unlabeled is not None:
             for which, logits in enumerate(outputs):
-                labels = self.counted(logits, len(batch.volumes)).argmax(dim=1)
-                self.update_weights(which, voxels_of(labels, self.channels))
+                labels = self.select_counted_logits(logits, len(batch.volumes)).argmax(dim=1)
+                self.update_weights(which, count_voxels(labels, self.channels))
         self._current = self.weights.clone()
 
     def update_weights(self, which: int, voxels: Tensor) -> None:
         """Update the class weights of network ``which`` with the ``voxels`` (channel,) of each class in its labels."""
-        update_average(self.weights[which], self.weights_of(voxels), self._DECAY)
+        update_average(self.weights[which], self.compute_class_weights(voxels), self._DECAY)
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.supervised``."""
+    def compute_supervised_loss(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.compute_supervised_loss``."""
         return weighted_loss(logits, batch.labels, self._current[which])
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
-        """See ``TwoNetworks.crossed``."""
+    def compute_cross_supervision_loss(
+        self, which: int, logits: Tensor, labels: Tensor, step_state: StepState
+    ) -> Tensor:
+        """See ``TwoNetworks.compute_cross_supervision_loss``."""
         return weighted_cross_entropy(logits, labels, self._current[which])

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...method.network import DCANet
-from ..ema import update_teacher, warmup_decay
+from ..ema import compute_warmup_decay, update_teacher
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, plain_vnet, published_dropout, whole_label_loss
-from .perturbation import clipped_noise
+from .base import Batch, Loss, StepState, Strategy, build_vnet, get_published_dropout, whole_label_loss
+from .perturbation import add_clipped_noise
 
 # The authors' number of passes of the teacher.
 _PASSES = 8
@@ -42,11 +42,11 @@ class UncertaintyAwareMeanTeacher(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = plain_vnet(options, groups, dropout=published_dropout(options, needed=True))
+        self.network = build_vnet(options, groups, dropout=get_published_dropout(options, needed=True))
         self.teacher: DCANet = copy.deepcopy(self.network).requires_grad_(False)
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("labelled", "unlabelled") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
@@ -56,20 +56,20 @@ class UncertaintyAwareMeanTeacher(Strategy):
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabeled is not None
         student = self.network(batch.unlabeled).float().softmax(dim=1)
-        target, entropy = self._teacher_prediction(batch.unlabeled, step_state)
-        certain = entropy < self._threshold(step_state, student.shape[1])
+        target, entropy = self._predict_with_teacher(batch.unlabeled, step_state)
+        certain = entropy < self._compute_threshold(step_state, student.shape[1])
         distance = ((student - target) ** 2).mean(dim=1)
         loss = (distance * certain).sum() / certain.sum().clamp(min=1)
         agreement = (student.argmax(dim=1) == target.argmax(dim=1)).float().mean()
         values = {"unsupervised": loss.detach(), "agreement": agreement, "certain": certain.float().mean()}
-        return Loss(self.weight(step_state) * loss, values)
+        return Loss(self.get_unsupervised_weight(step_state) * loss, values)
 
     def on_step_end(self, step_state: StepState) -> None:
         """See ``Strategy.on_step_end``."""
-        update_teacher(self.teacher, self.network, warmup_decay(step_state.step, _TEACHER_DECAY))
+        update_teacher(self.teacher, self.network, compute_warmup_decay(step_state.step, _TEACHER_DECAY))
 
     @torch.no_grad()
-    def _teacher_prediction(self, volumes: Tensor, step_state: StepState) -> tuple[Tensor, Tensor]:
+    def _predict_with_teacher(self, volumes: Tensor, step_state: StepState) -> tuple[Tensor, Tensor]:
         """The teacher's probabilities in one pass with noise and dropout, and the entropy of the mean of several
         passes.
 
@@ -77,13 +77,13 @@ class UncertaintyAwareMeanTeacher(Strategy):
         """
         predictions = []
         for index in range(_PASSES):
-            noisy = clipped_noise(volumes, self.random(step_state, index))
+            noisy = add_clipped_noise(volumes, self.make_generator(step_state, index))
             predictions.append(self.teacher(noisy).float().softmax(dim=1))
         mean = torch.stack(predictions).mean(dim=0)
         # The student learns from the first prediction.
         return predictions[0], -(mean * mean.clamp(min=1e-6).log()).sum(dim=1)
 
     @staticmethod
-    def _threshold(step_state: StepState, n_channels: int) -> float:
+    def _compute_threshold(step_state: StepState, n_channels: int) -> float:
         ramp = math.exp(-5 * (1 - min(step_state.stage_step / step_state.stage_steps, 1)) ** 2)
         return (0.75 + 0.25 * ramp) * math.log(n_channels)

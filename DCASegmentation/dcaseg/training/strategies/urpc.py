@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, plain_vnet, published_dropout
-from .losses import agreement, cross_entropy_and_square_dice, supervised_loss
+from .base import Batch, Loss, StepState, Strategy, build_vnet, get_published_dropout
+from .losses import compute_agreement, cross_entropy_and_square_dice, supervised_loss
 
 
 def rectified_consistency(log_probabilities: list[Tensor]) -> Tensor:
@@ -46,20 +46,20 @@ class URPC(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = plain_vnet(options, groups, dropout=published_dropout(options))
+        self.network = build_vnet(options, groups, dropout=get_published_dropout(options))
         # For 1/8, 1/4 and 1/2 resolution; the head for full resolution is the network's.
         self.heads = nn.ModuleList(
             nn.Conv3d(options.n_filters * factor, self.network.out_channels, kernel_size=1) for factor in (8, 4, 2)
         )
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("labelled", "unlabelled") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
         if loss_name == "labelled":
-            scales = self.pyramid(batch.volumes)
+            scales = self.predict_pyramid(batch.volumes)
             losses = [
                 supervised_loss(logits, batch.labels, self.options, step_state, cross_entropy_and_square_dice)
                 for logits in scales
@@ -67,12 +67,12 @@ class URPC(Strategy):
             loss = torch.stack(losses).mean()
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabeled is not None
-        scales = self.pyramid(batch.unlabeled)
+        scales = self.predict_pyramid(batch.unlabeled)
         loss = rectified_consistency([functional.log_softmax(logits, dim=1) for logits in scales])
-        same = agreement(scales[0].argmax(dim=1), scales[-1].argmax(dim=1))
-        return Loss(self.weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": same})
+        same = compute_agreement(scales[0].argmax(dim=1), scales[-1].argmax(dim=1))
+        return Loss(self.get_unsupervised_weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": same})
 
-    def pyramid(self, volumes: Tensor) -> list[Tensor]:
+    def predict_pyramid(self, volumes: Tensor) -> list[Tensor]:
         """The logits of all scales, interpolated to full resolution; the coarsest scale comes first."""
         decoded = self.network.experts[0](self.network.encoder(volumes))
         coarse = [

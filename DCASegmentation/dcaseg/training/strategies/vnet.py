@@ -1,7 +1,7 @@
 """A plain V-Net that learns from labeled patches only.
 
 With the labeled part of a training set, it is the baseline of Table 3. With all cases and their labels, it is the fully
-supervised row of Tables 1 and 2 (``TrainingSet.fully_labeled``).
+supervised row of Tables 1 and 2 (``TrainingSet.to_fully_labeled``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, plain_vnet, whole_label_loss
+from .base import Batch, Loss, StepState, Strategy, build_vnet, whole_label_loss
 
 
 class VNet(Strategy):
@@ -20,14 +20,14 @@ class VNet(Strategy):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
-        self.network = plain_vnet(options, groups)
+        self.network = build_vnet(options, groups)
 
-    def weight(self, step_state: StepState) -> float:
+    def get_unsupervised_weight(self, step_state: StepState) -> float:
         """See ``Strategy.weight``."""
         return 0.0
 
-    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        """See ``Strategy.loss_names``."""
+    def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.get_loss_names``."""
         return ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
