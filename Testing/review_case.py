@@ -78,7 +78,7 @@ def _finding(rank: int) -> Finding:
 
 def reviewed_case(result: SyntheticResult | None = None) -> Any:
     """The nodes (CaseNodes) of the case, with maps of the experts."""
-    from DCASegmentationLib.scene.case_record import remember
+    from DCASegmentationLib.scene.case_record import write_case_nodes
     from DCASegmentationLib.scene.ct_export import Region, compute_ct_checksum
     from DCASegmentationLib.scene.result_import import show_review
     from DCASegmentationLib.scene.review_record import Origin
@@ -98,7 +98,7 @@ def reviewed_case(result: SyntheticResult | None = None) -> Any:
         finding_ranks=rank_array(),
         alternative=alternative_array(),
     )
-    remember(nodes)
+    write_case_nodes(nodes)
     return nodes
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dcaseg.method.log_gap import Partition
-from dcaseg.training.strategies.base import Batch, Facts, Strategy
+from dcaseg.training.strategies.base import Batch, DatasetFingerprint, Strategy
 from dcaseg.training.strategies.registry import make_strategy
 from dcaseg.training.training_set import divide
 from test_strategies import options_for
@@ -14,13 +14,13 @@ from test_training import THREE_BALLS, case_of_balls
 
 SIDES = (16, 16, 32)
 NAMES = tuple(organ.name for organ in THREE_BALLS)
-FACTS = Facts((100_000, 8_000, 1_000, 100), labeled=2, unlabeled=8, organs=NAMES)
+FACTS = DatasetFingerprint((100_000, 8_000, 1_000, 100), labeled=2, unlabeled=8, organs=NAMES)
 GROUPS: Partition = divide([case_of_balls(1)], THREE_BALLS, "top2")
 
 
-def strategy_for(name: str, facts: Facts = FACTS, **changes) -> Strategy:
+def strategy_for(name: str, fingerprint: DatasetFingerprint = FACTS, **changes) -> Strategy:
     torch.manual_seed(0)
-    return make_strategy(options_for(name, **{"steps": 100, **changes}), GROUPS, facts)
+    return make_strategy(options_for(name, **{"steps": 100, **changes}), GROUPS, fingerprint)
 
 
 def batch_of(count: int = 2, seed: int = 0, sides: tuple[int, ...] = SIDES) -> Batch:

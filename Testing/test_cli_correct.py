@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.errors import UserError
-from dcaseg.evaluation.click_simulation import BallBrush, ClickMeasurement, Course, find_next_click, measure_case
+from dcaseg.evaluation.click_simulation import BallBrush, ClickCurve, ClickMeasurement, find_next_click, measure_case
 from dcaseg.imaging.grid import Grid
 from dcaseg.imaging.writers import make_private, write_image
 from dcaseg.interaction.random_walker import RandomWalkerEngine
@@ -299,8 +299,8 @@ def test_the_next_click_is_the_deepest_voxel_of_the_largest_error():
 
 
 def test_click_counts_failures_and_worse_clicks():
-    good = Course("a", "liver", "e", (0.0, 0.86, 0.84, 0.91), (0.1, 0.2, 0.3), was_missing=True)
-    bad = Course("a", "spleen", "e", (0.5, *[0.6] * 10), (0.1,) * 10)
+    good = ClickCurve("a", "liver", "e", (0.0, 0.86, 0.84, 0.91), (0.1, 0.2, 0.3), was_missing=True)
+    bad = ClickCurve("a", "spleen", "e", (0.5, *[0.6] * 10), (0.1,) * 10)
     assert (good.compute_noc(0.85), good.compute_noc(0.9), bad.compute_noc(0.85)) == (1, 3, None)
     assert good.worse == 1 and good.get_dice(10) == 0.91
     summary = ClickMeasurement([good, bad]).summarize("e")
@@ -313,9 +313,9 @@ def test_click_counts_failures_and_worse_clicks():
 
 def test_clicks_that_were_not_made_are_not_reported(tmp_path):
     """With a limit of 2 clicks, the third is unknown. A misplaced mask is not a missing one."""
-    good = Course("a", "liver", "e", (0.5, 0.7, 0.8), (0.1, 0.1))
-    misplaced = Course("a", "spleen", "e", (0.0, 0.3, 0.9), (0.1, 0.1))
-    refused = Course("a", "bladder", "e", (0.0,), (), was_missing=True)
+    good = ClickCurve("a", "liver", "e", (0.5, 0.7, 0.8), (0.1, 0.1))
+    misplaced = ClickCurve("a", "spleen", "e", (0.0, 0.3, 0.9), (0.1, 0.1))
+    refused = ClickCurve("a", "bladder", "e", (0.0,), (), was_missing=True)
     measured = ClickMeasurement([good, misplaced, refused], clicks=2)
     summary = measured.summarize("e")
     assert list(summary["dice"]) == ["0", "1", "2"]

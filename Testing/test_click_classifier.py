@@ -12,9 +12,9 @@ from dcaseg.evaluation.click_damage import damage_mask, make_thick_slab
 from dcaseg.evaluation.click_fit import ClickSample, choose_thresholds, collect, fit_classifier
 from dcaseg.evaluation.click_simulation import BallBrush, ClickMeasurement, find_next_click, measure_case
 from dcaseg.interaction.click_classifier import (
+    MLP,
     SHIPPED,
     Layer,
-    Perceptron,
     PieceDecision,
     Thresholds,
     format_classifier,
@@ -25,9 +25,9 @@ from dcaseg.interaction.click_classifier import (
     select_confident_piece,
 )
 from dcaseg.interaction.click_piece import PIECE_FEATURES, find_pieces, select_best_piece
-from dcaseg.interaction.evidence import FEATURES, Evidence, compute_evidence
+from dcaseg.interaction.evidence import FEATURES, ClickFeatures, compute_evidence
 from dcaseg.interaction.random_walker import RandomWalkerEngine
-from dcaseg.interaction.view import SeenStroke, View
+from dcaseg.interaction.view import View, ViewStroke
 from dcaseg.json_io import DataError, load
 from dcaseg.organs import AMOS, get_typical_volume
 from test_interaction import SPLEEN, Scene, ball, dice
@@ -36,7 +36,7 @@ WIDTH = len(FEATURES)
 
 
 def perceptron(*layers):
-    return Perceptron((1.0,) * WIDTH, (2.0,) * WIDTH, layers)
+    return MLP((1.0,) * WIDTH, (2.0,) * WIDTH, layers)
 
 
 def test_a_perceptron_computes_what_its_layers_say():
@@ -55,7 +55,7 @@ def test_layers_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match="one output"):
         perceptron(Layer(((1.0, 1.0),) * WIDTH, (0.0, 0.0)))
     with pytest.raises(DataError, match="and scale"):
-        Perceptron((1.0,), (1.0, 1.0), (good,))
+        MLP((1.0,), (1.0, 1.0), (good,))
 
 
 def test_the_file_in_use_is_read_and_written_alike(tmp_path):
@@ -93,7 +93,7 @@ def evidence_with(wrong, **columns):
         features[:, FEATURES.index(name)] = values
     click = np.zeros(shape, bool)
     click[0, 0, 0] = True
-    return Evidence(np.ones(shape, bool), features, np.arange(len(wrong), dtype=np.float32), click, 100, 0.01)
+    return ClickFeatures(np.ones(shape, bool), features, np.arange(len(wrong), dtype=np.float32), click, 100, 0.01)
 
 
 def test_pieces_are_nested_and_connected_to_the_click():
@@ -114,7 +114,9 @@ def test_pieces_are_connected_over_corners():
     click = np.zeros_like(candidates)
     click[0, 0, 0] = True
     features = np.zeros((3, WIDTH), np.float32)
-    pieces = find_pieces(Evidence(candidates, features, np.arange(3.0), click, 9, 1.0), np.full(3, 0.8, np.float32))
+    pieces = find_pieces(
+        ClickFeatures(candidates, features, np.arange(3.0), click, 9, 1.0), np.full(3, 0.8, np.float32)
+    )
     assert pieces.voxels.max() == 3
 
 
@@ -134,7 +136,7 @@ def test_clicking_again_in_the_same_direction_needs_less_caution():
     mean = PIECE_FEATURES.index("mean")
     # The share of a piece that is wrong is the mean probability of its voxels.
     layer = Layer(tuple((1.0,) if index == mean else (0.0,) for index in range(width)), (0.0,))
-    decision = PieceDecision((), (Perceptron((0.0,) * width, (1.0,) * width, (layer,)),), 0.3)
+    decision = PieceDecision((), (MLP((0.0,) * width, (1.0,) * width, (layer,)),), 0.3)
     wrong = np.array((0.95, *([0.72] * 12)), np.float32)
     pieces = find_pieces(evidence_with(wrong), wrong)
     changed = [pieces.voxels[decision.select_piece(pieces, 100, True, earlier)] for earlier in (0, 5)]
@@ -174,7 +176,7 @@ def test_clicks_on_the_outermost_voxels_are_on_the_border(adds):
 
     def on_border(depth, mask=mask):
         at = 14 + depth if adds else 15 - depth
-        stroke = SeenStroke(np.array([(10, 10, at)]), adds, float(depth * 2 if adds else (depth - 1) * 2))
+        stroke = ViewStroke(np.array([(10, 10, at)]), adds, float(depth * 2 if adds else (depth - 1) * 2))
         return is_on_border(View(scene.grid, hu, mask, mask, np.zeros_like(mask), (stroke,)))
 
     assert on_border(1) and not on_border(2) and not on_border(3)
@@ -187,7 +189,7 @@ def test_clicks_deep_in_an_error_are_on_large_ones():
     mask = ball(scene.spleen.shape, (10, 10, 10), 10.0)
 
     def large(adds, radius, mask=mask, ml=200.0):
-        stroke = SeenStroke(np.array([(10, 10, 10)]), adds, radius)
+        stroke = ViewStroke(np.array([(10, 10, 10)]), adds, radius)
         hu = sitk.GetArrayFromImage(scene.ct).astype(np.float32)
         return is_large(View(scene.grid, hu, mask, mask, np.zeros_like(mask), (stroke,), expected_ml=ml))
 
@@ -201,7 +203,7 @@ def test_clicks_deep_in_an_error_are_on_large_ones():
 
 def view_of(scene, mask, at, adds):
     depth = sitk.GetArrayFromImage(scene.ct).astype(np.float32)
-    stroke = SeenStroke(np.array([at]), adds, 2.0)
+    stroke = ViewStroke(np.array([at]), adds, 2.0)
     return View(scene.grid, depth, mask, mask, np.zeros_like(mask), (stroke,))
 
 
@@ -251,7 +253,7 @@ def made_up_samples(group, adds, missing, count=6):
         click = np.zeros((1, 1, 400), bool)
         click[0, 0, 0] = True
         masked = 0 if missing else 900
-        evidence = Evidence(np.ones_like(click), features, distance, click, masked, 0.027)
+        evidence = ClickFeatures(np.ones_like(click), features, distance, click, masked, 0.027)
         wrong = distance < 10
         truth, dice = (int(wrong.sum()), 0.0) if missing else (1000, 0.8)
         samples.append(ClickSample(group, "model", evidence, wrong, adds, 0, index > 2, truth, masked, dice))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dcaseg.cli import cohort as command
 from dcaseg.cohort import ledger as state_module
-from dcaseg.cohort.ledger import State
+from dcaseg.cohort.ledger import RunProgress
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def state(clock) -> State:
+def state(clock) -> RunProgress:
     """Ten cases, of which four have finished, one every 30 s."""
-    found = State(12, {"pending": 10, "skipped": 2}, dashboard="http://127.0.0.1:8787/status", started=clock[0])
+    found = RunProgress(12, {"pending": 10, "skipped": 2}, dashboard="http://127.0.0.1:8787/status", started=clock[0])
     for number, (status, reason) in enumerate([("ok", ""), ("ok", ""), ("failed", "is missing 1 slice"), ("ok", "")]):
         clock[0] += 30
         found.note(f"P{number}/ct", status, reason)
@@ -48,7 +48,7 @@ def test_rate_and_time_left_follow_the_last_cases(state, clock):
 
 
 def test_the_rate_is_unknown_at_first(clock):
-    state = State(3, {"pending": 3})
+    state = RunProgress(3, {"pending": 3})
     assert (state.per_hour, state.seconds_left) == (None, None)
     state.note("a", "ok", "")
     assert state.per_hour is None
@@ -85,7 +85,7 @@ def test_without_a_terminal_occasional_lines_report_progress(state, monkeypatch)
     assert stream.getvalue().splitlines() == ["6 of 12 done, 120 cases per hour, 0:03:00 left"] * 2
 
 
-def shown(state: State) -> str:
+def shown(state: RunProgress) -> str:
     console = Console(file=io.StringIO(), width=140, force_terminal=False)
     console.print(command._make_state_table(state))
     assert isinstance(console.file, io.StringIO)

@@ -19,7 +19,7 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 pytest.importorskip("distributed", reason="the extra cohort is not installed")
 
 from dcaseg.cohort.case import Case, Outcome, Rejected
-from dcaseg.cohort.pseudonyms import Pseudonyms, own_key, read_key, redact_outcome
+from dcaseg.cohort.pseudonyms import Pseudonyms, get_or_create_key, read_key, redact_outcome
 from dcaseg.errors import UserError
 from dicom_archive import write_ct_series
 
@@ -113,8 +113,8 @@ def test_only_the_owner_can_read_results(run):
 
 
 def test_a_key_is_created_once_and_must_be_long_enough(tmp_path):
-    key = own_key(tmp_path)
-    assert key == own_key(tmp_path) and len(key) == 64
+    key = get_or_create_key(tmp_path)
+    assert key == get_or_create_key(tmp_path) and len(key) == 64
     (tmp_path / "short").write_text("secret")
     for file in (tmp_path / "short", tmp_path / "none"):
         with pytest.raises(UserError):
@@ -144,9 +144,9 @@ def test_a_run_that_ends_while_it_writes_the_key_leaves_no_half_key(tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(pseudonyms.os, "fsync", end)
         with pytest.raises(KeyboardInterrupt):
-            own_key(tmp_path)
+            get_or_create_key(tmp_path)
     assert not (tmp_path / "pseudonym.key").exists()
-    assert len(own_key(tmp_path)) == 64
+    assert len(get_or_create_key(tmp_path)) == 64
 
 
 def test_folders_with_ordinary_names_do_not_make_sentences_unreadable():

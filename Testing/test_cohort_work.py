@@ -25,7 +25,7 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from dcaseg.cohort import case_worker as work
 from dcaseg.cohort.case import CASES, Case, Settings
-from dcaseg.cohort.case_worker import PROCESS
+from dcaseg.cohort.case_worker import MODEL_CACHE
 from dcaseg.cohort.discovery import find
 from dcaseg.dicom.archive import Rules
 from dcaseg.dicom.segmentation import require_same_voxels
@@ -109,7 +109,7 @@ def test_a_series_and_a_file_get_the_same_labels_from_a_model_that_is_loaded_onc
         labels.append(sitk.GetArrayFromImage(sitk.ReadImage(str(settings.get_case_folder(case.name) / "labels.nrrd"))))
     np.testing.assert_array_equal(*labels)
     assert loads[0] == loads[1]
-    assert PROCESS.get_segmenter(settings) is PROCESS.get_segmenter(settings)
+    assert MODEL_CACHE.get_segmenter(settings) is MODEL_CACHE.get_segmenter(settings)
 
 
 def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
@@ -118,7 +118,7 @@ def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
     for number in range(3):
         shutil.copytree(coarse_phantom, tmp_path / f"in/{number}")
     cases = find(tmp_path / "in", tmp_path / "out", Rules()).cases
-    PROCESS.get_segmenter(settings)
+    MODEL_CACHE.get_segmenter(settings)
     read: list[Path] = []
     two_are_read = threading.Event()
     in_network: list[int] = []
@@ -183,14 +183,14 @@ def test_a_model_that_was_replaced_between_two_cohorts_is_loaded_again(settings,
     """A Dask worker may outlive a cohort, and ``dca bundle export --replace`` puts another model into its folder."""
     folder = save_small_bundle(tmp_path / "model", vivid_network(len(AMOS)))
     first = replace(settings, bundle=str(folder), weights=Bundle.load(folder).weights.sha256)
-    old = PROCESS.get_segmenter(first)
+    old = MODEL_CACHE.get_segmenter(first)
     shutil.rmtree(folder)
     network = vivid_network(len(AMOS))
     torch.nn.init.zeros_(network.experts[0].head.bias)
     second = replace(first, weights=Bundle.load(save_small_bundle(folder, network)).weights.sha256)
     assert second.weights != first.weights
-    assert PROCESS.get_segmenter(second).model.weights.sha256 == second.weights
-    assert not any(each is old for each in PROCESS._segmenters.values()), "it would only fill the memory"
+    assert MODEL_CACHE.get_segmenter(second).model.weights.sha256 == second.weights
+    assert not any(each is old for each in MODEL_CACHE._segmenters.values()), "it would only fill the memory"
 
 
 @pytest.mark.parametrize(
@@ -310,9 +310,9 @@ def test_a_lack_of_memory_is_reported_and_retried(dicom_case, settings, monkeypa
 
 
 def test_a_case_runs_on_the_cpu_if_the_model_does_not_fit_on_the_gpu(dicom_case, settings, monkeypatch):
-    on_cpu = PROCESS.get_segmenter(settings)
+    on_cpu = MODEL_CACHE.get_segmenter(settings)
     on_gpu = SimpleNamespace(device=Device(torch.device("cuda"), "a small GPU"))
-    monkeypatch.setattr(PROCESS, "get_segmenter", lambda settings: on_cpu if settings.device == "cpu" else on_gpu)
+    monkeypatch.setattr(MODEL_CACHE, "get_segmenter", lambda settings: on_cpu if settings.device == "cpu" else on_gpu)
     really = work._segment_and_write
 
     def full_gpu(case, settings, segmenter):

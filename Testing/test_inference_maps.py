@@ -173,7 +173,7 @@ def test_the_edges_are_the_outermost_voxels_of_each_line_in_the_scan(seed):
             index = [*line[:axis], slice(None), *line[axis:]]
             found = labels[tuple(index)][inside[tuple(index)]]
             expected |= {int(found[0]), int(found[-1])} if len(found) else set()
-    assert ScanEdges(values, (10.0, 10.0, 10.0)).cut_off(labels) == expected
+    assert ScanEdges(values, (10.0, 10.0, 10.0)).find_truncated_labels(labels) == expected
 
 
 def test_a_few_voxels_at_the_end_of_the_scan_do_not_cut_an_organ_off():

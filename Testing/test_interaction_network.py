@@ -29,7 +29,7 @@ from dcaseg.interaction.click_options import ClickNetworkOptions
 from dcaseg.interaction.engines import create_default_engine, create_engine
 from dcaseg.interaction.session import CorrectionSession
 from dcaseg.interaction.strokes import Stroke, to_point
-from dcaseg.interaction.view import SeenStroke, View
+from dcaseg.interaction.view import View, ViewStroke
 from dcaseg.models import store
 from dcaseg.training.cases import Case
 from dcaseg.training.click_training import (
@@ -70,14 +70,14 @@ def case():
 
 def view_of(case, voxel, mask, spacing=4.0):
     grid = Grid(case.hu.shape[::-1], (spacing,) * 3, (5.0, -9.0, 3.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
-    stroke = SeenStroke(np.array([voxel]), True, 5.0)
+    stroke = ViewStroke(np.array([voxel]), True, 5.0)
     return View(grid, case.hu.astype(np.float32), mask, mask, np.zeros_like(mask), (stroke,))
 
 
 def test_a_fresh_network_is_the_identity(case):
     network = ClickNetwork(4, 16, 4.0).eval()
     mask = case.labels == 1
-    stroke = SeenStroke(np.array([[8, 8, 8]]), True, 5.0)
+    stroke = ViewStroke(np.array([[8, 8, 8]]), True, 5.0)
     cube = tuple(slice(8, 24) for _ in range(3))
     inputs = make_network_input(case.hu[cube].astype(np.float32), mask[cube], ~mask[cube], [stroke], 4.0)
     assert inputs.shape == (len(CHANNELS), 16, 16, 16)

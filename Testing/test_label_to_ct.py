@@ -19,14 +19,14 @@ from dcaseg.organs import AMOS
 from dcaseg.synthesis.label_to_ct.anatomy import Anatomy, load_anatomy, prepare
 from dcaseg.synthesis.label_to_ct.geometry import Warp
 from dcaseg.synthesis.label_to_ct.label_map import LabelMap, read_label_map, read_names
-from dcaseg.synthesis.label_to_ct.noise import sample_normal, smooth_noise
+from dcaseg.synthesis.label_to_ct.noise import sample_normal, sample_smooth_noise
 from dcaseg.synthesis.label_to_ct.recipe import RECIPE_VERSION, Deformation, FieldOfView, Recipe, read_recipe
 from dcaseg.synthesis.label_to_ct.recipe_generator import draw_recipe
 from dcaseg.synthesis.label_to_ct.registration import (
     MAX_WEIGHT,
     compute_jacobian_determinant,
+    format_warp_name,
     register,
-    warp_name,
     write_warp,
 )
 from dcaseg.synthesis.label_to_ct.renderer import Renderer
@@ -502,7 +502,7 @@ def test_duplicate_names_are_rejected_and_unknown_structures_reported(anatomy, f
 @pytest.mark.slow
 def test_a_source_ignores_registrations_to_label_maps_that_it_does_not_have(anatomy, folder, warps, tmp_path):
     for name, warp in warps[anatomy.name].items():
-        write_warp(warp, tmp_path / warp_name(anatomy.name, name))
+        write_warp(warp, tmp_path / format_warp_name(anatomy.name, name))
     source = SynthesizedCTs((LabelMapFolder(str(folder)),), 0, 1, str(tmp_path))
     assert load(SynthesizedCTs, json.loads(json.dumps(source.to_json()))) == source
     # The other label map is not among those of the source: its shape must not leak in.
@@ -537,7 +537,7 @@ def test_a_convex_hull_contains_its_mask_and_gives_distances():
 
 def test_smooth_noise_has_the_requested_sd_and_length():
     axes = [np.arange(60) * 2.0 for _ in range(3)]
-    field = smooth_noise(0, axes, 10.0, torch.device("cpu"))[0].numpy()
+    field = sample_smooth_noise(0, axes, 10.0, torch.device("cpu"))[0].numpy()
     assert abs(float(field.mean())) < 0.1
     assert 0.9 < float(field.std()) < 1.1
 
@@ -545,7 +545,7 @@ def test_smooth_noise_has_the_requested_sd_and_length():
         return float(np.corrcoef(field[step:].ravel(), field[:-step].ravel())[0, 1])
 
     assert likeness(1) > 0.9 and abs(likeness(15)) < 0.15
-    part = smooth_noise(0, [axes[0][20:30], axes[1][5:6], axes[2][11:]], 10.0, torch.device("cpu"))[0].numpy()
+    part = sample_smooth_noise(0, [axes[0][20:30], axes[1][5:6], axes[2][11:]], 10.0, torch.device("cpu"))[0].numpy()
     assert np.array_equal(part, field[20:30, 5:6, 11:])
 
 

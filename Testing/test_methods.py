@@ -21,7 +21,7 @@ from dcaseg.evaluation.experiments.definitions import (
     equalize_compute,
     make_small_options,
     remove_unsupported_rows,
-    require_data,
+    require_matching_dataset,
 )
 from dcaseg.evaluation.experiments.runs import COSTS, Data, Runs
 from dcaseg.evaluation.experiments.step_cost import StepCost, compute_step_cost, measure_step_time
@@ -141,10 +141,10 @@ def test_a_row_that_does_not_support_the_data_is_rejected_before_training(tmp_pa
 
 
 def test_tables_use_their_own_data():
-    require_data("table1", SYNAPSE, True)
-    require_data("table2", AMOS, False)
+    require_matching_dataset("table1", SYNAPSE, True)
+    require_matching_dataset("table2", AMOS, False)
     with pytest.raises(UserError, match="Use table2"):
-        require_data("table1", AMOS, True)
+        require_matching_dataset("table1", AMOS, True)
     assert len(remove_unsupported_rows(TABLES["table1"], 4, False).arms) == 19
     assert len(remove_unsupported_rows(TABLES["table1"], 4, True).arms) == 20
 

@@ -546,7 +546,7 @@ def test_clicks_are_refused_while_a_ct_is_segmented(panel, tool, case):
 def test_the_result_of_the_shipped_model_is_corrected(panel, fake_slicer, coarse_phantom, monkeypatch):
     import SimpleITK as sitk
 
-    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.case_record import read_case_nodes
     from DCASegmentationLib.scene.volumes import show_ct
 
     monkeypatch.delenv("DCA_MODELS")
@@ -556,7 +556,7 @@ def test_the_result_of_the_shipped_model_is_corrected(panel, fake_slicer, coarse
     apply(panel)
     fake_slicer.wait_for(lambda: not panel.logic.isRunning, 600)
     fake_slicer.process_events(0.5)
-    nodes = recall(panel.parameters.resultSegmentation)
+    nodes = read_case_nodes(panel.parameters.resultSegmentation)
     assert nodes is not None, message(panel)
     panel.ui.correctSection.collapsed = False
     tool = Tool(panel.clickPanel, fake_slicer)

@@ -36,13 +36,13 @@ def case(panel, fake_slicer) -> Any:
 
 def segmented(panel: Any, fake: Any) -> Any:
     """The result of a run, after the panel has shown it completely."""
-    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.case_record import read_case_nodes
 
     apply(panel)
     wait_for_end(panel, fake)
     fake.process_events(0.1)
     assert panel.parameters.resultSegmentation is not None, message(panel)
-    return recall(panel.parameters.resultSegmentation)
+    return read_case_nodes(panel.parameters.resultSegmentation)
 
 
 def composite(view: str) -> Any:

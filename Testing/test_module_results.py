@@ -201,7 +201,7 @@ def case_with_map_files(folder):
 
 
 def test_maps_of_later_results_and_their_colors_are_saved_too(fake_slicer, experts, parameters, tmp_path):
-    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.case_record import read_case_nodes
     from DCASegmentationLib.scene.maps import list_available_maps
 
     first = case_with_map_files(tmp_path / "first")
@@ -210,23 +210,23 @@ def test_maps_of_later_results_and_their_colors_are_saved_too(fake_slicer, exper
     second = case_with_map_files(tmp_path / "second")
     experts.setResult(second)
     fake_slicer.wait_for(lambda: not experts._loading.isRunning)
-    maps = recall(second.segmentation).maps()
+    maps = read_case_nodes(second.segmentation).maps()
     assert len(maps) == len(list_available_maps(second)) == 5
     assert all(node.GetSaveWithScene() for node in maps)
     parameters.expertMap, parameters.colorMap = "head", "Cividis"
-    node = recall(second.segmentation).attention[4]["head"]
+    node = read_case_nodes(second.segmentation).attention[4]["head"]
     assert node.GetDisplayNode().GetColorNode().GetSaveWithScene()
     experts.ui.saveMapsCheckBox.setChecked(False)
     assert not any(node.GetSaveWithScene() for node in maps)
 
 
 def test_a_map_loaded_by_another_part_of_the_panel_is_not_loaded_twice(fake_slicer, case, tmp_path):
-    from DCASegmentationLib.scene.case_record import recall
-    from DCASegmentationLib.scene.maps import map_volume
+    from DCASegmentationLib.scene.case_record import read_case_nodes
+    from DCASegmentationLib.scene.maps import load_map_volume
 
     nodes = case_with_map_files(tmp_path / "result")
-    one, other = recall(nodes.segmentation), recall(nodes.segmentation)
-    assert map_volume(one, "entropy") is map_volume(other, "entropy") is not None
+    one, other = read_case_nodes(nodes.segmentation), read_case_nodes(nodes.segmentation)
+    assert load_map_volume(one, "entropy") is load_map_volume(other, "entropy") is not None
     assert len(other.maps()) == 1
 
 
@@ -244,7 +244,7 @@ def test_the_maps_stay_when_a_clone_gets_another_result(fake_slicer, tmp_path):
 
 @pytest.mark.parametrize("is_hardened", [False, True])
 def test_a_map_loaded_after_the_ct_was_moved_lies_over_the_ct(fake_slicer, case, tmp_path, is_hardened):
-    from DCASegmentationLib.scene.maps import map_volume
+    from DCASegmentationLib.scene.maps import load_map_volume
 
     nodes = case_with_map_files(tmp_path / "result")
     matrix = vtk.vtkTransform()
@@ -255,7 +255,7 @@ def test_a_map_loaded_after_the_ct_was_moved_lies_over_the_ct(fake_slicer, case,
     nodes.ct.SetAndObserveTransformNodeID(transform.GetID())
     if is_hardened:
         nodes.ct.HardenTransform()
-    node = map_volume(nodes, "entropy")
+    node = load_map_volume(nodes, "entropy")
     assert node.GetTransformNodeID() == nodes.ct.GetTransformNodeID()
     np.testing.assert_allclose(grid_of(node), grid_of(nodes.ct), atol=1e-9)
 
@@ -522,9 +522,9 @@ def test_dicom_seg_export_is_enabled_if_slicer_supports_it_and_the_ct_came_from_
 
 def test_a_result_can_be_saved_without_its_ct(result, experts, case):
     slicer.mrmlScene.RemoveNode(case.ct)
-    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.case_record import read_case_nodes
 
-    left = recall(case.segmentation)
+    left = read_case_nodes(case.segmentation)
     result.setResult(left)
     experts.setResult(left)
     assert "no longer in the scene" in result.ui.resultMessageLabel.text

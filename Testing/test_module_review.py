@@ -303,7 +303,7 @@ def test_a_segmentation_stored_as_surfaces_keeps_its_statuses_and_says_why(panel
 
 def test_a_scene_saved_without_the_review_by_slicer_5_10_says_so(panel, review, fake_slicer):
     nodes = reviewed_case()
-    for node in nodes.label_maps():
+    for node in nodes.list_label_maps():
         node.SetAndObserveImageData(None)
     show(panel, nodes)
     assert "saves a review only as .mrb" in message(review)

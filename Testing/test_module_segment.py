@@ -51,15 +51,15 @@ def test_one_click_segments_the_open_ct(panel, ct, fake_slicer):
 
 
 def test_maps_are_prepared_before_one_is_chosen_and_are_empty_outside_the_body(panel, ct, fake_slicer):
-    from DCASegmentationLib.scene.case_record import recall
-    from DCASegmentationLib.scene.maps import compute_body_mask, map_volume
+    from DCASegmentationLib.scene.case_record import read_case_nodes
+    from DCASegmentationLib.scene.maps import compute_body_mask, load_map_volume
 
     apply(panel)
     wait_for_end(panel, fake_slicer)
     (folder,) = temporary_files()
     fake_slicer.wait_for(lambda: list(folder.glob("*-body.npy")), 20)
     (prepared,) = folder.glob("*-body.npy")
-    node = map_volume(recall(panel.parameters.resultSegmentation), "entropy")
+    node = load_map_volume(read_case_nodes(panel.parameters.resultSegmentation), "entropy")
     assert list(folder.glob("*-body.npy")) == [prepared], "choosing a map computes no other mask"
     body = ~np.load(prepared)
     assert np.array_equal(body, compute_body_mask(ct, node)) and 0.3 < body.mean() < 0.95
@@ -345,17 +345,17 @@ def test_the_segmentation_follows_a_ct_under_a_linear_transform(panel, ct, fake_
 def test_maps_and_findings_follow_a_ct_that_is_moved_during_the_run(panel, ct, fake_slicer, is_hardened):
     import vtk
 
-    from DCASegmentationLib.scene.case_record import recall
-    from DCASegmentationLib.scene.maps import map_volume
+    from DCASegmentationLib.scene.case_record import read_case_nodes
+    from DCASegmentationLib.scene.maps import load_map_volume
     from DCASegmentationLib.scene.review_record import read_review
     from DCASegmentationLib.scene.volumes import get_ijk_to_ras
 
     def outcome():
         """Where the uncertainty map and the findings (RAS) are in the CT's own space."""
         wait_for_end(panel, fake_slicer)
-        nodes = recall(panel.parameters.resultSegmentation)
+        nodes = read_case_nodes(panel.parameters.resultSegmentation)
         assert nodes.segmentation.GetTransformNodeID() == ct.GetTransformNodeID()
-        grid = np.array(slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(map_volume(nodes, "entropy"))))
+        grid = np.array(slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(load_map_volume(nodes, "entropy"))))
         findings = [[*each.position_mm, 1.0] for each in read_review(nodes.segmentation).findings]
         return grid, np.array(findings) * [-1.0, -1.0, 1.0, 1.0]
 
@@ -436,7 +436,7 @@ def test_a_ct_whose_axes_are_left_handed_is_segmented(panel, ct, fake_slicer):
 
 
 def test_a_script_gets_the_nodes_without_any_widget(ct, module, fake_slicer):
-    from DCASegmentationLib.scene.maps import list_attention_levels, map_volume
+    from DCASegmentationLib.scene.maps import list_attention_levels, load_map_volume
 
     logic = module.DCASegmentationLogic()
     progress: list[float] = []
@@ -445,7 +445,7 @@ def test_a_script_gets_the_nodes_without_any_widget(ct, module, fake_slicer):
     finally:
         logic.stop()
     assert nodes.segmentation in segmentations() and list_attention_levels(nodes) == [1, 2, 3, 4]
-    assert map_volume(nodes, "entropy").GetImageData() is not None
+    assert load_map_volume(nodes, "entropy").GetImageData() is not None
     assert progress == sorted(progress) and progress[0] == 0.0
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dcaseg.synthesis.phantom.body import Body
-from dcaseg.synthesis.phantom.materials import Canvas, Hollow, Solid
-from dcaseg.synthesis.phantom.person import Contrast, Person, Posture
+from dcaseg.synthesis.phantom.materials import Hollow, RenderTarget, Solid
+from dcaseg.synthesis.phantom.person import BodyWarp, Contrast, Person
 from dcaseg.synthesis.phantom.shapes import MARGIN, Capsule, Ellipsoid, smooth_minimum, tube
-from dcaseg.synthesis.phantom.structure import Block, Structure, create_empty_distance, place
+from dcaseg.synthesis.phantom.structure import SampleGrid, Structure, create_empty_distance, place
 
 CUBE = ((-60.0, -60.0, -60.0), (60.0, 60.0, 60.0))
 
@@ -22,11 +22,11 @@ def person() -> Person:
 
 
 @pytest.fixture
-def cube(person: Person) -> Block:
-    return Block.from_box(CUBE, 3.0, Body(person))
+def cube(person: Person) -> SampleGrid:
+    return SampleGrid.from_box(CUBE, 3.0, Body(person))
 
 
-def test_distance_to_a_sphere_is_exact(cube: Block) -> None:
+def test_distance_to_a_sphere_is_exact(cube: SampleGrid) -> None:
     distance = Ellipsoid((5, 0, 0), (20, 20, 20))(cube.x, cube.y, cube.z)
 
     expected = np.sqrt((cube.x - 5) ** 2 + cube.y**2 + cube.z**2) - 20
@@ -41,7 +41,7 @@ def test_distance_to_a_rotated_ellipsoid_is_zero_on_its_surface() -> None:
     assert np.allclose(ellipsoid(*tips.T), 0, atol=1e-4)
 
 
-def test_distance_to_a_capsule_is_exact(cube: Block) -> None:
+def test_distance_to_a_capsule_is_exact(cube: SampleGrid) -> None:
     distance = Capsule((0, 0, -20), (0, 0, 20), 8, 8)(cube.x, cube.y, cube.z)
 
     beyond = np.maximum(np.abs(cube.z) - 20, 0)
@@ -53,7 +53,7 @@ def test_distance_to_a_capsule_is_exact(cube: Block) -> None:
     [Ellipsoid((3, 4, 5), (10, 20, 30), (20, 30, 40)), Capsule((-10, 0, 5), (15, 10, -5), 6, 12, flatness=1.5)],
     ids=["ellipsoid", "capsule"],
 )
-def test_the_box_of_a_shape_contains_all_points_near_it(shape: Ellipsoid | Capsule, cube: Block) -> None:
+def test_the_box_of_a_shape_contains_all_points_near_it(shape: Ellipsoid | Capsule, cube: SampleGrid) -> None:
     near = shape(cube.x, cube.y, cube.z) < 0.75 * MARGIN
     low, high = shape.box
 
@@ -63,7 +63,7 @@ def test_the_box_of_a_shape_contains_all_points_near_it(shape: Ellipsoid | Capsu
 
 
 @pytest.mark.parametrize("regular", [True, False])
-def test_a_part_of_a_block_is_found_by_its_box(cube: Block, regular: bool) -> None:
+def test_a_part_of_a_block_is_found_by_its_box(cube: SampleGrid, regular: bool) -> None:
     if not regular:
         cube = replace(cube, axes=None)
     part = cube.find_slices(((-10, -20, 30), (10, 0, 50)))
@@ -94,7 +94,7 @@ def test_a_fillet_only_adds_to_a_union() -> None:
     assert rounded[0] == -10
 
 
-def test_a_later_structure_leaves_a_fat_plane_to_an_earlier_one(cube: Block) -> None:
+def test_a_later_structure_leaves_a_fat_plane_to_an_earlier_one(cube: SampleGrid) -> None:
     occupied = create_empty_distance(cube)
     free = {"wall_gap": None, "diaphragm_gap": None, "material": Solid("liver")}
     first = Structure("first", (Ellipsoid((-10, 0, 0), (20, 20, 20)),), **free)  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ def test_a_voxel_on_a_boundary_gets_a_mixture_of_both_sides(person: Person) -> N
     contrast = Contrast.from_person(person, "portal_venous")
     hu = np.full(5, -100.0, dtype=np.float32)
     distance = np.array([-4.0, -1.0, 0.0, 1.0, 4.0], dtype=np.float32)
-    canvas = Canvas(hu, np.zeros(5), np.zeros(5), np.zeros(5), blur=4.0, contrast=contrast)
+    canvas = RenderTarget(hu, np.zeros(5), np.zeros(5), np.zeros(5), blur=4.0, contrast=contrast)
 
     canvas.blend(distance, 100.0)
 
@@ -126,7 +126,7 @@ def test_a_voxel_on_a_boundary_gets_a_mixture_of_both_sides(person: Person) -> N
 def test_gas_rises_to_the_front_of_a_hollow_organ(person: Person) -> None:
     contrast = Contrast.from_person(person, "none")
     hu = np.zeros(2, dtype=np.float32)
-    canvas = Canvas(hu, np.array([-20.0, 20.0]), np.zeros(2), np.zeros(2), blur=1.0, contrast=contrast)
+    canvas = RenderTarget(hu, np.array([-20.0, 20.0]), np.zeros(2), np.zeros(2), blur=1.0, contrast=contrast)
 
     Hollow("gastric_wall", "gastric_content", gas_in_front_of=0.0).paint(canvas, np.full(2, -15.0, dtype=np.float32))
 
@@ -136,7 +136,7 @@ def test_gas_rises_to_the_front_of_a_hollow_organ(person: Person) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_posture_never_folds_the_body_and_its_volume_factor_is_correct(seed: int) -> None:
-    posture = Posture.from_person(Person.draw(seed))
+    posture = BodyWarp.from_person(Person.draw(seed))
     axis = np.linspace(-150, 150, 7)
     x, y, z = np.meshgrid(axis, axis, axis)
     h = 0.01

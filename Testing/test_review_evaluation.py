@@ -16,7 +16,7 @@ from dcaseg.evaluation.review_evaluation import (
     REPORT_SEEDS,
     TUNING_SEEDS,
     Calibration,
-    TruthOfCase,
+    ReviewScorer,
     draw_shifted_scan,
     measure_orders,
 )
@@ -51,7 +51,7 @@ def case():
 
 
 def rows_of(result, truth, first=(1, 2), **options):
-    rows = measure_orders(TruthOfCase("case", result, truth, AMOS, **options), first)
+    rows = measure_orders(ReviewScorer("case", result, truth, AMOS, **options), first)
     return {(row.order, row.first): row for row in rows}
 
 
@@ -74,12 +74,12 @@ def test_the_calibration_error_is_the_distance_between_the_probability_and_the_s
 
 def test_the_calibration_counts_the_voxels_of_organs_and_uncertain_background():
     result, truth = case()
-    counts = TruthOfCase("case", result, truth, AMOS).compute_calibration().counts
+    counts = ReviewScorer("case", result, truth, AMOS).compute_calibration().counts
     evidence = result.review.evidence
     assert counts[:, :, 1].sum() == 4, "the voxels of the island"
     assert counts[:, :, 0].sum() == np.count_nonzero((evidence.error_probability > 0) | (evidence.labels > 0))
     without_liver = [label for label in AMOS.by_label if label != LIVER]
-    assert TruthOfCase("case", result, truth, AMOS, without_liver).compute_calibration().counts[:, :, 1].sum() == 0
+    assert ReviewScorer("case", result, truth, AMOS, without_liver).compute_calibration().counts[:, :, 1].sum() == 0
 
 
 def test_errors_in_the_first_findings_are_counted_for_every_order():
@@ -111,7 +111,7 @@ def test_a_border_that_is_off_by_one_voxel_is_not_a_gross_error():
     result, _ = case()
     array = sitk.GetArrayFromImage(result.labels)
     moved = np.roll(array, 1, axis=0)
-    counted = TruthOfCase("case", result, GRID.make_image(moved), AMOS)
+    counted = ReviewScorer("case", result, GRID.make_image(moved), AMOS)
     assert counted.error_ml > 0
     assert counted.measure_review_findings().gross.sum() == 0
 
@@ -120,7 +120,7 @@ def test_wrongly_segmented_organs_have_a_low_dice():
     result, truth = case()
     lost = sitk.GetArrayFromImage(truth)
     lost[lost == SPLEEN] = 0
-    counted = TruthOfCase("case", result, GRID.make_image(lost), AMOS)
+    counted = ReviewScorer("case", result, GRID.make_image(lost), AMOS)
     assert [organ.key for organ in counted.wrong_organs] == ["spleen"]
     assert counted.measure_review_findings().organ_errors["spleen"].sum() == 32
 
@@ -128,7 +128,7 @@ def test_wrongly_segmented_organs_have_a_low_dice():
 def test_a_result_without_review_is_rejected():
     result, truth = case()
     with pytest.raises(ValueError, match="review"):
-        TruthOfCase("case", replace(result, review=None), truth, AMOS)
+        ReviewScorer("case", replace(result, review=None), truth, AMOS)
 
 
 def test_phantoms_differ_from_training_and_tuning_seeds_from_reporting_seeds():

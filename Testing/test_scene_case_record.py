@@ -23,17 +23,17 @@ def case():
 
 
 def test_a_case_is_recalled_with_all_its_nodes(case):
-    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.case_record import read_case_nodes
 
-    assert recall(case.segmentation) == case
+    assert read_case_nodes(case.segmentation) == case
 
 
 def test_a_segmentation_of_another_program_is_not_a_case(case):
-    from DCASegmentationLib.scene.case_record import find_cases_in_scene, recall
+    from DCASegmentationLib.scene.case_record import find_cases_in_scene, read_case_nodes
 
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "By hand")
-    assert recall(other) is None
-    assert recall(None) is None
+    assert read_case_nodes(other) is None
+    assert read_case_nodes(None) is None
     assert find_cases_in_scene() == [case]
 
 
@@ -61,11 +61,11 @@ def test_a_saved_scene_contains_the_record(case, tmp_path, beside_another_case):
 
 
 def test_deleted_nodes_are_left_out(case):
-    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.case_record import read_case_nodes
 
     for node in (case.ct, case.entropy, case.attention[4]["tail"]):
         slicer.mrmlScene.RemoveNode(node)
-    left = recall(case.segmentation)
+    left = read_case_nodes(case.segmentation)
     assert left.ct is None
     assert left.entropy is None
     assert list(left.attention[4]) == ["head", "medium"]
@@ -86,29 +86,29 @@ def test_a_clone_is_a_case_only_once_it_has_a_result_of_its_own(case, has_refere
         CaseNodes,
         find_cases_in_scene,
         get_recorded_volumes,
-        recall,
-        remember,
+        read_case_nodes,
+        write_case_nodes,
     )
 
     clone = clone_of(case.segmentation)
     if has_references:
         clone.CopyReferences(case.segmentation)
     assert clone.GetAttribute("DCASegmentation.case") is not None
-    assert recall(clone) is None and find_cases_in_scene() == [case] and get_recorded_volumes(clone) == []
-    remember(CaseNodes(case.ct, clone))
-    assert recall(clone) == CaseNodes(case.ct, clone) and recall(case.segmentation) == case
+    assert read_case_nodes(clone) is None and find_cases_in_scene() == [case] and get_recorded_volumes(clone) == []
+    write_case_nodes(CaseNodes(case.ct, clone))
+    assert read_case_nodes(clone) == CaseNodes(case.ct, clone) and read_case_nodes(case.segmentation) == case
 
 
 def test_a_case_of_an_earlier_version_has_no_reference_to_itself(case):
-    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.case_record import read_case_nodes
 
     case.segmentation.SetAttribute("DCASegmentation.case", "1")
     case.segmentation.SetNodeReferenceID("DCASegmentation.self", None)
-    assert recall(case.segmentation) == case
+    assert read_case_nodes(case.segmentation) == case
 
 
 def test_a_second_run_replaces_the_record(case):
-    from DCASegmentationLib.scene.case_record import CaseNodes, recall, remember
+    from DCASegmentationLib.scene.case_record import CaseNodes, read_case_nodes, write_case_nodes
 
-    remember(CaseNodes(case.ct, case.segmentation))
-    assert recall(case.segmentation) == CaseNodes(case.ct, case.segmentation)
+    write_case_nodes(CaseNodes(case.ct, case.segmentation))
+    assert read_case_nodes(case.segmentation) == CaseNodes(case.ct, case.segmentation)

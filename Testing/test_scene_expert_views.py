@@ -42,9 +42,9 @@ def composite(view):
 
 
 def show(case, choice, may_switch=False, **style):
-    from DCASegmentationLib.scene.expert_views import MapStyle, map_node, show_map_over_ct
+    from DCASegmentationLib.scene.expert_views import MapStyle, get_map_node, show_map_over_ct
 
-    show_map_over_ct(case, map_node(case, 4, choice), MapStyle(**style), may_switch)
+    show_map_over_ct(case, get_map_node(case, 4, choice), MapStyle(**style), may_switch)
 
 
 def test_only_available_maps_can_be_selected(case):

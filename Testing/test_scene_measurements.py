@@ -186,9 +186,9 @@ def test_the_read_out_has_organ_hu_attention_and_uncertainty(case, ct):
 
 
 def test_the_read_out_is_empty_outside_and_skips_hidden_organs(case):
-    from DCASegmentationLib.scene.probe import ReadOut, read_at
+    from DCASegmentationLib.scene.probe import VoxelProbe, read_at
 
-    assert read_at(case, (900.0, 0.0, 0.0), 4) == ReadOut()
+    assert read_at(case, (900.0, 0.0, 0.0), 4) == VoxelProbe()
     case.segmentation.GetDisplayNode().SetSegmentVisibility("liver", False)
     assert read_at(case, ras_of((10, 14, 15)), 4).organs == ()
 

@@ -185,9 +185,9 @@ def test_attention_is_shown_from_zero_to_one_and_zero_is_hidden():
 
 @pytest.mark.parametrize("name", ["Viridis", "Inferno"])
 def test_the_color_maps_get_steadily_brighter(name):
-    from DCASegmentationLib.scene.maps import scale_colors
+    from DCASegmentationLib.scene.maps import get_scale_colors
 
-    table = scale_colors(name)
+    table = get_scale_colors(name)
     colors = np.zeros((table.GetNumberOfColors(), 4))
     for index in range(len(colors)):
         table.GetColor(index, colors[index])

@@ -80,14 +80,14 @@ def test_the_model_and_the_ct_are_known_for_a_training_set(opened, small_bundle)
     from dcaseg.models.metadata_reader import read_metadata
     from DCASegmentationLib.scene.ct_export import compute_ct_checksum
     from DCASegmentationLib.scene.review_record import read_origin
-    from DCASegmentationLib.scene.segmentation import own_organs
+    from DCASegmentationLib.scene.segmentation import list_organ_segments
 
     nodes = opened.reviewPanel._nodes
     origin = read_origin(nodes.segmentation)
     metadata = read_metadata(small_bundle)
     assert (origin.model, origin.sha256, origin.vocabulary) == (metadata.name, metadata.weights.sha256, "AMOS")
     assert origin.ct_checksum == compute_ct_checksum(nodes.ct)
-    assert len(own_organs(nodes.segmentation)) == nodes.segmentation.GetSegmentation().GetNumberOfSegments()
+    assert len(list_organ_segments(nodes.segmentation)) == nodes.segmentation.GetSegmentation().GetNumberOfSegments()
 
 
 def test_a_selected_result_is_not_replaced_by_an_added_scene(opened, result, fake_slicer):

@@ -21,7 +21,7 @@ from DCASegmentationLib.scene.finding_status import (
     set_status,
     take_back,
 )
-from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, compute_organ_changes, find_kept_organs
+from DCASegmentationLib.scene.organ_changes import NO_KEPT_ORGANS, compute_organ_changes, find_kept_organs
 from DCASegmentationLib.scene.partial_run import find_organs_in_region, get_earlier_review
 from DCASegmentationLib.scene.result_import import ResultFiles, keep_for_review, show_result
 from DCASegmentationLib.scene.review_record import read_review, read_state, read_suggestion
@@ -120,7 +120,7 @@ def test_decisions_on_organs_that_were_not_requested_stay(case):
     mark_organ(case, "bladder", True)
     before = labels_of(case)
     again = replace(review().findings[0], score=0.5)
-    nodes = run(case, organs=["left_kidney", "liver"], kept=NOTHING_KEPT, findings=(again,))
+    nodes = run(case, organs=["left_kidney", "liver"], kept=NO_KEPT_ORGANS, findings=(again,))
     findings = read_review(nodes.segmentation).findings
     # Sorted by their scores: the findings of the first run in the spleen and the right kidney, then the new one.
     assert [(each.rank, each.organ) for each in findings] == [(1, "spleen"), (2, "right_kidney"), (3, "liver")]
@@ -154,7 +154,7 @@ def test_nothing_outside_the_region_changes(case):
     paint(case, "liver", (slice(20, 22), slice(6, 8), slice(4, 6)), 0)
     before = labels_of(case)
     assert find_organs_in_region(case.segmentation, case.ct, LOWER) == {"liver", "right_kidney", "left_kidney"}
-    nodes = run(case, region=LOWER, kept=NOTHING_KEPT)
+    nodes = run(case, region=LOWER, kept=NO_KEPT_ORGANS)
     expected = before.copy()
     expected[LOWER.slices] = labels_of_run()[LOWER.slices]
     np.testing.assert_array_equal(labels_of(nodes), expected)
@@ -165,7 +165,7 @@ def test_nothing_outside_the_region_changes(case):
 def test_findings_outside_the_region_stay_with_their_decisions(case):
     set_status(case, 1, "accepted")
     set_status(case, 2, "flagged")
-    nodes = run(case, region=LOWER, kept=NOTHING_KEPT)
+    nodes = run(case, region=LOWER, kept=NO_KEPT_ORGANS)
     findings = {finding.organ: finding.rank for finding in read_review(nodes.segmentation).findings}
     assert set(findings) == {"liver", "spleen"}, "the finding in the kidney lies in the region"
     state = read_state(nodes.segmentation)

@@ -18,7 +18,12 @@ pytestmark = pytest.mark.scene
 from vtk.util.numpy_support import numpy_to_vtk
 
 from DCASegmentationLib.scene import editable_area, finding_view
-from DCASegmentationLib.scene.case_record import find_cases_in_scene, lacks_label_maps, recall, remember
+from DCASegmentationLib.scene.case_record import (
+    find_cases_in_scene,
+    lacks_label_maps,
+    read_case_nodes,
+    write_case_nodes,
+)
 from DCASegmentationLib.scene.finding_status import (
     accept_suggestion,
     compute_organ_progress,
@@ -265,7 +270,7 @@ def test_a_new_run_keeps_what_was_worked_on_in_a_segmentation_loaded_from_a_file
     loaded = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "loaded")
     storage = slicer.vtkMRMLSegmentationStorageNode()
     storage.SetFileName(str(path))
-    assert storage.ReadData(loaded) and recall(loaded) is None
+    assert storage.ReadData(loaded) and read_case_nodes(loaded) is None
     loaded.CreateDefaultDisplayNodes()
     kept = find_kept_organs(loaded)
     assert kept.organs == ("liver",)
@@ -315,22 +320,22 @@ def test_a_scene_without_the_voxels_of_its_label_maps_can_still_be_used(case):
     paint(case, "liver", FINDINGS[1], 0)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     logic.SetSegmentStatus(case.segmentation.GetSegmentation().GetSegment("spleen"), logic.InProgress)
-    for node in case.label_maps():
+    for node in case.list_label_maps():
         node.SetAndObserveImageData(None)
-    left = recall(case.segmentation)
-    assert left.label_maps() == [] and lacks_label_maps(case.segmentation)
+    left = read_case_nodes(case.segmentation)
+    assert left.list_label_maps() == [] and lacks_label_maps(case.segmentation)
     assert find_kept_organs(case.segmentation).organs == ("spleen",), "only the status tells what was worked on"
     assert compute_organ_changes(left) == () and not follow_edits(left)
     with pytest.raises(UserError, match=r"\.mrb"):
         accept_suggestion(left, 1)
-    remember(left)
+    write_case_nodes(left)
     assert lacks_label_maps(case.segmentation), "the record of what is missing stays"
 
 
 def test_a_new_run_removes_label_maps_without_voxels(case, tmp_path):
     from DCASegmentationLib.scene.result_import import ResultFiles, show_result
 
-    empty = case.label_maps()
+    empty = case.list_label_maps()
     for node in empty:
         node.SetAndObserveImageData(None)
     files = ResultFiles(tmp_path)
@@ -342,7 +347,7 @@ def test_a_new_run_removes_label_maps_without_voxels(case, tmp_path):
 
 def test_without_the_volume_of_findings_the_list_remains(case):
     slicer.mrmlScene.RemoveNode(case.finding_ranks)
-    left = recall(case.segmentation)
+    left = read_case_nodes(case.segmentation)
     assert len(read_review(left.segmentation).findings) == 3
     assert finding_view.show_outline(left, review().findings[0]) is None
     with pytest.raises(UserError, match="was deleted"):
@@ -440,7 +445,7 @@ MOVES = {
 
 
 def follow(case):
-    return follow_transforms(recall(case.segmentation))
+    return follow_transforms(read_case_nodes(case.segmentation))
 
 
 @pytest.mark.parametrize("move", list(MOVES))
@@ -450,7 +455,7 @@ def test_the_hidden_volumes_follow_what_the_user_moves(case, move):
     voxel = [(part.start + part.stop - 1) // 2 for part in reversed(FINDINGS[1])]
     MOVES[move](case)
     assert follow(case)
-    now = recall(case.segmentation)
+    now = read_case_nodes(case.segmentation)
     assert not follow_edits(now) and compute_finding_changes(now) == {}
     assert {change.organ.key for change in compute_organ_changes(now) if change.changed} == set()
     assert find_kept_organs(case.segmentation).organs == ("right_kidney",)
@@ -500,7 +505,7 @@ def test_volumes_that_cannot_follow_stay_where_they_are(case):
     assert not follow(case)
     np.testing.assert_array_equal(slicer.util.arrayFromVTKMatrix(get_ijk_to_ras(case.automatic)), before)
     with pytest.raises(UserError, match="segment the CT again"):
-        follow_edits(recall(case.segmentation))
+        follow_edits(read_case_nodes(case.segmentation))
 
 
 def moved_grid(ct):

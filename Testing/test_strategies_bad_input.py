@@ -61,7 +61,7 @@ def test_an_unknown_strategy_option_is_rejected():
         strategy_for("bcp", strategy_options={"box": "wide"})
     with pytest.raises(UserError, match="variant must be one of row, published"):
         strategy_for("crest", strategy_options={"variant": "mine"})
-    assert strategy_for("bcp", strategy_options={"box": "0.5", "largest_part": "true"}).own.box == 0.5
+    assert strategy_for("bcp", strategy_options={"box": "0.5", "largest_part": "true"}).strategy_options.box == 0.5
 
 
 def test_magicnet_adapts_to_small_patches():

@@ -12,20 +12,20 @@ from torch.nn import functional
 from dcaseg.training.strategies import class_statistics as counted
 from dcaseg.training.strategies import losses
 from dcaseg.training.strategies.base import Batch
-from dcaseg.training.strategies.ga import gradient_aware_cross_entropy, gradient_aware_dice
+from dcaseg.training.strategies.ga import gradient_aware_cross_entropy, gradient_aware_dice_loss
 from strategy_samples import FACTS, SIDES, batch_of, gradient, strategy_for, volume_of
 
 
 def test_ga_dice_of_an_absent_class_has_a_proportional_gradient():
     logits = volume_of([[2.0, 0.0], [2.0, 1.0], [2.0, 2.0]], channels=True).requires_grad_(True)
     labels = torch.zeros(1, 1, 1, 3, dtype=torch.long)
-    found = gradient(gradient_aware_dice(logits, labels), logits)[0, 1].flatten()
+    found = gradient(gradient_aware_dice_loss(logits, labels), logits)[0, 1].flatten()
     # p/(C N) times the softmax derivative p (1 - p), and the same again from the present class.
     assert (found > 0).all() and found[0] < found[1] < found[2]
     probability = logits.detach().softmax(1)
     absent = (probability.detach() * logits.softmax(1))[:, 1].sum() / 3 / 2
     present = 1 - (2 * logits.softmax(1)[:, 0].sum()) / ((logits.softmax(1)[:, 0] ** 2).sum() + 3)
-    torch.testing.assert_close(gradient_aware_dice(logits, labels), absent + present / 2)
+    torch.testing.assert_close(gradient_aware_dice_loss(logits, labels), absent + present / 2)
 
 
 def test_ga_cross_entropy_gives_a_class_the_root_of_its_size():
@@ -47,14 +47,14 @@ def test_ga_uses_only_the_hardest_voxels():
     loss = strategy_for("ga").compute_supervised_loss(
         0, logits, Batch(logits, labels, [()], None), strategy_for("ga").get_step_state(0)
     )
-    loss = loss - gradient_aware_dice(logits, labels)
+    loss = loss - gradient_aware_dice_loss(logits, labels)
     seen = gradient(loss, logits).abs().sum(dim=1)[0].flatten() > 1e-9
     hardest = losses.voxel_cross_entropy(logits, labels).flatten().topk(10).indices
     assert seen.sum() == 10 and seen[hardest].all()
 
 
 def test_dhc_gives_more_weight_to_classes_that_get_worse():
-    difficulty = counted.Difficulty(3)
+    difficulty = counted.ClassDifficulty(3)
     labels = torch.arange(3).repeat_interleave(20)
     for step in range(10):
         found = labels.clone()
@@ -157,7 +157,7 @@ def test_cld_keeps_more_voxels_of_classes_with_low_confidence():
 
 
 def test_cld_bank_does_not_change_absent_classes():
-    bank = counted.Confidence(3, period=1)
+    bank = counted.ClassConfidence(3, period=1)
     probabilities = torch.full((1, 3, 1, 1, 4), 0.2)
     bank.observe(probabilities, torch.tensor([[[[0, 0, 1, 1]]]]))
     assert bank.confidence.tolist() == pytest.approx([0.2, 0.2, -1]) and bank.compute_sampling_rates()[2] == 1
@@ -166,7 +166,7 @@ def test_cld_bank_does_not_change_absent_classes():
 
 
 def test_cld_bank_follows_the_network_in_a_short_run():
-    bank = counted.Confidence(2, period=8)
+    bank = counted.ClassConfidence(2, period=8)
     labels = torch.tensor([[[[0, 1]]]])
     for step in range(2000):
         # As in training: undecided in the first steps, then sure of class 0 and unsure of class 1.
@@ -187,9 +187,9 @@ def test_adsh_keeps_the_same_share_of_every_class():
     confidence = torch.rand(len(labels), generator=generator)
     confidence[labels == 0] = torch.where(confidence[labels == 0] < 0.6, 0.5, 0.95)
     confidence[labels == 3] *= 0.5
-    quantiles = counted.Quantiles(4)
+    quantiles = counted.ConfidenceHistogram(4)
     quantiles.observe(confidence, labels)
-    share = quantiles.share_above(0, 0.9)
+    share = quantiles.compute_fraction_above(0, 0.9)
     thresholds = quantiles.compute_thresholds(share)
     for label in range(4):
         kept = (confidence[labels == label] >= thresholds[label]).float().mean()
@@ -227,7 +227,7 @@ def test_class_weights_are_in_both_losses(name):
         strategy.weights.copy_(weights)
     logits, labels = torch.randn(4, 4, *SIDES), torch.randint(4, (4, *SIDES))
     supervised = functional.cross_entropy(logits[:2], batch.labels, weight=weights)
-    supervised = supervised + losses.foreground_dice(logits[:2], batch.labels, weights)
+    supervised = supervised + losses.foreground_dice_loss(logits[:2], batch.labels, weights)
     torch.testing.assert_close(strategy.compute_supervised_loss(0, logits[:2], batch, step_state), supervised)
     crossed = functional.cross_entropy(logits, labels, weight=weights, reduction="none")
     # CLD's mean is over all voxels, whatever they weigh.
@@ -267,7 +267,7 @@ def test_ga_crossed_loss_balances_pseudo_labels():
 
 
 def test_difficulty_depends_on_learning_and_on_the_distance():
-    difficulty = counted.Difficulty(2)
+    difficulty = counted.ClassDifficulty(2)
     difficulty.distance.copy_(torch.tensor([0.2, 0.4]))
     torch.testing.assert_close(difficulty.compute_weights(), torch.tensor([1.0, 2.0]))
     difficulty.distance.fill_(1)

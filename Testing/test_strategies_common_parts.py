@@ -12,7 +12,7 @@ import torch
 
 from dcaseg.training.strategies import base, losses
 from dcaseg.training.strategies import class_statistics as counted
-from dcaseg.training.strategies.base import collect_facts
+from dcaseg.training.strategies.base import extract_fingerprint
 from dcaseg.training.strategies.perturbation import augment_strongly
 from strategy_samples import NAMES, SIDES, batch_of, gradient, strategy_for
 from test_training import case_of_balls
@@ -76,11 +76,15 @@ def test_a_strong_view_keeps_the_intensity_range():
 
 def test_facts_count_labels_and_name_a_partially_labeled_case():
     whole, part = case_of_balls(1), case_of_balls(2)
-    facts = collect_facts([whole, part], [case_of_balls(3, labeled=False)], NAMES)
+    fingerprint = extract_fingerprint([whole, part], [case_of_balls(3, labeled=False)], NAMES)
     counts = whole.count_voxels(3) + part.count_voxels(3)
-    assert facts.voxels == tuple(counts) and (facts.labeled, facts.unlabeled, facts.partial) == (2, 1, None)
+    assert fingerprint.voxels == tuple(counts) and (
+        fingerprint.labeled,
+        fingerprint.unlabeled,
+        fingerprint.partial,
+    ) == (2, 1, None)
     labels = np.where(part.labels == 3, 0, part.labels).astype(np.uint8)
-    assert collect_facts([whole, replace(part, labels=labels, unannotated=(3,))], [], NAMES).partial == part.name
+    assert extract_fingerprint([whole, replace(part, labels=labels, unannotated=(3,))], [], NAMES).partial == part.name
 
 
 def test_each_process_draws_other_numbers(monkeypatch):

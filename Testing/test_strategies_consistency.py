@@ -101,7 +101,7 @@ def test_the_adversarial_direction_changes_the_prediction_more_than_a_random_one
     assert all(bool((parameter.grad == 1).all()) for parameter in strategy.parameters())
     directions = [direction, *(normalize_l2(torch.randn_like(volumes)) for _ in range(6))]
     with torch.no_grad():
-        worst, *usual = (float(losses.soft_dice(predict(volumes + d), clean)) for d in directions)
+        worst, *usual = (float(losses.soft_dice_loss(predict(volumes + d), clean)) for d in directions)
     assert worst > 1.2 * max(usual) and direction.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
 
 
@@ -247,7 +247,7 @@ def test_ss_net_learns_from_the_perturbed_input_and_the_contrast():
     with torch.no_grad():
         clean = strategy.network(torch.cat([batch.volumes, batch.unlabeled])).softmax(1)
     smooth = strategy.forward("smooth", batch, step_state)
-    assert smooth.values["unsupervised"] > losses.soft_dice(clean, clean) + 1e-3
+    assert smooth.values["unsupervised"] > losses.soft_dice_loss(clean, clean) + 1e-3
     smooth.total.backward()
     assert strategy.network.encoder.blocks[0][0].weight.grad.abs().sum() > 0
 

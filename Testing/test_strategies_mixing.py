@@ -202,7 +202,7 @@ def test_bcp_can_keep_only_the_largest_component_of_an_organ():
     strategy = strategy_for("bcp", strategy_options={"largest_part": True})
     strategy.teacher.forward = lambda volumes: functional.one_hot(labels, 4).movedim(-1, 1).float()
     assert strategy.compute_pseudo_labels(torch.zeros(1)).flatten().tolist() == [0, 1, 1, 1, 0, 0, 0, 0, 2]
-    strategy.own = strategy_for("bcp").own
+    strategy.strategy_options = strategy_for("bcp").strategy_options
     assert torch.equal(strategy.compute_pseudo_labels(torch.zeros(1)), labels)
 
 
@@ -246,7 +246,7 @@ def test_beta_fft_learns_swapped_mixtures():
     seen = [inputs_of(student) for student in strategy.students]
     strategy.forward("swapped", batch, step_state)
     one, other = (view for view, _ in strategy.views)
-    expected = torch.cat(mixing.swap_low_frequencies(one, other, strategy.own.low_share))
+    expected = torch.cat(mixing.swap_low_frequencies(one, other, strategy.strategy_options.low_share))
     assert not torch.allclose(expected, torch.cat([one, other]), atol=1e-3)
     for inputs in seen:
         torch.testing.assert_close(inputs[0], expected)
@@ -296,8 +296,8 @@ def test_magicnet_predicts_exchanged_cubes_and_learns_the_pseudo_label():
         features = decoder(strategy.network.encoder(seen[0])).features[-1]
         features = mixing.assemble_cubes(mixing.swap_cubes_back(mixing.split_into_cubes(features, 2), order))
         probabilities = decoder.head(features).softmax(1)
-    torch.testing.assert_close(loss.values["crossed"], losses.square_dice(probabilities[:2], batch.labels) / 4)
-    unsupervised = losses.square_dice(probabilities[2:], strategy._pseudo)
+    torch.testing.assert_close(loss.values["crossed"], losses.squared_dice_loss(probabilities[:2], batch.labels) / 4)
+    unsupervised = losses.squared_dice_loss(probabilities[2:], strategy._pseudo)
     weight = strategy.get_unsupervised_weight(step_state)
     torch.testing.assert_close(loss.total.detach(), loss.values["crossed"] + weight * unsupervised)
 

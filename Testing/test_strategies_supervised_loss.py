@@ -16,7 +16,7 @@ LOGITS = torch.tensor([1.0, 0.5, -1.0, -2.0])
 
 
 def square_dice(logits: Tensor, labels: Tensor) -> Tensor:
-    return losses.square_dice(logits.softmax(1), labels)
+    return losses.squared_dice_loss(logits.softmax(1), labels)
 
 
 def sum_of_both(logits: Tensor, labels: Tensor) -> Tensor:

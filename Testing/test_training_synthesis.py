@@ -16,7 +16,7 @@ import torch
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.label_to_ct.anatomy import load_anatomy
 from dcaseg.synthesis.label_to_ct.geometry import Warp
-from dcaseg.synthesis.label_to_ct.registration import warp_name, write_warp
+from dcaseg.synthesis.label_to_ct.registration import format_warp_name, write_warp
 from dcaseg.synthesis.phantom.case import generate
 from dcaseg.training.cases import Case
 from dcaseg.training.checkpoints import read_record
@@ -75,7 +75,7 @@ def warps(folders, cache, tmp_path_factory) -> Path:
         shape = [int(size * side / 20) + 1 for size, side in zip(one.tissues.shape, one.spacing[::-1], strict=True)]
         field = np.zeros((3, *shape), np.float16)
         field[2] = 10.0
-        write_warp(Warp(field, 20.0, (0.0, 0.0, 0.0)), place / warp_name(one.name, other.name))
+        write_warp(Warp(field, 20.0, (0.0, 0.0, 0.0)), place / format_warp_name(one.name, other.name))
     return place
 
 
@@ -177,7 +177,7 @@ def test_groups_of_organs_come_from_label_maps_and_cases_together(stream, cache)
     assert sizes[14] == 8100 and sizes[6] == liver + again
     trainer = Trainer(cache / "none", OPTIONS, AMOS, [], [], sampler=sampler, anatomies=sampler.anatomies)
     assert trainer.partition == alone
-    assert trainer.strategy.facts.labeled == 2 and trainer.strategy.facts.partial == "anna"
+    assert trainer.strategy.fingerprint.labeled == 2 and trainer.strategy.fingerprint.partial == "anna"
 
 
 def test_pseudo_labeled_cases_are_added_to_the_stream(stream, cache):

@@ -39,7 +39,7 @@ from DCASegmentationLib.scene.result_import import (
     show_result,
     take_maps,
 )
-from DCASegmentationLib.scene.segmentation import own_organs
+from DCASegmentationLib.scene.segmentation import list_organ_segments
 from DCASegmentationLib.scene.volumes import CTPlacement
 
 _log = logging.getLogger("DCASegmentationLib")
@@ -234,7 +234,7 @@ class Batch(VTKObservationMixin):
         self._next.start()
         if outcome.nodes is not None:
             case.segmentationId = outcome.nodes.segmentation.GetID()
-            self._set(case, State.Done, _formatSummary(outcome, len(own_organs(outcome.nodes.segmentation))))
+            self._set(case, State.Done, _formatSummary(outcome, len(list_organ_segments(outcome.nodes.segmentation))))
         elif outcome.folder is not None:
             case.resultFolder = outcome.folder
             self._set(case, State.Done, _formatSummary(outcome, None))

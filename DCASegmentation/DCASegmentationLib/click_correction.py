@@ -16,8 +16,8 @@ from slicer.i18n import tr as _
 from dcaseg.errors import OutputError, UserError
 from dcaseg.imaging.itk_environment import no_itk_warnings
 from dcaseg.worker.protocol import Corrected, Failure
-from DCASegmentationLib.event_loop import Steps
-from DCASegmentationLib.scene.case_record import CaseNodes, recall
+from DCASegmentationLib.event_loop import StepRunner
+from DCASegmentationLib.scene.case_record import CaseNodes, read_case_nodes
 from DCASegmentationLib.scene.click_labels import (
     ClickChange,
     ClickLabels,
@@ -78,7 +78,7 @@ class ClickCorrection:
         self._worker, self._onChanged, self._onBeforeKeep = worker, onChanged, onBeforeKeep
         self._segmentation: Any = None
         self._folder: Path | None = None
-        self._opening, self._surfaces = Steps(), SurfaceUpdater()
+        self._opening, self._surfaces = StepRunner(), SurfaceUpdater()
         self._number = 0
         self.message = ""
         self.error: UserError | None = None
@@ -150,7 +150,7 @@ class ClickCorrection:
 
     def refresh(self) -> None:
         """Follow changes by other tools now rather than at the next click; drops the preview if there were any."""
-        nodes = recall(self._segmentation)
+        nodes = read_case_nodes(self._segmentation)
         if nodes is not None and not self._isOpening and not self._worker.isBusy() and not self._isCurrent(nodes):
             self._open()
 
@@ -161,7 +161,7 @@ class ClickCorrection:
 
         Nothing changes outside the box with opposite ``corners`` (RAS, mm, world).
         """
-        nodes = recall(self._segmentation)
+        nodes = read_case_nodes(self._segmentation)
         if nodes is None:
             return
         if self._worker.isBusy():
@@ -179,7 +179,7 @@ class ClickCorrection:
 
     def keep(self) -> None:
         """Write the previewed clicks into the segmentation, each with an undo state of its own."""
-        nodes = recall(self._segmentation)
+        nodes = read_case_nodes(self._segmentation)
         if nodes is None or self._labels is None or self.isWaiting or not self.hasPreview:
             return
         if get_segmentation_state(nodes) != self._sessionState or get_ct_state(nodes) != self._ctState:
@@ -268,7 +268,7 @@ class ClickCorrection:
     def _openInSteps(self) -> Iterator[None]:
         """Export the case and open a session, in steps that each take a fraction of a second."""
         try:
-            nodes = recall(self._segmentation)
+            nodes = read_case_nodes(self._segmentation)
             if nodes is None:
                 raise UserError(_("The result is no longer in the scene."), _("Segment the CT again."))
             require_correctable(nodes)
@@ -329,7 +329,7 @@ class ClickCorrection:
             self._fail(_createError(answer))
             return
         self._session, self._pid, self._isOpening = int(answer.answer["session"]), self._worker.pid(), False
-        nodes, queued = recall(self._segmentation), self._queued
+        nodes, queued = read_case_nodes(self._segmentation), self._queued
         if nodes is not None and not self._isCurrent(nodes):
             # Something was edited meanwhile.
             self._open()
@@ -339,7 +339,7 @@ class ClickCorrection:
         self._sendQueued()
 
     def _sendQueued(self) -> None:
-        nodes = recall(self._segmentation)
+        nodes = read_case_nodes(self._segmentation)
         strokes, self._queued = self._queued, []
         for stroke in strokes:
             try:
@@ -350,7 +350,7 @@ class ClickCorrection:
 
     def _send(self, nodes: CaseNodes, stroke: _Stroke) -> None:
         assert self._labels is not None and self._folder is not None
-        label = self._labels.label_of(stroke.target)
+        label = self._labels.get_label(stroke.target)
         if label is None:
             raise UserError(_("The segment was deleted."), _("Choose another organ."))
         self._locked |= get_accepted_labels(nodes, self._labels)
@@ -432,7 +432,7 @@ class ClickCorrection:
         return ClickChange(stroke.label, stroke.adds, box, before, after.astype(before.dtype), int(answer["strokes"]))
 
     def _showPreview(self) -> None:
-        nodes = recall(self._segmentation)
+        nodes = read_case_nodes(self._segmentation)
         if nodes is None or nodes.ct is None or self._labels is None or not self.hasPreview:
             hide_preview()
             return
@@ -445,7 +445,7 @@ class ClickCorrection:
 
     def _formatChanges(self) -> str:
         """What the previewed clicks change, by segment, in ml."""
-        nodes, labels = recall(self._segmentation), self._labels
+        nodes, labels = read_case_nodes(self._segmentation), self._labels
         if nodes is None or nodes.ct is None or labels is None:
             return ""
         ml = float(np.prod(nodes.ct.GetSpacing())) / 1000

@@ -1,9 +1,9 @@
 """Work in later turns of Qt's event loop, so that Slicer stays responsive.
 
-:func:`createTimer` delays a call, :class:`Steps` spreads long work over many turns, and :class:`SegmentationWatch`
-waits until the edits of a segmentation pause. :func:`drawNow` is for work that has to block. They use ``QTimer``
-objects of their own, because PythonQt never frees a callable passed to ``QTimer.singleShot``, nor anything that it
-references.
+:func:`createTimer` delays a call, :class:`StepRunner` spreads long work over many turns, and
+:class:`SegmentationObserver` waits until the edits of a segmentation pause. :func:`drawNow` is for work that has to
+block. They use ``QTimer`` objects of their own, because PythonQt never frees a callable passed to
+``QTimer.singleShot``, nor anything that it references.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def drawNow() -> None:
     slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
 
-class Steps:
+class StepRunner:
     """Runs one generator at a time, one step per turn of the event loop: each ``yield`` returns control to Slicer."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ _PAUSE_MS = 500
 _EVENTS = ("SegmentAdded", "SegmentRemoved", "SegmentModified", "SegmentsOrderModified", "SourceRepresentationModified")
 
 
-class SegmentationWatch(VTKObservationMixin):
+class SegmentationObserver(VTKObservationMixin):
     """Calls ``onChanged()`` once the edits of a segmentation have paused for half a second."""
 
     def __init__(self, onChanged: Callable[[], None]) -> None:

@@ -24,7 +24,7 @@ from DCASegmentationLib.event_loop import createTimer
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.ct_export import CT_FILE, Region, compute_ct_checksum, export_ct, require_ct
 from DCASegmentationLib.scene.nodes import removed_on_error
-from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept, find_kept_organs
+from DCASegmentationLib.scene.organ_changes import NO_KEPT_ORGANS, KeptOrgans, find_kept_organs
 from DCASegmentationLib.scene.partial_run import get_earlier_review, get_requested_organs
 from DCASegmentationLib.scene.result_import import (
     ResultFiles,
@@ -355,7 +355,7 @@ class SegmentationLogic:
             warnings.append(_("The organs are in a new segmentation: {problem}").format(problem=problem))
             segmentation = None
         requested = get_requested_organs(run.job.options.get("organs"), run.vocabulary)
-        kept = find_kept_organs(segmentation, requested) if run.job.keepCorrected else NOTHING_KEPT
+        kept = find_kept_organs(segmentation, requested) if run.job.keepCorrected else NO_KEPT_ORGANS
         earlier = get_earlier_review(segmentation, ct)
         if segmentation is not None:
             run.job.onBeforeReplace(segmentation)
@@ -371,7 +371,7 @@ class SegmentationLogic:
                     files, nodes, run.vocabulary, run.region, kept, self._checksum, requested, earlier, placement
                 )
             except Exception:
-                added.extend(nodes.label_maps())
+                added.extend(nodes.list_label_maps())
                 raise
             yield None
             try:
@@ -495,7 +495,7 @@ class SegmentationLogic:
         return outcomes[0].nodes
 
 
-def _formatKeptOrgans(kept: Kept, vocabulary: Vocabulary) -> list[str]:
+def _formatKeptOrgans(kept: KeptOrgans, vocabulary: Vocabulary) -> list[str]:
     """A sentence that names the organs that were kept as corrected or accepted; empty if there are none."""
     names = [vocabulary.by_key[key].name if key in vocabulary.by_key else key for key in kept.segments.values()]
     names += [

@@ -24,7 +24,7 @@ from dcaseg.synthesis.phantom.case import Phantom, generate
 from DCASegmentationLib import requirements
 from DCASegmentationLib.parameters import Device
 from DCASegmentationLib.scene.ct_export import export_ct
-from DCASegmentationLib.scene.maps import list_attention_levels, map_volume
+from DCASegmentationLib.scene.maps import list_attention_levels, load_map_volume
 from DCASegmentationLib.scene.result_import import import_result
 from DCASegmentationLib.scene.volumes import show_ct
 
@@ -125,7 +125,7 @@ def check_segmentation(test: Any, logic: Any) -> None:
         logic.stop()
     test.assertGreater(nodes.segmentation.GetSegmentation().GetNumberOfSegments(), 0)
     test.assertEqual(list_attention_levels(nodes), [1, 2, 3, 4])
-    test.assertIsNotNone(map_volume(nodes, "entropy"))
+    test.assertIsNotNone(load_map_volume(nodes, "entropy"))
     test.delayDisplay("The phantom is segmented")
 
 

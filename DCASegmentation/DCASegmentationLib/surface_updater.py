@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from DCASegmentationLib.event_loop import Steps
+from DCASegmentationLib.event_loop import StepRunner
 from DCASegmentationLib.scene.surfaces import update_surfaces_in_steps
 
 
@@ -16,7 +16,7 @@ class SurfaceUpdater:
     """
 
     def __init__(self) -> None:
-        self._steps = Steps()
+        self._steps = StepRunner()
         self._segmentation: Any = None
         self._outdated: set[str] = set()
 

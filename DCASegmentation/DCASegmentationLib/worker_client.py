@@ -72,7 +72,7 @@ SEGMENTATION = Purpose("The segmentation process", "Press Apply again.", isKeptW
 
 
 @dataclass(frozen=True)
-class Ending:
+class ExitReason:
     """Why a worker ended, in words for the user: what happened and what to do about it."""
 
     problem: str
@@ -94,7 +94,7 @@ class WorkerConnection:
         environment: Mapping[str, str] | None,
         purpose: Purpose,
         onEvent: Callable[[Event], None],
-        onEnd: Callable[[Ending], None],
+        onEnd: Callable[[ExitReason], None],
     ) -> None:
         self.lastLogLines: deque[str] = deque(maxlen=_LOG_LINES)
         self._onEvent, self._onEnd = onEvent, onEnd
@@ -102,7 +102,7 @@ class WorkerConnection:
         self.workerPid: int | None = None
         self._output = b""
         self._errorOutput = b""
-        self._ending: Ending | None = None
+        self._ending: ExitReason | None = None
         self._isAbandoned = self._isKilled = False
         self._endTimer = createTimer(self._reportEnd)
         self._launcherTimer = createTimer(self._killLauncher, _MILLISECONDS_TO_DIE)
@@ -123,7 +123,7 @@ class WorkerConnection:
         """Send ``request``. It waits in the pipe if the worker is still starting."""
         self._process.write(encode(request))
 
-    def kill(self, ending: Ending | None = None) -> None:
+    def kill(self, ending: ExitReason | None = None) -> None:
         """Kill the worker and all its child processes. ``onEnd`` is called later, with ``ending`` if one is given."""
         if self._ending is None:
             self._ending = ending
@@ -164,13 +164,13 @@ class WorkerConnection:
             event = decode_event(line)
         except ProtocolError as error:
             self._log(str(error))
-            self.kill(Ending(f"{self._purpose.process} sent an invalid answer.", _report(self._purpose)))
+            self.kill(ExitReason(f"{self._purpose.process} sent an invalid answer.", _report(self._purpose)))
             return
         if isinstance(event, Hello):
             self.workerPid = event.pid
             if event.version != VERSION:
                 self.kill(
-                    Ending(
+                    ExitReason(
                         f"{self._purpose.process} uses protocol version {event.version} instead of {VERSION}.",
                         "Restart Slicer: the extension was updated while Slicer was running.",
                     )
@@ -203,13 +203,13 @@ class WorkerConnection:
         # After all other errors the process ends, and the finished signal follows.
         if error == qt.QProcess.FailedToStart:
             self._end(
-                Ending(
+                ExitReason(
                     f"{self._program} could not be started.",
                     "Check that Slicer is installed completely and that no security software blocks it.",
                 )
             )
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: ExitReason) -> None:
         self._ending = self._ending or ending
         self._launcherTimer.stop()
         if not self._isAbandoned:
@@ -250,19 +250,19 @@ def _report(purpose: Purpose) -> str:
 _OF_LAUNCHER = "exit abnormally"
 
 
-def _createEnding(purpose: Purpose, exitCode: int, crashed: bool, lastLogLines: Iterable[str]) -> Ending:
+def _createEnding(purpose: Purpose, exitCode: int, crashed: bool, lastLogLines: Iterable[str]) -> ExitReason:
     if not crashed and exitCode == 0:
-        return Ending(f"{purpose.process} ended without an answer (exit code 0).", _report(purpose))
+        return ExitReason(f"{purpose.process} ended without an answer (exit code 0).", _report(purpose))
     remedy = f"{purpose.again} If the error persists, the computer may be low on memory: close other programs"
     remedy += ", or segment only a part of the CT." if purpose is SEGMENTATION else "."
     if crashed and not _IS_WINDOWS and exitCode == signal.SIGKILL:
-        return Ending(f"{purpose.process} was killed by the system or another program.", remedy)
+        return ExitReason(f"{purpose.process} was killed by the system or another program.", remedy)
     if crashed:
-        return Ending(f"{purpose.process} crashed (code {exitCode}).", remedy)
+        return ExitReason(f"{purpose.process} crashed (code {exitCode}).", remedy)
     if any(_OF_LAUNCHER in line for line in lastLogLines):
-        return Ending(f"{purpose.process} crashed, or was killed by the system or another program.", remedy)
+        return ExitReason(f"{purpose.process} crashed, or was killed by the system or another program.", remedy)
     remedy += " If that does not help, report the error together with the log."
-    return Ending(f"{purpose.process} ended without an answer (exit code {exitCode}).", remedy)
+    return ExitReason(f"{purpose.process} ended without an answer (exit code {exitCode}).", remedy)
 
 
 def _endTree(workerPid: int) -> None:
@@ -343,7 +343,7 @@ class WorkerProcess:
         def onEvent(event: Event) -> None:
             self._onEvent(connection, event)
 
-        def onEnd(ending: Ending) -> None:
+        def onEnd(ending: ExitReason) -> None:
             self._onEnd(connection, ending)
 
         connection = WorkerConnection(*self._startArguments, onEvent, onEnd)
@@ -415,7 +415,7 @@ class WorkerProcess:
                 connection.send(Quit())
                 self._killTimer.start()
 
-    def _onEnd(self, connection: WorkerConnection, ending: Ending) -> None:
+    def _onEnd(self, connection: WorkerConnection, ending: ExitReason) -> None:
         # A worker that has ended may have been replaced by another one, which has requests of its own.
         if connection is self._connection:
             self._lastLogLines = self.lastLogLines

@@ -133,12 +133,12 @@ def _draw_map(panel: Any, path: Path) -> None:
     """Draw the attention to the tail expert over the CT with its legend, with Slicer's displayable managers."""
     from dcaseg.rendering.planes import Plane
     from DCASegmentationLib.scene import expert_views
-    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.case_record import read_case_nodes
     from DCASegmentationLib.scene.offscreen import SliceView
     from DCASegmentationLib.scene.view_setup import find_organ_position
 
-    nodes = recall(panel.parameters.resultSegmentation)
-    node = expert_views.map_node(nodes, 4, "tail")
+    nodes = read_case_nodes(panel.parameters.resultSegmentation)
+    node = expert_views.get_map_node(nodes, 4, "tail")
     style = expert_views.MapStyle(threshold=0.33)
     with SliceView("Map", (640, 480)) as view:
         center = find_organ_position(nodes)
@@ -158,11 +158,11 @@ def _draw_clicks(panel: Any, fake: FakeSlicer, folder: Path, truth: Any) -> None
     import SimpleITK as sitk
 
     from dcaseg.organs import AMOS
-    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.case_record import read_case_nodes
     from DCASegmentationLib.scene.click_labels import create_click_labels, get_organ_target
     from DCASegmentationLib.scene.finding_view import hide_outline
 
-    nodes, clicks = recall(panel.parameters.resultSegmentation), panel.clickPanel
+    nodes, clicks = read_case_nodes(panel.parameters.resultSegmentation), panel.clickPanel
     now, wanted = create_click_labels(nodes).voxels, sitk.GetArrayFromImage(truth)
     depths = {}
     for organ in AMOS:
@@ -189,12 +189,12 @@ def _draw_clicks(panel: Any, fake: FakeSlicer, folder: Path, truth: Any) -> None
 def _draw_views(panel: Any, path: Path, center: tuple[float, float, float] | None = None) -> None:
     """Draw the slice views centered on a point, or on the second finding, with Slicer's displayable managers."""
     from dcaseg.rendering.planes import SCREEN_AXES, Plane
-    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.case_record import read_case_nodes
     from DCASegmentationLib.scene.finding_view import get_finding_position
     from DCASegmentationLib.scene.offscreen import SliceView, organs_filled
     from DCASegmentationLib.scene.review_record import read_review
 
-    nodes = recall(panel.parameters.resultSegmentation)
+    nodes = read_case_nodes(panel.parameters.resultSegmentation)
     center = center or get_finding_position(nodes, read_review(nodes.segmentation).findings[1])
     shown = []
     for orientation in SCREEN_AXES:

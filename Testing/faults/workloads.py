@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dcaseg.cohort.case import Case, Outcome, Settings
-from dcaseg.cohort.ledger import Ledger, State
+from dcaseg.cohort.ledger import Ledger, RunProgress
 from dcaseg.cohort.run import Cohort, _report
 from dcaseg.dicom.archive import Rules
 from dcaseg.errors import OutputError
@@ -309,7 +309,7 @@ def finish_cohort(root: Path, version: str) -> None:
     write_ledger(root, version)
     settings = Settings(str(root), str(root), "0", SegmentOptions())
     ledger = Ledger(root / "cohort.sqlite")
-    state = State()
+    state = RunProgress()
     try:
         ledger.note("source", version * 1000)
         _report(Cohort(root, settings, Rules(2), AMOS, "model"), root, ledger, state)

@@ -32,7 +32,7 @@ from dcaseg.cohort.case import CASES, LEDGER, OK, Settings
 from dcaseg.cohort.case_worker import get_peak_mb, process
 from dcaseg.cohort.dask_workers import LocalWorkers, local_client
 from dcaseg.cohort.discovery import find
-from dcaseg.cohort.ledger import Ledger, State
+from dcaseg.cohort.ledger import Ledger, RunProgress
 from dcaseg.cohort.run import Cohort, run_cohort
 from dcaseg.dicom.archive import Rules
 from dcaseg.imaging.writers import write_image
@@ -130,7 +130,7 @@ def cohort(setup: Setup, workers: int) -> dict[str, float]:
             used["workers"] = sum(client.run(_cpu_seconds).values()) - before
             used["program"] = process_time() - own
 
-    def tick(state: State) -> None:
+    def tick(state: RunProgress) -> None:
         own_peaks.extend([get_peak_mb()] * (state.counts.get(OK, 0) - len(own_peaks)))
 
     run_cohort(whole, warm_client, lambda *_: None, tick)

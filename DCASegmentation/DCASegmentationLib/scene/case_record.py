@@ -57,7 +57,7 @@ class CaseNodes:
         single = [self.dominant_expert, self.entropy, self.disagreement]
         return [*attention, *(node for node in single if node is not None)]
 
-    def map(self, name: str) -> Any | None:
+    def get_map(self, name: str) -> Any | None:
         """The volume node of a map (one of ``MAP_NAMES``), or None."""
         if name in _SINGLE_MAPS:
             return getattr(self, name)
@@ -65,23 +65,23 @@ class CaseNodes:
         return self.attention.get(level, {}).get(expert)
 
     def set_map(self, name: str, node: Any) -> None:
-        """Set the node of the map ``name``; call :func:`remember` to record it in the scene."""
+        """Set the node of the map ``name``; call :func:`write_case_nodes` to record it in the scene."""
         if name in _SINGLE_MAPS:
             setattr(self, name, node)
         else:
             expert, level = _parse_attention_name(name)
             self.attention.setdefault(level, {})[expert] = node
 
-    def label_maps(self) -> list[Any]:
+    def list_label_maps(self) -> list[Any]:
         """The label map volumes that the review uses."""
         return [node for node in (self.automatic, self.finding_ranks) if node is not None]
 
     def all(self) -> list[Any]:
         """All existing nodes of the case."""
-        return [*([] if self.ct is None else [self.ct]), self.segmentation, *self.maps(), *self.label_maps()]
+        return [*([] if self.ct is None else [self.ct]), self.segmentation, *self.maps(), *self.list_label_maps()]
 
 
-def remember(nodes: CaseNodes) -> None:
+def write_case_nodes(nodes: CaseNodes) -> None:
     """Record on the segmentation node which nodes belong to it, replacing an earlier record.
 
     It uses node references, because they are saved with the scene, are updated when nodes get new IDs on loading, and
@@ -104,7 +104,7 @@ def remember(nodes: CaseNodes) -> None:
 
 
 def get_recorded_volumes(segmentation: Any) -> list[Any]:
-    """The volumes that :func:`remember` recorded and that still exist, also those without voxels."""
+    """The volumes that :func:`write_case_nodes` recorded and that still exist, also those without voxels."""
     if is_clone(segmentation):
         return []
     parts = [segmentation.GetNodeReference(role) for role, _node in _iter_references(CaseNodes(None, segmentation))]
@@ -149,7 +149,7 @@ def find_cases(ct: Any | None) -> list[CaseNodes]:
     return [nodes for nodes in find_cases_in_scene() if ct is not None and nodes.ct is ct]
 
 
-def recall(segmentation: Any | None) -> CaseNodes | None:
+def read_case_nodes(segmentation: Any | None) -> CaseNodes | None:
     """The case of a vtkMRMLSegmentationNode, with the nodes that still exist; None if it is not one of ours.
 
     The clone of a result has no case (see :func:`is_clone`). Maps and label maps without voxels count as missing (see
@@ -182,7 +182,7 @@ def _is_empty(node: Any | None) -> bool:
 
 def find_cases_in_scene() -> list[CaseNodes]:
     """The cases in the scene, oldest first."""
-    found = map(recall, slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
+    found = map(read_case_nodes, slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
     return [nodes for nodes in found if nodes is not None]
 
 

@@ -24,7 +24,7 @@ from DCASegmentationLib.scene.review_record import (
     read_review,
     read_state,
 )
-from DCASegmentationLib.scene.segmentation import segment_layers
+from DCASegmentationLib.scene.segmentation import get_layers
 from DCASegmentationLib.scene.volumes import convert_to_sitk
 
 _OUTCOMES = {
@@ -77,7 +77,7 @@ def _create_label_image(nodes: CaseNodes, ct: sitk.Image) -> sitk.Image:
     """The current organs as labels on the grid of the CT."""
     labels = get_labels_by_segment(nodes)
     now = np.zeros(ct.GetSize()[::-1], np.uint8)
-    for layer in segment_layers(nodes.segmentation, nodes.ct):
+    for layer in get_layers(nodes.segmentation, nodes.ct):
         organs = relabel_layer(layer, labels)
         np.copyto(now[layer.box], organs, where=organs > 0)
     image = sitk.GetImageFromArray(now)

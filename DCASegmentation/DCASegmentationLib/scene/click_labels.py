@@ -16,15 +16,15 @@ from dcaseg.errors import UserError
 from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.ct_export import compute_ct_checksum, require_ct
-from DCASegmentationLib.scene.finding_status import segment_for
+from DCASegmentationLib.scene.finding_status import get_or_add_segment
 from DCASegmentationLib.scene.finding_view import FindingVoxels, move_members
 from DCASegmentationLib.scene.organ_changes import get_labels_by_segment
 from DCASegmentationLib.scene.review_record import CORRECTED, read_origin, read_review, read_state, read_vocabulary
 from DCASegmentationLib.scene.segmentation import (
+    get_layers,
     get_organs_by_segment,
     iter_layer_images,
     require_target,
-    segment_layers,
 )
 from DCASegmentationLib.scene.surfaces import without_surfaces
 from DCASegmentationLib.scene.volumes import get_ijk_to_ras, get_ijk_to_world
@@ -69,7 +69,7 @@ def find_target(nodes: CaseNodes, ras: tuple[float, float, float]) -> Target | N
     if nodes.ct is None or not get_ct_state(nodes):
         return None
     index = np.rint(np.linalg.inv(get_ijk_to_world(nodes.ct)) @ [*ras, 1.0])[2::-1].astype(int)
-    for layer in reversed(segment_layers(nodes.segmentation, nodes.ct)):
+    for layer in reversed(get_layers(nodes.segmentation, nodes.ct)):
         at = tuple(int(position) - part.start for position, part in zip(index, layer.box, strict=True))
         if any(not 0 <= each < size for each, size in zip(at, layer.labels.shape, strict=True)):
             continue
@@ -93,7 +93,7 @@ class ClickLabels:
     titles: dict[int, str]
     new: int
 
-    def label_of(self, target: Target) -> int | None:
+    def get_label(self, target: Target) -> int | None:
         """The label of ``target``; None if its segment was deleted or its organ is unknown."""
         if target == NEW_SEGMENT:
             return self.new
@@ -159,7 +159,7 @@ def create_click_labels(nodes: CaseNodes) -> ClickLabels:
     titles[new] = _("new segment")
     numbers = {segment_id: label for label, segment_id in segments.items()}
     voxels = np.zeros(nodes.ct.GetImageData().GetDimensions()[::-1], np.uint8 if new <= 255 else np.uint16)
-    for layer in segment_layers(nodes.segmentation, nodes.ct):
+    for layer in get_layers(nodes.segmentation, nodes.ct):
         table = np.zeros(max([int(layer.labels.max(initial=0)), *layer.segments]) + 1, voxels.dtype)
         for value, segment_id in layer.segments.items():
             table[value] = numbers[segment_id]
@@ -256,7 +256,7 @@ def write_change(nodes: CaseNodes, labels: ClickLabels, change: ClickChange) -> 
     modification = nodes.segmentation.StartModify()
     try:
         with without_surfaces(nodes.segmentation):
-            segment_id = _segment_of(nodes, labels, change.label)
+            segment_id = _get_segment(nodes, labels, change.label)
             hits = [np.flatnonzero(changed.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
             inner = tuple(slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
             z, y, x = (slice(part.start + each.start, part.start + each.stop)
@@ -273,11 +273,11 @@ def write_change(nodes: CaseNodes, labels: ClickLabels, change: ClickChange) -> 
     return set(touched.values())
 
 
-def _segment_of(nodes: CaseNodes, labels: ClickLabels, label: int) -> str:
+def _get_segment(nodes: CaseNodes, labels: ClickLabels, label: int) -> str:
     """The ID of the segment with ``label``, which is added if it does not exist yet."""
     if label not in labels.segments:
         if label in labels.keys:
-            labels.segments[label] = segment_for(nodes, label)
+            labels.segments[label] = get_or_add_segment(nodes, label)
         else:
             content = nodes.segmentation.GetSegmentation()
             labels.segments[label] = str(content.AddEmptySegment())

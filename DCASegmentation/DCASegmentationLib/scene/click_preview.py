@@ -62,7 +62,7 @@ def _show(kind: str, surface: Any, transform: str | None) -> None:
     """Outline ``surface`` (vtkPolyData), which lies under the transform node with the ID ``transform``."""
     tag, name, _color = _OUTLINES[kind]
     node = _find_node(kind) or add_singleton_node(_MODEL, tag, name, hidden=True)
-    display = _display_of(node, kind)
+    display = _get_display_node(node, kind)
     before = node.StartModify()
     node.SetAndObservePolyData(surface)
     node.SetAndObserveTransformNodeID(transform)
@@ -74,7 +74,7 @@ def _find_node(kind: str) -> Any | None:
     return get_singleton_node(_MODEL, _OUTLINES[kind][0])
 
 
-def _display_of(node: Any, kind: str) -> Any:
+def _get_display_node(node: Any, kind: str) -> Any:
     """The display node of an outline, created again if closing the scene has removed it."""
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()

@@ -148,7 +148,7 @@ _ENOUGH_VOXELS = 500_000
 _MIN_ALONG_AN_AXIS = 8
 
 
-def open_ct() -> Any | None:
+def find_open_ct() -> Any | None:
     """The CT in the red slice view, otherwise the first CT in the scene; None if no volume looks like a CT."""
     scene = slicer.mrmlScene
     composite = scene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")

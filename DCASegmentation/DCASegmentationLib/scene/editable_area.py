@@ -17,7 +17,7 @@ from dcaseg.review.schema import Finding
 from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.finding_view import get_finding_voxels
-from DCASegmentationLib.scene.maps import map_volume
+from DCASegmentationLib.scene.maps import load_map_volume
 from DCASegmentationLib.scene.nodes import add_singleton_node, get_singleton_node, remove_nodes
 from DCASegmentationLib.scene.volumes import get_relative_box, set_voxels
 
@@ -65,7 +65,7 @@ def limit_to_uncertain(nodes: CaseNodes, threshold: float = UNCERTAIN) -> Any | 
 
     Returns the volume as :func:`limit_to_finding` does; None if the case has no uncertainty map.
     """
-    entropy = map_volume(nodes, "entropy")
+    entropy = load_map_volume(nodes, "entropy")
     if entropy is None or entropy.GetImageData() is None:
         return None
     values = slicer.util.arrayFromVolume(entropy) >= threshold

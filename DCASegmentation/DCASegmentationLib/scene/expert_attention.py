@@ -13,7 +13,7 @@ from dcaseg.organs import VOCABULARIES
 from dcaseg.rendering.layout import EXPERT_TITLES, EXPERTS
 from DCASegmentationLib.scene.case_record import CaseNodes, mark_as_part
 from DCASegmentationLib.scene.nodes import add_node
-from DCASegmentationLib.scene.segmentation import segment_layers
+from DCASegmentationLib.scene.segmentation import get_layers
 
 _TABLE, _CHART = "DCASegmentation.attention_table", "DCASegmentation.attention_chart"
 _ORGAN, _NUMBER, _SERIES = "Organ", "Number", "DCASegmentation.attention_series."
@@ -50,7 +50,7 @@ def compute_segment_attention(nodes: CaseNodes, level: int) -> list[SegmentAtten
     arrays = {expert: slicer.util.arrayFromVolume(node) for expert, node in maps.items()}
     means: dict[str, dict[str, float]] = {}
     # All maps of a level share one grid.
-    for layer in segment_layers(nodes.segmentation, next(iter(maps.values()))):
+    for layer in get_layers(nodes.segmentation, next(iter(maps.values()))):
         for expert, array in arrays.items():
             for segment_id, values in layer.get_values_by_segment(array).items():
                 if len(values):
@@ -68,9 +68,9 @@ def update_chart(nodes: CaseNodes, level: int, rows: list[SegmentAttention]) -> 
     The nodes are created once per case and referenced by its segmentation. Slicer's plots label this axis with numbers,
     so the axis title lists the organ for each number.
     """
-    table = _own_node(nodes, _TABLE, "vtkMRMLTableNode", "Mean attention by organ")
+    table = _get_or_create_node(nodes, _TABLE, "vtkMRMLTableNode", "Mean attention by organ")
     _fill(table, [row for row in rows if row.means])
-    chart = _own_node(nodes, _CHART, "vtkMRMLPlotChartNode", "Mean attention by organ")
+    chart = _get_or_create_node(nodes, _CHART, "vtkMRMLPlotChartNode", "Mean attention by organ")
     shown = [row.short_name for row in rows if row.means]
     before = chart.StartModify()
     chart.SetTitle(f"Mean attention to each expert by organ (level {level})")
@@ -99,7 +99,7 @@ def _format_names(names: list[str]) -> str:
 
 
 def _update_plot_series(nodes: CaseNodes, table: Any, expert: str, color: tuple[int, int, int]) -> Any:
-    series = _own_node(nodes, _SERIES + expert, "vtkMRMLPlotSeriesNode", EXPERT_TITLES[expert])
+    series = _get_or_create_node(nodes, _SERIES + expert, "vtkMRMLPlotSeriesNode", EXPERT_TITLES[expert])
     series.SetName(EXPERT_TITLES[expert])
     series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatterBar)
     series.SetAndObserveTableNodeID(table.GetID())
@@ -131,7 +131,7 @@ def _fill(table: Any, rows: list[SegmentAttention]) -> None:
     table.EndModify(before)
 
 
-def _own_node(nodes: CaseNodes, role: str, class_name: str, name: str) -> Any:
+def _get_or_create_node(nodes: CaseNodes, role: str, class_name: str, name: str) -> Any:
     node = nodes.segmentation.GetNodeReference(role)
     if node is None:
         node = add_node(class_name, name, hidden=True)

@@ -12,7 +12,7 @@ import slicer.util
 from dcaseg.rendering.layout import EXPERTS
 from DCASegmentationLib.scene import maps as map_files
 from DCASegmentationLib.scene.case_record import CaseNodes, find_cases, get_attention_name
-from DCASegmentationLib.scene.maps import MIN_SHARE, get_expert_colors, refresh_legend, scale_colors
+from DCASegmentationLib.scene.maps import MIN_SHARE, get_expert_colors, get_scale_colors, refresh_legend
 
 # The maps that the user can select; the parameter node stores these names.
 NONE, DOMINANT, UNCERTAINTY, DISAGREEMENT = "none", "deciding", "uncertainty", "disagreement"
@@ -41,19 +41,19 @@ def list_choices(nodes: CaseNodes, level: int) -> list[str]:
     """The maps that can be selected for a case, with attention at ``level``; the other maps have no level."""
     available = map_files.list_available_maps(nodes)
     order = (DOMINANT, *EXPERT_NAMES, UNCERTAINTY, DISAGREEMENT)
-    return [NONE, *(choice for choice in order if map_name(level, choice) in available)]
+    return [NONE, *(choice for choice in order if get_map_name(level, choice) in available)]
 
 
-def map_name(level: int, choice: str) -> str:
+def get_map_name(level: int, choice: str) -> str:
     """The name of a selected map (see ``case_record.MAP_NAMES``); empty for "none"."""
     single = {NONE: "", DOMINANT: "dominant_expert", UNCERTAINTY: "entropy", DISAGREEMENT: "disagreement"}
     return single[choice] if choice in single else get_attention_name(level, choice)
 
 
-def map_node(nodes: CaseNodes, level: int, choice: str) -> Any | None:
+def get_map_node(nodes: CaseNodes, level: int, choice: str) -> Any | None:
     """The volume node of a selected map, loaded if necessary; None for "none" and if the case lacks the map."""
-    name = map_name(level, choice)
-    return map_files.map_volume(nodes, name) if name else None
+    name = get_map_name(level, choice)
+    return map_files.load_map_volume(nodes, name) if name else None
 
 
 def get_initial_threshold(choice: str) -> float:
@@ -141,7 +141,7 @@ def apply_style(node: Any, style: MapStyle) -> None:
         display.SetAndObserveColorNodeID(get_expert_colors().GetID())
     else:
         before = display.StartModify()
-        display.SetAndObserveColorNodeID(scale_colors(style.colors).GetID())
+        display.SetAndObserveColorNodeID(get_scale_colors(style.colors).GetID())
         display.SetLowerThreshold(max(style.threshold, MIN_SHARE))
         display.SetApplyThreshold(True)
         display.EndModify(before)
@@ -156,7 +156,7 @@ def show_side_by_side(composites: Mapping[str, Any], nodes: CaseNodes, level: in
     Views in which the user looks at another CT show no map.
     """
     for expert, composite in composites.items():
-        node = map_node(nodes, level, expert) if _shows_ct(composite, nodes) else None
+        node = get_map_node(nodes, level, expert) if _shows_ct(composite, nodes) else None
         if node is not None:
             apply_style(node, style)
         if set_map_layer(composite, nodes, node, style.opacity) and node is not None:
@@ -167,7 +167,7 @@ def show_side_by_side(composites: Mapping[str, Any], nodes: CaseNodes, level: in
 def refresh_legends(nodes: CaseNodes, level: int, shown: bool) -> None:
     """Show the legends of the comparison in views that were created after the legends."""
     for expert in EXPERT_NAMES:
-        node = map_node(nodes, level, expert)
+        node = get_map_node(nodes, level, expert)
         if node is not None:
             refresh_legend(node, shown)
 

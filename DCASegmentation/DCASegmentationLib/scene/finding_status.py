@@ -259,7 +259,7 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
     for label in np.unique(suggestion).tolist():
         if label and label not in get_labels_by_segment(nodes).values():
             # The organ has no segment yet, so nothing was replaced.
-            kept[segment_for(nodes, label)] = ""
+            kept[get_or_add_segment(nodes, label)] = ""
     labels = get_labels_by_segment(nodes)
     changed = set_members(nodes, finding, {segment_id: suggestion == labels[segment_id] for segment_id in labels})
     state = read_state(nodes.segmentation)
@@ -294,7 +294,7 @@ def take_back(nodes: CaseNodes, rank: int) -> set[str]:
     return changed
 
 
-def segment_for(nodes: CaseNodes, label: int) -> str:
+def get_or_add_segment(nodes: CaseNodes, label: int) -> str:
     """The ID of the segment of the organ with this label; an empty segment is added if there is none.
 
     Raises UserError if the label is unknown.

@@ -16,7 +16,7 @@ from dcaseg.review.schema import Finding
 from dcaseg.types import Box
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.nodes import add_singleton_node, get_singleton_node, to_world
-from DCASegmentationLib.scene.segmentation import own_organs, segment_layers
+from DCASegmentationLib.scene.segmentation import get_layers, list_organ_segments
 from DCASegmentationLib.scene.surfaces import without_surfaces
 from DCASegmentationLib.scene.volumes import get_ijk_to_ras
 
@@ -54,8 +54,8 @@ def get_finding_voxels(nodes: CaseNodes, rank: int) -> FindingVoxels | None:
 
 def compute_segment_masks(nodes: CaseNodes, finding: FindingVoxels) -> dict[str, np.ndarray]:
     """For each segment of this module, by segment ID: which of the finding's voxels (bool, one dimension) are in it."""
-    found = {segment_id: np.zeros(finding.count, bool) for segment_id in own_organs(nodes.segmentation)}
-    for layer in segment_layers(nodes.segmentation, finding.volume):
+    found = {segment_id: np.zeros(finding.count, bool) for segment_id in list_organ_segments(nodes.segmentation)}
+    for layer in get_layers(nodes.segmentation, finding.volume):
         whole = np.zeros(finding.volume.GetImageData().GetDimensions()[::-1], layer.labels.dtype)
         whole[layer.box] = layer.labels
         inside = whole[finding.box][finding.mask]
@@ -138,12 +138,12 @@ def show_outline(nodes: CaseNodes, finding: Finding) -> Any | None:
         hide_outline()
         return None
     node = get_singleton_node(_MODEL, _TAG) or add_singleton_node(_MODEL, _TAG, hidden=True)
-    _display_of(node)
+    _get_display_node(node)
     before = node.StartModify()
     node.SetName(f"{finding.rank}: {finding.name}")
     node.SetAndObservePolyData(extract_surface(voxels))
     node.SetAndObserveTransformNodeID(voxels.volume.GetTransformNodeID())
-    _display_of(node).SetVisibility(True)
+    _get_display_node(node).SetVisibility(True)
     node.EndModify(before)
     return node
 
@@ -202,7 +202,7 @@ def extract_surface(voxels: FindingVoxels) -> Any:
     return placed.GetOutput()
 
 
-def _display_of(node: Any) -> Any:
+def _get_display_node(node: Any) -> Any:
     """The display node of the outline, created again if closing the scene has removed it."""
     if node.GetDisplayNode() is not None:
         return node.GetDisplayNode()

@@ -21,7 +21,14 @@ import slicer.util
 from dcaseg.rendering.body import AIR_HU, COARSE_MM, compute_body_in_steps
 from dcaseg.rendering.layout import EXPERTS, SHORT_EXPERT_TITLES, color_table
 from dcaseg.temp_paths import is_left_over, own_prefix
-from DCASegmentationLib.scene.case_record import LEVELS, MAP_NAMES, CaseNodes, get_attention_name, recall, remember
+from DCASegmentationLib.scene.case_record import (
+    LEVELS,
+    MAP_NAMES,
+    CaseNodes,
+    get_attention_name,
+    read_case_nodes,
+    write_case_nodes,
+)
 from DCASegmentationLib.scene.placement import note_grids
 from DCASegmentationLib.scene.subject_hierarchy import place_in_folder
 from DCASegmentationLib.scene.volumes import CTPlacement, add_volume, get_ijk_to_ras, place_under
@@ -29,13 +36,15 @@ from DCASegmentationLib.scene.volumes import CTPlacement, add_volume, get_ijk_to
 _TAG = "DCASegmentation.colors"
 
 
-def scale_colors(name: str) -> Any:
+def get_scale_colors(name: str) -> Any:
     """The vtkMRMLColorTableNode of a perceptual color map (a key of ``rendering.layout.COLOR_MAPS``).
 
     It is a separate node, saved with the scene, because slicer-core does not include Slicer's files of these colors.
     """
     table = color_table(name)
-    return _color_node(f"{name} (0 to 1)", [(f"{i / (len(table) - 1):.2f}", *rgb, 255) for i, rgb in enumerate(table)])
+    return _get_color_node(
+        f"{name} (0 to 1)", [(f"{i / (len(table) - 1):.2f}", *rgb, 255) for i, rgb in enumerate(table)]
+    )
 
 
 def get_expert_colors() -> Any:
@@ -43,10 +52,10 @@ def get_expert_colors() -> Any:
     names = [f"{SHORT_EXPERT_TITLES[expert].lower()} organs" for _, expert, _ in EXPERTS]
     colors = [color for _, _, color in EXPERTS]
     entries = [("background", 0, 0, 0, 0), *((name, *rgb, 255) for name, rgb in zip(names, colors, strict=True))]
-    return _color_node("DCA experts", entries)
+    return _get_color_node("DCA experts", entries)
 
 
-def _color_node(name: str, entries: Sequence[tuple[Any, ...]]) -> Any:
+def _get_color_node(name: str, entries: Sequence[tuple[Any, ...]]) -> Any:
     if (node := _find_color_node(name)) is not None:
         return node
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
@@ -65,15 +74,15 @@ def _color_node(name: str, entries: Sequence[tuple[Any, ...]]) -> Any:
 
 def save_colors(saved: bool) -> None:
     """Set whether the color nodes are saved with the scene; they must be if the maps are."""
-    for node in _own_nodes():
+    for node in _list_color_nodes():
         node.SetSaveWithScene(saved)
 
 
 def _find_color_node(name: str) -> Any | None:
-    return next((node for node in _own_nodes() if node.GetAttribute(_TAG) == name), None)
+    return next((node for node in _list_color_nodes() if node.GetAttribute(_TAG) == name), None)
 
 
-def _own_nodes() -> list[Any]:
+def _list_color_nodes() -> list[Any]:
     nodes = slicer.util.getNodesByClass("vtkMRMLColorTableNode")
     return [node for node in nodes if node.GetAttribute(_TAG) is not None]
 
@@ -150,7 +159,7 @@ def show_map(image: sitk.Image, name: str, title: str, colors: str) -> Any:
     """
     node = add_volume(image, name, "vtkMRMLScalarVolumeNode", hidden=True)
     display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID(scale_colors(colors).GetID())
+    display.SetAndObserveColorNodeID(get_scale_colors(colors).GetID())
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(0.0, 1.0)
     display.SetLowerThreshold(MIN_SHARE)
@@ -212,7 +221,7 @@ def take_map_files(
     nodes.segmentation.SetAttribute(_FOLDER, str(folder))
 
 
-def _from_world(folder: Path, ct: Any) -> np.ndarray:
+def _read_from_world(folder: Path, ct: Any) -> np.ndarray:
     """The matrix (4, 4) from the space of the map files to the CT's own space as it is now.
 
     Raises OSError or ValueError if the file that states it cannot be read.
@@ -231,7 +240,7 @@ def list_available_maps(nodes: CaseNodes) -> set[str]:
     return {
         name
         for name in MAP_NAMES
-        if nodes.map(name) is not None or (folder is not None and (folder / f"{name}.nrrd").is_file())
+        if nodes.get_map(name) is not None or (folder is not None and (folder / f"{name}.nrrd").is_file())
     }
 
 
@@ -243,23 +252,23 @@ def list_attention_levels(nodes: CaseNodes) -> list[int]:
     ]
 
 
-def map_volume(nodes: CaseNodes, name: str) -> Any | None:
+def load_map_volume(nodes: CaseNodes, name: str) -> Any | None:
     """The volume node of a map, loaded from its file if it has not been shown yet; None if the case lacks the map.
 
     Voxels outside the body are set to 0, which is not displayed.
     """
-    node = nodes.map(name)
+    node = nodes.get_map(name)
     folder = _get_folder(nodes.segmentation)
-    if node is None and (recorded := recall(nodes.segmentation)) is not None:
+    if node is None and (recorded := read_case_nodes(nodes.segmentation)) is not None:
         # Another part of the panel may have loaded it.
-        node = recorded.map(name)
+        node = recorded.get_map(name)
         if node is not None:
             nodes.set_map(name, node)
     if node is not None or folder is None:
         return node
     try:
         image = sitk.ReadImage(str(folder / f"{name}.nrrd"))
-        from_world = _from_world(folder, nodes.ct) if nodes.ct is not None else None
+        from_world = _read_from_world(folder, nodes.ct) if nodes.ct is not None else None
     except (RuntimeError, OSError, ValueError):
         return None
     node = show_named_map(image, name)
@@ -270,7 +279,7 @@ def map_volume(nodes: CaseNodes, name: str) -> Any | None:
         if name != _IN_ORGANS:
             _apply_cached_body_mask(node, nodes.ct, folder)
     nodes.set_map(name, node)
-    remember(nodes)
+    write_case_nodes(nodes)
     note_grids(nodes)
     place_in_folder([node], nodes.segmentation)
     return node
@@ -313,7 +322,7 @@ def _get_folder(segmentation: Any) -> Path | None:
 def _apply_cached_body_mask(node: Any, ct: Any, folder: Path) -> None:
     """Set a map to 0 in air and table. The body mask is computed once per grid and cached in the maps' folder."""
     values = slicer.util.arrayFromVolume(node)
-    cache = _mask_file(folder, values.shape)
+    cache = _get_mask_file(folder, values.shape)
     try:
         outside = np.load(cache, allow_pickle=False)
     except (OSError, ValueError):
@@ -328,7 +337,7 @@ def apply_body_mask(nodes: CaseNodes) -> None:
     """Set the map volumes of a case to 0 in air and table, where they mean nothing."""
     outside: dict[tuple[int, ...], np.ndarray] = {}
     for name in MAP_NAMES:
-        node = nodes.map(name)
+        node = nodes.get_map(name)
         if node is None or name == _IN_ORGANS:
             continue
         values = slicer.util.arrayFromVolume(node)
@@ -338,7 +347,7 @@ def apply_body_mask(nodes: CaseNodes) -> None:
         slicer.util.arrayFromVolumeModified(node)
 
 
-def _mask_file(folder: Path, shape: tuple[int, ...]) -> Path:
+def _get_mask_file(folder: Path, shape: tuple[int, ...]) -> Path:
     return folder / f"{'x'.join(map(str, shape))}-{_BODY}"
 
 
@@ -354,11 +363,11 @@ def prepare_maps_in_steps(nodes: CaseNodes) -> Iterator[None]:
     reader.SetFileName(str(paths[0]))
     try:
         reader.ReadImageInformation()
-        from_world = _from_world(folder, nodes.ct)
+        from_world = _read_from_world(folder, nodes.ct)
     except (RuntimeError, OSError, ValueError):
         return
     shape = tuple(int(length) for length in reversed(reader.GetSize()))
-    if (cache := _mask_file(folder, shape)).exists():
+    if (cache := _get_mask_file(folder, shape)).exists():
         return
     yield
     to_ras = np.eye(4)

@@ -239,7 +239,7 @@ def render_maps(nodes: CaseNodes, titles: Mapping[str, str], plane: Plane, sizes
 @contextmanager
 def organs_filled(segmentation: Any) -> Iterator[None]:
     """Within the context, organs are outlined and faintly filled in their colors."""
-    with _style(segmentation, FILL_OPACITY, thickness=2):
+    with _set_style(segmentation, FILL_OPACITY, thickness=2):
         yield
 
 
@@ -248,7 +248,7 @@ def organs_outlined_in_white(segmentation: Any) -> Iterator[None]:
     """Within the context, organs are thinly outlined in white, which no map uses."""
     display = segmentation.GetDisplayNode()
     organs = segmentation.GetSegmentation().GetSegmentIDs()
-    with _style(segmentation, 0.0, thickness=1):
+    with _set_style(segmentation, 0.0, thickness=1):
         for organ in organs:
             display.SetSegmentOverrideColor(organ, *_WHITE)
         try:
@@ -259,7 +259,7 @@ def organs_outlined_in_white(segmentation: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _style(segmentation: Any, fill: float, thickness: int) -> Iterator[None]:
+def _set_style(segmentation: Any, fill: float, thickness: int) -> Iterator[None]:
     display = segmentation.GetDisplayNode()
     before = (display.GetVisibility2DFill(), display.GetOpacity2DFill(), display.GetSliceIntersectionThickness())
     display.SetVisibility2DOutline(True)
@@ -275,7 +275,7 @@ def _style(segmentation: Any, fill: float, thickness: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RenderedCase:
     """The path of a picture, and why it was drawn by matplotlib (empty if Slicer's views rendered it)."""
 
     path: Path
@@ -285,7 +285,7 @@ class Drawn:
 def draw(
     path: Path, ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, title: str, subtitle: str = "",
     nodes: CaseNodes | None = None,
-) -> Drawn:  # fmt: skip
+) -> RenderedCase:  # fmt: skip
     """Write the picture of a case as PNG: three slices, the organs in 3D, attention maps, and dominant expert.
 
     ``nodes`` are those of ``scene_builder.build_scene``; without them the scene is built here.
@@ -295,9 +295,9 @@ def draw(
     reason = find_rendering_problem()
     if reason:
         draw_case(path, ct, result, vocabulary, title, subtitle)
-        return Drawn(path, reason)
+        return RenderedCase(path, reason)
     write_picture(_render_picture(ct, result, vocabulary, title, subtitle, nodes), path)
-    return Drawn(path, "")
+    return RenderedCase(path, "")
 
 
 def _render_picture(

@@ -13,14 +13,14 @@ import slicer.util
 
 from dcaseg.imaging.label_comparison import OrganChange, compare_label_maps
 from dcaseg.types import Box
-from DCASegmentationLib.scene.case_record import CaseNodes, recall
+from DCASegmentationLib.scene.case_record import CaseNodes, read_case_nodes
 from DCASegmentationLib.scene.review_record import read_state, read_vocabulary
-from DCASegmentationLib.scene.segmentation import Layer, get_organs_by_segment, has_voxels, segment_layers
+from DCASegmentationLib.scene.segmentation import Layer, get_layers, get_organs_by_segment, has_voxels
 from DCASegmentationLib.scene.volumes import find_box_in_grid, get_relative_box, merge_boxes
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptOrgans:
     """What a new run must not change: ``segments`` (organ key by segment ID) and organs (keys) ``removed`` by hand."""
 
     segments: Mapping[str, str]
@@ -32,7 +32,7 @@ class Kept:
         return (*self.segments.values(), *self.removed)
 
 
-NOTHING_KEPT = Kept({})
+NO_KEPT_ORGANS = KeptOrgans({})
 
 
 def compute_organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
@@ -45,7 +45,7 @@ def compute_organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
     if nodes.automatic is None or vocabulary is None or not has_voxels(nodes.segmentation):
         return ()
     reference, box = _choose_reference(nodes)
-    layers = segment_layers(nodes.segmentation, reference)
+    layers = get_layers(nodes.segmentation, reference)
     whole = merge_boxes(box, *(layer.box for layer in layers))
     before = np.zeros([part.stop - part.start for part in whole], np.uint8)
     before[get_relative_box(box, whole)] = slicer.util.arrayFromVolume(nodes.automatic)
@@ -85,7 +85,7 @@ def get_current_labels(nodes: CaseNodes) -> np.ndarray:
     assert nodes.automatic is not None
     labels = get_labels_by_segment(nodes)
     now = np.zeros(nodes.automatic.GetImageData().GetDimensions()[::-1], np.uint8)
-    for layer in segment_layers(nodes.segmentation, nodes.automatic):
+    for layer in get_layers(nodes.segmentation, nodes.automatic):
         organs = relabel_layer(layer, labels)
         np.copyto(now[layer.box], organs, where=organs > 0)
     return now
@@ -109,15 +109,15 @@ def relabel_layer(layer: Layer, labels: Mapping[str, int]) -> np.ndarray:
     return np.asarray(numbers[layer.labels])
 
 
-def find_kept_organs(segmentation: Any | None, requested: Collection[str] | None = None) -> Kept:
+def find_kept_organs(segmentation: Any | None, requested: Collection[str] | None = None) -> KeptOrgans:
     """The organs of a vtkMRMLSegmentationNode that a new run must not change, of those ``requested`` (keys; None: all).
 
     They were corrected, or are completed in Slicer's segment status. Without the automatic result, as in a segmentation
     loaded from a .seg.nrrd file, these are all organs whose status says that someone has worked on them.
     """
     if segmentation is None:
-        return NOTHING_KEPT
-    nodes = recall(segmentation)
+        return NO_KEPT_ORGANS
+    nodes = read_case_nodes(segmentation)
     changed = (
         {change.organ.key for change in compute_organ_changes(nodes) if change.changed} if nodes is not None else set()
     )
@@ -135,7 +135,7 @@ def find_kept_organs(segmentation: Any | None, requested: Collection[str] | None
     if requested is not None:
         kept = {segment_id: key for segment_id, key in kept.items() if key in requested}
         removed &= set(requested)
-    return Kept(kept, tuple(sorted(removed)))
+    return KeptOrgans(kept, tuple(sorted(removed)))
 
 
 def _choose_reference(nodes: CaseNodes) -> tuple[Any, Box]:

@@ -17,7 +17,7 @@ from dcaseg.errors import UserError
 from dcaseg.organs import Vocabulary
 from dcaseg.review.schema import Finding, Review
 from dcaseg.types import Box
-from DCASegmentationLib.scene.case_record import recall
+from DCASegmentationLib.scene.case_record import read_case_nodes
 from DCASegmentationLib.scene.ct_export import Region
 from DCASegmentationLib.scene.review_record import (
     ReviewState,
@@ -28,7 +28,7 @@ from DCASegmentationLib.scene.review_record import (
     read_vocabulary,
     unpack,
 )
-from DCASegmentationLib.scene.segmentation import find_unique_labels, get_organs_by_segment, segment_layers
+from DCASegmentationLib.scene.segmentation import find_unique_labels, get_layers, get_organs_by_segment
 from DCASegmentationLib.scene.volumes import find_box_in_grid
 
 
@@ -46,7 +46,7 @@ def find_organs_in_region(segmentation: Any, ct: Any, region: Region) -> set[str
     """The keys of this module's organs in a vtkMRMLSegmentationNode that have voxels in ``region`` of the CT's grid."""
     organs = get_organs_by_segment(segmentation)
     found = set()
-    for layer in segment_layers(segmentation, ct):
+    for layer in get_layers(segmentation, ct):
         whole = zip(layer.box, region.slices, strict=True)
         part = tuple(slice(max(b.start, r.start) - b.start, max(min(b.stop, r.stop) - b.start, 0)) for b, r in whole)
         for value in find_unique_labels(layer.labels[part]):
@@ -77,7 +77,7 @@ def merge_labels_outside_region(
     ``organs`` are segments to replace: organ key by segment ID.
     """
     joined = np.zeros_like(labels)
-    for layer in segment_layers(segmentation, ct):
+    for layer in get_layers(segmentation, ct):
         table = np.zeros(max([int(layer.labels.max(initial=0)), *layer.segments]) + 1, labels.dtype)
         for value, segment_id in layer.segments.items():
             if (key := organs.get(segment_id)) in vocabulary.by_key:
@@ -89,7 +89,7 @@ def merge_labels_outside_region(
 
 
 @dataclass(frozen=True)
-class Reviewed:
+class ReviewedResult:
     """The automatic ``labels`` of a result (z, y, x, on the grid of the CT), and what the review found in them.
 
     ``ranks`` holds the rank of the finding at each voxel; it and ``review`` are None without a review. ``suggestions``
@@ -109,12 +109,12 @@ class EarlierReview:
 
     vocabulary: Vocabulary
     box: Box
-    reviewed: Reviewed
+    reviewed: ReviewedResult
 
 
 def get_earlier_review(segmentation: Any | None, ct: Any) -> EarlierReview | None:
     """What a case has before another run; None if there is no automatic result on the grid of this CT."""
-    nodes = recall(segmentation)
+    nodes = read_case_nodes(segmentation)
     vocabulary = read_vocabulary(segmentation) if nodes is not None else None
     if nodes is None or nodes.automatic is None or vocabulary is None or nodes.ct is not ct:
         return None
@@ -131,12 +131,12 @@ def get_earlier_review(segmentation: Any | None, ct: Any) -> EarlierReview | Non
         if (labels_of_finding := read_suggestion(nodes.segmentation, finding.rank)) is not None
     }
     state = read_state(nodes.segmentation)
-    return EarlierReview(vocabulary, box, Reviewed(labels, review, ranks, suggestions, state))
+    return EarlierReview(vocabulary, box, ReviewedResult(labels, review, ranks, suggestions, state))
 
 
 def merge_reviews(
-    new: Reviewed, earlier: EarlierReview, vocabulary: Vocabulary, requested: Collection[str], region: Region
-) -> Reviewed:
+    new: ReviewedResult, earlier: EarlierReview, vocabulary: Vocabulary, requested: Collection[str], region: Region
+) -> ReviewedResult:
     """The review of a limited run joined with what stays of the earlier one; ``new`` covers the whole grid of the CT.
 
     A finding stays if its organ was not requested, or if all of it lies outside ``region``. Findings get new ranks,
@@ -178,11 +178,11 @@ def merge_reviews(
     notes = [] if before.review is None else [each for each in before.review.organs if each.organ not in requested]
     notes += new.review.organs if new.review is not None else ()
     review = Review(vocabulary.name, source_review.ct, tuple(findings), tuple(notes))
-    return Reviewed(labels, review, ranks, suggestions, state)
+    return ReviewedResult(labels, review, ranks, suggestions, state)
 
 
 def _merge_labels(
-    new: Reviewed, earlier: EarlierReview, vocabulary: Vocabulary, requested: Collection[str], region: Region
+    new: ReviewedResult, earlier: EarlierReview, vocabulary: Vocabulary, requested: Collection[str], region: Region
 ) -> np.ndarray:
     automatic = earlier.reviewed.labels
     joined = np.zeros_like(new.labels)
@@ -204,7 +204,7 @@ def _map_labels(labels: np.ndarray, source: Vocabulary, target: Vocabulary) -> n
 
 
 def _select_kept_findings(
-    new: Reviewed, earlier: EarlierReview, requested: Collection[str], region: Region
+    new: ReviewedResult, earlier: EarlierReview, requested: Collection[str], region: Region
 ) -> list[Finding]:
     before = earlier.reviewed
     if before.review is None or before.ranks is None:

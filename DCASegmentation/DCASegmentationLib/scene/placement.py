@@ -55,7 +55,7 @@ def follow_transforms(nodes: CaseNodes) -> bool:
         hardened = None
         for part in astray:
             if not _is_same(grid, before):
-                matrix = _transform_of(part)
+                matrix = _get_transform(part)
                 if matrix is None or not _is_same(grid, matrix @ before):
                     continue
                 part.HardenTransform()
@@ -71,7 +71,7 @@ def follow_transforms(nodes: CaseNodes) -> bool:
 
 def require_together(nodes: CaseNodes) -> None:
     """Raises UserError unless the label maps of the review are where the segmentation is."""
-    if any(_has_other_transform(part, nodes.segmentation) for part in nodes.label_maps()):
+    if any(_has_other_transform(part, nodes.segmentation) for part in nodes.list_label_maps()):
         raise UserError(
             f"{nodes.segmentation.GetName()} was moved away from the automatic result that it is compared with.",
             "Put the segmentation under the transform that it had before, or segment the CT again.",
@@ -80,7 +80,7 @@ def require_together(nodes: CaseNodes) -> None:
 
 def _iter_movable_nodes(nodes: CaseNodes) -> Iterator[tuple[str, Any, list[Any]]]:
     """The nodes that users move, each with its name in the record and the volumes that follow it."""
-    yield _SEGMENTATION, nodes.segmentation, [*nodes.label_maps(), *([] if nodes.ct is not None else nodes.maps())]
+    yield _SEGMENTATION, nodes.segmentation, [*nodes.list_label_maps(), *([] if nodes.ct is not None else nodes.maps())]
     if nodes.ct is not None:
         yield _CT, nodes.ct, nodes.maps()
 
@@ -102,7 +102,7 @@ def _get_ijk_to_ras(leader: Any) -> np.ndarray | None:
     return next((get_image_to_world(image) for _number, image in iter_layer_images(leader.GetSegmentation())), None)
 
 
-def _transform_of(part: Any) -> np.ndarray | None:
+def _get_transform(part: Any) -> np.ndarray | None:
     """The transform that a volume is under; None if it is not linear."""
     try:
         return get_parent_to_world(part)

@@ -14,7 +14,7 @@ from DCASegmentationLib.scene.volumes import get_ijk_to_ras
 
 
 @dataclass(frozen=True)
-class ReadOut:
+class VoxelProbe:
     """The values at one position; ``organs`` are the names of the visible segments, None means no value."""
 
     organs: tuple[str, ...] = ()
@@ -24,10 +24,10 @@ class ReadOut:
     disagreement: float | None = None
 
 
-def read_at(nodes: CaseNodes, ras: Point, level: int) -> ReadOut:
+def read_at(nodes: CaseNodes, ras: Point, level: int) -> VoxelProbe:
     """Read the nearest voxels of a case at ``ras`` (mm, world); attention is that of ``level``."""
     attention = {name: get_voxel_value(node, ras) for name, node in nodes.attention.get(level, {}).items()}
-    return ReadOut(
+    return VoxelProbe(
         organs=find_segments(nodes.segmentation, ras),
         hu=get_voxel_value(nodes.ct, ras),
         attention={name: value for name, value in attention.items() if value is not None},

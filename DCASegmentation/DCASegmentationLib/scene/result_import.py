@@ -19,15 +19,15 @@ from dcaseg.json_io import read_json
 from dcaseg.organs import Vocabulary
 from dcaseg.review.schema import ALTERNATIVE, FINDING_RANKS, REVIEW, Finding, Review, read_review
 from dcaseg.types import Box
-from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, get_recorded_volumes, remember
+from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, get_recorded_volumes, write_case_nodes
 from DCASegmentationLib.scene.ct_export import CT_FILE, Region, pad_to_size
 from DCASegmentationLib.scene.finding_status import mark_kept, restore_organs
 from DCASegmentationLib.scene.maps import remove_map_files, show_named_map, take_map_files
 from DCASegmentationLib.scene.nodes import remove_nodes
-from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept
+from DCASegmentationLib.scene.organ_changes import NO_KEPT_ORGANS, KeptOrgans
 from DCASegmentationLib.scene.partial_run import (
     EarlierReview,
-    Reviewed,
+    ReviewedResult,
     find_untouched_segments,
     get_requested_organs,
     is_whole,
@@ -47,9 +47,9 @@ from DCASegmentationLib.scene.segmentation import (
     add_organs,
     compute_bounding_box,
     find_unique_labels,
+    get_layers,
     get_organs_by_segment,
     replace_organs,
-    segment_layers,
     show_segmentation,
     tag_organs,
 )
@@ -62,14 +62,14 @@ from DCASegmentationLib.scene.volumes import CTPlacement, add_label_volume, merg
 
 
 def remove_kept_organs(
-    labels: np.ndarray, vocabulary: Vocabulary, segmentation: Any, kept: Kept, ct_node: Any
+    labels: np.ndarray, vocabulary: Vocabulary, segmentation: Any, kept: KeptOrgans, ct_node: Any
 ) -> np.ndarray:
     """``labels`` (z, y, x) on the CT's grid, set to 0 for the organs ``kept`` and within their current segments."""
     if not kept.organs:
         return labels
     dropped = [vocabulary.by_key[key].label for key in kept.organs if key in vocabulary.by_key]
     fresh = np.where(np.isin(labels, dropped), 0, labels).astype(labels.dtype)
-    for layer in segment_layers(segmentation, ct_node):
+    for layer in get_layers(segmentation, ct_node):
         values = [value for value, segment_id in layer.segments.items() if segment_id in kept.segments]
         if values:
             fresh[layer.box][np.isin(layer.labels, values)] = 0
@@ -81,7 +81,7 @@ def show_review(
     origin: Origin,
     region: Region,
     labels: np.ndarray,
-    kept: Kept = NOTHING_KEPT,
+    kept: KeptOrgans = NO_KEPT_ORGANS,
     review: Review | None = None,
     finding_ranks: np.ndarray | None = None,
     alternative: np.ndarray | None = None,
@@ -97,7 +97,7 @@ def show_review(
     for what a run limited to ``region`` and the ``requested`` organs (keys; None for all) leaves of the ``earlier``
     review. ``placement`` is where the CT was when it was exported, None if it has not moved since.
     """
-    reviewed = Reviewed(labels, ranks=finding_ranks, state=ReviewState(absent=set(kept.removed)))
+    reviewed = ReviewedResult(labels, ranks=finding_ranks, state=ReviewState(absent=set(kept.removed)))
     if review is not None and finding_ranks is not None and alternative is not None:
         # In the CT's own space, before its transform, so that the positions move with the CT.
         placed = transform_review(review, (placement or CTPlacement.from_volume(nodes.ct)).to_own_space(nodes.ct))
@@ -130,7 +130,7 @@ def show_review(
     mark_kept(nodes, kept.organs)
 
 
-def _pad_review(reviewed: Reviewed, region: Region, ct_node: Any) -> Reviewed:
+def _pad_review(reviewed: ReviewedResult, region: Region, ct_node: Any) -> ReviewedResult:
     size = ct_node.GetImageData().GetDimensions()[::-1]
     ranks = None if reviewed.ranks is None else pad_to_size(reviewed.ranks, region, size)
     return replace(reviewed, labels=pad_to_size(reviewed.labels, region, size), ranks=ranks)
@@ -256,7 +256,7 @@ def show_result(
     vocabulary: Vocabulary,
     region: Region | None = None,
     segmentation: Any | None = None,
-    kept: Kept = NOTHING_KEPT,
+    kept: KeptOrgans = NO_KEPT_ORGANS,
     requested: Collection[str] | None = None,
 ) -> CaseNodes:
     """Show results, which must have been read already, for the CT that they were computed from.
@@ -293,7 +293,7 @@ def show_result(
     nodes = CaseNodes(ct_node, segmentation)
     segmentation.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
     add_to_subject_hierarchy(ct_node, segmentation)
-    remember(nodes)
+    write_case_nodes(nodes)
     return nodes
 
 
@@ -303,7 +303,7 @@ def _select_labels(
     ct_node: Any,
     region: Region,
     segmentation: Any,
-    kept: Kept,
+    kept: KeptOrgans,
     requested: Collection[str] | None,
 ) -> tuple[np.ndarray, dict[str, str]]:
     """The organs to put into ``segmentation``, as ``labels`` on the CT's grid, and the segments that stay there."""
@@ -321,7 +321,7 @@ def keep_for_review(
     nodes: CaseNodes,
     vocabulary: Vocabulary,
     region: Region | None = None,
-    kept: Kept = NOTHING_KEPT,
+    kept: KeptOrgans = NO_KEPT_ORGANS,
     checksum: str = "",
     requested: Collection[str] | None = None,
     earlier: EarlierReview | None = None,
@@ -345,8 +345,8 @@ def keep_for_review(
         raise _create_mismatch_error(files.folder)
     found = review, finding_ranks, alternative
     show_review(nodes, origin, region, files.labels, kept, *found, requested, earlier, placement)
-    remember(nodes)
-    place_in_folder(nodes.label_maps(), nodes.segmentation)
+    write_case_nodes(nodes)
+    place_in_folder(nodes.list_label_maps(), nodes.segmentation)
 
 
 def _read_model(request: Path) -> tuple[str, str]:

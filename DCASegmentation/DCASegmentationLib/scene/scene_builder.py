@@ -13,7 +13,7 @@ from dcaseg.rendering.layout import CaseResult
 from dcaseg.rendering.planes import choose_planes
 from dcaseg.review.schema import Review
 from dcaseg.types import ProgressCallback
-from DCASegmentationLib.scene.case_record import CaseNodes, remember
+from DCASegmentationLib.scene.case_record import CaseNodes, write_case_nodes
 from DCASegmentationLib.scene.ct_export import Region, compute_ct_checksum
 from DCASegmentationLib.scene.headless import boot
 from DCASegmentationLib.scene.maps import apply_body_mask, show_attention, show_named_map
@@ -67,7 +67,7 @@ def build_scene(
     tag_organs(nodes.segmentation, {each: each for each in organs})
     if to_check is not None:
         _add_review(nodes, result.labels, to_check)
-    remember(nodes)
+    write_case_nodes(nodes)
     group_in_folder(name, nodes.all())
     arrange_views(ct_node, choose_planes(ct, result.labels))
     return nodes

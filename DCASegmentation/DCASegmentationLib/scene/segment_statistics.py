@@ -13,7 +13,7 @@ import slicer.util
 
 from dcaseg.imaging.scan_edges import ScanEdges
 from dcaseg.organs import CUT_OFF, VOCABULARIES
-from DCASegmentationLib.scene.segmentation import segment_layers
+from DCASegmentationLib.scene.segmentation import get_layers
 
 _HEADER = ("organ", "name", "ml", "mean_hu", "voxels", "note")
 _ORGANS = {organ.key: organ for vocabulary in VOCABULARIES.values() for organ in vocabulary}
@@ -60,11 +60,11 @@ def measure_segments(segmentation: Any, ct: Any) -> list[SegmentStatistics]:
     array = slicer.util.arrayFromVolume(ct)
     edges = ScanEdges(array, ct.GetSpacing())
     cut_off: set[str] = set()
-    for layer in segment_layers(segmentation, ct):
+    for layer in get_layers(segmentation, ct):
         values |= layer.get_values_by_segment(array)
         whole = np.zeros(array.shape, layer.labels.dtype)
         whole[layer.box] = layer.labels
-        cut_off |= {layer.segments[label] for label in edges.cut_off(whole) if label in layer.segments}
+        cut_off |= {layer.segments[label] for label in edges.find_truncated_labels(whole) if label in layer.segments}
     ml_per_voxel = float(np.prod(ct.GetSpacing())) / 1000.0
     content = segmentation.GetSegmentation()
     none = np.empty(0)

@@ -224,7 +224,7 @@ def iter_layer_images(content: Any) -> Iterator[tuple[int, Any]]:
             yield number, image
 
 
-def segment_layers(segmentation: Any, volume: Any) -> list[Layer]:
+def get_layers(segmentation: Any, volume: Any) -> list[Layer]:
     """The label maps of a vtkMRMLSegmentationNode on the grid of a volume node; nearest neighbor if the grids differ.
 
     Overlapping segments are in different layers. Parent transforms of both nodes are taken into account.
@@ -315,7 +315,7 @@ def tag_organs(node: Any, organs: Mapping[str, str]) -> None:
         node.GetSegmentation().GetSegment(segment_id).SetTag(_TAG, key)
 
 
-def own_organs(node: Any) -> list[str]:
+def list_organ_segments(node: Any) -> list[str]:
     """IDs of the segments that :func:`tag_organs` marked."""
     segmentation = node.GetSegmentation()
     return [each for each in segmentation.GetSegmentIDs() if segmentation.GetSegment(each).HasTag(_TAG)]
@@ -324,7 +324,7 @@ def own_organs(node: Any) -> list[str]:
 def get_organs_by_segment(node: Any) -> dict[str, str]:
     """The organ key of each segment that :func:`tag_organs` marked, by segment ID, whatever its current name is."""
     found = {}
-    for segment_id in own_organs(node):
+    for segment_id in list_organ_segments(node):
         key = vtk.reference("")
         node.GetSegmentation().GetSegment(segment_id).GetTag(_TAG, key)
         found[segment_id] = segment_id if str(key) == _UNNAMED else str(key)
@@ -369,7 +369,7 @@ def replace_organs(node: Any, add: Callable[[Any], dict[str, str]], kept: Collec
     All of this is one modification of the node. Returns the result of ``add(node)``: the organ key of each new segment.
     If it raises ValueError, the removed organs are restored.
     """
-    before = [each for each in own_organs(node) if each not in kept]
+    before = [each for each in list_organ_segments(node) if each not in kept]
     old = [(each, node.GetSegmentation().GetSegment(each)) for each in before]
     modification = node.StartModify()
     try:

@@ -22,7 +22,7 @@ from DCASegmentationLib.scene.click_labels import get_click_counts
 from DCASegmentationLib.scene.ct_export import compute_ct_checksum, export_ct, require_ct
 from DCASegmentationLib.scene.finding_status import is_organ_reviewed
 from DCASegmentationLib.scene.review_record import SUGGESTION, Origin, read_origin, read_review, read_state
-from DCASegmentationLib.scene.segmentation import Layer, get_organs_by_segment, require_voxels, segment_layers
+from DCASegmentationLib.scene.segmentation import Layer, get_layers, get_organs_by_segment, require_voxels
 from DCASegmentationLib.scene.volumes import find_box_in_grid
 
 # Volumes measured on different grids count as equal within this share, or this many ml.
@@ -176,10 +176,10 @@ def _match_segments(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[dict[str,
 
 def _create_label_array(nodes: CaseNodes, segments: dict[Organ, str]) -> np.ndarray:
     """The labels (z, y, x) of the organs on the grid of the CT."""
-    layers = segment_layers(nodes.segmentation, nodes.ct)
+    layers = get_layers(nodes.segmentation, nodes.ct)
     labels = np.zeros(nodes.ct.GetImageData().GetDimensions()[::-1], np.uint8)
     for organ, segment_id in segments.items():
-        mask = _mask(layers, segment_id)
+        mask = _compute_mask(layers, segment_id)
         count = 0 if mask is None else int(np.count_nonzero(mask[0]))
         _require_same_volume(nodes, organ, segment_id, count)
         assert mask is not None
@@ -191,7 +191,7 @@ def _create_label_array(nodes: CaseNodes, segments: dict[Organ, str]) -> np.ndar
     return labels
 
 
-def _mask(layers: list[Layer], segment_id: str) -> tuple[np.ndarray, Layer] | None:
+def _compute_mask(layers: list[Layer], segment_id: str) -> tuple[np.ndarray, Layer] | None:
     for layer in layers:
         for value, each in layer.segments.items():
             if each == segment_id:

@@ -24,7 +24,7 @@ from DCASegmentationLib.batch import (
     findCasesInScene,
     loadResultInSteps,
 )
-from DCASegmentationLib.event_loop import Steps, createTimer
+from DCASegmentationLib.event_loop import StepRunner, createTimer
 from DCASegmentationLib.logic import CTFiles, SegmentationLogic
 from DCASegmentationLib.widgets.html import formatError
 from DCASegmentationLib.widgets.result_panel import startFolder
@@ -57,7 +57,7 @@ class BatchPanel:
         self._wasRunning = False
         self._resultFolder: Path | None = None
         self._loading: BatchCase | None = None
-        self._steps = Steps()
+        self._steps = StepRunner()
         self.batch = Batch(logic, self._onChanged)
         self.widget = slicer.util.loadUI(str(uiFolder / "Batch.ui"))
         layout.addWidget(self.widget)

@@ -14,8 +14,8 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from DCASegmentationLib.click_correction import ClickCorrection, ClickWorker, Point
-from DCASegmentationLib.event_loop import SegmentationWatch
-from DCASegmentationLib.scene.case_record import CaseNodes, recall
+from DCASegmentationLib.event_loop import SegmentationObserver
+from DCASegmentationLib.scene.case_record import CaseNodes, read_case_nodes
 from DCASegmentationLib.scene.click_labels import NEW_SEGMENT, Target, find_target, get_organ_target, list_targets
 from DCASegmentationLib.scene.click_preview import hide_box, show_box
 from DCASegmentationLib.scene.editable_area import get_editor_node
@@ -38,7 +38,7 @@ class ClickPanel(VTKObservationMixin):
         self._targets: list[Target] = []
         self.correction = ClickCorrection(worker, self.update, correctPanel.saveStateForUndo)
         self.clicks = SliceClicks(self._onStroke, self._onDrag)
-        self._watch = SegmentationWatch(self._fillTargets)
+        self._watch = SegmentationObserver(self._fillTargets)
         self.widget = slicer.util.loadUI(str(uiFolder / "Clicks.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
@@ -84,7 +84,7 @@ class ClickPanel(VTKObservationMixin):
 
     def fix(self, organ: str) -> None:
         """Turn the tool on for the organ with this key."""
-        nodes = recall(self._segmentation)
+        nodes = read_case_nodes(self._segmentation)
         if nodes is None:
             return
         self.ui.clicksButton.checked = True
@@ -111,7 +111,7 @@ class ClickPanel(VTKObservationMixin):
 
     def takeOrganUnderCursor(self) -> None:
         """Select the segment at the position of the mouse in a slice view."""
-        nodes = recall(self._segmentation)
+        nodes = read_case_nodes(self._segmentation)
         crosshair = slicer.mrmlScene.GetSingletonNode("default", "vtkMRMLCrosshairNode")
         position = [0.0, 0.0, 0.0]
         if nodes is None or crosshair is None or not crosshair.GetCursorPositionRAS(position):
@@ -133,7 +133,7 @@ class ClickPanel(VTKObservationMixin):
             shortcut.setEnabled(isOn)
 
     def _onToggled(self, isOn: bool) -> None:
-        nodes = recall(self._segmentation)
+        nodes = read_case_nodes(self._segmentation)
         if isOn and nodes is None:
             self.turnOff()
         elif isOn and nodes is not None:
@@ -179,7 +179,7 @@ class ClickPanel(VTKObservationMixin):
 
     def _fillTargets(self) -> None:
         """List the segments as they are now, and keep the selected one."""
-        nodes, selected = recall(self._segmentation), self._target
+        nodes, selected = read_case_nodes(self._segmentation), self._target
         found = list_targets(nodes) if nodes is not None else {}
         selector = self.ui.clickTargetSelector
         wasBlocked = selector.blockSignals(True)

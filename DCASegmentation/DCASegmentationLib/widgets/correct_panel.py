@@ -10,7 +10,7 @@ import qt
 import slicer
 import slicer.util
 
-from DCASegmentationLib.event_loop import Steps
+from DCASegmentationLib.event_loop import StepRunner
 from DCASegmentationLib.scene import editable_area
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.editable_area import get_editor_node
@@ -35,7 +35,7 @@ class CorrectPanel:
         self.ui.editEverywhereButton.connect("clicked()", self.editEverywhere)
         self._nodes: CaseNodes | None = None
         self._isEntered = self._isPaused = False
-        self._steps = Steps()
+        self._steps = StepRunner()
         self._showLimit(False)
 
     def setResult(self, nodes: CaseNodes | None) -> None:

@@ -15,14 +15,14 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from dcaseg.rendering.layout import COLOR_MAPS, EXPERTS, SHORT_EXPERT_TITLES
-from DCASegmentationLib.event_loop import ModifiedObserver, SegmentationWatch, Steps, createTimer
+from DCASegmentationLib.event_loop import ModifiedObserver, SegmentationObserver, StepRunner, createTimer
 from DCASegmentationLib.parameters import DCASegmentationParameterNode
 from DCASegmentationLib.scene import expert_views
 from DCASegmentationLib.scene.case_record import CaseNodes, get_attention_name
 from DCASegmentationLib.scene.expert_attention import SegmentAttention, compute_segment_attention, update_chart
 from DCASegmentationLib.scene.expert_views import MapStyle
-from DCASegmentationLib.scene.maps import list_attention_levels, list_available_maps, map_volume, save_colors
-from DCASegmentationLib.scene.probe import ReadOut, read_at
+from DCASegmentationLib.scene.maps import list_attention_levels, list_available_maps, load_map_volume, save_colors
+from DCASegmentationLib.scene.probe import VoxelProbe, read_at
 from DCASegmentationLib.scene.view_setup import (
     BAR_PLOT,
     COMPARISON,
@@ -63,16 +63,16 @@ class CursorReadOut(VTKObservationMixin):
     def stop(self) -> None:
         """Stop following the mouse and clear the labels."""
         self.removeObservers()
-        self._show(ReadOut())
+        self._show(VoxelProbe())
 
     def _onMoved(self, crosshair: Any, event: str) -> None:
         ras = [0.0, 0.0, 0.0]
-        values = ReadOut()
+        values = VoxelProbe()
         if crosshair.GetCursorPositionRAS(ras) and self._nodes is not None:
             values = read_at(self._nodes, (ras[0], ras[1], ras[2]), self._level)
         self._show(values)
 
-    def _show(self, values: ReadOut) -> None:
+    def _show(self, values: VoxelProbe) -> None:
         organ = ", ".join(values.organs) or _("no organ")
         hu = "" if values.hu is None else _("{organ}, {hu:.0f} HU").format(organ=organ, hu=values.hu)
         self._ui.cursorOrganLabel.text = hu or _NOTHING
@@ -106,9 +106,9 @@ class ExpertsPanel(VTKObservationMixin):
         self._isOpen = False
         self._sizes: list[tuple[int, int]] = []
         self._layouts = ViewLayouts()
-        self._steps, self._loading = Steps(), Steps()
+        self._steps, self._loading = StepRunner(), StepRunner()
         self._placing = createTimer(self._placeComparison)
-        self._watch = SegmentationWatch(self._onSegmentationChanged)
+        self._watch = SegmentationObserver(self._onSegmentationChanged)
         self.widget = slicer.util.loadUI(str(uiFolder / "Experts.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
@@ -209,7 +209,7 @@ class ExpertsPanel(VTKObservationMixin):
     def _updateViews(self, nodes: CaseNodes, parameters: DCASegmentationParameterNode, maySwitch: bool = False) -> None:
         """Show the chosen map in the views of its CT; ``maySwitch``: in all views if none shows this CT."""
         style = MapStyle(parameters.mapOpacity, parameters.mapThreshold, parameters.colorMap, parameters.showLegend)
-        node = expert_views.map_node(nodes, self.level, self.choice)
+        node = expert_views.get_map_node(nodes, self.level, self.choice)
         expert_views.show_map_over_ct(nodes, node, style, maySwitch)
         if self.isComparing:
             expert_views.show_side_by_side(get_comparison_composites(), nodes, self.level, style)
@@ -226,7 +226,7 @@ class ExpertsPanel(VTKObservationMixin):
         """Load the maps that the table and the read-out need, one per step, then measure."""
         names = [get_attention_name(level, expert) for _number, expert, _color in EXPERTS]
         for name in (*names, "entropy", "disagreement"):
-            map_volume(nodes, name)
+            load_map_volume(nodes, name)
             yield
         self._measured = level
         self._readOut.setCase(nodes, level)
@@ -348,7 +348,7 @@ class ExpertsPanel(VTKObservationMixin):
 
     def _loadMapsInSteps(self, nodes: CaseNodes) -> Iterator[None]:
         for name in sorted(list_available_maps(nodes)):
-            map_volume(nodes, name)
+            load_map_volume(nodes, name)
             self._keepSaved(nodes, True)
             yield
 

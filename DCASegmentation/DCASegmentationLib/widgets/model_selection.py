@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from dcaseg.errors import UserError
 from dcaseg.models.metadata import Metadata
 from dcaseg.models.metadata_reader import read_metadata
-from dcaseg.models.store import find_bundles, own_models
+from dcaseg.models.store import find_bundles, get_user_models_folder
 from dcaseg.worker.protocol import FoundDevices
 
 
@@ -32,7 +32,7 @@ class Model:
     @property
     def isOwn(self) -> bool:
         """Whether the user added the model, so that it may be deleted."""
-        return self.folder.resolve().parent == own_models().resolve()
+        return self.folder.resolve().parent == get_user_models_folder().resolve()
 
 
 def listModels() -> list[Model]:

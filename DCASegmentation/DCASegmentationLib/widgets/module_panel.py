@@ -12,9 +12,15 @@ import slicer.util
 from slicer.util import VTKObservationMixin
 
 from DCASegmentationLib.click_correction import ClickWorker
-from DCASegmentationLib.event_loop import ModifiedObserver, Steps, createTimer
-from DCASegmentationLib.scene.case_record import CaseNodes, find_cases, find_cases_in_scene, find_orphaned_nodes, recall
-from DCASegmentationLib.scene.ct_export import open_ct
+from DCASegmentationLib.event_loop import ModifiedObserver, StepRunner, createTimer
+from DCASegmentationLib.scene.case_record import (
+    CaseNodes,
+    find_cases,
+    find_cases_in_scene,
+    find_orphaned_nodes,
+    read_case_nodes,
+)
+from DCASegmentationLib.scene.ct_export import find_open_ct
 from DCASegmentationLib.scene.maps import prepare_maps_in_steps, remove_unused_folders
 from DCASegmentationLib.scene.nodes import remove_nodes
 from DCASegmentationLib.scene.subject_hierarchy import remove_empty_folders
@@ -62,7 +68,7 @@ class ModulePanel(VTKObservationMixin):
         self._transforms = TransformObserver(self._onMoved)
         # A segmentation node is added before the record of its result.
         self._watching = createTimer(self._transforms.update)
-        self._showing = Steps()
+        self._showing = StepRunner()
         self.widget = slicer.util.loadUI(str(uiFolder / "DCASegmentation.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
@@ -254,7 +260,7 @@ class ModulePanel(VTKObservationMixin):
 
     def _showCase(self, segmentation: Any) -> None:
         """Show a result of the batch: its CT in the views, and its case in the sections."""
-        nodes = recall(segmentation)
+        nodes = read_case_nodes(segmentation)
         if nodes is None or self._parameters is None:
             return
         show_case_alone(nodes)
@@ -307,7 +313,7 @@ class ModulePanel(VTKObservationMixin):
     def _chooseOpenCT(self) -> None:
         """Select the open CT as input, unless one is already selected."""
         if self._parameters is not None and self._parameters.inputVolume is None:
-            self._parameters.inputVolume = open_ct()
+            self._parameters.inputVolume = find_open_ct()
 
     def _setParameterNode(self, parameterNode: Any | None) -> None:
         if self._parameters is not None:
@@ -341,7 +347,7 @@ class ModulePanel(VTKObservationMixin):
 
     def _showResult(self, segmentation: Any | None) -> None:
         """Show the case of ``segmentation`` in the result sections, one after another."""
-        nodes = recall(segmentation)
+        nodes = read_case_nodes(segmentation)
         ct = nodes.ct if nodes is not None else None
         if segmentation is self._shown and ct is self._shownCT:
             return
@@ -373,14 +379,14 @@ class ModulePanel(VTKObservationMixin):
                 yield
         # Experts last: a Segment Editor that gets another segmentation removes the label maps from the slice views.
         for panel in (self.resultPanel, self.reviewPanel, self.correctPanel, self.clickPanel, self.expertsPanel):
-            if recall(nodes.segmentation) is None:
+            if read_case_nodes(nodes.segmentation) is None:
                 return
-            panel.setResult(recall(nodes.segmentation))
+            panel.setResult(read_case_nodes(nodes.segmentation))
             yield
         if isNew:
             self.segmentControl.show3D.showIfWanted()
             yield
-        if (current := recall(nodes.segmentation)) is not None:
+        if (current := read_case_nodes(nodes.segmentation)) is not None:
             yield from prepare_maps_in_steps(current)
 
 

@@ -16,8 +16,8 @@ from slicer.util import VTKObservationMixin
 
 from dcaseg.errors import UserError
 from dcaseg.rendering.report import write_report
-from DCASegmentationLib.event_loop import SegmentationWatch, Steps
-from DCASegmentationLib.scene.case_record import CaseNodes, recall
+from DCASegmentationLib.event_loop import SegmentationObserver, StepRunner
+from DCASegmentationLib.scene.case_record import CaseNodes, read_case_nodes
 from DCASegmentationLib.scene.case_report import create_case_report
 from DCASegmentationLib.scene.segment_statistics import SegmentStatistics, as_text, measure_segments
 from DCASegmentationLib.scene.segmentation import require_voxels
@@ -68,7 +68,7 @@ class Show3D:
     def __init__(self, button: qt.QPushButton, onShown: Callable[[], None]) -> None:
         self._button, self._onShown = button, onShown
         self._segmentation: Any = None
-        self._steps = Steps()
+        self._steps = StepRunner()
         button.connect("clicked(bool)", self._onClicked)
         self.setSegmentation(None)
 
@@ -176,7 +176,7 @@ class ResultPanel(VTKObservationMixin):
         self._rows: list[SegmentStatistics] = []
         # Why the organs cannot be measured; empty if they can.
         self._problem = ""
-        self._watch = SegmentationWatch(self.update)
+        self._watch = SegmentationObserver(self.update)
         self.widget = slicer.util.loadUI(str(uiFolder / "Result.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
@@ -216,7 +216,7 @@ class ResultPanel(VTKObservationMixin):
         """Measure the segments again and fill the table."""
         self._rows = []
         # Looked up each time because the user can delete the CT at any time.
-        nodes = recall(self._segmentation)
+        nodes = read_case_nodes(self._segmentation)
         problem = ""
         try:
             if nodes is not None:
@@ -281,7 +281,7 @@ class ResultPanel(VTKObservationMixin):
         self._save(_("Save report"), ".html", "HTML (*.html)", self._writeReport)
 
     def _writeReport(self, path: Path, mayOverwrite: bool) -> None:
-        nodes = recall(self._segmentation)
+        nodes = read_case_nodes(self._segmentation)
         if nodes is None:
             raise UserError(_("The result is no longer in the scene."), _("Segment the CT again."))
         require_voxels(nodes.segmentation)

@@ -17,19 +17,19 @@ from dcaseg.errors import UserError
 from dcaseg.imaging.label_comparison import OrganChange
 from dcaseg.organs import Organ
 from dcaseg.review.schema import Finding
-from DCASegmentationLib.event_loop import SegmentationWatch
+from DCASegmentationLib.event_loop import SegmentationObserver
 from DCASegmentationLib.scene import editable_area, finding_view
-from DCASegmentationLib.scene.case_record import CaseNodes, lacks_label_maps, recall
+from DCASegmentationLib.scene.case_record import CaseNodes, lacks_label_maps, read_case_nodes
 from DCASegmentationLib.scene.finding_status import (
     accept_suggestion,
     compute_organ_progress,
     create_missing_findings_error,
     follow_edits,
+    get_or_add_segment,
     get_organ_keys,
     is_organ_reviewed,
     mark_organ,
     mark_visited,
-    segment_for,
     set_status,
     take_back,
 )
@@ -87,7 +87,7 @@ class ReviewPanel:
         self._changes: tuple[OrganChange, ...] = ()
         # Why the review cannot follow the segmentation; empty if it can.
         self._problem = ""
-        self._watch = SegmentationWatch(self._onSegmentationChanged)
+        self._watch = SegmentationObserver(self._onSegmentationChanged)
         self._surfaces = SurfaceUpdater()
         self._writer = TrainingSetWriter(self._onAdded)
         self.widget = slicer.util.loadUI(str(uiFolder / "Review.ui"))
@@ -193,7 +193,7 @@ class ReviewPanel:
     @property
     def _nodes(self) -> CaseNodes | None:
         """The case's nodes, looked up each time because the user can delete any of them at any time."""
-        return recall(self._segmentation)
+        return read_case_nodes(self._segmentation)
 
     @property
     def _state(self) -> ReviewState:
@@ -371,7 +371,7 @@ class ReviewPanel:
             self._showMessage(_("This area was deleted or never created. Select everywhere instead."))
             return
         try:
-            segmentId = segment_for(nodes, finding.label)
+            segmentId = get_or_add_segment(nodes, finding.label)
         except UserError as error:
             self._showError(error)
             return

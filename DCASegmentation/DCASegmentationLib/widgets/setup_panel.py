@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from dcaseg.errors import UserError
 from dcaseg.models.download import Source
-from dcaseg.models.store import own_models
+from dcaseg.models.store import get_user_models_folder
 from dcaseg.models.user_models import add_bundle, remove_bundle
 from dcaseg.worker.protocol import Answer, Download, Failure, WasCancelled
 from DCASegmentationLib import requirements
@@ -122,7 +122,7 @@ class SetupPanel:
             Source.parse(address)
             if self._downloader is None:
                 self._downloader = createWorker(_DOWNLOAD)
-            request = Download(_REQUEST, address.strip(), str(own_models()))
+            request = Download(_REQUEST, address.strip(), str(get_user_models_folder()))
             self._downloader.send(request, self._onDownloadAnswer, self._onDownloadProgress)
         except UserError as error:
             self._showMessage(formatError(error))

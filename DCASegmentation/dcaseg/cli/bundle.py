@@ -120,10 +120,10 @@ def download(
 ) -> None:
     """Download a model bundle to your own models (~/.dca/models). An interrupted download continues."""
     from ..models.download import Source, download_bundle
-    from ..models.store import own_models
+    from ..models.store import get_user_models_folder
 
     with progress_bar() as progress:
-        folder = download_bundle(Source.parse(address), own_models(), progress)
+        folder = download_bundle(Source.parse(address), get_user_models_folder(), progress)
     print_line(f"The model {folder.name} is in {folder}.")
     print_json(lambda: {"name": folder.name, "folder": str(folder)})
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..cohort.dask_workers import LocalWorkers
-    from ..cohort.ledger import State
+    from ..cohort.ledger import RunProgress
 
 NAME = "cohort"
 EXAMPLES = "Example: dca cohort archive/ -o cohort/ --workers 2"
@@ -220,7 +220,7 @@ def run(
     def clients() -> AbstractContextManager[Client]:
         return remote_client(scheduler) if scheduler else _start_workers(local, dashboard_port)
 
-    last_state: list[State] = []
+    last_state: list[RunProgress] = []
 
     def what_was_kept() -> str:
         if not last_state:
@@ -234,7 +234,7 @@ def run(
 
     with cancellation_message(what_was_kept), _live_display() as (show_search, show_state):
 
-        def on_state(state: State) -> None:
+        def on_state(state: RunProgress) -> None:
             last_state[:] = [state]
             show_state(state)
 
@@ -263,7 +263,7 @@ def _start_workers(workers: LocalWorkers | None, dashboard_port: int | None) -> 
 
 
 @contextmanager
-def _live_display() -> Iterator[tuple[Callable[[int, str], None], Callable[[State], None]]]:
+def _live_display() -> Iterator[tuple[Callable[[int, str], None], Callable[[RunProgress], None]]]:
     """Yield functions that show the search and the state of the run: in a table, or without a terminal as occasional
     lines."""
     console = get_stderr_console()
@@ -278,7 +278,7 @@ def _live_display() -> Iterator[tuple[Callable[[int, str], None], Callable[[Stat
         yield show_search, lambda state: live.update(_make_state_table(state))
 
 
-def _make_progress_printers(console: Console) -> tuple[Callable[[int, str], None], Callable[[State], None]]:
+def _make_progress_printers(console: Console) -> tuple[Callable[[int, str], None], Callable[[RunProgress], None]]:
     from time import monotonic
 
     last_printed = monotonic()
@@ -302,7 +302,7 @@ def _make_progress_printers(console: Console) -> tuple[Callable[[int, str], None
     )
 
 
-def _make_state_table(state: State) -> Group:
+def _make_state_table(state: RunProgress) -> Group:
     rows: Table = make_table("", "OK", "Skipped", "Failed", "Left", "Running", "Rate", "Elapsed", "Time left")
     rows.add_row(
         *(Text(str(state.counts.get(status, 0)), style=color) for status, color in _COLORS),
@@ -332,7 +332,7 @@ def _make_state_table(state: State) -> Group:
 _COLORS = (("ok", "green"), ("skipped", "yellow"), ("failed", "red"))
 
 
-def _format_rate(state: State) -> str:
+def _format_rate(state: RunProgress) -> str:
     return "rate not known yet" if state.per_hour is None else f"{state.per_hour:.0f} cases per hour"
 
 

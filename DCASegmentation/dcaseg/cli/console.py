@@ -52,14 +52,14 @@ def prepare_streams(debug: bool = False) -> None:
         # Says that a font lacks bold letters, for instance.
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
     log = logging.getLogger(_LIBRARY)
-    if not any(isinstance(handler, _Notes) for handler in log.handlers):
-        log.addHandler(_Notes(logging.WARNING))
+    if not any(isinstance(handler, _NoteHandler) for handler in log.handlers):
+        log.addHandler(_NoteHandler(logging.WARNING))
 
 
 _LIBRARY = __name__.partition(".")[0]
 
 
-class _Notes(logging.Handler):
+class _NoteHandler(logging.Handler):
     """Prints warnings that the library logs, such as those on files it reads, as notes for the user."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -177,7 +177,7 @@ def run(
         TABLES,
         equalize_compute,
         remove_unsupported_rows,
-        require_data,
+        require_matching_dataset,
     )
     from ..evaluation.experiments.figures import FIGURES, make_figure
     from ..evaluation.experiments.runs import Runs
@@ -224,7 +224,7 @@ def run(
         cases = _prepare_data(data, anatomies, counts, folder, common.grid, progress)
         torch_device = str(choose_device(device).torch_device)
         for name in names:
-            require_data(name, cases.vocabulary, data is not None)
+            require_matching_dataset(name, cases.vocabulary, data is not None)
         runs = Runs(out, common, cases, seed_values, torch_device, validate_every, progress, max_parallel)
         all_labels = bool(cases.all_labeled)
         experiments = {
@@ -443,7 +443,7 @@ def _prepare_data(
 
 
 def _print(outcome: Outcome, seeds: int, data_description: str) -> None:
-    from ..evaluation.experiments.tables import group_title, make_further_columns, summarize_outcome
+    from ..evaluation.experiments.tables import format_group_title, make_further_columns, summarize_outcome
 
     groups = [group for group, labels in outcome.groups.items() if labels]
     columns = ("Dice", "± over seeds", "ASD (mm)", *groups)
@@ -453,7 +453,7 @@ def _print(outcome: Outcome, seeds: int, data_description: str) -> None:
     rows = make_table(title, "Network", *columns, numbers=columns)
     arms = outcome.experiment.arms
     # The group of methods is not needed here, but the fraction of labeled cases is.
-    names = [", ".join(filter(None, (arm.title, group_title(arm, outcome) * (not arm.group)))) for arm in arms]
+    names = [", ".join(filter(None, (arm.title, format_group_title(arm, outcome) * (not arm.group)))) for arm in arms]
     for name, arm in zip(names, summarize_outcome(outcome)["arms"].values(), strict=True):
         values = (arm["dice"], arm["deviation_over_seeds"], arm["asd_mm"], *(arm["dice_by_group"][g] for g in groups))
         rows.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))

@@ -124,7 +124,7 @@ def _parse_items(text: str, kind: Any, flag: str) -> tuple[Any, ...]:
     return () if text == "none" else parse_integers(text, flag, "1,4")
 
 
-_Take = Callable[[dict[str, Any]], Any]
+_ValueReader = Callable[[dict[str, Any]], Any]
 
 
 def expand(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,10 +144,10 @@ def expand(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _expand_groups(
     hints: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> tuple[list[inspect.Parameter], dict[str, _Take]]:
+) -> tuple[list[inspect.Parameter], dict[str, _ValueReader]]:
     """The parameters for the names in ``defaults``, and for each name that is a group, what collects its value."""
     parameters: list[inspect.Parameter] = []
-    groups: dict[str, _Take] = {}
+    groups: dict[str, _ValueReader] = {}
     for name, default in defaults.items():
         hint = hints[name]
         made_of = next((each for each in get_args(hint)[1:] if isinstance(each, FieldOptions)), None)
@@ -168,11 +168,11 @@ def _get_defaults(group: Any) -> dict[str, Any]:
     return {item.name: inspect.Parameter.empty if item.default is MISSING else item.default for item in fields(group)}
 
 
-def _take_group(group: Any, inner: Mapping[str, _Take], values: dict[str, Any]) -> Any:
+def _take_group(group: Any, inner: Mapping[str, _ValueReader], values: dict[str, Any]) -> Any:
     taken = _take_groups(inner, values)
     return group(**taken, **{item.name: values.pop(item.name) for item in fields(group) if item.name not in taken})
 
 
-def _take_groups(groups: Mapping[str, _Take], values: dict[str, Any]) -> dict[str, Any]:
+def _take_groups(groups: Mapping[str, _ValueReader], values: dict[str, Any]) -> dict[str, Any]:
     """Remove the values of ``groups`` from ``values``, and return what they make."""
     return {name: take(values) for name, take in groups.items()}

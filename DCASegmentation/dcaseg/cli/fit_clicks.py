@@ -98,7 +98,7 @@ def run(
                 whole = read()
                 for ct, truth in (whole, *(make_thick_slab(*whole, random) for _ in range(slabs))):
                     for number, segmenter in enumerate(segmenters):
-                        start = _start(segmenter, ct, models[number].metadata.weights.sha256, cache)
+                        start = _load_initial_labels(segmenter, ct, models[number].metadata.weights.sha256, cache)
                         # Masks that do not depend on a model are clicked only once.
                         samples += collect(
                             group, ct, start, truth, segmenter.vocabulary, random, only_own_errors=number > 0
@@ -149,7 +149,7 @@ def _list_cases(
         yield f"phantom {seed}", f"phantom {seed}", partial(generate_phantom, seed)
 
 
-def _start(segmenter: Segmenter, ct: sitk.Image, sha256: str, cache: Path | None) -> sitk.Image:
+def _load_initial_labels(segmenter: Segmenter, ct: sitk.Image, sha256: str, cache: Path | None) -> sitk.Image:
     """Return the model's result for ``ct``, from the folder ``cache`` if it is there."""
     import SimpleITK as sitk
 

@@ -34,7 +34,7 @@ def run(
     an interrupted run can continue. If a label map has changed, delete the folder first.
     """
     from ..synthesis.label_to_ct.anatomy import load_anatomy
-    from ..synthesis.label_to_ct.registration import register, warp_name, write_warp
+    from ..synthesis.label_to_ct.registration import format_warp_name, register, write_warp
 
     names = [path.resolve().name for path in label_maps]
     if len(set(names)) < len(names):
@@ -44,7 +44,7 @@ def run(
     if len(label_maps) < 2:
         raise UserError("Registration needs at least two label maps.", "Specify two or more folders.")
     pairs = list(permutations(range(len(label_maps)), 2))
-    missing = [pair for pair in pairs if not (out / warp_name(names[pair[0]], names[pair[1]])).exists()]
+    missing = [pair for pair in pairs if not (out / format_warp_name(names[pair[0]], names[pair[1]])).exists()]
     lines = []
     with progress_bar() as progress:
         anatomies = {}
@@ -55,7 +55,7 @@ def run(
         for number, (a, b) in enumerate(missing):
             progress(number / len(missing), f"{names[a]} to {names[b]}")
             registration = register(anatomies[a], anatomies[b])
-            write_warp(registration.warp, out / warp_name(names[a], names[b]))
+            write_warp(registration.warp, out / format_warp_name(names[a], names[b]))
             lines.append(
                 f"{names[a]} to {names[b]}: organ overlap {registration.before:.2f} before, "
                 f"{registration.after:.2f} after"

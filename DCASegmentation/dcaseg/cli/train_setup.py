@@ -26,7 +26,7 @@ _VALIDATE_EVERY = 500
 _SAVE_EVERY = 100
 
 
-class Plan(NamedTuple):
+class TrainingPlan(NamedTuple):
     """What to train.
 
     If ``groups`` is None, the organs are grouped by their volumes in the cases. ``network`` has the initial weights of
@@ -50,7 +50,7 @@ def plan_resumed_run(
     synthesis: SynthesisGroup,
     model: ModelGroup,
     schedule: ScheduleGroup,
-) -> Plan:
+) -> TrainingPlan:
     """Plan to continue the run in the folder ``out``, or that of an exported state in a new folder ``out``.
 
     Of the options, only the steps can change. Raises UserError if others are given.
@@ -77,7 +77,7 @@ def plan_resumed_run(
             f"A resumed run keeps its options, so these cannot be changed: {', '.join(unchangeable)}.",
             "Omit them, or start a new run in another folder.",
         )
-    return Plan(
+    return TrainingPlan(
         record.vocabulary, replace(record.options, **changes), record.cohort, record.partition, record.initial, None,
         record.validate_every, record.save_every,
     )  # fmt: skip
@@ -85,7 +85,7 @@ def plan_resumed_run(
 
 def plan_new_run(
     out: Path, data: DataGroup, synthesis: SynthesisGroup, model: ModelGroup, schedule: ScheduleGroup
-) -> Plan:
+) -> TrainingPlan:
     """Plan a new run in the folder ``out``. Raises UserError if the options contradict each other or the data."""
     from ..organs import AMOS
     from ..training.checkpoints import InitialModel
@@ -123,7 +123,7 @@ def plan_new_run(
     if not training_set.labeled:
         raise UserError("There is no labeled case to train on.", "Add at least one CT with a label map.")
     validate_every = max(min(_VALIDATE_EVERY, options.steps // 4), 1)
-    return Plan(vocabulary, options, training_set, groups, source, network, validate_every, _SAVE_EVERY)
+    return TrainingPlan(vocabulary, options, training_set, groups, source, network, validate_every, _SAVE_EVERY)
 
 
 def _make_options(

@@ -127,7 +127,7 @@ class SharedSegmenter(Segmenter):
             return super().segment(ct, options, progress, cancelled)
 
 
-class WorkerModel:
+class ModelCache:
     """The models that this process has loaded; ``loads`` counts them."""
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ class WorkerModel:
         return SharedSegmenter(bundle, settings.device, settings.backend)
 
 
-PROCESS = WorkerModel()
+MODEL_CACHE = ModelCache()
 
 
 def lacks_device_memory(error: BaseException, segmenter: Segmenter) -> bool:
@@ -187,19 +187,19 @@ def process(case: Case, settings: Settings) -> Outcome:
     A case that takes longer than ``settings.case_minutes`` fails too. As nothing can stop a thread that hangs, for
     example in a library that reads a damaged file, this process then ends soon after, and Dask starts another one.
     """
-    slots = PROCESS.get_slots(settings.max_parallel)
+    slots = MODEL_CACHE.get_slots(settings.max_parallel)
     slots.acquire()
     try:
-        outcome = _WATCH.run_with_timeout(settings.case_minutes * 60, lambda: _process_case(case, settings))
+        outcome = _WATCHDOG.run_with_timeout(settings.case_minutes * 60, lambda: _process_case(case, settings))
     except TimeoutError:
         # The case keeps its slot.
-        _WATCH.end_process_soon()
+        _WATCHDOG.end_process_soon()
         outcome = _make_failed_outcome(case, describe_timeout(settings), again=False)
     else:
         slots.release()
     if settings.pseudonyms:
         outcome = redact_outcome(outcome, case)
-    return replace(outcome, worker=f"{platform.node()}:{os.getpid()}", loads=PROCESS.loads, peak_mb=get_peak_mb())
+    return replace(outcome, worker=f"{platform.node()}:{os.getpid()}", loads=MODEL_CACHE.loads, peak_mb=get_peak_mb())
 
 
 def describe_timeout(settings: Settings) -> str:
@@ -210,7 +210,7 @@ def describe_timeout(settings: Settings) -> str:
     )
 
 
-class _Watch:
+class _Watchdog:
     """Runs functions with a limit of time, in threads that are left behind when they exceed it."""
 
     def __init__(self) -> None:
@@ -259,7 +259,7 @@ def _open_null() -> TextIO:
 
 _GRACE_SECONDS = 60.0
 _SECONDS_TO_SEND = 5.0
-_WATCH = _Watch()
+_WATCHDOG = _Watchdog()
 
 
 def _process_case(case: Case, settings: Settings) -> Outcome:
@@ -296,14 +296,14 @@ def read_recorded_outcome(case: Case, settings: Settings) -> Outcome | None:
 
 
 def _segment_case(case: Case, settings: Settings) -> Outcome:
-    segmenter = PROCESS.get_segmenter(settings)
+    segmenter = MODEL_CACHE.get_segmenter(settings)
     try:
         return _segment_and_write(case, settings, segmenter)
     except RuntimeError as error:
         if not lacks_device_memory(error, segmenter):
             raise
     # Even the model does not fit on the device, perhaps because other programs use it too.
-    on_cpu = PROCESS.get_segmenter(replace(settings, device="cpu"))
+    on_cpu = MODEL_CACHE.get_segmenter(replace(settings, device="cpu"))
     outcome = _segment_and_write(case, settings, on_cpu)
     note = f"out of memory on {segmenter.device.description}: ran on the CPU"
     return replace(outcome, notes=(*outcome.notes, note))

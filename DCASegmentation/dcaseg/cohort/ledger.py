@@ -23,7 +23,7 @@ _RECENT = 50
 
 
 @dataclass
-class State:
+class RunProgress:
     """The progress of a run, for a live display.
 
     ``recent`` holds (source, status, reason) of the last finished cases, ``at_work`` the sources of the running cases.
@@ -282,18 +282,18 @@ class _Transaction:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except _SQLITE_ERRORS as error:
-            raise self._write_error(error) from None
+            raise self._make_write_error(error) from None
 
     def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
             self._connection.execute("COMMIT" if error_type is None else "ROLLBACK")
         except _SQLITE_ERRORS as failure:
             if error_type is None:
-                raise self._write_error(failure) from None
+                raise self._make_write_error(failure) from None
         if isinstance(error, _SQLITE_ERRORS):
-            raise self._write_error(error) from None
+            raise self._make_write_error(error) from None
 
-    def _write_error(self, error: Exception) -> OutputError:
+    def _make_write_error(self, error: Exception) -> OutputError:
         return OutputError(
             f"{self._file} cannot be written: {error}.", "Free some space on its disk, then run the same command again."
         )

@@ -106,7 +106,7 @@ def read_key(file: Path) -> bytes:
     return content
 
 
-def own_key(out: Path) -> bytes:
+def get_or_create_key(out: Path) -> bytes:
     """The key in the cohort folder ``out``, created by the first call. Only its owner can read it.
 
     Raises OutputError if it cannot be written, and UserError if it cannot be read.

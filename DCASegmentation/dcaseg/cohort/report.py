@@ -28,7 +28,7 @@ _MISSING = math.log(10.0)
 
 
 @dataclass(frozen=True)
-class Concern:
+class FlaggedCase:
     """A case to check. Higher scores come first; ``reviewed`` is True if the score comes from the review."""
 
     entry: Entry
@@ -37,7 +37,7 @@ class Concern:
     reviewed: bool
 
 
-def rank_concerns(entries: list[Entry], vocabulary: Vocabulary) -> list[Concern]:
+def rank_concerns(entries: list[Entry], vocabulary: Vocabulary) -> list[FlaggedCase]:
     """Segmented cases that need checking, the most urgent first.
 
     Cases with a review come first, sorted by the volume expected to be wrong (ml). The others are sorted by how far
@@ -58,7 +58,7 @@ def compute_distance_from_range(ml: float, organ: Organ) -> float:
     return math.log(ml / high) if ml > high else 0.0
 
 
-def _make_concern(entry: Entry, vocabulary: Vocabulary) -> Concern:
+def _make_concern(entry: Entry, vocabulary: Vocabulary) -> FlaggedCase:
     assert entry.outcome is not None
     volumes = entry.outcome.volumes_ml
     off = {
@@ -71,8 +71,8 @@ def _make_concern(entry: Entry, vocabulary: Vocabulary) -> Concern:
     worst = sorted((organ for organ in off if off[organ]), key=lambda organ: -abs(off[organ]))
     reasons = tuple(_describe(organ, volumes[organ.key]) for organ in worst)
     if entry.outcome.concern is not None:
-        return Concern(entry, entry.outcome.concern, entry.outcome.concerns + reasons, True)
-    return Concern(entry, sum(map(abs, off.values())), reasons, False)
+        return FlaggedCase(entry, entry.outcome.concern, entry.outcome.concerns + reasons, True)
+    return FlaggedCase(entry, sum(map(abs, off.values())), reasons, False)
 
 
 def _format_volume(ml: float) -> str:
@@ -210,7 +210,7 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
     pictured = {entry.key for entry in done[:_MAX_PICTURES]}
     counts = {status: sum(entry.status == status for entry in entries) for status in (OK, SKIPPED, FAILED, PENDING)}
     measured = find_measured_organs(entries, vocabulary)
-    volumes = [(_name(entry), entry.outcome.volumes_ml) for entry in done if entry.outcome]
+    volumes = [(_format_name(entry), entry.outcome.volumes_ml) for entry in done if entry.outcome]
     seconds = [entry.outcome.seconds["total"] for entry in done if entry.outcome and "total" in entry.outcome.seconds]
     ranks = {concern.entry.key: str(rank) for rank, concern in enumerate(to_check, start=1)}
     rows = [_make_row(entry, ranks.get(entry.key, ""), cases, entry.key in pictured, vocabulary) for entry in entries]
@@ -243,7 +243,7 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
     write_text(text.encode("utf-8", "replace").decode("utf-8"), path)
 
 
-def _name(entry: Entry) -> str:
+def _format_name(entry: Entry) -> str:
     label = " · ".join(filter(None, (entry.patient, _format_date(entry.study_date), entry.description)))
     return label or Path(entry.source).name
 
@@ -257,7 +257,7 @@ def _make_row(entry: Entry, rank: str, cases: Path, with_picture: bool, vocabula
     total = outcome.seconds.get("total") if outcome else None
     notes = [entry.reason, *entry.notes, *(outcome.notes if outcome else ())]
     return Row(
-        name=_name(entry),
+        name=_format_name(entry),
         source=entry.source,
         status=entry.status,
         slices=str(entry.slices) if entry.slices > 1 else "",
@@ -266,9 +266,9 @@ def _make_row(entry: Entry, rank: str, cases: Path, with_picture: bool, vocabula
         notes=". ".join(note.rstrip(".") for note in notes if note),
         folder=entry.name if entry.status == OK else "",
         picture=_encode_thumbnail(entry, cases) if with_picture else "",
-        link=_link(entry),
+        link=_format_link(entry),
         large=_get_picture_link(entry, cases),
-        cut_off=_cut_off(entry, vocabulary),
+        cut_off=_format_cut_off(entry, vocabulary),
     )
 
 
@@ -281,7 +281,7 @@ def _group_by_reason(entries: list[Entry]) -> list[Group]:
         Group(
             alike[0].reason,
             len(alike),
-            tuple((_name(entry), entry.source) for entry in alike[:_MAX_IN_A_GROUP]),
+            tuple((_format_name(entry), entry.source) for entry in alike[:_MAX_IN_A_GROUP]),
             max(len(alike) - _MAX_IN_A_GROUP, 0),
             len({entry.reason for entry in alike}) > 1,
         )
@@ -298,25 +298,25 @@ def _normalize_reason(entry: Entry) -> str:
     return _NUMBER.sub("#", text)
 
 
-def _make_card(rank: int, concern: Concern, cases: Path) -> Card:
+def _make_card(rank: int, concern: FlaggedCase, cases: Path) -> Card:
     entry = concern.entry
     shown = concern.reasons[:_MAX_REASONS]
     more = len(concern.reasons) - len(shown)
-    picture, link, large = _encode_thumbnail(entry, cases), _link(entry), _get_picture_link(entry, cases)
-    return Card(rank, _name(entry), entry.source, picture, shown, more, link, large)
+    picture, link, large = _encode_thumbnail(entry, cases), _format_link(entry), _get_picture_link(entry, cases)
+    return Card(rank, _format_name(entry), entry.source, picture, shown, more, link, large)
 
 
-def _link(entry: Entry) -> str:
+def _format_link(entry: Entry) -> str:
     """Link to the folder of a segmented case, relative to the report."""
     return f"{CASES}/{quote(entry.name)}/" if entry.status == OK and entry.name else ""
 
 
 def _get_picture_link(entry: Entry, cases: Path) -> str:
-    link = _link(entry)
+    link = _format_link(entry)
     return f"{link}{PICTURE}" if link and (cases / entry.name / PICTURE).is_file() else ""
 
 
-def _cut_off(entry: Entry, vocabulary: Vocabulary) -> str:
+def _format_cut_off(entry: Entry, vocabulary: Vocabulary) -> str:
     if entry.outcome is None or not entry.outcome.cut_off:
         return ""
     names = ", ".join(organ.name for organ in vocabulary if organ.key in entry.outcome.cut_off)

@@ -22,8 +22,8 @@ from .case import CASES, LEDGER, LOCK, PENDING, REPORT, VOLUMES, Case, Settings,
 from .dask_workers import require_shared_folders
 from .discovery import find, require_source
 from .dispatch import process_cases
-from .ledger import ENDED_EARLY, Ledger, State
-from .pseudonyms import Pseudonyms, own_key, read_key, redact_names
+from .ledger import ENDED_EARLY, Ledger, RunProgress
+from .pseudonyms import Pseudonyms, get_or_create_key, read_key, redact_names
 from .report import write_report, write_volumes
 
 _MIN_FREE_BYTES = 50_000_000
@@ -52,8 +52,8 @@ def run_cohort(
     cohort: Cohort,
     clients: Callable[[], AbstractContextManager[Client]],
     searching: Callable[[int, str], None],
-    tick: Callable[[State], None],
-) -> State:
+    tick: Callable[[RunProgress], None],
+) -> RunProgress:
     """Run ``cohort`` on the workers of ``clients()``, which start only if there is something to do.
 
     ``searching(files, text)`` is called during the search of the input, then ``tick(state)`` about twice a second. The
@@ -74,7 +74,7 @@ def run_cohort(
         _require_room(out)
         pseudonyms = None
         if cohort.pseudonymize:
-            pseudonyms = Pseudonyms(own_key(out) if given_key is None else given_key)
+            pseudonyms = Pseudonyms(get_or_create_key(out) if given_key is None else given_key)
             cohort = replace(cohort, settings=replace(cohort.settings, pseudonyms=pseudonyms.key_id))
         ledger = Ledger(out / LEDGER)
         _keep_private(cohort, out)
@@ -104,8 +104,8 @@ def _run(
     pseudonyms: Pseudonyms | None,
     clients: Callable[[], AbstractContextManager[Client]],
     searching: Callable[[int, str], None],
-    tick: Callable[[State], None],
-) -> State:
+    tick: Callable[[RunProgress], None],
+) -> RunProgress:
     ledger.begin(cohort.settings.get_identity())
     # The lock is held, so partial files are left over from killed runs or workers.
     clean(out / CASES, only_writer=True)
@@ -122,7 +122,7 @@ def _run(
     ledger.note("model", cohort.model)
     pending = ledger.get_pending_keys()
     cases = [case for case in found.cases if case.key in pending]
-    state = State(len(found.cases) + len(found.rejected), {PENDING: 0, **ledger.count_by_status()})
+    state = RunProgress(len(found.cases) + len(found.rejected), {PENDING: 0, **ledger.count_by_status()})
     try:
         if cases:
             _segment(cohort, out, ledger, cases, clients, state, tick)
@@ -142,7 +142,7 @@ def _run(
     return state
 
 
-def _report(cohort: Cohort, out: Path, ledger: Ledger, state: State) -> None:
+def _report(cohort: Cohort, out: Path, ledger: Ledger, state: RunProgress) -> None:
     """Write the report and the table of volumes. A failure becomes a message and does not affect the results."""
     with optional(VOLUMES, state.messages):
         write_volumes(out / VOLUMES, ledger, cohort.vocabulary)
@@ -163,8 +163,8 @@ def _segment(
     ledger: Ledger,
     cases: list[Case],
     clients: Callable[[], AbstractContextManager[Client]],
-    state: State,
-    tick: Callable[[State], None],
+    state: RunProgress,
+    tick: Callable[[RunProgress], None],
 ) -> None:
     sources = {case.key: case.source for case in cases}
     with clients() as client:

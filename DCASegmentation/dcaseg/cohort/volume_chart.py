@@ -82,7 +82,7 @@ def _draw_dots(organ: Organ, found: list[tuple[str, float]], middle: float) -> I
     for name, ml in found:
         outside = "" if low <= ml <= high else " outside"
         yield (
-            f'<circle cx="{_compute_x(ml):.1f}" cy="{middle + _jitter(name, organ.key):.1f}" r="{_RADIUS}" '
+            f'<circle cx="{_compute_x(ml):.1f}" cy="{middle + _compute_jitter(name, organ.key):.1f}" r="{_RADIUS}" '
             f'fill="{color}" class="dot{outside}"><title>{escape(name)}: {ml:.4g} ml</title></circle>'
         )
 
@@ -109,7 +109,7 @@ def _compute_x(ml: float) -> float:
     return _LEFT + fraction * (_WIDTH - _LEFT - _RIGHT)
 
 
-def _jitter(name: str, organ: str) -> float:
+def _compute_jitter(name: str, organ: str) -> float:
     """Vertical offset that separates neighboring dots and is the same in every report."""
     byte = hashlib.sha256(f"{name}{organ}".encode()).digest()[0]
     return (byte / 255 * 2 - 1) * _SPREAD

@@ -31,7 +31,7 @@ _MAX_LISTED = 30
 
 
 @dataclass(frozen=True)
-class OneCT:
+class CTSeries:
     """The files of a CT in the order of their ``slices`` (a number); ``notes`` say what was left out."""
 
     name: str
@@ -70,7 +70,7 @@ def find_one_ct(
     leave_out: Path,
     progress: Callable[[int], None] | None = None,
     resample: bool = False,
-) -> OneCT:
+) -> CTSeries:
     """Find the CT in ``folder`` and its subfolders, except ``leave_out``.
 
     ``choice`` is a number from the list in the error message, or a SeriesInstanceUID; that series is used whatever it
@@ -99,7 +99,7 @@ def find_one_ct(
     return _make_one_ct(chosen, volume, folder, notes)
 
 
-def iter_cts(folder: Path, leave_out: Path, resample: bool = False) -> Iterator[OneCT]:
+def iter_cts(folder: Path, leave_out: Path, resample: bool = False) -> Iterator[CTSeries]:
     """Yield every volume that ``find_one_ct`` could return, those that it selects without a choice first.
 
     Series that do not form a volume are left out. Raises ImageError if there is no DICOM image, or no volume.
@@ -149,10 +149,10 @@ def _build_volume(
         raise ImageError(f"The DICOM series {name} cannot be used: {get_reason(error)}.", "Export it again.") from None
 
 
-def _make_one_ct(chosen: _Candidate, volume: Volume, folder: Path, notes: Iterable[str]) -> OneCT:
+def _make_one_ct(chosen: _Candidate, volume: Volume, folder: Path, notes: Iterable[str]) -> CTSeries:
     name = chosen.series.description or folder.name
     files = tuple(Path(image.file) for image in volume.images)
-    return OneCT(name, files, tuple(dict.fromkeys(notes)), volume.slices)
+    return CTSeries(name, files, tuple(dict.fromkeys(notes)), volume.slices)
 
 
 def _read_headers(

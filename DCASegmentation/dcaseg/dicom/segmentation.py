@@ -319,17 +319,17 @@ def require_same_voxels(path: Path, labels: sitk.Image, vocabulary: Vocabulary) 
         target = np.array([(0, 0, z), (columns - 1, 0, z), (0, rows - 1, z)])
         off_mm = float(np.abs((found - target) * labels.GetSpacing()).max())
         if off_mm > _SAME_MM or not 0 <= z < len(expected) or not np.array_equal(label_of[plane], expected[z]):
-            raise _differs(path)
+            raise _make_mismatch_error(path)
         is_covered[z] = True
     if expected[~is_covered].any():
-        raise _differs(path)
+        raise _make_mismatch_error(path)
 
 
 def _get_segment_numbers(segmentation: hd.seg.Segmentation) -> range:
     return range(1, segmentation.number_of_segments + 1)
 
 
-def _differs(path: Path) -> OutputError:
+def _make_mismatch_error(path: Path) -> OutputError:
     return OutputError(
         f"{path.name} differs from the labels when it is read back.", "Report this, with the header of the CT."
     )

@@ -24,10 +24,10 @@ from torch.nn import functional
 from ..errors import UserError
 from ..imaging.grid import Grid
 from ..interaction.click_classifier import (
+    MLP,
     ClickClassifier,
     Decision,
     Layer,
-    Perceptron,
     PieceDecision,
     Thresholds,
     is_large,
@@ -35,7 +35,7 @@ from ..interaction.click_classifier import (
     predict_ensemble_probability,
 )
 from ..interaction.click_piece import PIECE_FEATURES, Pieces, find_pieces
-from ..interaction.evidence import FEATURES, Evidence, compute_evidence
+from ..interaction.evidence import FEATURES, ClickFeatures, compute_evidence
 from ..interaction.random_walker import RandomWalkerEngine, remove_new_islands
 from ..interaction.session import CorrectionSession
 from ..interaction.strokes import Stroke, to_point
@@ -87,7 +87,7 @@ class ClickSample:
 
     group: str
     start: str
-    evidence: Evidence
+    evidence: ClickFeatures
     wrong: Mask
     adds: bool
     earlier: int
@@ -118,7 +118,7 @@ class _Recorder:
     def __init__(self, truth: sitk.Image, classifier: ClickClassifier) -> None:
         self._truth, self._classifier = truth, classifier
         self._walker = RandomWalkerEngine()
-        self.taken: tuple[Evidence, Mask, int, bool] | None = None
+        self.taken: tuple[ClickFeatures, Mask, int, bool] | None = None
 
     def predict_foreground(self, view: View) -> FloatArray:
         """See ``interaction.view.Engine``."""
@@ -164,7 +164,7 @@ def collect(
         for kind, clicks in _CLICKS.items():
             if only_own_errors and kind not in _OWN:
                 continue
-            mask = _start(kind, own, target, hu, grid.spacing, random)
+            mask = _make_initial_mask(kind, own, target, hu, grid.spacing, random)
             recorder = _Recorder(image, classifier)
             begun = np.where(mask, organ.label, np.where(own, 0, first)).astype(first.dtype)
             session = CorrectionSession(ct, grid.make_image(begun), names, engine=recorder)
@@ -172,7 +172,7 @@ def collect(
     return samples
 
 
-def _start(
+def _make_initial_mask(
     kind: str,
     own: Mask,
     target: Mask,
@@ -235,7 +235,7 @@ class _Predicted:
     right: NDArray[np.int64]
 
     @classmethod
-    def from_sample(cls, sample: ClickSample, perceptrons: tuple[Perceptron, ...]) -> _Predicted:
+    def from_sample(cls, sample: ClickSample, perceptrons: tuple[MLP, ...]) -> _Predicted:
         """Return the pieces of ``sample`` by ``perceptrons``."""
         pieces = find_pieces(sample.evidence, predict_ensemble_probability(perceptrons, sample.evidence.features))
         order = np.argsort(-pieces.level, kind="stable")
@@ -314,7 +314,7 @@ def _decide_on_pieces(
     for held_out in folds:
         members = _fit_ensemble([each for each in kind if each.group not in held_out], steps, seed)
         predicted += [_Predicted.from_sample(each, members) for each in kind if each.group in held_out]
-    tried: list[tuple[_Predicted, tuple[Perceptron, ...]]] = []
+    tried: list[tuple[_Predicted, tuple[MLP, ...]]] = []
     for held_out in folds:
         members = _fit_piece_ensemble([each for each in predicted if each.sample.group not in held_out], steps, seed)
         tried += [(each, members) for each in predicted if each.sample.group in held_out]
@@ -324,11 +324,11 @@ def _decide_on_pieces(
     ), figures
 
 
-def _fit_ensemble(samples: Sequence[ClickSample], steps: int, seed: int) -> tuple[Perceptron, ...]:
+def _fit_ensemble(samples: Sequence[ClickSample], steps: int, seed: int) -> tuple[MLP, ...]:
     return tuple(fit_perceptron(samples, steps, seed + member) for member in range(_MEMBERS))
 
 
-def _fit_piece_ensemble(predicted: Sequence[_Predicted], steps: int, seed: int) -> tuple[Perceptron, ...]:
+def _fit_piece_ensemble(predicted: Sequence[_Predicted], steps: int, seed: int) -> tuple[MLP, ...]:
     features = np.concatenate([each.pieces.features for each in predicted])
     share = np.concatenate([each.right / each.pieces.voxels for each in predicted]).astype(np.float32)
     running = np.arange(1.0, len(share) + 1)
@@ -384,7 +384,7 @@ def _compute_gain(
 
 
 def choose_caution(
-    predicted: Sequence[tuple[_Predicted, tuple[Perceptron, ...]]],
+    predicted: Sequence[tuple[_Predicted, tuple[MLP, ...]]],
 ) -> tuple[float, dict[str, float]]:
     """Choose the caution with the largest mean gain of Dice, where losses count more (see ``LOSS``).
 
@@ -403,7 +403,7 @@ def choose_caution(
     return best["caution"], best
 
 
-def fit_perceptron(samples: Sequence[ClickSample], steps: int, seed: int) -> Perceptron:
+def fit_perceptron(samples: Sequence[ClickSample], steps: int, seed: int) -> MLP:
     """Fit a perceptron for voxels to ``samples``.
 
     Voxels near the clicks count more than they occur, which does not change the probability given the distance, and
@@ -432,7 +432,7 @@ def _train_perceptron(
     steps: int,
     batch_size: int,
     seed: int,
-) -> Perceptron:
+) -> MLP:
     """Fit a perceptron whose output has the log-odds of ``target`` (n,), 0 to 1, given ``features`` (n, features).
 
     ``running`` (n,): the cumulative weights of the lines.
@@ -460,7 +460,7 @@ def _train_perceptron(
         for each in network
         if isinstance(each, nn.Linear)
     ]
-    return Perceptron(_round_values(mean.tolist()), _round_values(scale.tolist()), tuple(layers))
+    return MLP(_round_values(mean.tolist()), _round_values(scale.tolist()), tuple(layers))
 
 
 def _round_values(values: Sequence[float]) -> tuple[float, ...]:

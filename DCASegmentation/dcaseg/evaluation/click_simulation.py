@@ -72,7 +72,7 @@ def find_next_click(mask: _Mask, truth: _Mask, spacing: tuple[float, float, floa
 
 
 @dataclass(frozen=True)
-class Course:
+class ClickCurve:
     """The correction of one organ in one case: ``dice`` after 0, 1, 2 ... clicks, and ``seconds`` of each click.
 
     ``was_missing``: the organ had no mask at the start.
@@ -108,7 +108,7 @@ def simulate(
     label: int,
     engine: Engine,
     clicks: int = MAX_CLICKS,
-) -> Course:
+) -> ClickCurve:
     """Correct the organ ``label`` in the label map ``start`` with simulated clicks, at most ``clicks``.
 
     All images must be on the same grid. Stops early when no error is left or the engine rejects a click.
@@ -131,17 +131,17 @@ def simulate(
             break
         seconds.append(change.seconds)
         dice.append(compute_dice(session.labels == label, target))
-    return Course(case, vocabulary.by_label[label].key, engine.name, tuple(dice), tuple(seconds), was_missing)
+    return ClickCurve(case, vocabulary.by_label[label].key, engine.name, tuple(dice), tuple(seconds), was_missing)
 
 
 @dataclass
 class ClickMeasurement:
     """The courses of all cases, organs and engines; each has at most ``clicks`` clicks."""
 
-    courses: list[Course] = field(default_factory=list)
+    courses: list[ClickCurve] = field(default_factory=list)
     clicks: int = MAX_CLICKS
 
-    def select_courses(self, engine: str, organ: str | None = None) -> list[Course]:
+    def select_courses(self, engine: str, organ: str | None = None) -> list[ClickCurve]:
         """The courses of ``engine``, for one organ or all."""
         return [course for course in self.courses if course.engine == engine and organ in (None, course.organ)]
 

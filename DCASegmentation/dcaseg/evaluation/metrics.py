@@ -21,7 +21,7 @@ from monai.metrics.surface_dice import compute_surface_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
 
 from ..errors import UserError
-from ..imaging.label_comparison import compute_dice_by_label, label_counts
+from ..imaging.label_comparison import compute_dice_by_label, count_labels
 from ..imaging.size_limits import get_total_memory
 
 Kind = Literal["overlap", "distance"]
@@ -130,7 +130,7 @@ def measure(
     """
     overlap = compute_dice_by_label(predicted, truth, n_labels)
     scores = {metric.key: np.full(n_labels, np.nan) for metric in metrics}
-    found, present = (label_counts(labels, n_labels + 1)[1:] > 0 for labels in (predicted, truth))
+    found, present = (count_labels(labels, n_labels + 1)[1:] > 0 for labels in (predicted, truth))
     nothing = not found.any() and policy.nothing_found is not None
     for index in range(n_labels):
         both = bool(found[index] and present[index])

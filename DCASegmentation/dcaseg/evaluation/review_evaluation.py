@@ -109,7 +109,7 @@ Amounts = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class FindingContents:
+class FindingErrors:
     """The contents of the findings of one case. Index 0 is outside all findings, then come ranks 1 to N.
 
     ``ml`` is the volume, ``errors`` the number of erroneous voxels, ``gross`` the number of gross errors (voxels of the
@@ -130,7 +130,7 @@ class FindingContents:
 
 
 @dataclass(frozen=True)
-class Reached:
+class ReviewRecall:
     """Fractions (0 to 1) reached by the first ``first`` findings of an order; NaN if there is nothing to reach.
 
     ``same_ml_errors`` and ``same_ml_gross`` use the volume of the review's first findings as the budget.
@@ -196,7 +196,7 @@ class Calibration:
 _CALIBRATION_EDGES = (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
-class TruthOfCase:
+class ReviewScorer:
     """Compares a reviewed result with the truth, and counts the errors inside findings.
 
     ``truth`` must be on the CT's grid. ``known`` are its annotated labels (None: all); others count as background.
@@ -239,11 +239,11 @@ class TruthOfCase:
             wrong[counted],
         )
 
-    def measure_review_findings(self) -> FindingContents:
+    def measure_review_findings(self) -> FindingErrors:
         """Contents of the review's findings."""
         return self._measure_findings(sitk.GetArrayFromImage(self._review.ranks), len(self._review.review.findings))
 
-    def measure_entropy_findings(self) -> FindingContents:
+    def measure_entropy_findings(self) -> FindingErrors:
         """Contents of findings made from entropy alone, see ``entropy, own findings`` in the module's docstring."""
         entropy = self._review.evidence.entropy
         voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(self._review.ranks)))
@@ -263,7 +263,7 @@ class TruthOfCase:
         ranks[order] = np.arange(1, len(order) + 1, dtype=np.uint8)
         return self._measure_findings(ranks[pieces], len(order))
 
-    def _measure_findings(self, ranks: Bytes, count: int) -> FindingContents:
+    def _measure_findings(self, ranks: Bytes, count: int) -> FindingErrors:
         wrong = self._labels != self._true
 
         def count_inside(mask: NDArray[np.bool_]) -> Amounts:
@@ -272,7 +272,7 @@ class TruthOfCase:
         model_ranks = sitk.GetArrayFromImage(resample(self._ct.make_image(ranks), self._grid, "nearest"))
         voxels = np.bincount(model_ranks.ravel(), minlength=count + 1)
         entropy = np.bincount(model_ranks.ravel(), self._review.evidence.entropy.ravel(), count + 1)
-        return FindingContents(
+        return FindingErrors(
             ml=np.bincount(ranks.ravel(), minlength=count + 1).astype(float) * self._ct.volume_ml_per_voxel,
             errors=count_inside(wrong),
             gross=np.bincount(model_ranks[self._gross], minlength=count + 1).astype(float),
@@ -284,7 +284,7 @@ class TruthOfCase:
         )
 
 
-def measure_orders(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Reached]:
+def measure_orders(truth: ReviewScorer, first: Sequence[int] = FIRST) -> list[ReviewRecall]:
     """What each order reaches with its first findings; ``random`` is the mean over 200 permutations."""
     ours, entropy = truth.measure_review_findings(), truth.measure_entropy_findings()
     ranks = np.arange(1, ours.count + 1)
@@ -301,11 +301,11 @@ def measure_orders(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Rea
         for number in first:
             budget = float(ours.ml[ranks[:number]].sum())
             rows = np.array([_measure_order(contents, order, number, budget) for order in permutations])
-            found.append(Reached(truth.case, name, number, *rows.mean(axis=0).tolist()))
+            found.append(ReviewRecall(truth.case, name, number, *rows.mean(axis=0).tolist()))
     return found
 
 
-def _measure_order(contents: FindingContents, order: NDArray[np.intp], number: int, budget_ml: float) -> list[float]:
+def _measure_order(contents: FindingErrors, order: NDArray[np.intp], number: int, budget_ml: float) -> list[float]:
     chosen = order[:number]
     organs = [amounts[chosen].sum() >= _REACHED * amounts.sum() for amounts in contents.organ_errors.values()]
     weights = _compute_budget_weights(contents.ml[order], budget_ml)
@@ -359,18 +359,18 @@ def _find_gross_errors(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> N
 CURVE = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40)
 """Numbers of findings for the plot."""
 
-_AMOUNTS = tuple(column.name for column in fields(Reached) if column.name not in ("case", "order", "first"))
+_AMOUNTS = tuple(column.name for column in fields(ReviewRecall) if column.name not in ("case", "order", "first"))
 
 
 @dataclass
 class ReviewMeasurement:
     """The rows of all cases. ``cases`` holds a description of each, its volume of errors (ml) and its wrong organs."""
 
-    rows: list[Reached] = field(default_factory=list)
+    rows: list[ReviewRecall] = field(default_factory=list)
     cases: list[dict[str, Any]] = field(default_factory=list)
     calibration: Calibration = field(default_factory=Calibration)
 
-    def add(self, truth: TruthOfCase, **about: Any) -> None:
+    def add(self, truth: ReviewScorer, **about: Any) -> None:
         """Measure one case; ``about`` becomes part of its description."""
         self.rows += measure_orders(truth, CURVE)
         self.calibration.add(truth.compute_calibration())
@@ -412,7 +412,7 @@ class ReviewMeasurement:
     def write_csv(self, path: Path) -> None:
         """Write one line for each case, order and number of findings."""
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [column.name for column in fields(Reached)])
+            writer = csv.DictWriter(file, [column.name for column in fields(ReviewRecall)])
             writer.writeheader()
             for row in self.rows:
                 values = asdict(row)
@@ -444,10 +444,10 @@ def add_case(
     known: Sequence[int] | None = None,
     **about: Any,
 ) -> None:
-    """Segment ``ct`` and measure its review against ``truth`` on the same grid; ``known`` as in ``TruthOfCase``."""
+    """Segment ``ct`` and measure its review against ``truth`` on the same grid; ``known`` as in ``ReviewScorer``."""
     result = segmenter.segment(ct, SegmentOptions(review=True))
     places = len(result.review.review.findings) if result.review else 0
-    measured.add(TruthOfCase(case, result, truth, segmenter.vocabulary, known), **about, places=places)
+    measured.add(ReviewScorer(case, result, truth, segmenter.vocabulary, known), **about, places=places)
 
 
 def _round_or_none(value: float) -> float | None:

@@ -171,7 +171,7 @@ def is_dicom(path: Path) -> bool:
     Raises OSError if it cannot be read.
     """
     with path.open("rb") as stream:
-        return _start(stream.read(_PREAMBLE + 16)) is not None
+        return _find_data_set_start(stream.read(_PREAMBLE + 16)) is not None
 
 
 def read_dicom_header(path: Path) -> DicomHeader | None:
@@ -180,7 +180,7 @@ def read_dicom_header(path: Path) -> DicomHeader | None:
     Raises OSError if the file cannot be read and ValueError, with the reason, if it is damaged.
     """
     with path.open("rb") as file:
-        if _start(file.read(_PREAMBLE + 16)) is None:
+        if _find_data_set_start(file.read(_PREAMBLE + 16)) is None:
             return None
         elements: _Elements = {}
         try:
@@ -208,7 +208,7 @@ def open_data_set(path: Path) -> BinaryIO:
 def _parse_header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | None:
     stream, syntax, size, whole = _read_file_meta(file, elements)
     big_endian = syntax == _BIG_ENDIAN
-    reader = _Elementary(stream, size, syntax != _IMPLICIT, ">" if big_endian else "<")
+    reader = _ElementReader(stream, size, syntax != _IMPLICIT, ">" if big_endian else "<")
     pixels = reader.read_into(elements)
     get = _Getter(elements, reader.order)
     rows, columns = get.count("Rows", 0), get.count("Columns", 0)
@@ -320,7 +320,7 @@ def _is_ct_class(elements: _Elements) -> bool:
     return sop_class in (CT_IMAGE, *ENHANCED_CT) or get.text("Modality") == "CT"
 
 
-def _start(head: bytes) -> int | None:
+def _find_data_set_start(head: bytes) -> int | None:
     """The offset of the first element, or None if ``head`` is not the beginning of a DICOM file."""
     if head[_PREAMBLE : _PREAMBLE + 4] == _MAGIC:
         return _PREAMBLE + 4
@@ -356,9 +356,9 @@ def _read_file_meta(file: BinaryIO, meta: _Elements) -> tuple[BinaryIO, str, int
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    start = _start(file.read(_PREAMBLE + 16))
+    start = _find_data_set_start(file.read(_PREAMBLE + 16))
     file.seek(start or 0)
-    _Elementary(file, size, True, "<").read_into(meta, only_group=2)
+    _ElementReader(file, size, True, "<").read_into(meta, only_group=2)
     syntax = _Getter(meta, "<").text("TransferSyntaxUID")
     here = file.tell()
     first = file.read(8)
@@ -374,7 +374,7 @@ def _read_file_meta(file: BinaryIO, meta: _Elements) -> tuple[BinaryIO, str, int
     return file, syntax or _IMPLICIT, size, whole
 
 
-class _Elementary:
+class _ElementReader:
     """Parses the elements of a data set in order. Raises EOFError if it ends too early and ValueError if invalid."""
 
     def __init__(self, stream: BinaryIO, size: int, explicit: bool, order: str) -> None:

@@ -23,7 +23,7 @@ from .dicom_slices import (
     stack_slices,
 )
 from .file_errors import require_text_name
-from .geometry import ROUNDING, Placement, resample_to_orthogonal_grid
+from .geometry import ROUNDING_TOLERANCE_VOXELS, Placement, resample_to_orthogonal_grid
 from .intensity import stack_planes
 from .itk_environment import no_itk_warnings
 from .size_limits import require_allowed_size
@@ -163,7 +163,7 @@ def _create_image(array: np.ndarray, stack: Stack, name: str, notes: list[str]) 
             f"The slices of {name} are {gaps.min():.3g} to {gaps.max():.3g} mm apart; they were resampled to "
             f"{len(array)} evenly spaced slices."
         )
-    elif (moved := compute_spacing_deviation(heights)) > ROUNDING:
+    elif (moved := compute_spacing_deviation(heights)) > ROUNDING_TOLERANCE_VOXELS:
         notes.append(
             f"The slices of {name} are not quite evenly spaced; they were moved by up to {moved:.2g} slice spacings."
         )
@@ -180,7 +180,7 @@ def _create_image(array: np.ndarray, stack: Stack, name: str, notes: list[str]) 
     # The center of the volume stays in place, so that no voxel moves by more than half a pixel.
     to_side = (step - (step @ normal) * normal) * (len(array) - 1) / 2
     origin, moved = positions[0], float(np.linalg.norm(to_side)) / min(spacing)
-    if 2 * moved > ROUNDING:
+    if 2 * moved > ROUNDING_TOLERANCE_VOXELS:
         origin = origin + to_side
         notes.append(f"The slices of {name} drift to the side; voxels moved by up to {moved:.2g} voxels.")
     volume.SetSpacing((*spacing, float(step @ normal)))

@@ -25,7 +25,7 @@ import SimpleITK as sitk
 
 from ..errors import ImageError, require_memory
 from .dicom_header import CT_IMAGE, ENHANCED_CT, DicomHeader, Frame, open_data_set
-from .geometry import HALF_A_VOXEL
+from .geometry import MAX_DEVIATION_VOXELS
 from .itk_environment import captured_stderr
 from .writers import temporary_folder
 
@@ -544,7 +544,7 @@ def _is_even(heights: np.ndarray, name: str, resample: bool) -> bool:
     typical = float(np.median(gaps))
     tolerance = max(_UNEVEN_MM, _UNEVEN_SHARE * typical)
     # Small deviations of the gaps add up to a large one of the slices.
-    if np.abs(gaps - typical).max() <= tolerance and compute_spacing_deviation(heights) <= HALF_A_VOXEL:
+    if np.abs(gaps - typical).max() <= tolerance and compute_spacing_deviation(heights) <= MAX_DEVIATION_VOXELS:
         return True
     steps = gaps / typical
     count = int(np.rint(steps - 1).sum())

@@ -20,8 +20,8 @@ from .grid import Grid
 from .size_limits import require_allowed_size
 
 # In voxels, at the corner of the volume where the deviation is largest.
-ROUNDING = 0.1
-HALF_A_VOXEL = 0.5
+ROUNDING_TOLERANCE_VOXELS = 0.1
+MAX_DEVIATION_VOXELS = 0.5
 _SAME_MM = 1e-3
 _log = logging.getLogger(__name__)
 # The value of air, used beyond the voxels of a CT.
@@ -67,14 +67,14 @@ def apply_placement(
     origin = placement.origin
     if np.allclose(axes.T @ axes, np.eye(3), atol=1e-6):
         nearest = axes
-    elif voxels > HALF_A_VOXEL:
+    elif voxels > MAX_DEVIATION_VOXELS:
         if not straighten:
             raise file_errors.sheared(path)
         notes.append(f"{path.name}: its axes are not at right angles; it was resampled to a right-angled grid.")
         return resample_to_orthogonal_grid(image, placement, path.name)
     else:
         origin = origin + (placement.columns - straight) @ to_center
-    if ROUNDING < voxels <= HALF_A_VOXEL:
+    if ROUNDING_TOLERANCE_VOXELS < voxels <= MAX_DEVIATION_VOXELS:
         notes.append(f"{path.name}: its axes are not quite at right angles; voxels moved by up to {voxels:.2g} voxels.")
     image.SetSpacing([float(step) for step in spacing])
     image.SetOrigin([float(value) for value in origin])
@@ -99,7 +99,7 @@ def copy_geometry_if_close(
         reason = f"it has {shown[0]} voxels, not {shown[1]}"
     else:
         voxels = compute_max_displacement(_compute_affine(ct), _compute_affine(labels), ct.GetSize())
-        if voxels < ROUNDING:
+        if voxels < ROUNDING_TOLERANCE_VOXELS:
             apart = float(np.abs(grid.get_corners() - Grid.from_image(labels).get_corners()).max())
             grid.to_image_geometry(labels)
             note = f"{name} is {apart:.2g} mm off the grid of {ct_name}; it was aligned with it voxel by voxel."

@@ -56,10 +56,10 @@ def compare_label_maps(before: sitk.Image, after: sitk.Image, vocabulary: Vocabu
         pairs = old_slice.ravel().astype(np.int64) * channels + new_slice.ravel()
         joint += np.bincount(pairs, minlength=channels**2).reshape(channels, channels)
     ml = joint * grid.volume_ml_per_voxel
-    return tuple(_change(organ, ml) for organ in vocabulary)
+    return tuple(_compute_change(organ, ml) for organ in vocabulary)
 
 
-def _change(organ: Organ, ml: np.ndarray) -> OrganChange:
+def _compute_change(organ: Organ, ml: np.ndarray) -> OrganChange:
     """The change of one organ; ``ml`` holds the volume of each pair (label before, label after)."""
     before, after, both = ml[organ.label].sum(), ml[:, organ.label].sum(), ml[organ.label, organ.label]
     dice = float(2 * both / (before + after)) if before + after > 0 else None
@@ -69,7 +69,7 @@ def _change(organ: Organ, ml: np.ndarray) -> OrganChange:
     return OrganChange(organ, float(before), float(after), float(added), float(removed), dice)
 
 
-def label_counts(labels: np.ndarray, channels: int) -> np.ndarray:
+def count_labels(labels: np.ndarray, channels: int) -> np.ndarray:
     """The number of voxels of each label from 0 to ``channels`` - 1, int64; the highest label is below ``channels``."""
     counts = np.zeros(channels, np.int64)
     # Slice by slice: bincount converts its input to 64-bit numbers.
@@ -86,7 +86,7 @@ def compute_dice_by_label(predicted: np.ndarray, truth: np.ndarray, n_labels: in
     if predicted.shape != truth.shape:
         raise ValueError(f"label maps of shapes {predicted.shape} and {truth.shape} cannot be compared")
     channels = n_labels + 1
-    sizes = label_counts(predicted, channels) + label_counts(truth, channels)
+    sizes = count_labels(predicted, channels) + count_labels(truth, channels)
     both = np.zeros(channels, np.int64)
     for one, other in zip(predicted, truth, strict=True):
         both += np.bincount(other[one == other], minlength=channels)[:channels]

@@ -57,7 +57,7 @@ def check_values_stated(path: Path, fields: dict[str, str]) -> None:
         )
 
 
-def header_notes(path: Path) -> list[str]:
+def check_header(path: Path) -> list[str]:
     """Notes on a header without origin, with two orientations that differ, and of another modality than CT."""
     fields, _ = _read_fields(path)
     notes = []

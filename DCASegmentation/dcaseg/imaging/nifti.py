@@ -26,7 +26,7 @@ import SimpleITK as sitk
 
 from ..errors import ImageError
 from . import file_errors
-from .geometry import HALF_A_VOXEL, ROUNDING, Placement, compute_max_displacement
+from .geometry import MAX_DEVIATION_VOXELS, ROUNDING_TOLERANCE_VOXELS, Placement, compute_max_displacement
 from .intensity import stack_planes
 from .size_limits import require_allowed_size
 
@@ -346,7 +346,7 @@ def _compute_placement(path: Path, header: NiftiHeader, notes: list[str]) -> Pla
     assert chosen is not None
     if header.sform is not None and header.qform is not None:
         voxels = compute_max_displacement(header.sform, header.qform, size)
-        if voxels > HALF_A_VOXEL:
+        if voxels > MAX_DEVIATION_VOXELS:
             raise file_errors.contradiction(
                 path,
                 f"its sform and its qform place the voxels differently, by up to {voxels:.3g} voxels"
@@ -354,13 +354,13 @@ def _compute_placement(path: Path, header: NiftiHeader, notes: list[str]) -> Pla
                 "Find out which is right and set the code of the other to 0 (nibabel: img.set_sform(None, 0) or "
                 "img.set_qform(None, 0))",
             )
-        if voxels > ROUNDING:
+        if voxels > ROUNDING_TOLERANCE_VOXELS:
             notes.append(f"{path.name}: sform and qform differ by {voxels:.2g} voxels; the sform was used.")
     if header.sform is not None and header.qform is None:
         steps = np.linalg.norm(header.sform[:3, :3], axis=0)
         off = max(abs(a - b) / b * n for a, b, n in zip(steps, header.spacing, size, strict=True))
         # The columns of a sheared matrix are longer than the distance between slices.
-        if off > HALF_A_VOXEL and np.allclose(
+        if off > MAX_DEVIATION_VOXELS and np.allclose(
             (header.sform[:3, :3] / steps).T @ (header.sform[:3, :3] / steps), np.eye(3), atol=1e-2
         ):
             raise file_errors.contradiction(

@@ -59,7 +59,7 @@ def check_geometry_stated(path: Path) -> None:
         raise file_errors.missing_spacing(path, f"its 'space units' are {', '.join(sorted(units))}, not mm")
 
 
-def header_notes(path: Path) -> list[str]:
+def check_header(path: Path) -> list[str]:
     """A note on each optional value that the header does not state and ITK takes as 0."""
     fields, _ = _read_fields(path)
     return [] if "space origin" in fields else [file_errors.describe_missing_origin(path, "no 'space origin'")]

@@ -165,7 +165,7 @@ def _read_with_itk(path: Path, format_name: str, checks: ModuleType, notes: list
             file = nrrd_checks.copy_without_time_axis(path, stack.enter_context(temporary_folder("dca-nrrd")))
         image = _read_itk_image(file, path, format_name, checks)
     checks.check_voxels(path, image)
-    notes += checks.header_notes(path)
+    notes += checks.check_header(path)
     return image, Placement.from_image(image)
 
 

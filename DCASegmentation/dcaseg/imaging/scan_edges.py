@@ -90,7 +90,7 @@ class ScanEdges:
             area = step[0] * step[1] * step[2] / step[axis]
             self._ends += [(_get_voxel_indices(ends, axis), area) for ends in (first, last)]
 
-    def cut_off(self, labels: NDArray[np.integer]) -> frozenset[int]:
+    def find_truncated_labels(self, labels: NDArray[np.integer]) -> frozenset[int]:
         """The labels in ``labels`` (z, y, x) that reach an edge of the scan with more than a few voxels."""
         reaching = set()
         for index, area in self._ends:

@@ -47,7 +47,7 @@ def check_slices(image: sitk.Image) -> tuple[str, ...]:
     """
     array = sitk.GetArrayViewFromImage(image)
     blank = [index for index, plane in enumerate(array) if _are_equal(plane, plane[:1, :1])]
-    return (*_check_blanks_and_copies(array, blank, image.GetSpacing()[2]), *_order_notes(image))
+    return (*_check_blanks_and_copies(array, blank, image.GetSpacing()[2]), *_check_order(image))
 
 
 def _check_blanks_and_copies(array: np.ndarray, blank: list[int], spacing: float) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def _check_blanks_and_copies(array: np.ndarray, blank: list[int], spacing: float
     return tuple(notes)
 
 
-def _order_notes(image: sitk.Image) -> tuple[str, ...]:
+def _check_order(image: sitk.Image) -> tuple[str, ...]:
     """Notes on slices, along the patient's long axis, that are out of order or missing.
 
     Blank slices and copies have their own notes, so they are left out here.
@@ -94,7 +94,9 @@ def _order_notes(image: sitk.Image) -> tuple[str, ...]:
         return ()
     spacing = image.GetSpacing()[axis]
     far = max(2, 2 * round(0.5 * _FAR_MM / spacing))
-    if len(used) >= far + _MIN_SLICES // 2 and _change(slices[used], 1) > _MAX_NEAR_TO_FAR * _change(slices[used], far):
+    if len(used) >= far + _MIN_SLICES // 2 and _compute_mean_change(
+        slices[used], 1
+    ) > _MAX_NEAR_TO_FAR * _compute_mean_change(slices[used], far):
         return (
             "Neighboring slices look no more alike than distant ones: slices may be out of order or mirrored, or the "
             f"image may not be a CT. {_EXPORT_AGAIN}",
@@ -132,7 +134,7 @@ def _slice_means(image: sitk.Image, axis: int) -> np.ndarray:
     return squares.reshape(len(planes), rows, sides[0], columns, sides[1]).mean(axis=(2, 4)).reshape(len(planes), -1)
 
 
-def _change(slices: np.ndarray, step: int) -> float:
+def _compute_mean_change(slices: np.ndarray, step: int) -> float:
     """The mean change over ``step`` slices, in HU."""
     return float(np.abs(slices[step:] - slices[:-step]).mean())
 

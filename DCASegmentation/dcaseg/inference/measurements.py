@@ -106,7 +106,7 @@ def measure(
         flat = label_slice.ravel()[where]
         voxels += np.bincount(flat, minlength=len(voxels))
         hu_sums += np.bincount(flat, weights=ct_slice.ravel()[where], minlength=len(voxels))
-    cut_off = ScanEdges(ct, spacing or [(1000 * ml_per_voxel) ** (1 / 3)] * 3).cut_off(labels)
+    cut_off = ScanEdges(ct, spacing or [(1000 * ml_per_voxel) ** (1 / 3)] * 3).find_truncated_labels(labels)
     measurements = []
     for organ in vocabulary:
         if kept is not None and organ.label not in kept:

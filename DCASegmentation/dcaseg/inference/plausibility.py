@@ -75,7 +75,7 @@ def check_plausibility(
     """
     counts, centers, spreads = _compute_moments(labels, grid, len(vocabulary))
     ml = counts * grid.volume_ml_per_voxel
-    cut = _cut_off(labels, grid, len(vocabulary))
+    cut = _find_truncated_labels(labels, grid, len(vocabulary))
     organs = [organ for organ in vocabulary if kept is None or organ.label in kept]
     present = {organ.key: organ.label for organ in organs if ml[organ.label] >= _FOUND_SHARE * organ.volume_ml[0]}
     notes = []
@@ -189,7 +189,7 @@ def _compute_moments(
     return counts, means + np.array(grid.origin), spreads
 
 
-def _cut_off(labels: NDArray[np.uint8], grid: Grid, organs: int) -> NDArray[np.bool_]:
+def _find_truncated_labels(labels: NDArray[np.uint8], grid: Grid, organs: int) -> NDArray[np.bool_]:
     """For each label, whether it reaches the first or last plane along the patient's long axis."""
     axis = int(np.argmax(np.abs(grid.axes[2])))
     array_axis = 2 - axis

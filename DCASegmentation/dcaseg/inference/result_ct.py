@@ -10,7 +10,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..dicom.archive import gathered
-from ..dicom.ct_folder import OneCT, find_one_ct, iter_cts
+from ..dicom.ct_folder import CTSeries, find_one_ct, iter_cts
 from ..errors import ImageError, UserError
 from ..imaging.file_errors import exists
 from ..imaging.grid import Grid
@@ -57,7 +57,7 @@ def _find_same_ct(folder: Path, record: Mapping[str, Any], result: Path, resampl
     raise UserError(f"{folder} does not contain the CT that was segmented.", _REMEDY)
 
 
-def _find_candidates(folder: Path, record: Mapping[str, Any], result: Path, resample: bool) -> Iterable[OneCT]:
+def _find_candidates(folder: Path, record: Mapping[str, Any], result: Path, resample: bool) -> Iterable[CTSeries]:
     """The CTs in ``folder`` to compare with ``record``, the most likely ones first."""
     if isinstance(record.get("ct_checksum"), str):
         return sorted(iter_cts(folder, result, resample), key=lambda found: found.slices != _get_slice_count(record))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..json_io import DataError, dump, load, read_json
 from .click_piece import PIECE_FEATURES, Pieces, find_pieces, select_best_piece
-from .evidence import FEATURES, WALKER_SCALE, Evidence, compute_ball_radius, compute_error_radius, compute_evidence
+from .evidence import FEATURES, WALKER_SCALE, ClickFeatures, compute_ball_radius, compute_error_radius, compute_evidence
 from .random_walker import RandomWalkerEngine, remove_new_islands
 from .view import FloatArray, Mask, View
 
@@ -53,7 +53,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Perceptron:
+class MLP:
     """``layers`` with ReLU between them, applied to features minus ``mean``, divided by ``scale``. One output.
 
     Raises DataError if the sizes do not match each other.
@@ -116,7 +116,7 @@ class Thresholds:
 class Decision:
     """What one kind of click changes: by the mean log-odds of ``perceptrons``, and by ``thresholds``."""
 
-    perceptrons: tuple[Perceptron, ...]
+    perceptrons: tuple[MLP, ...]
     thresholds: Thresholds
 
     def predict_probability(self, features: NDArray[np.floating], finds: bool = False) -> FloatArray:
@@ -132,8 +132,8 @@ class PieceDecision:
     is. ``caution``: how much of that share is not counted on.
     """
 
-    perceptrons: tuple[Perceptron, ...]
-    pieces: tuple[Perceptron, ...]
+    perceptrons: tuple[MLP, ...]
+    pieces: tuple[MLP, ...]
     caution: float
 
     def select_piece(self, pieces: Pieces, mask_voxels: int, adds: bool, earlier: int) -> int | None:
@@ -149,7 +149,7 @@ class PieceDecision:
 
 
 def predict_ensemble_probability(
-    perceptrons: tuple[Perceptron, ...], features: NDArray[np.floating], finds: bool = False
+    perceptrons: tuple[MLP, ...], features: NDArray[np.floating], finds: bool = False
 ) -> FloatArray:
     """Return the probability (n,) by all ``perceptrons``, for voxels or pieces with ``features`` (n, features).
 
@@ -188,7 +188,7 @@ class ClickClassifier:
         _require_width([each.perceptrons for each in decisions], len(FEATURES))
         _require_width([self.adding_much.pieces, self.removing_much.pieces], len(PIECE_FEATURES))
 
-    def predict_organ_probability(self, evidence: Evidence, view: View) -> FloatArray:
+    def predict_organ_probability(self, evidence: ClickFeatures, view: View) -> FloatArray:
         """Return the organ's probability (z, y, x) after the latest click of ``view``.
 
         It differs from the mask only in one piece around the click, in the direction of the click.
@@ -212,7 +212,7 @@ class ClickClassifier:
         return changed.astype(np.float32)
 
     def _select_large_piece(
-        self, evidence: Evidence, wrong: FloatArray, adds: bool, earlier: int
+        self, evidence: ClickFeatures, wrong: FloatArray, adds: bool, earlier: int
     ) -> tuple[float, Mask]:
         """Return what ``select_confident_piece`` does, for a large error; ``wrong`` (z, y, x) is filled in."""
         decision = self.adding_much if adds else self.removing_much
@@ -249,7 +249,7 @@ def is_on_border(view: View) -> bool:
     return radius <= 1.01 * half
 
 
-def _require_width(groups: Sequence[tuple[Perceptron, ...]], width: int) -> None:
+def _require_width(groups: Sequence[tuple[MLP, ...]], width: int) -> None:
     if any(not group or any(len(each.mean) != width for each in group) for group in groups):
         raise DataError("perceptrons", "do not fit the features")
 

@@ -30,7 +30,7 @@ from ..models.weight_files import open_regular
 from ..models.weights import load_weights, write_weights
 from .click_options import ClickNetworkOptions
 from .random_walker import remove_new_islands
-from .view import FloatArray, Mask, SeenStroke, View, compute_signed_distance
+from .view import FloatArray, Mask, View, ViewStroke, compute_signed_distance
 
 CHANNELS = ("ct", "mask_distance", "added", "removed", "others", "latest")
 ORIENTATION = "RAS"
@@ -78,7 +78,7 @@ class ClickNetwork(nn.Module):
 
 
 def make_network_input(
-    hu: FloatArray, mask: Mask, others: Mask, strokes: Sequence[SeenStroke], spacing_mm: float
+    hu: FloatArray, mask: Mask, others: Mask, strokes: Sequence[ViewStroke], spacing_mm: float
 ) -> FloatArray:
     """Return the network's input (channel, depth, height, width), float32, with the channels ``CHANNELS``.
 
@@ -121,7 +121,7 @@ class NetworkEngine:
         mask = _get_array(resample(view.grid.make_image(view.mask.astype(np.float32)), cube, outside=0.0)) > 0.5
         others = _get_array(resample(view.grid.make_image(view.others.astype(np.float32)), cube, outside=0.0)) > 0.5
         strokes = [
-            SeenStroke(_transfer(each.voxels, view.grid, cube), each.adds, each.radius_mm) for each in view.strokes
+            ViewStroke(_transfer(each.voxels, view.grid, cube), each.adds, each.radius_mm) for each in view.strokes
         ]
         cubes = torch.from_numpy(make_network_input(hu, mask, others, strokes, options.spacing_mm))[None]
         with torch.inference_mode():

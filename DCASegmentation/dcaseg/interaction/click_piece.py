@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from .evidence import FEATURES, Evidence
+from .evidence import FEATURES, ClickFeatures
 from .view import FloatArray, Mask
 
 _LEVELS = np.linspace(3.5, -1.1, 18)
@@ -52,7 +52,7 @@ class Pieces:
         return np.asarray(self.level >= self.thresholds[piece])
 
 
-def find_pieces(evidence: Evidence, probability: FloatArray) -> Pieces:
+def find_pieces(evidence: ClickFeatures, probability: FloatArray) -> Pieces:
     """Return the pieces around the click; ``probability`` (n,) is that each candidate is wrong. There must be some."""
     level = _compute_levels(evidence, probability)
     order = np.argsort(-level, kind="stable")
@@ -87,7 +87,7 @@ def find_pieces(evidence: Evidence, probability: FloatArray) -> Pieces:
     return Pieces(level, _THRESHOLDS.astype(np.float32), counts, np.stack(columns, axis=1).astype(np.float32))
 
 
-def _compute_levels(evidence: Evidence, probability: FloatArray) -> FloatArray:
+def _compute_levels(evidence: ClickFeatures, probability: FloatArray) -> FloatArray:
     """Return for each candidate (n,) the lowest probability on the best way to it from the click.
 
     Ways lead over faces, edges and corners: errors along a border are often one voxel thick.

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from .view import FloatArray, Mask, SeenStroke, View, compute_signed_distance, smooth_image
+from .view import FloatArray, Mask, View, ViewStroke, compute_signed_distance, smooth_image
 
 _HU = (-200.0, 350.0)
 _MAX_ODDS = 4.0
@@ -46,7 +46,7 @@ FEATURES = (
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ClickFeatures:
     """The features of the voxels that the latest click may change.
 
     ``candidates`` (z, y, x): these voxels. ``features`` (n, len(FEATURES)), float32 or float16: one line for each of
@@ -62,7 +62,7 @@ class Evidence:
     voxel_ml: float
 
 
-def compute_evidence(view: View, walker: FloatArray) -> Evidence:
+def compute_evidence(view: View, walker: FloatArray) -> ClickFeatures:
     """Return the evidence on the latest click of ``view``; ``walker`` (z, y, x) is the random walker's answer.
 
     If the mask is empty, the radius of the error is unknown, and that of the organ's usual volume takes its place.
@@ -111,7 +111,7 @@ def compute_evidence(view: View, walker: FloatArray) -> Evidence:
 
     def nearest(same: bool) -> FloatArray:
         others = [stroke.voxels for stroke in view.strokes[:-1] if stroke.adds == (adds == same)]
-        other = view.compute_distance(SeenStroke(np.concatenate(others), adds, None))[at] if others else _NO_STROKE_MM
+        other = view.compute_distance(ViewStroke(np.concatenate(others), adds, None))[at] if others else _NO_STROKE_MM
         return np.clip(np.log((other + half) / (d + half)), -2.0, 2.0)
 
     counts = [sum(1 for stroke in view.strokes[:-1] if stroke.adds == (adds == same)) for same in (True, False)]
@@ -156,7 +156,7 @@ def compute_evidence(view: View, walker: FloatArray) -> Evidence:
         columns[f"filled_{scale:.0f}"] = wanted[at]
         columns[f"filled_{scale:.0f}_click"] = at_click(wanted)
     features = np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float32)
-    return Evidence(candidates, features, d, seeds, mask_voxels, voxel_ml)
+    return ClickFeatures(candidates, features, d, seeds, mask_voxels, voxel_ml)
 
 
 def compute_error_radius(view: View) -> tuple[float, float]:

@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from .view import FloatArray, Mask, SeenStroke, View, compute_signed_distance, smooth_image
+from .view import FloatArray, Mask, View, ViewStroke, compute_signed_distance, smooth_image
 
 # Range of the histograms in HU. Outside of it lie air and bone, which do not distinguish soft organs.
 _HU = (-200.0, 350.0)
@@ -106,7 +106,7 @@ class RandomWalkerEngine:
             answer = np.where(distance <= max(self._options.near_mm, 3.0 * radius), found, start)
         return remove_new_islands(answer, view)
 
-    def _measure_stroke(self, view: View, stroke: SeenStroke) -> tuple[FloatArray, float]:
+    def _measure_stroke(self, view: View, stroke: ViewStroke) -> tuple[FloatArray, float]:
         """Return the distance (mm) of each voxel (z, y, x) to ``stroke``, and the radius (mm) of the error around it.
 
         The radius is estimated from what was known when the stroke was drawn.

@@ -28,8 +28,8 @@ from .evidence import compute_ball_radius
 from .strokes import Point, Stroke, is_between_corners, is_inside_box, make_box_around, make_box_from_corners, rasterize
 from .view import (
     Engine,
-    SeenStroke,
     View,
+    ViewStroke,
     compute_signed_distance,
     compute_strides,
     compute_view_strides,
@@ -90,7 +90,7 @@ class Change:
 
 
 @dataclass
-class _Placed:
+class _VoxelStroke:
     """The voxels (n, 3) of a stroke for an organ."""
 
     label: int
@@ -141,7 +141,7 @@ class CorrectionSession:
         self._titles = dict(titles or {})
         self._locked = frozenset(locked)
         self._engine: Engine = engine or ClassifierEngine()
-        self._placed: list[_Placed] = []
+        self._placed: list[_VoxelStroke] = []
         self._changes: list[Change] = []
         # Made when it is needed first.
         self._coarse_ct: tuple[tuple[int, int, int], sitk.Image] | None = None
@@ -182,7 +182,7 @@ class CorrectionSession:
         adds = self._adds(label, voxels, stroke.add)
         self._check(label, voxels, adds, box)
         before = self._labels[box].copy()
-        placed = _Placed(label, adds, voxels)
+        placed = _VoxelStroke(label, adds, voxels)
         in_organ = self._labels[tuple(voxels.T)] == label
         # A stroke that agrees with the mask confirms it: it is recorded, and nothing else happens.
         if (in_organ == adds).all():
@@ -289,7 +289,7 @@ class CorrectionSession:
                         "Undo the earlier stroke first, or click farther away from it.",
                     )
 
-    def _is_large(self, placed: _Placed) -> bool:
+    def _is_large(self, placed: _VoxelStroke) -> bool:
         """Whether the stroke ``placed``, which adds, is deep in a large error, more of which may be left."""
         expected_ml = get_typical_volume(self._names.get(placed.label))
         if placed.radius_mm is None or expected_ml is None:
@@ -297,7 +297,7 @@ class CorrectionSession:
         return LARGE_ADDING_MM <= placed.radius_mm <= compute_ball_radius(expected_ml)
 
     def _follow_ends(
-        self, first: _Placed, box: Box, after: NDArray[np.integer], missing: bool
+        self, first: _VoxelStroke, box: Box, after: NDArray[np.integer], missing: bool
     ) -> tuple[Box, NDArray[np.integer]]:
         """Return the box and the labels in it after an organ that ends at the edge of ``box`` has been followed.
 
@@ -337,7 +337,7 @@ class CorrectionSession:
         return (whole, labels) if missing else (box, labels[_get_relative_slices(box, whole)])
 
     def _make_coarse_session(
-        self, first: _Placed, box: Box, after: NDArray[np.integer]
+        self, first: _VoxelStroke, box: Box, after: NDArray[np.integer]
     ) -> tuple[CorrectionSession, tuple[int, int, int]]:
         """Return this session on the voxels on which ends are followed, and how many of the CT's make one (z, y, x).
 
@@ -387,12 +387,12 @@ class CorrectionSession:
             ends = [end for end in ends if not organ[tuple(end)]]
             if not ends:
                 break
-            before, step = organ, _Placed(label, True, ends[0][None])
+            before, step = organ, _VoxelStroke(label, True, ends[0][None])
             box = make_box_around(step.voxels, self.grid, BOX_MM)
             self._labels[box] = self._correct_labels(step, box, False)
             self._placed.append(step)
 
-    def _correct_labels(self, latest: _Placed, box: Box, is_drawn: bool) -> NDArray[np.integer]:
+    def _correct_labels(self, latest: _VoxelStroke, box: Box, is_drawn: bool) -> NDArray[np.integer]:
         """Return the labels in ``box`` after all strokes for an organ, of which ``latest`` is the last.
 
         ``is_drawn``: the user has drawn the box around the organ, so a missing organ is about as large as it.
@@ -413,7 +413,7 @@ class CorrectionSession:
         first = np.array([each.start for each in box])
         last = np.array(view_grid.shape) - 1
 
-        def seen(placed: _Placed) -> NDArray[np.int64]:
+        def seen(placed: _VoxelStroke) -> NDArray[np.int64]:
             own = placed.voxels[is_inside_box(placed.voxels, box)] - first
             return np.unique(np.minimum(own // strides, last), axis=0)
 
@@ -431,14 +431,14 @@ class CorrectionSession:
             mask=coarse,
             first_mask=downsample(self._first[box] == label, strides) > 0.5,
             others=downsample((before != 0) & ~mask, strides) > 0.5,
-            strokes=(*(SeenStroke(seen(each), each.adds, each.radius_mm) for each in earlier),
-                     SeenStroke(newest, latest.adds, latest.radius_mm)),
+            strokes=(*(ViewStroke(seen(each), each.adds, each.radius_mm) for each in earlier),
+                     ViewStroke(newest, latest.adds, latest.radius_mm)),
             expected_ml=expected_ml,
         )  # fmt: skip
         found = resample_mask_to_ct(self._engine.predict_foreground(view), coarse, view_grid, mask, grid, strides)
         return self._merge_mask(_drop_opposite_change(found, mask, latest.adds), mask, before, (*earlier, latest), box)
 
-    def _select_strokes(self, label: int) -> list[_Placed]:
+    def _select_strokes(self, label: int) -> list[_VoxelStroke]:
         """Return the strokes so far that say where the organ ``label`` is or is not.
 
         A stroke that adds to another organ counts as one that removes from this organ.
@@ -454,7 +454,7 @@ class CorrectionSession:
         found: NDArray[np.bool_],
         mask: NDArray[np.bool_],
         before: NDArray[np.integer],
-        strokes: Sequence[_Placed],
+        strokes: Sequence[_VoxelStroke],
         box: Box,
     ) -> NDArray[np.integer]:
         """Return the labels in ``box`` if an organ was ``found`` there, all (z, y, x).

@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class SeenStroke:
+class ViewStroke:
     """A stroke in a view.
 
     ``voxels`` (n, 3) in the order (z, y, x); ``adds`` says whether they belong to the organ. ``radius_mm`` is the
@@ -44,10 +44,10 @@ class View:
     mask: Mask
     first_mask: Mask
     others: Mask
-    strokes: tuple[SeenStroke, ...]
+    strokes: tuple[ViewStroke, ...]
     expected_ml: float | None = None
 
-    def compute_distance(self, stroke: SeenStroke) -> FloatArray:
+    def compute_distance(self, stroke: ViewStroke) -> FloatArray:
         """Return the distance (mm) of each voxel (z, y, x) to the nearest voxel of ``stroke``."""
         if len(stroke.voxels) <= _FEW_VOXELS:
             # Faster than a distance map.

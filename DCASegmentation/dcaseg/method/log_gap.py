@@ -301,16 +301,16 @@ def _collect_warnings(
     messages = []
     for label in absent:
         title = next(title for title, group in zip(GROUPS, sets, strict=True) if label in group)
-        messages.append(f"{_name(label, names)} has no voxels in the labeled volumes; it is in the {title} group.")
+        messages.append(f"{_get_name(label, names)} has no voxels in the labeled volumes; it is in the {title} group.")
     for title, group in zip(GROUPS, sets, strict=True):
         if not group:
             messages.append(f"The {title} group is empty, so the network has no {title} expert.")
         elif len(group) == 1:
-            messages.append(f"The {title} group has only one class: {_name(group[0], names)}.")
+            messages.append(f"The {title} group has only one class: {_get_name(group[0], names)}.")
         if len(group) > MAX_SHARE_OF_CLASSES * n_classes:
             messages.append(f"The {title} group has {len(group)} of {n_classes} classes.")
     return tuple(messages)
 
 
-def _name(label: int, names: Mapping[int, str]) -> str:
+def _get_name(label: int, names: Mapping[int, str]) -> str:
     return names.get(label, f"Label {label}")

@@ -96,11 +96,11 @@ class _Probe:
 
     def _note_shape(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         while not isinstance(output, Tensor):
-            output = _main_tensor(output)
+            output = _get_main_tensor(output)
         self.output_shape = tuple(output.shape[1:])
 
 
-def _main_tensor(output: Any) -> Any:
+def _get_main_tensor(output: Any) -> Any:
     """The tensor of a module's output whose shape goes into the table."""
     if hasattr(output, "logits"):
         return output.logits

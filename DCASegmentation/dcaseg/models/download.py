@@ -139,7 +139,7 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
     try:
         https = urllib.request.HTTPSHandler(context=_create_ssl_context(url))
         opener = urllib.request.build_opener(_SafeRedirects(refused), https)
-        answer = _answer(lambda: opener.open(request, timeout=_SECONDS_OF_SILENCE))
+        answer = _get_response(lambda: opener.open(request, timeout=_SECONDS_OF_SILENCE))
     except urllib.error.HTTPError as error:
         # The server has no bytes beyond these: the file is complete.
         if have and error.code == 416:
@@ -176,7 +176,7 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], refused
         raise ConnectionError(f"only {done} of {have + left} bytes arrived")
 
 
-def _answer(ask: Callable[[], Any]) -> Any:
+def _get_response(ask: Callable[[], Any]) -> Any:
     """The answer of the server, up to its headers, which it may send so slowly that it is never silent for long."""
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 

@@ -30,7 +30,7 @@ def format_model_card(metadata: Metadata) -> str:
             "## Scores\n\n" + _format_scores(metadata),
             "## Input\n\n" + _format_input(metadata),
             "## Training data\n\n" + _format_training_data(metadata),
-            "## Use\n\n" + _use(metadata),
+            "## Use\n\n" + _format_use(metadata),
             f"## License\n\nWeights: {metadata.licence}. See LICENSE.\n",
         ]
     )
@@ -95,7 +95,7 @@ def _format_training_data(metadata: Metadata) -> str:
     return "\n".join(lines)
 
 
-def _use(metadata: Metadata) -> str:
+def _format_use(metadata: Metadata) -> str:
     return (
         "With SlicerDCASegmentation, from this folder:\n\n"
         "    dca segment CT -o OUT --bundle .\n\n"

@@ -15,7 +15,7 @@ VARIABLE = "DCA_MODELS"
 """The environment variable with further folders of bundles."""
 
 
-def own_models() -> Path:
+def get_user_models_folder() -> Path:
     """The folder of the models that the user added; it may not exist yet.
 
     Without a home folder, it is in the system's temporary folder, and only this user can write to it.
@@ -97,7 +97,7 @@ def find_hidden_bundle(bundle: Path) -> Path | None:
 def _find_all_bundles() -> list[Path]:
     """All bundles, of any kind. Of several with the same folder name, only the first is listed."""
     bundles: dict[str, Path] = {}
-    for location in [*_from_environment(), own_models(), *_get_shipped_folders()]:
+    for location in [*_from_environment(), get_user_models_folder(), *_get_shipped_folders()]:
         for folder in [location, *sorted(location.iterdir())] if location.is_dir() else []:
             if (folder / METADATA).is_file():
                 bundles.setdefault(folder.resolve().name, folder)

@@ -15,7 +15,7 @@ from ..errors import BundleError, OutputError, get_reason
 from ..imaging.writers import temporary_folder
 from .metadata import METADATA, Metadata
 from .metadata_reader import GET_AGAIN, MAX_METADATA_BYTES, parse_metadata, read_metadata
-from .store import find_shipped_bundles, own_models
+from .store import find_shipped_bundles, get_user_models_folder
 from .weight_files import require_described
 
 _MAX_FILES = 1000
@@ -36,7 +36,7 @@ def add_bundle(source: Path, models: Path | None = None) -> Path:
     Raises BundleError if it is not a complete bundle (checksum included), is already installed or has the name of a
     model shipped with the program, and OutputError if it cannot be written.
     """
-    models = own_models() if models is None else models
+    models = get_user_models_folder() if models is None else models
     try:
         models.mkdir(parents=True, exist_ok=True)
         with temporary_folder("adding", models) as temporary:
@@ -63,7 +63,7 @@ def add_bundle(source: Path, models: Path | None = None) -> Path:
 
 def remove_bundle(folder: Path, models: Path | None = None) -> None:
     """Delete one of the user's own models. Raises BundleError for any other folder, OutputError if it fails."""
-    models = own_models() if models is None else models
+    models = get_user_models_folder() if models is None else models
     if folder.parent.resolve() != models.resolve() or not (folder / METADATA).is_file():
         raise BundleError(f"{folder} is not one of your own models.", f"Only models in {models} can be deleted here.")
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import SimpleITK as sitk
 
-from ..imaging.label_comparison import label_counts
+from ..imaging.label_comparison import count_labels
 from ..imaging.writers import write_file
 from ..organs import Organ, Vocabulary
 
@@ -116,7 +116,7 @@ class Panel:
 
 def find_organs(labels: sitk.Image, vocabulary: Vocabulary) -> tuple[Organ, ...]:
     """The organs with more than a few stray voxels in a label map, in the order of the vocabulary."""
-    counts = label_counts(sitk.GetArrayViewFromImage(labels), len(vocabulary) + 1)
+    counts = count_labels(sitk.GetArrayViewFromImage(labels), len(vocabulary) + 1)
     ml = float(np.prod(labels.GetSpacing())) / 1000
     return tuple(organ for organ in vocabulary if counts[organ.label] and not organ.is_stray(counts[organ.label] * ml))
 

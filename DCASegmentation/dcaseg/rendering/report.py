@@ -149,7 +149,7 @@ def make_organ_rows(report: CaseReport) -> list[OrganRow]:
     counts = np.bincount(numbers, minlength=len(report.vocabulary) + 1)
     sums = np.bincount(numbers, weights=ct[inside], minlength=len(counts))
     ends = _describe_ends(report.labels)
-    cut_off = ScanEdges(ct, report.ct.GetSpacing()).cut_off(labels)
+    cut_off = ScanEdges(ct, report.ct.GetSpacing()).find_truncated_labels(labels)
     organs = [organ for organ in report.vocabulary if report.asked is None or organ.key in report.asked]
     rows = []
     for organ in organs:

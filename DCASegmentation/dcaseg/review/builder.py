@@ -190,13 +190,13 @@ def _describe_alternative(
     written = sorted(np.flatnonzero(counts).tolist(), key=lambda label: (-counts[label], label))
     ml = counts * ct.volume_ml_per_voxel
     names = ", ".join(
-        f"{_name(vocabulary, label)} ({ml[label]:.1f} ml)" for label in written[:3] if ml[label] >= _MIN_NAMED_ML
+        f"{_format_name(vocabulary, label)} ({ml[label]:.1f} ml)" for label in written[:3] if ml[label] >= _MIN_NAMED_ML
     )
     prefix = {"experts": "The experts find", "decoder": "The decoder finds", "anatomy": "Suggested:"}
     return Alternative(source, tuple(written), round(float(ml.sum()), 4), f"{prefix[source]} {names}.")
 
 
-def _name(vocabulary: Vocabulary, label: int) -> str:
+def _format_name(vocabulary: Vocabulary, label: int) -> str:
     return "background" if label == 0 else vocabulary.by_label[label].name
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from ..errors import UserError
 from ..interaction.click_network import ClickNetwork, make_network_input
 from ..interaction.click_options import ClickNetworkOptions
-from ..interaction.view import FloatArray, Mask, SeenStroke, compute_signed_distance
+from ..interaction.view import FloatArray, Mask, ViewStroke, compute_signed_distance
 from .cases import Case
 from .checkpoints import load_checkpoint, remove_leftovers, save_checkpoint
 from .interruption import Interruption
@@ -103,7 +103,7 @@ class ClickSampler:
         for at, adds, radius in strokes:
             inner = at - low
             if ((inner >= 0) & (inner < side)).all():
-                strokes_in_cube.append(SeenStroke(inner[None], adds, radius))
+                strokes_in_cube.append(ViewStroke(inner[None], adds, radius))
         others = others_truth & ~mask
         hu = hu.astype(np.float32)
         if random.random() < 0.5:

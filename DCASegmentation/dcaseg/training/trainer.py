@@ -32,7 +32,7 @@ from .mixed_precision import select_autocast_dtype
 from .options import TrainingOptions
 from .run_folder import BEST, CHECKPOINT, LOCK, append_to_log, trim_log
 from .sampling import MixedSampler, PatchSampler, Prefetcher, Sampler, StepPatches, StepSampler
-from .strategies.base import Batch, Pool, ScoredNetwork, StepState, Strategy, collect_facts
+from .strategies.base import Batch, Pool, ScoredNetwork, StepState, Strategy, extract_fingerprint
 from .strategies.registry import make_strategy
 from .training_set import LabeledVolume, divide
 from .validation import ValidationStopped, predict_with_confidence, validate
@@ -104,8 +104,10 @@ class Trainer:
         volumes: list[LabeledVolume] = [*labeled, *anatomies]
         self.partition = groups if groups is not None else divide(volumes, vocabulary, options.partition)
         torch.manual_seed(options.seed)
-        facts = collect_facts(volumes, unlabeled, [organ.name for organ in vocabulary], self.processes.count)
-        self.strategy: Strategy = make_strategy(options, self.partition, facts)
+        fingerprint = extract_fingerprint(
+            volumes, unlabeled, [organ.name for organ in vocabulary], self.processes.count
+        )
+        self.strategy: Strategy = make_strategy(options, self.partition, fingerprint)
         self.network: DCANet = self.strategy.network
         if initial is not None:
             _start_from(self.network, initial)

@@ -109,7 +109,7 @@ class Channel:
                 return
 
 
-class _LogEvents(logging.Handler):
+class _LogEventHandler(logging.Handler):
     """Sends the records of Python's ``logging`` as events."""
 
     def __init__(self, channel: Channel) -> None:
@@ -126,7 +126,7 @@ class _LogEvents(logging.Handler):
 
 def _forward_logging(channel: Channel) -> None:
     """Send what this program (from level info) and its libraries (from level warning) log as events."""
-    logging.getLogger().addHandler(_LogEvents(channel))
+    logging.getLogger().addHandler(_LogEventHandler(channel))
     logging.getLogger("dcaseg").setLevel(logging.INFO)
 
 

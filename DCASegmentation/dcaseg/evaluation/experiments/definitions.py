@@ -273,7 +273,7 @@ def count_labeled(arm: Arm, labeled: int) -> int:
     return max(1, round(arm.labeled_share * labeled))
 
 
-def require_data(name: str, vocabulary: Vocabulary, listed: bool) -> None:
+def require_matching_dataset(name: str, vocabulary: Vocabulary, listed: bool) -> None:
     """Raise UserError if the list is of one published dataset and the table of the other."""
     other = _TABLE_OF_OTHER_DATA.get(name)
     if listed and other is not None and vocabulary == other[0]:

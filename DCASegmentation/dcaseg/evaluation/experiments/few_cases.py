@@ -73,7 +73,7 @@ class LearningOutcome:
         """Mean Dice over seeds, cases and organs (of ``labels``, or all)."""
         return float(np.mean([scores.mean(labels) for scores in self.scores[arm]]))
 
-    def deviation(self, arm: LearningArm) -> float:
+    def std(self, arm: LearningArm) -> float:
         """Standard deviation of the mean Dice over seeds; NaN for a single seed."""
         means = [scores.mean() for scores in self.scores[arm]]
         return float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
@@ -244,7 +244,7 @@ def format_rows(outcome: LearningOutcome, bundle: Bundle) -> list[dict[str, str]
             "corrected cases": str(arm.corrected) if arm.corrected else "before",
             "unlabeled cases": "yes" if arm.unlabeled else "no",
             "Dice": _format(outcome.mean(arm)),
-            "± over seeds": _format(outcome.deviation(arm)),
+            "± over seeds": _format(outcome.std(arm)),
             **{name: _format(outcome.mean(arm, labels)) for name, labels in groups.items() if labels},
         }
         for arm in ARMS

@@ -34,7 +34,7 @@ from ...organs import Vocabulary
 from ...training.cases import Case
 from ...training.options import TrainingOptions
 from ...training.run_folder import BEST, CHECKPOINT
-from ...training.strategies.base import Facts, Strategy, collect_facts
+from ...training.strategies.base import DatasetFingerprint, Strategy, extract_fingerprint
 from ...training.strategies.registry import require
 from ...training.trainer import Trainer
 from ...training.training_set import divide
@@ -277,7 +277,7 @@ class Runs:
         for arm, seed in jobs:
             self._require_labels(arm)
             options = arm.make_options(self.common, seed)
-            require(options, self.get_facts(arm))
+            require(options, self.get_fingerprint(arm))
             divide(self._select_cases(arm)[0], self.data.vocabulary, options.partition)
         if self.max_parallel > 1 and len(jobs) > 1:
             make_in_parallel(self, jobs, self.max_parallel)
@@ -307,10 +307,10 @@ class Runs:
         _use_scored_weights(trainer)
         return trainer.strategy
 
-    def get_facts(self, arm: Arm) -> Facts:
-        """Facts about the cases that the arm trains on."""
+    def get_fingerprint(self, arm: Arm) -> DatasetFingerprint:
+        """The fingerprint of the cases that the arm trains on."""
         labeled, unlabeled = self._select_cases(arm)
-        return collect_facts(labeled, unlabeled, [organ.name for organ in self.data.vocabulary])
+        return extract_fingerprint(labeled, unlabeled, [organ.name for organ in self.data.vocabulary])
 
     def label_counts(self, arm: Arm) -> tuple[int, int]:
         """The number of cases that the arm trains on with labels, and of all its training cases."""
@@ -326,7 +326,7 @@ class Runs:
             if arm.key not in known:
                 self.report(index / len(arms), f"Cost of a step of {arm.title}")
                 known[arm.key] = compute_step_cost(
-                    arm.make_options(self.common, self.seeds[0]), self.compute_partition(), self.get_facts(arm)
+                    arm.make_options(self.common, self.seeds[0]), self.compute_partition(), self.get_fingerprint(arm)
                 )
         write_json({key: [cost.macs, cost.passes] for key, cost in known.items()}, path)
         return {arm.key: known[arm.key] for arm in arms}
@@ -341,7 +341,9 @@ class Runs:
             self._require_labels(arm)
             self.report(index / len(arms), f"Time of a step of {arm.title}")
             options = arm.make_options(self.common, self.seeds[0])
-            found[arm.key] = measure_step_time(options, self.compute_partition(), self.get_facts(arm), self.device)
+            found[arm.key] = measure_step_time(
+                options, self.compute_partition(), self.get_fingerprint(arm), self.device
+            )
         return found
 
     def compute_partition(self) -> Partition:

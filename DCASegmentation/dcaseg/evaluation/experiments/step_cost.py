@@ -19,7 +19,7 @@ from ...method.log_gap import Partition
 from ...method.vnet import Encoder
 from ...training.mixed_precision import select_autocast_dtype
 from ...training.options import TrainingOptions
-from ...training.strategies.base import Batch, Facts, Strategy
+from ...training.strategies.base import Batch, DatasetFingerprint, Strategy
 from ...training.strategies.registry import make_strategy, require
 
 # Shortest side (voxels) of a patch that represents a larger one.
@@ -57,15 +57,15 @@ class _Counter(TorchDispatchMode):
         return result
 
 
-def compute_step_cost(options: TrainingOptions, groups: Partition, facts: Facts) -> StepCost:
+def compute_step_cost(options: TrainingOptions, groups: Partition, fingerprint: DatasetFingerprint) -> StepCost:
     """The mean cost of a step with ``options``, measured on one step in the middle of each stage.
 
     Raises UserError if the strategy cannot train with these options on such cases.
     """
-    require(options, facts)
-    patch = _shrink_patch(options, facts)
+    require(options, fingerprint)
+    patch = _shrink_patch(options, fingerprint)
     scale = float(np.prod(options.patch) / np.prod(patch))
-    with _fresh_strategy(replace(options, patch=patch), groups, facts) as strategy:
+    with _fresh_strategy(replace(options, patch=patch), groups, fingerprint) as strategy:
         costs = [(_count(strategy, step), share) for step, share in _select_stage_steps(strategy)]
     return StepCost(
         scale * sum(cost.macs * share for cost, share in costs), sum(cost.passes * share for cost, share in costs)
@@ -73,7 +73,7 @@ def compute_step_cost(options: TrainingOptions, groups: Partition, facts: Facts)
 
 
 def measure_step_time(
-    options: TrainingOptions, groups: Partition, facts: Facts, device: str = "cpu", repeats: int = 1
+    options: TrainingOptions, groups: Partition, fingerprint: DatasetFingerprint, device: str = "cpu", repeats: int = 1
 ) -> float:
     """The mean time of a step with ``options``: losses, backward pass and optimizer, without drawing patches.
 
@@ -81,8 +81,8 @@ def measure_step_time(
     On the CPU it is the time that this process computed, on which other programs have less influence than on the time
     that passed; with one thread they are equal on an idle machine. Raises UserError as ``compute_step_cost`` does.
     """
-    require(options, facts)
-    with _fresh_strategy(options, groups, facts) as strategy:
+    require(options, fingerprint)
+    with _fresh_strategy(options, groups, fingerprint) as strategy:
         strategy.to(device)
         strategy.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         precision = select_autocast_dtype(torch.device(device)) if options.mixed_precision else None
@@ -119,11 +119,11 @@ def _read_clock(device: str) -> float:
 
 
 @contextmanager
-def _fresh_strategy(options: TrainingOptions, groups: Partition, facts: Facts) -> Iterator[Strategy]:
+def _fresh_strategy(options: TrainingOptions, groups: Partition, fingerprint: DatasetFingerprint) -> Iterator[Strategy]:
     """A strategy with initial weights. The state of torch's random generator is restored afterwards."""
     state = torch.random.get_rng_state()
     try:
-        yield make_strategy(options, groups, facts).train()
+        yield make_strategy(options, groups, fingerprint).train()
     finally:
         torch.random.set_rng_state(state)
 
@@ -137,7 +137,7 @@ def _select_stage_steps(strategy: Strategy) -> list[tuple[int, float]]:
     return [(of_stage[len(of_stage) // 2], len(of_stage) / strategy.options.steps) for of_stage in steps.values()]
 
 
-def _shrink_patch(options: TrainingOptions, facts: Facts) -> tuple[int, int, int]:
+def _shrink_patch(options: TrainingOptions, fingerprint: DatasetFingerprint) -> tuple[int, int, int]:
     """A smaller patch of the same proportions that the strategy accepts.
 
     Counting on it is faster, and convolutions, nearly all of the cost, are proportional to its volume.
@@ -149,7 +149,7 @@ def _shrink_patch(options: TrainingOptions, facts: Facts) -> tuple[int, int, int
         if not is_valid:
             continue
         try:
-            require(replace(options, patch=patch), facts)
+            require(replace(options, patch=patch), fingerprint)
         except UserError:
             continue
         return patch

@@ -228,10 +228,10 @@ def write_tables(outcome: Outcome, folder: Path) -> None:
         outcome.vocabulary,
         {arm.key: outcome.scores[arm.key] for arm in arms},
         titles={arm.key: arm.title for arm in arms},
-        groups={arm.key: group_title(arm, outcome) for arm in arms},
+        groups={arm.key: format_group_title(arm, outcome) for arm in arms},
         leading=make_leading_columns(outcome.experiment, outcome.options),
         order=tuple(label for labels in outcome.groups.values() for label in labels) if by_group else (),
-        colors=_group_colors(outcome.groups) if by_group else {},
+        colors=_make_group_colors(outcome.groups) if by_group else {},
         further=make_further_columns(outcome),
         marked=any(arm.group for arm in arms),
         unranked=[arm.key for arm in arms if arm.all_labels],
@@ -268,7 +268,7 @@ def _format_caption(outcome: Outcome) -> str:
     return " ".join(sentences)
 
 
-def group_title(arm: Arm, outcome: Outcome) -> str:
+def format_group_title(arm: Arm, outcome: Outcome) -> str:
     """The group of methods (Tables 1 and 2), or the fraction of labeled cases in a table with several (Table 4)."""
     if arm.group or all(each.labeled_share == 1 for each in outcome.experiment.arms):
         return arm.group
@@ -337,7 +337,7 @@ def make_leading_columns(experiment: Experiment, options: Mapping[str, TrainingO
 _COLORS = dict(zip(GROUPS, ("red", "blue", "teal"), strict=True))
 
 
-def _group_colors(groups: Mapping[str, Sequence[int]]) -> dict[int, str]:
+def _make_group_colors(groups: Mapping[str, Sequence[int]]) -> dict[int, str]:
     """LaTeX colors by label, one color for each group."""
     return {label: _COLORS[name] for name, labels in groups.items() for label in labels}
 

@@ -400,12 +400,12 @@ def _compute_changes(voxels: np.ndarray, number: dict[str, int], spacing: Spacin
         mask = coarse == number[structure]
         box = compute_bounding_box(mask, step, 2.5 * reach)
         if box is not None:
-            field = _change_field(mask[box], step, reach).astype(np.float16)
+            field = _compute_change_field(mask[box], step, reach).astype(np.float16)
             changes[structure] = Change(field, (box[0].start, box[1].start, box[2].start))
     return changes, step
 
 
-def _change_field(mask: Mask, spacing: Spacing, reach: float) -> Field:
+def _compute_change_field(mask: Mask, spacing: Spacing, reach: float) -> Field:
     """The field of a ``Change``, which decreases outside over ``reach`` mm.
 
     The directions have length 1, or less where the sides of a thin organ are close to each other.

@@ -254,7 +254,7 @@ def _add_bowel_loops(
     _set(tissue, space & (loops > 0.65), "bowel_lumen")
 
 
-def _smooth_level(level: np.ndarray, spacing: Spacing) -> Field:
+def _smooth_height_map(level: np.ndarray, spacing: Spacing) -> Field:
     """A height map (y, x) in mm, smoothed."""
     image = sitk.GetImageFromArray(level.astype(np.float32))
     image.SetSpacing(spacing[:2])
@@ -274,7 +274,7 @@ def _create_chest_masks(structures: dict[str, Mask], hull: Field, spacing: Spaci
     # In the recess behind and beside the organs, the lung reaches about 7 cm down.
     lowest = organ_top - round(75.0 / spacing[2])
     level = np.maximum(top, lowest)
-    level = np.maximum(_smooth_level(level * spacing[2], spacing), level * spacing[2] - 9.0)
+    level = np.maximum(_smooth_height_map(level * spacing[2], spacing), level * spacing[2] - 9.0)
     open_above = (height * spacing[2] > level[None]) & (height > top[None]) & (hull < -11.0)
     bone = structures.get("bone", empty)
     through = ("aorta", "esophagus", "inferior_vena_cava")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..phantom.shapes import compute_rotation_matrix
 from .anatomy import Anatomy
-from .noise import smooth_noise
+from .noise import sample_smooth_noise
 from .recipe import Deformation
 
 # Lengths (mm) of the random deformations.
@@ -53,7 +53,7 @@ class Nodes(NamedTuple):
     values: Tensor
 
 
-class Resident:
+class DeviceAnatomy:
     """The arrays of an anatomy on a device: ``tissues`` (flattened), fields of ``changes``, and ``warps`` by name."""
 
     def __init__(self, anatomy: Anatomy, warps: Mapping[str, Warp], device: torch.device) -> None:
@@ -66,7 +66,7 @@ class Resident:
 class Geometry:
     """The geometry of one recipe's body on one device."""
 
-    def __init__(self, resident: Resident, deformation: Deformation, seed: int) -> None:
+    def __init__(self, resident: DeviceAnatomy, deformation: Deformation, seed: int) -> None:
         self._anatomy, self._deformation, self._seed = resident.anatomy, deformation, seed
         self._changes = resident.changes
         self.device = resident.tissues.device
@@ -162,7 +162,7 @@ class Geometry:
             place[axis] = plane[:, :, None] + mx * a
         for number, (length, sd) in enumerate(zip(ELASTIC_MM, self._deformation.elastic, strict=True)):
             if sd:
-                bend = smooth_noise(self._seed + 101 * number, (z, y, x), length, device, channels=3)
+                bend = sample_smooth_noise(self._seed + 101 * number, (z, y, x), length, device, channels=3)
                 # Less along the body, where thin organs are stacked.
                 bend[2] *= 0.7
                 place += bend * sd

@@ -52,7 +52,7 @@ def sample_normal(seed: int, axes: Sequence[NDArray[np.int64]], device: torch.de
     return (total.to(torch.float32) - _SUM_MEAN) * (1.0 / _SUM_SD)
 
 
-def smooth_noise(
+def sample_smooth_noise(
     seed: int, axes_mm: Sequence[NDArray[np.float64]], step_mm: float, device: torch.device, channels: int = 1
 ) -> Tensor:
     """Noise (channels, z, y, x) with mean 0 and SD 1 that varies over about ``step_mm``.

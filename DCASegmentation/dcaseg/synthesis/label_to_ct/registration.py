@@ -87,7 +87,7 @@ def register(anatomy: Anatomy, other: Anatomy) -> Registration:
     before, after = (
         _compute_mean_dice(anatomy, other, scale, offset, moved) for moved in (np.zeros_like(vectors), vectors)
     )
-    return Registration(_warp(vectors), before, after)
+    return Registration(_create_warp(vectors), before, after)
 
 
 def write_warp(warp: Warp, path: Path) -> None:
@@ -96,7 +96,7 @@ def write_warp(warp: Warp, path: Path) -> None:
     write_file(path, lambda temporary: np.savez_compressed(temporary, **arrays))  # type: ignore[arg-type]
 
 
-def warp_name(anatomy: str, other: str) -> str:
+def format_warp_name(anatomy: str, other: str) -> str:
     """The file name of the warp from ``anatomy`` toward ``other`` (names)."""
     return f"{anatomy}--{other}.npz"
 
@@ -123,7 +123,7 @@ def read_warps(folder: Path) -> dict[str, dict[str, Warp]]:
     return found
 
 
-def _group(tissue: str) -> str:
+def _get_group(tissue: str) -> str:
     """The structure of ``_VALUES`` that a tissue belongs to, or ""."""
     if tissue in _VALUES:
         return tissue
@@ -135,8 +135,8 @@ def _group(tissue: str) -> str:
 
 def _get_code_groups(anatomy: Anatomy) -> dict[int, str]:
     """The group of each code in the tissue map of ``anatomy``, without codes that have no group."""
-    codes = {index: _group(tissue.name) for index, tissue in enumerate(TISSUES)}
-    codes |= {stretch.code: _group(stretch.lumen) for stretch in anatomy.stretches}
+    codes = {index: _get_group(tissue.name) for index, tissue in enumerate(TISSUES)}
+    codes |= {stretch.code: _get_group(stretch.lumen) for stretch in anatomy.stretches}
     return {code: group for code, group in codes.items() if group}
 
 
@@ -219,7 +219,7 @@ def compute_jacobian_determinant(vectors: NDArray[np.float32], step: float) -> N
     return np.linalg.det(np.stack(rows, axis=-2) + np.eye(3, dtype=np.float32))
 
 
-def _warp(vectors: NDArray[np.float32]) -> Warp:
+def _create_warp(vectors: NDArray[np.float32]) -> Warp:
     image = sitk.GetImageFromArray(vectors, isVector=True)
     image.SetSpacing((_GRID_MM,) * 3)
     size = [int(np.ceil((n - 1) * _GRID_MM / _LATTICE_MM)) + 1 for n in vectors.shape[2::-1]]

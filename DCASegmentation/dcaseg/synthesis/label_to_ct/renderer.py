@@ -22,8 +22,8 @@ from ...imaging.grid import Grid
 from ...organs import AMOS
 from ..phantom.scan import orientation_matrix
 from .anatomy import Anatomy
-from .geometry import Geometry, Nodes, Resident, Warp
-from .noise import sample_normal, smooth_noise
+from .geometry import DeviceAnatomy, Geometry, Nodes, Warp
+from .noise import sample_normal, sample_smooth_noise
 from .recipe import Arm, Recipe
 from .recipe_generator import ScanRange, draw_recipe
 from .tissues import INDEX, LUMENS, N_SHELLS, SHELL_MM, SHELLS, STRETCHES, TISSUES
@@ -49,7 +49,7 @@ _WORLD = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I"
 _GRAIN, _CLOUD, _VESSELS, _LESIONS, _NOISE = 11, 23, 37, 53, 71
 
 
-class Rendered(NamedTuple):
+class SyntheticCT(NamedTuple):
     """A rendered block or case on the renderer's device.
 
     ``hu`` (float32) and ``labels`` (uint8, AMOS) are (depth, height, width). ``unannotated`` holds the labels that the
@@ -120,7 +120,8 @@ class Renderer:
         self.steps = (steps[0], steps[1], steps[2])
         self._checked: tuple[Recipe | None, Geometry | None] = (None, None)
         self._resident = {
-            name: Resident(anatomy, self.warps.get(name, {}), self.device) for name, anatomy in self.anatomies.items()
+            name: DeviceAnatomy(anatomy, self.warps.get(name, {}), self.device)
+            for name, anatomy in self.anatomies.items()
         }
 
     def prepare(self, recipe: Recipe) -> Scene:
@@ -178,14 +179,14 @@ class Renderer:
                 return False
         return True
 
-    def render_patch(self, recipe: Recipe, start: Sequence[int], shape: Sequence[int]) -> Rendered:
+    def render_patch(self, recipe: Recipe, start: Sequence[int], shape: Sequence[int]) -> SyntheticCT:
         """Render the block with ``shape`` (depth, height, width) that starts at voxel ``start`` of the case.
 
         A block may extend beyond the scan. Above and below, the end slices are repeated; beside the scan there is air.
         """
         return self.prepare(recipe).render_patch(start, shape)
 
-    def render_case(self, recipe: Recipe) -> Rendered:
+    def render_case(self, recipe: Recipe) -> SyntheticCT:
         """Render all voxels of the case."""
         return self.prepare(recipe).render_case()
 
@@ -193,7 +194,7 @@ class Renderer:
 class Scene:
     """A recipe on the grid of a renderer. ``shape`` is the size of the whole case (depth, height, width) in voxels."""
 
-    def __init__(self, renderer: Renderer, recipe: Recipe, resident: Resident, geometry: Geometry) -> None:
+    def __init__(self, renderer: Renderer, recipe: Recipe, resident: DeviceAnatomy, geometry: Geometry) -> None:
         self.recipe, self.anatomy = recipe, resident.anatomy
         self._renderer, self._tissues = renderer, resident.tissues
         self._device = renderer.device
@@ -222,7 +223,7 @@ class Scene:
         ]
         return np.stack(columns, axis=1)
 
-    def render_case(self) -> Rendered:
+    def render_case(self) -> SyntheticCT:
         """Render all voxels of the case."""
         depth, height, width = self.shape
         hu = torch.empty(self.shape, dtype=torch.float32, device=self._device)
@@ -234,9 +235,9 @@ class Scene:
                     where = (slice(k, ends[0]), slice(j, ends[1]), slice(i, ends[2]))
                     part = self.render_patch((k, j, i), (ends[0] - k, ends[1] - j, ends[2] - i))
                     hu[where], labels[where] = part.hu, part.labels
-        return Rendered(hu, labels, self.unannotated)
+        return SyntheticCT(hu, labels, self.unannotated)
 
-    def render_patch(self, start: Sequence[int], shape: Sequence[int]) -> Rendered:
+    def render_patch(self, start: Sequence[int], shape: Sequence[int]) -> SyntheticCT:
         """See ``Renderer.render_patch``."""
         axes = self._renderer.axes
         ranges: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * 3
@@ -250,7 +251,7 @@ class Scene:
         hu, labels = hu.permute(order), labels.permute(order)
         if flips:
             hu, labels = hu.flip(flips), labels.flip(flips)
-        return Rendered(hu.contiguous(), labels.contiguous(), self.unannotated)
+        return SyntheticCT(hu.contiguous(), labels.contiguous(), self.unannotated)
 
     def _render(self, x: NDArray[np.int64], y: NDArray[np.int64], z: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """HU and labels (z, y, x) of the voxels with these consecutive indices along the world axes."""
@@ -385,20 +386,20 @@ class Scene:
         def gather(values: Tensor) -> Tensor:
             return values.index_select(0, flat).view(hu.shape)
 
-        varied = smooth_noise(seed + _GRAIN, axes, 7.0, device)[0] * 0.75
-        varied += smooth_noise(seed + _CLOUD, axes, 30.0, device)[0] * 0.6
+        varied = sample_smooth_noise(seed + _GRAIN, axes, 7.0, device)[0] * 0.75
+        varied += sample_smooth_noise(seed + _CLOUD, axes, 30.0, device)[0] * 0.6
         varied *= gather(look.texture)
         # Gas and voxels outside the body have no texture, whatever the tissue at the voxel's center is.
         solid = hu > -930.0
         hu += varied * solid
-        first, second = smooth_noise(seed + _VESSELS, axes, 18.0, device, channels=2)
+        first, second = sample_smooth_noise(seed + _VESSELS, axes, 18.0, device, channels=2)
         # Vessels are where two independent fields are both near zero; thicker in tissues with more vessels.
         line = (first * first + second * second).sqrt_()
         within = (1.6 - line * gather(look.inverse_vessels)).clamp_(0.0, 1.0) * solid
         hu += within * (gather(look.vessel_hu) - hu)
         lesions = self.recipe.appearance.lesions
         if lesions is not None:
-            weight = (smooth_noise(seed + _LESIONS, axes, lesions.size_mm, device)[0] - lesions.threshold) * 4.0
+            weight = (sample_smooth_noise(seed + _LESIONS, axes, lesions.size_mm, device)[0] - lesions.threshold) * 4.0
             weight = weight.clamp_(0.0, 1.0) * gather(look.hosts)
             hu += weight * (lesions.hu - hu)
 
@@ -444,7 +445,7 @@ class Scene:
         noise = sample_normal(seed, (z, y, x), self._device) * (sd * (1.0 - share) ** 0.5)
         if share:
             axes = (z.astype(np.float64) * 1.7, y.astype(np.float64), x.astype(np.float64))
-            noise += smooth_noise(seed + 1, axes, 1.7, self._device)[0] * (sd * share**0.5)
+            noise += sample_smooth_noise(seed + 1, axes, 1.7, self._device)[0] * (sd * share**0.5)
         return noise
 
 

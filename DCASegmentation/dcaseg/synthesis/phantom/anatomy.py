@@ -22,10 +22,17 @@ from .organs import (
     spleen,
     stomach,
 )
-from .person import Person, Posture, stream
+from .person import BodyWarp, Person, create_rng
 from .shapes import Array
 from .skeleton import muscles, skeleton
-from .structure import Block, Structure, compute_bounds_distance, compute_free_distance, create_empty_distance, place
+from .structure import (
+    SampleGrid,
+    Structure,
+    compute_bounds_distance,
+    compute_free_distance,
+    create_empty_distance,
+    place,
+)
 from .vessels import great_vessels, heart, lung_vessels, mesenteric_branches, visceral_vessels
 
 _FIT_POINTS = 17.0
@@ -38,7 +45,7 @@ class Anatomy:
 
     person: Person
     body: Body
-    posture: Posture
+    posture: BodyWarp
     structures: tuple[Structure, ...]
 
     @classmethod
@@ -47,7 +54,7 @@ class Anatomy:
 
         ``missing`` holds the keys of removed organs. Later structures or fat take their space.
         """
-        body, posture = Body(person), Posture.from_person(person)
+        body, posture = Body(person), BodyWarp.from_person(person)
         placed: list[Structure] = []
         for structure in _create_structures(person):
             if structure.label and structure.key in missing:
@@ -57,7 +64,7 @@ class Anatomy:
 
 
 def _create_structures(person: Person) -> list[Structure]:
-    random = stream(person.seed, "anatomy")
+    random = create_rng(person.seed, "anatomy")
     return [
         *skeleton(),
         *muscles(),
@@ -81,7 +88,7 @@ def _create_structures(person: Person) -> list[Structure]:
     ]
 
 
-def _fit_volume(structure: Structure, placed: list[Structure], body: Body, posture: Posture) -> Structure:
+def _fit_volume(structure: Structure, placed: list[Structure], body: Body, posture: BodyWarp) -> Structure:
     """The structure with the offset for its target volume, as far as ``give`` and its neighbors allow."""
     if structure.volume_ml is None:
         return structure
@@ -89,7 +96,7 @@ def _fit_volume(structure: Structure, placed: list[Structure], body: Body, postu
     box = structure.box
     low = tuple(v - structure.give for v in box[0])
     high = tuple(v + structure.give for v in box[1])
-    block = Block.from_box((low, high), step, body)  # type: ignore[arg-type]
+    block = SampleGrid.from_box((low, high), step, body)  # type: ignore[arg-type]
     occupied = create_empty_distance(block)
     for earlier in placed:
         place(earlier, block, occupied)
@@ -105,7 +112,7 @@ def _fit_volume(structure: Structure, placed: list[Structure], body: Body, postu
     return replace(structure, offset=float(np.clip(candidates[order[last]], -structure.give, structure.give)))
 
 
-def _compute_volume_factor(block: Block, posture: Posture) -> Array:
+def _compute_volume_factor(block: SampleGrid, posture: BodyWarp) -> Array:
     """The posture's volume factor at the points of a block, computed at every third point and repeated."""
     thin = (slice(None, None, 3),) * 3
     factor = posture.compute_volume_factor(block.x[thin], block.y[thin], block.z[thin])

@@ -13,7 +13,7 @@ from ...errors import Cancelled
 from ...organs import AMOS
 from ...types import ProgressCallback
 from .anatomy import Anatomy
-from .person import Contrast, Person, stream
+from .person import Contrast, Person, create_rng
 from .rendering import add_noise, paint
 from .scan import Scan
 
@@ -58,7 +58,7 @@ def generate(
     anatomy = _build_anatomy(seed, frozenset(missing))
     scan = Scan.from_anatomy(anatomy, spacing, orientation, tilt_degrees)
     clean, labels = paint(scan, anatomy, contrast, lambda fraction: report(0.1 + 0.85 * fraction))
-    hu = add_noise(clean, spacing, noise_hu, stream(seed, "noise"))
+    hu = add_noise(clean, spacing, noise_hu, create_rng(seed, "noise"))
     ct = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
     report(1.0)
     return Phantom(scan.make_image(ct), scan.make_image(labels), person)

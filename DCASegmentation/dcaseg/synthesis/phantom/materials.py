@@ -12,7 +12,7 @@ from .shapes import Array
 
 
 @dataclass(frozen=True)
-class Canvas:
+class RenderTarget:
     """The arrays that materials are painted on, all (z, y, x).
 
     ``hu`` is changed in place. At the same points, ``y`` is the position from front to back (mm), and ``grain`` and
@@ -41,7 +41,7 @@ class Canvas:
 class Material(Protocol):
     """Paints a structure."""
 
-    def paint(self, canvas: Canvas, distance: Array) -> None:
+    def paint(self, canvas: RenderTarget, distance: Array) -> None:
         """Paint ``canvas`` inside a structure; ``distance`` (mm) to its surface is negative inside."""
 
 
@@ -52,7 +52,7 @@ class Solid:
     tissue: str
     texture: float = 4.0
 
-    def paint(self, canvas: Canvas, distance: Array) -> None:
+    def paint(self, canvas: RenderTarget, distance: Array) -> None:
         """See ``Material``."""
         hu = canvas.contrast.hu[self.tissue]
         if self.texture == 0.0:
@@ -70,7 +70,7 @@ class Layered:
     thickness: float
     texture: float = 4.0
 
-    def paint(self, canvas: Canvas, distance: Array) -> None:
+    def paint(self, canvas: RenderTarget, distance: Array) -> None:
         """See ``Material``."""
         Solid(self.shell, self.texture).paint(canvas, distance)
         Solid(self.core, self.texture).paint(canvas, distance + self.thickness)
@@ -82,7 +82,7 @@ class Kidney:
 
     thickness: float = 7.0
 
-    def paint(self, canvas: Canvas, distance: Array) -> None:
+    def paint(self, canvas: RenderTarget, distance: Array) -> None:
         """See ``Material``."""
         Solid("renal_cortex", 4.0).paint(canvas, distance)
         # The pyramids are where the grain is high, the columns of cortex between them.
@@ -102,7 +102,7 @@ class Hollow:
     texture: float = 6.0
     gas_in_front_of: float | None = None
 
-    def paint(self, canvas: Canvas, distance: Array) -> None:
+    def paint(self, canvas: RenderTarget, distance: Array) -> None:
         """See ``Material``."""
         Solid(self.wall, 4.0).paint(canvas, distance)
         lumen = distance + self.thickness

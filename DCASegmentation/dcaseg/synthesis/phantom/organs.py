@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...organs import AMOS
 from .materials import Hollow, Kidney, Layered, Solid
-from .person import Person, jitter, stream
+from .person import Person, create_rng, jitter
 from .shapes import Array, Ellipsoid, Point, Region, Shape, smooth_maximum, smooth_minimum, tube
 from .structure import Structure
 from .vessels import liver_vessels
@@ -327,7 +327,7 @@ _STRETCH = 5
 
 def bowel(person: Person) -> list[Structure]:
     """Colon and small bowel."""
-    random = stream(person.seed, "bowel")
+    random = create_rng(person.seed, "bowel")
     return [*_colon(person, random), *_small_bowel(person, random)]
 
 

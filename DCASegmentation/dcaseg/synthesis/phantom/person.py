@@ -57,7 +57,7 @@ class Person:
     @classmethod
     def draw(cls, seed: int) -> Person:
         """Draw the person with this seed."""
-        random = stream(seed, "person")
+        random = create_rng(seed, "person")
         male = bool(random.random() < 0.5)
         height = random.normal(1.0 if male else 0.935, 0.035)
         build = random.normal(0.0, 0.035)
@@ -94,7 +94,7 @@ class Person:
 _STREAMS = ("person", "anatomy", "warp", "texture", "contrast", "noise", "bowel")
 
 
-def stream(seed: int, purpose: str) -> np.random.Generator:
+def create_rng(seed: int, purpose: str) -> np.random.Generator:
     """The random generator of a person for one purpose, independent of those for other purposes."""
     return np.random.default_rng([seed, _STREAMS.index(purpose)])
 
@@ -111,7 +111,7 @@ REFERENCE_BOTTOM = -275.0
 
 
 @dataclass(frozen=True)
-class Posture:
+class BodyWarp:
     """Maps scanner points (mm; left, back, head) to the reference body.
 
     A point is divided by the person's ``stature`` and displaced by a few smooth waves: ``waves`` (n, 3) in radians per
@@ -124,9 +124,9 @@ class Posture:
     amplitudes: NDArray[np.float64]
 
     @classmethod
-    def from_person(cls, person: Person) -> Posture:
+    def from_person(cls, person: Person) -> BodyWarp:
         """Draw the posture of ``person``."""
-        random = stream(person.seed, "warp")
+        random = create_rng(person.seed, "warp")
         # Long waves bend and shift whole organs; short waves make their surfaces uneven.
         length = np.concatenate([random.uniform(220.0, 420.0, 5), random.uniform(65.0, 120.0, 7)])
         direction = random.normal(size=(length.size, 3))
@@ -232,7 +232,7 @@ class Contrast:
         if phase not in PHASES:
             raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")
         column = PHASES.index(phase)
-        random = stream(person.seed, "contrast")
+        random = create_rng(person.seed, "contrast")
         # The enhancement of all tissues depends on the same dose, weight and circulation.
         common = 1.0 + float(jitter(random, 0.07)[0])
         values = {}

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .anatomy import Anatomy
-from .materials import Canvas, Layered, Solid
+from .materials import Layered, RenderTarget, Solid
 from .person import Contrast
 from .scan import Scan, Smooth
 from .shapes import Array
-from .structure import Block, Structure, compute_union_distance, create_empty_distance, place
+from .structure import SampleGrid, Structure, compute_union_distance, create_empty_distance, place
 
 _KERNEL_MM = 0.9
 """SD of the reconstruction kernel that correlates the noise of neighboring voxels."""
@@ -97,20 +97,20 @@ def paint_labels(scan: Scan, anatomy: Anatomy, report: Callable[[float], None]) 
 
 
 def _paint(
-    structure: Structure, block: Block, part: tuple[slice, slice, slice], distance: Array, hu: Array, smooth: Smooth,
-    contrast: Contrast, blur: float,
+    structure: Structure, block: SampleGrid, part: tuple[slice, slice, slice], distance: Array, hu: Array,
+    smooth: Smooth, contrast: Contrast, blur: float,
 ) -> None:  # fmt: skip
-    canvas = Canvas(hu[part], block.y[part], smooth["grain"][part], smooth["cloud"][part], blur, contrast)
+    canvas = RenderTarget(hu[part], block.y[part], smooth["grain"][part], smooth["cloud"][part], blur, contrast)
     structure.material.paint(canvas, distance)
     for shapes, material in structure.inlays:
         inside = np.maximum(compute_union_distance(shapes, block, part), distance + 2.0)
         material.paint(canvas, inside)
 
 
-def _render_background(block: Block, smooth: Smooth, contrast: Contrast, blur: float) -> Array:
+def _render_background(block: SampleGrid, smooth: Smooth, contrast: Contrast, blur: float) -> Array:
     """Render what surrounds the structures: air, table, skin, fat, muscle, ribs and lungs."""
     hu = np.full(block.x.shape, contrast.hu["air"], dtype=np.float32)
-    canvas = Canvas(hu, block.y, smooth["grain"], smooth["cloud"], blur, contrast)
+    canvas = RenderTarget(hu, block.y, smooth["grain"], smooth["cloud"], blur, contrast)
     Layered("table", "air", 2.5, 0.0).paint(canvas, np.abs(smooth["table"]) - np.float32(7.0))
     skin = smooth["skin"]
     Layered("skin", "fat", 2.0, 5.0).paint(canvas, skin)
@@ -132,7 +132,7 @@ def _render_background(block: Block, smooth: Smooth, contrast: Contrast, blur: f
     return hu
 
 
-def _compute_rib_distance(block: Block, smooth: Smooth) -> Array:
+def _compute_rib_distance(block: SampleGrid, smooth: Smooth) -> Array:
     """Distance (mm) to the ribs: bars in the chest wall that slope down to the front, shorter further down."""
     angle = smooth["rib_angle"]
     pitch = np.float32(28.0)

@@ -11,9 +11,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from .anatomy import Anatomy
-from .person import REFERENCE_BOTTOM, REFERENCE_TOP, stream
+from .person import REFERENCE_BOTTOM, REFERENCE_TOP, create_rng
 from .shapes import Array, compute_rotation_matrix
-from .structure import Block
+from .structure import SampleGrid
 
 _NODE_MM = 9.0
 """Distance of the nodes where coordinates and outlines are computed; cubic interpolation gives the points between."""
@@ -68,7 +68,7 @@ class Scan:
 
     def iterate_blocks(
         self, anatomy: Anatomy, factors: tuple[int, ...], smooth: bool
-    ) -> Iterator[tuple[slice, Block, Smooth]]:
+    ) -> Iterator[tuple[slice, SampleGrid, Smooth]]:
         """Yield the sample points in slabs of whole voxels along k, with ``factors`` (i, j, k) points per voxel.
 
         Yields the slab's slice of k, its points, and further smooth fields there (empty unless ``smooth``).
@@ -76,13 +76,13 @@ class Scan:
         nodes = [_Nodes.from_axis(n, f, s) for n, f, s in zip(self.size, factors, self.spacing, strict=True)]
         per_slice = self.size[0] * self.size[1] * factors[0] * factors[1] * factors[2]
         thickness = max(1, _BLOCK_POINTS // per_slice)
-        fields = _smooth_fields(self, anatomy, nodes, smooth)
+        fields = _compute_smooth_fields(self, anatomy, nodes, smooth)
         edges = [*range(0, self.size[2], thickness), self.size[2]]
         for first, last in pairwise(edges):
             rows = slice(first * factors[2], last * factors[2])
             values = {name: _upsample(field, nodes, rows) for name, field in fields.items()}
             x, y, z, cavity, diaphragm = (values.pop(name) for name in ("x", "y", "z", "cavity", "diaphragm"))
-            block = Block(x, y, z, cavity, diaphragm)
+            block = SampleGrid(x, y, z, cavity, diaphragm)
             yield slice(first, last), block, values
 
 
@@ -133,7 +133,7 @@ class _Nodes:
         return cls(index, weights)
 
 
-def _smooth_fields(scan: Scan, anatomy: Anatomy, nodes: list[_Nodes], smooth: bool) -> dict[str, Array]:
+def _compute_smooth_fields(scan: Scan, anatomy: Anatomy, nodes: list[_Nodes], smooth: bool) -> dict[str, Array]:
     k, j, i = np.meshgrid(nodes[2].index, nodes[1].index, nodes[0].index, indexing="ij")
     steps = scan.direction * np.array(scan.spacing)
     px, py, pz = (scan.origin[a] + steps[a, 0] * i + steps[a, 1] * j + steps[a, 2] * k for a in range(3))
@@ -167,7 +167,7 @@ def _upsample(field: Array, nodes: list[_Nodes], rows: slice) -> Array:
 
 def _compute_textures(seed: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
     """Two sums of waves with mean 0 and SD about 1 and wavelengths of about 90 mm and 36 mm."""
-    random = stream(seed, "texture")
+    random = create_rng(seed, "texture")
     result = []
     for length, count in ((90.0, 8), (36.0, 10)):
         total = np.zeros_like(x)

@@ -144,13 +144,13 @@ def tube(
     """A tube along a Catmull-Rom curve through ``points`` (mm), with ``pieces`` capsules between two points."""
     nodes = np.asarray(points, dtype=float)
     widths = np.broadcast_to(np.asarray(radii, dtype=float), (len(nodes),))
-    line = smooth_curve(np.column_stack([nodes, widths]), pieces)
+    line = interpolate_catmull_rom(np.column_stack([nodes, widths]), pieces)
     return tuple(
         Capsule(_to_point(a[:3]), _to_point(b[:3]), float(a[3]), float(b[3]), flatness) for a, b in pairwise(line)
     )
 
 
-def smooth_curve(nodes: NDArray[np.float64], pieces: int) -> NDArray[np.float64]:
+def interpolate_catmull_rom(nodes: NDArray[np.float64], pieces: int) -> NDArray[np.float64]:
     """Points of the Catmull-Rom curve through ``nodes`` (n, dimensions), ``pieces`` for each segment."""
     padded = np.vstack([2 * nodes[0] - nodes[1], nodes, 2 * nodes[-1] - nodes[-2]])
     t = np.linspace(0.0, 1.0, pieces, endpoint=False)[:, None]

@@ -17,7 +17,7 @@ Slices = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
-class Block:
+class SampleGrid:
     """Sample points of a block. All arrays are (z, y, x) of the same size.
 
     ``x``, ``y``, ``z`` are reference coordinates (mm), ``cavity`` and ``diaphragm`` distances (mm) of ``body.Body``.
@@ -32,7 +32,7 @@ class Block:
     axes: tuple[Array, Array, Array] | None = None
 
     @classmethod
-    def from_box(cls, box: tuple[Point, Point], step: float, body: Body) -> Block:
+    def from_box(cls, box: tuple[Point, Point], step: float, body: Body) -> SampleGrid:
         """A regular block of points, ``step`` mm apart, that fills ``box``."""
         axes = [np.arange(low, high + step, step, dtype=np.float32) for low, high in zip(*box, strict=True)]
         z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij", sparse=True)
@@ -144,7 +144,7 @@ def compute_union_box(shapes: tuple[Shape, ...]) -> tuple[Point, Point]:
 
 
 def compute_union_distance(
-    shapes: tuple[Shape, ...], block: Block, part: Slices, blend: float = 0.0, grown: float = 0.0
+    shapes: tuple[Shape, ...], block: SampleGrid, part: Slices, blend: float = 0.0, grown: float = 0.0
 ) -> Array:
     """Distance (mm) to the union of ``shapes`` in a part of a block; ``FAR`` away from all of them."""
     result: Array = np.full([s.stop - s.start for s in part], FAR, dtype=np.float32)
@@ -163,7 +163,7 @@ def compute_union_distance(
     return result
 
 
-def compute_free_distance(structure: Structure, block: Block, part: Slices) -> Array:
+def compute_free_distance(structure: Structure, block: SampleGrid, part: Slices) -> Array:
     """Distance (mm) to the structure's own shape, before offset, neighbors and walls."""
     grown = structure.offset if structure.volume_ml is None else max(structure.give, structure.offset)
     distance = compute_union_distance(structure.parts, block, part, structure.blend, grown)
@@ -172,7 +172,7 @@ def compute_free_distance(structure: Structure, block: Block, part: Slices) -> A
     return distance
 
 
-def compute_bounds_distance(structure: Structure, block: Block, part: Slices, occupied: Array) -> Array:
+def compute_bounds_distance(structure: Structure, block: SampleGrid, part: Slices, occupied: Array) -> Array:
     """Distance (mm) to what confines the structure: cavity wall, diaphragm, and earlier structures (``occupied``)."""
     bounds = np.full_like(occupied[part], -FAR)
     if structure.wall_gap is not None:
@@ -185,7 +185,7 @@ def compute_bounds_distance(structure: Structure, block: Block, part: Slices, oc
     return bounds
 
 
-def place(structure: Structure, block: Block, occupied: Array) -> tuple[Slices, Array] | None:
+def place(structure: Structure, block: SampleGrid, occupied: Array) -> tuple[Slices, Array] | None:
     """Place the structure in the block: the part of the block and the distances (mm) there; None if it is not near.
 
     Updates ``occupied``, the distance (mm) to the nearest structure placed so far.
@@ -202,7 +202,7 @@ def place(structure: Structure, block: Block, occupied: Array) -> tuple[Slices, 
     return part, distance
 
 
-def create_empty_distance(block: Block) -> Array:
+def create_empty_distance(block: SampleGrid) -> Array:
     """``occupied`` for a block without any structure."""
     return np.full(block.x.shape, FAR, dtype=np.float32)
 

@@ -37,16 +37,16 @@ from ...method.vnet import ConvBlock, initialize_kaiming
 from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, build_vnet, choose_ema_decay, get_published_dropout
-from .class_statistics import Difficulty
+from .class_statistics import ClassDifficulty
 from .losses import compute_agreement, supervised_loss, unweighted_loss, weighted_loss
 from .perturbation import frozen_statistics, sample_normal, smooth
 
-TIMES = 1000
+N_TIMESTEPS = 1000
 
 
 def compute_alphas_cumprod(device: torch.device) -> Tensor:
     """ᾱ_t (1000,), the fraction of the clean map's variance that remains at time t; β increases linearly."""
-    beta = torch.linspace(1e-4, 0.02, TIMES, dtype=torch.double)
+    beta = torch.linspace(1e-4, 0.02, N_TIMESTEPS, dtype=torch.double)
     return (1 - beta).cumprod(dim=0).float().to(device)
 
 
@@ -67,7 +67,7 @@ def sample_ddim(predict: Callable[[Tensor, Tensor], Tensor], start: Tensor, step
     ``predict`` estimates x0, in -1 to 1, from x_t and times (batch,).
     """
     shares = compute_alphas_cumprod(start.device)
-    times = torch.linspace(TIMES - 1, 0, steps).round().long().tolist()
+    times = torch.linspace(N_TIMESTEPS - 1, 0, steps).round().long().tolist()
     current, clean = start, start
     for time, following in zip(times, [*times[1:], None], strict=True):
         clean = predict(current, torch.full((len(start),), time, device=start.device)).clamp(-1, 1)
@@ -107,8 +107,8 @@ class ADOptions:
     )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.denoising_steps <= TIMES:
-            raise ValueError(f"denoising_steps must be from 1 to {TIMES}")
+        if not 1 <= self.denoising_steps <= N_TIMESTEPS:
+            raise ValueError(f"denoising_steps must be from 1 to {N_TIMESTEPS}")
 
 
 class AggregatingAndDecoupling(Strategy):
@@ -142,8 +142,8 @@ class AggregatingAndDecoupling(Strategy):
         # The mean of decoders with unrelated weights is no decoder.
         self.labelled = copy.deepcopy(self.denoising)
         self.network.experts[0].load_state_dict(self.denoising.state_dict())
-        self._decay = choose_ema_decay(self.own.decay, options)
-        self.difficulty = Difficulty(self.channels, self.own.bounded)
+        self._decay = choose_ema_decay(self.strategy_options.decay, options)
+        self.difficulty = ClassDifficulty(self.channels, self.strategy_options.bounded)
 
     def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.get_loss_names``."""
@@ -201,7 +201,7 @@ class AggregatingAndDecoupling(Strategy):
             return 2 * last_logits[0].softmax(dim=1) - 1
 
         with frozen_statistics(self):
-            sample_ddim(predict, start, self.own.denoising_steps)
+            sample_ddim(predict, start, self.strategy_options.denoising_steps)
             plain = self.labelled(self.network.encoder(volumes)).logits.float().softmax(dim=1)
         uniform = torch.rand(start.shape, generator=generator).to(start.device).clamp(1e-9, 1 - 1e-7)
         gumbel = (last_logits[0] - (-uniform.log()).log()).softmax(dim=1)
@@ -209,7 +209,7 @@ class AggregatingAndDecoupling(Strategy):
 
     def _compute_denoising_loss(self, batch: Batch, step_state: StepState) -> Loss:
         generator = self.make_generator(step_state)
-        times = torch.randint(TIMES, (len(batch.volumes),), generator=generator).to(batch.volumes.device)
+        times = torch.randint(N_TIMESTEPS, (len(batch.volumes),), generator=generator).to(batch.volumes.device)
         clean = encode_labels(batch.labels, self.channels)
         diffused = add_noise(clean, sample_normal(clean.shape, generator, clean), times)
         logits = self.denoise(batch.volumes, diffused, times)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy
+from .base import Batch, DatasetFingerprint, Loss, StepState, Strategy
 from .copy_paste import CopyPasteOptions, TwoStudents
 from .mixing import assemble_cubes, displace_blocks, displace_labeled_blocks, split_into_cubes
 from .perturbation import augment_strongly
@@ -60,26 +60,28 @@ class ABD(TwoStudents):
     own: ABDOptions
 
     @classmethod
-    def require(cls, options: TrainingOptions, facts: Facts) -> None:
+    def require(cls, options: TrainingOptions, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.require``."""
-        super().require(options, facts)
-        cls.require_grid(options, cls.read(options).blocks, "blocks")
+        super().require(options, fingerprint)
+        cls.require_grid(options, cls.parse_options(options).blocks, "blocks")
 
     def get_step_state(self, step: int) -> StepState:
         """See ``Strategy.get_step_state``."""
-        return super().get_step_state(step) if self.own.base == "bcp" else Strategy.get_step_state(self, step)
+        return (
+            super().get_step_state(step) if self.strategy_options.base == "bcp" else Strategy.get_step_state(self, step)
+        )
 
     def get_unsupervised_weight(self, step_state: StepState) -> float:
         """See ``Strategy.weight``."""
         return (
             super().get_unsupervised_weight(step_state)
-            if self.own.base == "bcp"
+            if self.strategy_options.base == "bcp"
             else _CROSS_WEIGHT * Strategy.get_unsupervised_weight(self, step_state)
         )
 
     def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.get_loss_names``."""
-        if self.own.base == "bcp":
+        if self.strategy_options.base == "bcp":
             return super().get_loss_names(step_state, batch)
         return ("labelled", "unlabelled", "displaced") if batch.unlabeled is not None else ("labelled",)
 
@@ -110,24 +112,24 @@ class ABD(TwoStudents):
         )
 
     def _compute_displaced_loss(self, step_state: StepState) -> Loss:
-        count = self.own.blocks
+        count = self.strategy_options.blocks
         one, other = (
             (split_into_cubes(view, count), split_into_cubes(predicted, count)) for view, predicted in self.views
         )
         generator = self.make_generator(step_state, 3)
         draws = torch.rand(one[0].shape[1], generator=generator)
-        plain = self.own.plain if self.own.base == "bcp" else 0.0
-        views = displace_blocks(one, other, self.own.candidates, (draws >= plain).tolist())
+        plain = self.strategy_options.plain if self.strategy_options.base == "bcp" else 0.0
+        views = displace_blocks(one, other, self.strategy_options.candidates, (draws >= plain).tolist())
         samples = torch.cat([assemble_cubes(view) for view in views])
         logits = [student(samples).float() for student in self.students]
         loss = self.compute_cross_supervision_loss(
-            logits, 1.0 if self.own.base == "bcp" else self.get_unsupervised_weight(step_state)
+            logits, 1.0 if self.strategy_options.base == "bcp" else self.get_unsupervised_weight(step_state)
         )
         return Loss(loss.total, {"displaced": loss.values["unsupervised"]})
 
     def _compute_labeled_loss(self, batch: Batch, step_state: StepState) -> Loss:
         """The losses of cross teaching on labeled patches, with displaced ones in the first part of the run."""
-        count, labels = self.own.blocks, batch.labels
+        count, labels = self.strategy_options.blocks, batch.labels
         views = (batch.volumes, augment_strongly(batch.volumes, self.make_generator(step_state, 4)))
         logits = [student(view).float() for student, view in zip(self.students, views, strict=True)]
         loss = torch.stack([self.compute_supervised_loss(output, labels, step_state) for output in logits]).sum()

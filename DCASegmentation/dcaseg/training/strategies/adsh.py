@@ -27,8 +27,8 @@ from ...method.log_gap import Partition
 from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, StepState
-from .class_statistics import Quantiles
-from .fixmatch import CONFIDENT, FixMatch
+from .class_statistics import ConfidenceHistogram
+from .fixmatch import CONFIDENCE_THRESHOLD, FixMatch
 from .losses import supervised_loss, unweighted_loss, voxel_loss
 from .two_networks import TwoNetworks
 
@@ -40,13 +40,13 @@ class AdshOptions:
     variant: Literal["row", "published"] = option("row", "row: DHC's port on CPS; published: on FixMatch")
 
 
-def update_thresholds(thresholds: Tensor, quantiles: Quantiles, threshold: float) -> None:
+def update_thresholds(thresholds: Tensor, quantiles: ConfidenceHistogram, threshold: float) -> None:
     """Set ``thresholds`` (channel,) from the observed voxels, and clear ``quantiles``.
 
     A class without a voxel keeps its threshold; with a threshold of 1, its next voxels would all be rejected.
     """
     voxels = quantiles.histogram.sum(dim=1)
-    new = quantiles.compute_thresholds(quantiles.share_above(int(voxels.argmax()), threshold))
+    new = quantiles.compute_thresholds(quantiles.compute_fraction_above(int(voxels.argmax()), threshold))
     thresholds.copy_(torch.where(voxels > 0, new, thresholds))
     quantiles.clear()
 
@@ -59,9 +59,9 @@ class PublishedAdsh(FixMatch):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options, groups)
-        self.quantiles = Quantiles(self.channels)
+        self.quantiles = ConfidenceHistogram(self.channels)
         self.thresholds: Tensor
-        self.register_buffer("thresholds", torch.full((self.channels,), CONFIDENT))
+        self.register_buffer("thresholds", torch.full((self.channels,), CONFIDENCE_THRESHOLD))
 
     def compute_confidence_mask(self, confidence: Tensor, labels: Tensor) -> Tensor:
         """See ``FixMatch.compute_confidence_mask``."""
@@ -71,7 +71,7 @@ class PublishedAdsh(FixMatch):
     def on_step_end(self, step_state: StepState) -> None:
         """See ``Strategy.on_step_end``."""
         if (step_state.step + 1) % self.epoch_steps == 0 and self.quantiles.histogram.any():
-            update_thresholds(self.thresholds, self.quantiles, CONFIDENT)
+            update_thresholds(self.thresholds, self.quantiles, CONFIDENCE_THRESHOLD)
 
 
 class Adsh(TwoNetworks):
@@ -84,7 +84,7 @@ class Adsh(TwoNetworks):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options, groups)
-        self.quantiles = nn.ModuleList(Quantiles(self.channels) for _ in range(2))
+        self.quantiles = nn.ModuleList(ConfidenceHistogram(self.channels) for _ in range(2))
         # Until the thresholds are known they are 0, as in CPS.
         self.thresholds: Tensor
         self.register_buffer("thresholds", torch.zeros(2, self.channels))
@@ -114,6 +114,6 @@ class Adsh(TwoNetworks):
         """See ``Strategy.on_step_end``."""
         if (step_state.step + 1) % -(-self.epoch_steps // 4) == 0:
             for thresholds, quantiles in zip(self.thresholds, self.quantiles, strict=True):
-                assert isinstance(quantiles, Quantiles)
+                assert isinstance(quantiles, ConfidenceHistogram)
                 if quantiles.histogram.any():
                     update_thresholds(thresholds, quantiles, self._MAJORITY)

@@ -85,7 +85,9 @@ class Basak(Strategy):
         self.register_buffer("sums", torch.zeros(3, channels))
         self.register_buffer("voxels", torch.zeros(channels))
         # -1 means not known yet; DHC's port starts at 0.
-        self.register_buffer("confidence", torch.full((channels,), 0.0 if self.own.variant == "row" else -1.0))
+        self.register_buffer(
+            "confidence", torch.full((channels,), 0.0 if self.strategy_options.variant == "row" else -1.0)
+        )
 
     def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.get_loss_names``."""
@@ -103,9 +105,9 @@ class Basak(Strategy):
         with torch.no_grad():
             labels = self.teacher(batch.unlabeled).argmax(dim=1)
             confidence, own = logits.softmax(dim=1).max(dim=1)
-            by = own if self.own.variant == "row" else labels
+            by = own if self.strategy_options.variant == "row" else labels
             mask = sample_mask(by, self.compute_sampling_rates(), self.make_generator(step_state))
-        loss = (voxel_cross_entropy(logits, labels) * confidence**self.own.voxel_exponent * mask).mean()
+        loss = (voxel_cross_entropy(logits, labels) * confidence**self.strategy_options.voxel_exponent * mask).mean()
         values = {
             "unsupervised": loss.detach(),
             "agreement": compute_agreement(own, labels),
@@ -116,11 +118,11 @@ class Basak(Strategy):
     def compute_sampling_rates(self) -> Tensor:
         """The sampling probability of the voxels of each class (channel,)."""
         doubt = 1 - self.confidence.clamp(min=0)
-        return (doubt / doubt.max().clamp(min=1e-8)) ** self.own.rate_exponent
+        return (doubt / doubt.max().clamp(min=1e-8)) ** self.strategy_options.rate_exponent
 
     def on_step_end(self, step_state: StepState) -> None:
         """See ``Strategy.on_step_end``."""
-        row = self.own.variant == "row"
+        row = self.strategy_options.variant == "row"
         age = step_state.step // self.epoch_steps - 1 if row else step_state.step
         update_teacher(self.teacher, self.network, compute_warmup_decay(age, _DECAY))
         if (step_state.step + 1) % self.epoch_steps:
@@ -137,7 +139,7 @@ class Basak(Strategy):
         of_truth = probabilities.gather(1, labels[:, None])[:, 0]
         negative_entropy = (probabilities * probabilities.clamp(min=1e-12).log()).sum(dim=1)
         spread = probabilities.amax(dim=1) - of_truth
-        if self.own.variant == "row":
+        if self.strategy_options.variant == "row":
             indicators = [of_truth * negative_entropy, of_truth, spread]
         else:
             indicators = [1 + negative_entropy / math.log(probabilities.shape[1]), of_truth, 1 - spread]

@@ -33,8 +33,8 @@ from ..training_set import LabeledVolume
 from .dca_losses import make_channel_mask
 
 
-class Facts(NamedTuple):
-    """Facts about the cases of a run, on the model grid.
+class DatasetFingerprint(NamedTuple):
+    """What strategies know about the cases of a run, on the model grid.
 
     - ``voxels``: the number of voxels of labels 0 to K in all labeled cases.
     - ``labeled``, ``unlabeled``: the number of labeled and unlabeled cases.
@@ -51,13 +51,13 @@ class Facts(NamedTuple):
     processes: int = 1
 
 
-def collect_facts(
+def extract_fingerprint(
     labeled: Sequence[LabeledVolume], unlabeled: Sequence[Case], organs: Sequence[str], processes: int = 1
-) -> Facts:
-    """Collect the facts about these cases. ``organs`` are the names of labels 1 to K."""
+) -> DatasetFingerprint:
+    """Count the cases and their voxels. ``organs`` are the names of labels 1 to K."""
     voxels = sum((case.count_voxels(len(organs)) for case in labeled), np.zeros(len(organs) + 1, np.int64))
     partial = next((case.name for case in labeled if case.unannotated), None)
-    return Facts(tuple(map(int, voxels)), len(labeled), len(unlabeled), tuple(organs), partial, processes)
+    return DatasetFingerprint(tuple(map(int, voxels)), len(labeled), len(unlabeled), tuple(organs), partial, processes)
 
 
 class StepState(NamedTuple):
@@ -164,15 +164,15 @@ class Strategy(nn.Module):
     def __init__(self, options: TrainingOptions) -> None:
         super().__init__()
         self.options = options
-        self.own: Any = own_options(type(self), options)
-        self.facts: Facts | None = None
+        self.strategy_options: Any = parse_strategy_options(type(self), options)
+        self.fingerprint: DatasetFingerprint | None = None
 
     @classmethod
-    def require(cls, options: TrainingOptions, facts: Facts) -> None:
+    def require(cls, options: TrainingOptions, fingerprint: DatasetFingerprint) -> None:
         """Raise UserError if the strategy does not support these options or cases. Nothing is built yet."""
         name = f"--strategy {options.strategy}"
-        cls.read(options)
-        if cls.needs_unlabeled and not facts.unlabeled:
+        cls.parse_options(options)
+        if cls.needs_unlabeled and not fingerprint.unlabeled:
             raise UserError(
                 f"{name} needs unlabeled cases, but there are none.", "Add unlabeled cases, or choose --strategy vnet."
             )
@@ -181,26 +181,31 @@ class Strategy(nn.Module):
                 f"{name} needs unlabeled patches, but unlabeled_per_step is 0.",
                 "Set it to 1 or more, or choose --strategy vnet.",
             )
-        if cls.needs_full_labels and facts.partial is not None:
+        if cls.needs_full_labels and fingerprint.partial is not None:
             raise UserError(
-                f"{name} needs completely labeled cases, but {facts.partial} is only partially labeled.",
+                f"{name} needs completely labeled cases, but {fingerprint.partial} is only partially labeled.",
                 "Leave out that case, or choose --strategy dca, cps, ua_mt or vnet.",
             )
         if cls.needs_every_organ:
-            absent = [organ for organ, count in zip(facts.organs, facts.voxels[1:], strict=True) if not count]
+            absent = [
+                organ for organ, count in zip(fingerprint.organs, fingerprint.voxels[1:], strict=True) if not count
+            ]
             if absent:
                 raise UserError(
                     f"{name} weights organs by their labeled voxels, but no labeled case has {', '.join(absent)}.",
                     "Label another case, or choose --strategy cps, ga or dca.",
                 )
         if cls.needs_pairs:
-            shares = [options.labeled_per_step // facts.processes, options.unlabeled_per_step // facts.processes]
+            shares = [
+                options.labeled_per_step // fingerprint.processes,
+                options.unlabeled_per_step // fingerprint.processes,
+            ]
             if shares[0] != shares[1] or shares[0] % 2 or not shares[0]:
-                per_process = f" in each of {facts.processes} processes" if facts.processes > 1 else ""
+                per_process = f" in each of {fingerprint.processes} processes" if fingerprint.processes > 1 else ""
                 raise UserError(
                     f"{name} mixes patches in pairs, so it needs equal, even numbers of labeled and unlabeled patches. "
                     f"It has {shares[0]} labeled and {shares[1]} unlabeled{per_process}.",
-                    f"Choose --batch {2 * facts.processes} or a multiple of it.",
+                    f"Choose --batch {2 * fingerprint.processes} or a multiple of it.",
                 )
 
     @classmethod
@@ -212,9 +217,9 @@ class Strategy(nn.Module):
         return options
 
     @classmethod
-    def read(cls, options: TrainingOptions) -> Any:
+    def parse_options(cls, options: TrainingOptions) -> Any:
         """The values of the strategy's own options in a run. Raises UserError for invalid ones."""
-        return own_options(cls, options)
+        return parse_strategy_options(cls, options)
 
     @classmethod
     def require_grid(cls, options: TrainingOptions, count: int, setting: str, divisor: int = 1) -> None:
@@ -243,9 +248,9 @@ class Strategy(nn.Module):
                 f"Choose more --steps, or fewer {setting} with --strategy-option.",
             )
 
-    def prepare(self, facts: Facts) -> None:
-        """Called once, before a run starts or resumes, with the facts about its cases."""
-        self.facts = facts
+    def prepare(self, fingerprint: DatasetFingerprint) -> None:
+        """Called once, before a run starts or resumes, with the fingerprint of its cases."""
+        self.fingerprint = fingerprint
 
     def resume(self, step: int, saved: TrainingOptions, stored: Mapping[str, Tensor]) -> None:
         """Called after the weights are loaded when a run continues at ``step``.
@@ -261,7 +266,7 @@ class Strategy(nn.Module):
     @property
     def epoch_steps(self) -> int:
         """The number of steps in which as many unlabeled patches are drawn as there are unlabeled cases."""
-        unlabeled = self.facts.unlabeled if self.facts is not None else 1
+        unlabeled = self.fingerprint.unlabeled if self.fingerprint is not None else 1
         return max(1, -(-unlabeled // self.options.unlabeled_per_step))
 
     def make_generator(self, step_state: StepState, salt: int = 0) -> torch.Generator:
@@ -320,7 +325,7 @@ class Strategy(nn.Module):
         return [ParameterGroup(list(self.trainable_parameters()))]
 
 
-def own_options(strategy_class: type[Strategy], options: TrainingOptions) -> Any:
+def parse_strategy_options(strategy_class: type[Strategy], options: TrainingOptions) -> Any:
     """The own options of a strategy: the values in ``options.strategy_options`` (or strings of them), and defaults.
 
     Raises UserError for an unknown name or an invalid value.

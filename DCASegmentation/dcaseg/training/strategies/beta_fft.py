@@ -73,7 +73,7 @@ class BetaFFT(TwoStudents):
             return self.on_mixtures(batch, unlabeled, step_state)
         if loss_name == "differentiated":
             return self._compute_differentiated_loss(batch, unlabeled, step_state)
-        swapped = swap_low_frequencies(self.views[0][0], self.views[1][0], self.own.low_share)
+        swapped = swap_low_frequencies(self.views[0][0], self.views[1][0], self.strategy_options.low_share)
         samples = torch.cat(swapped).to(unlabeled.dtype)
         loss = self.compute_cross_supervision_loss([student(samples).float() for student in self.students], 1.0)
         return Loss(loss.total, {"swapped": loss.values["unsupervised"]})
@@ -82,7 +82,9 @@ class BetaFFT(TwoStudents):
         """The additional losses of the first network, for each view."""
         half = len(unlabeled) // 2
         seed = int(torch.randint(2**31, (), generator=self.make_generator(step_state, 3)))
-        beta = torch.from_numpy(np.random.default_rng(seed).beta(self.own.beta, self.own.beta, half)).float()
+        beta = torch.from_numpy(
+            np.random.default_rng(seed).beta(self.strategy_options.beta, self.strategy_options.beta, half)
+        ).float()
         labeled_views = (batch.volumes, augment_strongly(batch.volumes, self.make_generator(step_state, 1)))
         unlabeled_views = (unlabeled, augment_strongly(unlabeled, self.make_generator(step_state, 2)))
         labeled_loss, distance = unlabeled.new_zeros(()), unlabeled.new_zeros(())

@@ -48,14 +48,14 @@ def compute_balance_ratio(voxels: Tensor) -> Tensor:
     return voxels.min() / voxels.clamp(min=1)
 
 
-def hard_dice(predicted: Tensor, labels: Tensor, n_channels: int) -> tuple[Tensor, Tensor]:
+def compute_dice(predicted: Tensor, labels: Tensor, n_channels: int) -> tuple[Tensor, Tensor]:
     """Dice of two label maps for each class over the whole batch, and which classes occur in ``labels``."""
     overlap = count_voxels(labels[predicted == labels], n_channels)
     true = count_voxels(labels, n_channels)
     return 2 * overlap / (count_voxels(predicted, n_channels) + true).clamp(min=1), true > 0
 
 
-class Difficulty(nn.Module):
+class ClassDifficulty(nn.Module):
     """DHC's DiffDW: how difficult each class is to learn, from the changes of its Dice on labeled patches.
 
     d is the Dice of a class and Δ its change. "Learn" and "unlearn" are running means (49/50) of Δ ln(d / d_before) for
@@ -82,7 +82,7 @@ class Difficulty(nn.Module):
     @torch.no_grad()
     def observe(self, predicted: Tensor, labels: Tensor) -> Tensor:
         """Add a batch of label maps, and return the new weights (channel,)."""
-        dice, present = hard_dice(predicted, labels, len(self.last))
+        dice, present = compute_dice(predicted, labels, len(self.last))
         change = dice - self.last
         gain = change * ((dice + _SMALL) / (self.last + _SMALL)).log()
         for average, new in (
@@ -101,7 +101,7 @@ class Difficulty(nn.Module):
         return len(self.last) * hardness / scale
 
 
-class Confidence(nn.Module):
+class ClassConfidence(nn.Module):
     """CLD's bank: the mean probability of each class on its labeled voxels, and sampling rates that decrease with it.
 
     It is updated every ``period`` batches; the first value is used as it is. After n updates the decay is 1 - 1 / (n +
@@ -149,7 +149,7 @@ class Confidence(nn.Module):
         return torch.where(self.confidence < 0, torch.ones_like(rates), rates)
 
 
-class Quantiles(nn.Module):
+class ConfidenceHistogram(nn.Module):
     """The distribution of the confidence of each class's pseudo-labels, as a histogram with 1000 bins from 0 to 1.
 
     It replaces the stored volumes of the published Adsh, with a precision of 1/1000.
@@ -174,7 +174,7 @@ class Quantiles(nn.Module):
         """Remove all voxels."""
         self.histogram.zero_()
 
-    def share_above(self, label: int, threshold: float) -> Tensor:
+    def compute_fraction_above(self, label: int, threshold: float) -> Tensor:
         """The fraction of the label's voxels with at least this confidence."""
         of_label = self.histogram[label]
         return of_label[round(threshold * self._BINS) :].sum() / of_label.sum().clamp(min=1)

@@ -2,7 +2,8 @@
 
 Class weights are (n_max / n_k)^(1/3), from the labeled voxels, and fixed. The supervised loss is weighted cross-entropy
 + weighted foreground Dice. A bank stores each network's confidence in each class on labeled voxels
-(``class_statistics.Confidence``). In the cross loss, a voxel of class k is kept with probability ((1 - conf_k) / max (1
+(``class_statistics.ClassConfidence``). In the cross loss, a voxel of class k is kept with probability ((1 - conf_k) /
+max (1
 - conf))^(1/2), and the loss is the mean over all voxels of weight x mask x cross-entropy.
 
 Deviations from the code: a class that is absent from the labeled batches keeps its confidence instead of moving to 0;
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 from ...method.log_gap import Partition
 from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, StepState
-from .class_statistics import Confidence, compute_cube_root_weights
+from .base import Batch, DatasetFingerprint, StepState
+from .class_statistics import ClassConfidence, compute_cube_root_weights
 from .losses import sample_mask, voxel_loss, weighted_loss
 from .two_networks import TwoNetworks
 
@@ -47,15 +48,15 @@ class CLD(TwoNetworks):
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options, groups)
-        period = 8 if self.own.variant == "row" else 2
-        self.banks = nn.ModuleList(Confidence(self.channels, period) for _ in range(2))
+        period = 8 if self.strategy_options.variant == "row" else 2
+        self.banks = nn.ModuleList(ClassConfidence(self.channels, period) for _ in range(2))
         self.weights: Tensor
         self.register_buffer("weights", torch.ones(self.channels))
 
-    def prepare(self, facts: Facts) -> None:
+    def prepare(self, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.prepare``."""
-        super().prepare(facts)
-        self.weights.copy_(compute_cube_root_weights(torch.tensor(facts.voxels, dtype=torch.float)))
+        super().prepare(fingerprint)
+        self.weights.copy_(compute_cube_root_weights(torch.tensor(fingerprint.voxels, dtype=torch.float)))
 
     def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
         """See ``TwoNetworks.observe``."""
@@ -71,7 +72,7 @@ class CLD(TwoNetworks):
         self, which: int, logits: Tensor, labels: Tensor, step_state: StepState
     ) -> Tensor:
         """See ``TwoNetworks.compute_cross_supervision_loss``."""
-        by = labels if self.own.mask_by == "pseudo" else logits.detach().argmax(dim=1)
-        bank: Confidence = self.banks[which]  # type: ignore[assignment]
+        by = labels if self.strategy_options.mask_by == "pseudo" else logits.detach().argmax(dim=1)
+        bank: ClassConfidence = self.banks[which]  # type: ignore[assignment]
         mask = sample_mask(by, bank.compute_sampling_rates(), self.make_generator(step_state, which))
         return voxel_loss(logits, labels, self.weights, mask)

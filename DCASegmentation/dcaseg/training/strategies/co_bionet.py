@@ -28,7 +28,7 @@ from ...method.log_gap import Partition
 from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Loss, MeanOfNetworks, ParameterGroup, ScoredNetwork, StepState, Strategy, build_vnet
-from .losses import compute_agreement, square_dice, supervised_loss, voxel_loss
+from .losses import compute_agreement, squared_dice_loss, supervised_loss, voxel_loss
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ class CoBioNet(Strategy):
     def get_parameter_groups(self) -> list[ParameterGroup]:
         """See ``Strategy.get_parameter_groups``."""
         networks = [*self.network.parameters(), *self.second.parameters()]
-        return [ParameterGroup(networks), ParameterGroup(list(self.critics.parameters()), self.own.critic_factor)]
+        return [
+            ParameterGroup(networks),
+            ParameterGroup(list(self.critics.parameters()), self.strategy_options.critic_factor),
+        ]
 
     def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.get_loss_names``."""
@@ -115,14 +118,16 @@ class CoBioNet(Strategy):
         for which in (0, 1):
             target = self._probabilities[1 - which][labeled:]
             with torch.no_grad():
-                real = self.critics[1 - which](target).float().sigmoid()[:, 0] > self.own.threshold
+                real = self.critics[1 - which](target).float().sigmoid()[:, 0] > self.strategy_options.threshold
             crossed = crossed + selected_cross_entropy(logits[which][labeled:], target, real)
             real_share = real_share + real.float().mean() / 2
             # Detached, because this loss must not train the critic.
             frozen = {name: parameter.detach() for name, parameter in self.critics[which].named_parameters()}
             critic_logits: Tensor = functional_call(self.critics[which], frozen, (probabilities[which],))
             adversarial = adversarial + critic_loss(critic_logits, real=True)
-        total = supervised + self.get_unsupervised_weight(step_state) * (crossed + self.own.adversarial * adversarial)
+        total = supervised + self.get_unsupervised_weight(step_state) * (
+            crossed + self.strategy_options.adversarial * adversarial
+        )
         values["unsupervised"] = crossed.detach()
         values["certain"] = real_share
         labels = [each[labeled:].argmax(dim=1) for each in self._probabilities]
@@ -140,8 +145,8 @@ class CoBioNet(Strategy):
 
 
 def published_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The published loss on labels: cross-entropy + ``square_dice``."""
-    return voxel_loss(logits, labels) + square_dice(logits.softmax(dim=1), labels)
+    """The published loss on labels: cross-entropy + ``squared_dice_loss``."""
+    return voxel_loss(logits, labels) + squared_dice_loss(logits.softmax(dim=1), labels)
 
 
 def selected_cross_entropy(logits: Tensor, target: Tensor, real: Tensor) -> Tensor:

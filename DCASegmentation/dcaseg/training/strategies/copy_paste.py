@@ -28,7 +28,7 @@ from ...option_fields import option
 from ..ema import update_teacher
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, build_vnet
-from .losses import compute_agreement, cross_entropy_and_square_dice, region_loss, square_dice, supervised_loss
+from .losses import compute_agreement, cross_entropy_and_square_dice, region_loss, squared_dice_loss, supervised_loss
 from .mixing import make_box_mask, paste
 from .perturbation import augment_strongly
 from .stages import Stages
@@ -67,7 +67,7 @@ class CopyPasteOptions:
             raise ValueError("pretraining must be from 0 to below 1, and box above 0 and below 1")
 
 
-class Mixed(NamedTuple):
+class MixedPatches(NamedTuple):
     """Mixtures of patches from two sources, with their labels.
 
     ``volumes`` are (batch, 1, depth, height, width), ``labels`` (batch, depth, height, width). ``mask`` (depth, height,
@@ -79,10 +79,10 @@ class Mixed(NamedTuple):
     mask: Tensor
 
 
-def paste_with_labels(outside: tuple[Tensor, Tensor], inside: tuple[Tensor, Tensor], mask: Tensor) -> Mixed:
+def paste_with_labels(outside: tuple[Tensor, Tensor], inside: tuple[Tensor, Tensor], mask: Tensor) -> MixedPatches:
     """Paste the volumes and labels of ``inside`` into those of ``outside`` where ``mask`` is false."""
     mask = mask.to(outside[0].device)
-    return Mixed(paste(outside[0], inside[0], mask), paste(outside[1], inside[1], mask), mask)
+    return MixedPatches(paste(outside[0], inside[0], mask), paste(outside[1], inside[1], mask), mask)
 
 
 class CopyPaste(Strategy):
@@ -98,7 +98,7 @@ class CopyPaste(Strategy):
         super().__init__(options)
         self.network = build_vnet(options, groups)
         self.teacher: DCANet = copy.deepcopy(self.network).requires_grad_(False)
-        self.stages = Stages(self.own.compute_first_steps, options.steps)
+        self.stages = Stages(self.strategy_options.compute_first_steps, options.steps)
 
     @property
     def students(self) -> list[DCANet]:
@@ -113,7 +113,7 @@ class CopyPaste(Strategy):
 
     def resume(self, step: int, saved: TrainingOptions, stored: Mapping[str, Tensor]) -> None:
         """See ``Strategy.resume``."""
-        share = _PRETRAINING_SHARE if self.own.pretraining is None else self.own.pretraining
+        share = _PRETRAINING_SHARE if self.strategy_options.pretraining is None else self.strategy_options.pretraining
         earlier = [0, round(share * saved.steps)]
         self.stages.resume(step, saved.steps, self.options.steps, stored, earlier)
 
@@ -158,11 +158,11 @@ class CopyPaste(Strategy):
 
     def draw_box_mask(self, volumes: Tensor, step_state: StepState) -> Tensor:
         """The step's mask (depth, height, width), for all patches."""
-        return make_box_mask(volumes.shape[2:], self.own.box, self.make_generator(step_state))
+        return make_box_mask(volumes.shape[2:], self.strategy_options.box, self.make_generator(step_state))
 
     def make_mixtures(
         self, labeled: tuple[Tensor, Tensor], unlabeled: tuple[Tensor, Tensor], mask: Tensor
-    ) -> tuple[Mixed, Mixed]:
+    ) -> tuple[MixedPatches, MixedPatches]:
         """The mixtures "in" and "out" of volumes and labels, each of half a batch."""
         half = len(labeled[0]) // 2
         first = [(volumes[:half], labels[:half]) for volumes, labels in (labeled, unlabeled)]
@@ -173,20 +173,20 @@ class CopyPaste(Strategy):
     def compute_pseudo_labels(self, volumes: Tensor) -> Tensor:
         """The teacher's labels (batch, depth, height, width)."""
         labels = self.teacher(volumes).argmax(dim=1)
-        return keep_largest_components(labels) if self.own.largest_part else labels
+        return keep_largest_components(labels) if self.strategy_options.largest_part else labels
 
     def compute_mixture_losses(
-        self, network: Callable[[Tensor], Tensor], pair: tuple[Mixed, Mixed], step_state: StepState
+        self, network: Callable[[Tensor], Tensor], pair: tuple[MixedPatches, MixedPatches], step_state: StepState
     ) -> tuple[Tensor, Tensor]:
         """BCP's loss of a network on both mixtures, and its logits on them, "in" first."""
-        weight = self.own.pseudo_weight
+        weight = self.strategy_options.pseudo_weight
         logits = network(torch.cat([mixture.volumes for mixture in pair])).float()
         half = len(pair[0].volumes)
         inward = self.mixture_loss(logits[:half], pair[0], step_state, 1.0, weight)
         return inward + self.mixture_loss(logits[half:], pair[1], step_state, weight, 1.0), logits
 
     def mixture_loss(
-        self, logits: Tensor, mixture: Mixed, step_state: StepState, outside: float, inside: float
+        self, logits: Tensor, mixture: MixedPatches, step_state: StepState, outside: float, inside: float
     ) -> Tensor:
         """The sum of the losses in the two regions of a mixture, with the weights ``outside`` and ``inside``."""
         of_regions = [
@@ -266,5 +266,7 @@ class TwoStudents(CopyPaste):
     def compute_cross_supervision_loss(logits: Sequence[Tensor], weight: float) -> Loss:
         """The Dice loss of both networks with each other's labels."""
         labels = [output.detach().argmax(dim=1) for output in logits]
-        loss = square_dice(logits[0].softmax(dim=1), labels[1]) + square_dice(logits[1].softmax(dim=1), labels[0])
+        loss = squared_dice_loss(logits[0].softmax(dim=1), labels[1]) + squared_dice_loss(
+            logits[1].softmax(dim=1), labels[0]
+        )
         return Loss(weight * loss, {"unsupervised": loss.detach(), "agreement": compute_agreement(*labels)})

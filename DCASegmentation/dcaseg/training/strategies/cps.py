@@ -33,7 +33,7 @@ class CrossPseudoSupervision(TwoNetworks):
 
     def get_validated_network(self) -> ScoredNetwork:
         """See ``Strategy.get_validated_network``."""
-        return super().get_validated_network() if self.own.answer == "both" else self.network
+        return super().get_validated_network() if self.strategy_options.answer == "both" else self.network
 
     def compute_supervised_loss(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         """See ``TwoNetworks.compute_supervised_loss``."""

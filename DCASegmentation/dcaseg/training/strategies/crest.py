@@ -31,7 +31,7 @@ from ..cases import Case
 from ..distributed import sum_over_processes
 from ..ema import update_average
 from ..options import TrainingOptions
-from .base import Facts, Pool, StepState, limit_warmup_steps
+from .base import DatasetFingerprint, Pool, StepState, limit_warmup_steps
 from .class_statistics import compute_reversed_weights
 from .fixmatch import FixMatch, make_pseudo_labeled_cases
 from .stages import Stages, split_into_equal_stages
@@ -70,18 +70,20 @@ class PublishedCReST(FixMatch):
         self.predicted: Tensor
         self.register_buffer("shares", torch.full((self.channels,), 1 / self.channels))
         self.register_buffer("predicted", torch.full((self.channels,), 1 / self.channels))
-        self.stages = Stages(lambda steps: split_into_equal_stages(steps, self.own.generations), options.steps)
+        self.stages = Stages(
+            lambda steps: split_into_equal_stages(steps, self.strategy_options.generations), options.steps
+        )
 
     @classmethod
-    def require(cls, options: TrainingOptions, facts: Facts) -> None:
+    def require(cls, options: TrainingOptions, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.require``."""
-        super().require(options, facts)
-        cls.require_steps(options, "generations", cls.read(options).generations)
+        super().require(options, fingerprint)
+        cls.require_steps(options, "generations", cls.parse_options(options).generations)
 
-    def prepare(self, facts: Facts) -> None:
+    def prepare(self, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.prepare``."""
-        super().prepare(facts)
-        voxels = torch.tensor(facts.voxels, dtype=torch.float)
+        super().prepare(fingerprint)
+        voxels = torch.tensor(fingerprint.voxels, dtype=torch.float)
         self.shares.copy_(voxels / voxels.sum())
         self.predicted.copy_(self.shares)
 
@@ -102,15 +104,17 @@ class PublishedCReST(FixMatch):
         """See ``Strategy.select_new_cases``."""
         if not self.stages.begins(step_state.step):
             return None
-        assert self.facts is not None
-        rates = compute_reversed_weights(torch.tensor(self.facts.voxels, dtype=torch.double), self.own.exponent)
+        assert self.fingerprint is not None
+        rates = compute_reversed_weights(
+            torch.tensor(self.fingerprint.voxels, dtype=torch.double), self.strategy_options.exponent
+        )
         return make_pseudo_labeled_cases(pool, rates.tolist(), of_predicted=True)
 
     def on_step_start(self, step_state: StepState, averaged: object) -> bool:
         """See ``Strategy.on_step_start``."""
         if not self.stages.begins(step_state.step):
             return False
-        if self.own.restart:
+        if self.strategy_options.restart:
             # A different draw in each generation, but the same in a resumed run and in every process.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.options.seed + 1_000_003 * step_state.step)
@@ -124,11 +128,11 @@ class PublishedCReST(FixMatch):
 
     def align_distribution(self, probabilities: Tensor, step_state: StepState) -> Tensor:
         """See ``FixMatch.align_distribution``."""
-        if not self.own.align:
+        if not self.strategy_options.align:
             return probabilities
         # From 1 in the first generation to 1/2 in the last.
         generation = self.stages.get_stage(step_state.step, self.options.steps)[0]
-        power = 1 - 0.5 * generation / max(self.own.generations - 1, 1)
+        power = 1 - 0.5 * generation / max(self.strategy_options.generations - 1, 1)
         totals = sum_over_processes(probabilities.sum(dim=(0, 2, 3, 4)))
         update_average(self.predicted, totals / totals.sum(), 0.99)
         ratio = (self.shares**power + 1e-6) / (self.predicted + 1e-6)
@@ -150,15 +154,15 @@ class CReST(WeightedNetworks):
         self.shares: Tensor
         self.register_buffer("shares", torch.zeros(2, self.channels))
 
-    def prepare(self, facts: Facts) -> None:
+    def prepare(self, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.prepare``."""
-        super().prepare(facts)
-        voxels = torch.tensor(facts.voxels, dtype=torch.float)
+        super().prepare(fingerprint)
+        voxels = torch.tensor(fingerprint.voxels, dtype=torch.float)
         self.shares.copy_(voxels / voxels.sum())
 
     def compute_class_weights(self, voxels: Tensor) -> Tensor:
         """See ``WeightedNetworks.compute_class_weights``."""
-        return compute_reversed_weights(voxels, self.own.exponent)
+        return compute_reversed_weights(voxels, self.strategy_options.exponent)
 
     def select_counted_logits(self, logits: Tensor, labeled: int) -> Tensor:
         """The unlabeled patches."""
@@ -166,7 +170,7 @@ class CReST(WeightedNetworks):
 
     def update_weights(self, which: int, voxels: Tensor) -> None:
         """See ``WeightedNetworks.update_weights``."""
-        if self.own.average == "weights":
+        if self.strategy_options.average == "weights":
             super().update_weights(which, voxels)
             return
         update_average(self.shares[which], voxels / voxels.sum(), self._DECAY)

@@ -25,7 +25,7 @@ from .base import Batch, Loss, Pool, StepState, Strategy, build_vnet, whole_labe
 from .losses import compute_agreement, voxel_loss
 from .perturbation import augment_strongly
 
-CONFIDENT = 0.95
+CONFIDENCE_THRESHOLD = 0.95
 """FixMatch's threshold on the largest probability."""
 
 
@@ -65,7 +65,7 @@ class FixMatch(Strategy):
 
     def compute_confidence_mask(self, confidence: Tensor, labels: Tensor) -> Tensor:
         """Which voxels' pseudo-labels are used: booleans (batch, depth, height, width)."""
-        return confidence >= CONFIDENT
+        return confidence >= CONFIDENCE_THRESHOLD
 
 
 def select_most_confident(

@@ -26,7 +26,7 @@ from .two_networks import TwoNetworks
 _SMALL = 1e-10
 
 
-def gradient_aware_dice(logits: Tensor, labels: Tensor) -> Tensor:
+def gradient_aware_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """GADice, averaged over all channels, of the whole batch (see ``losses`` for shapes)."""
     probabilities = logits.float().softmax(dim=1)
     n_channels = probabilities.shape[1]
@@ -74,11 +74,15 @@ class GradientAware(TwoNetworks):
 
     def compute_supervised_loss(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         """See ``TwoNetworks.compute_supervised_loss``."""
-        hardest = gradient_aware_cross_entropy(logits, batch.labels, self.own.hardest, self.own.power)
-        return hardest + gradient_aware_dice(logits, batch.labels)
+        hardest = gradient_aware_cross_entropy(
+            logits, batch.labels, self.strategy_options.hardest, self.strategy_options.power
+        )
+        return hardest + gradient_aware_dice_loss(logits, batch.labels)
 
     def compute_cross_supervision_loss(
         self, which: int, logits: Tensor, labels: Tensor, step_state: StepState
     ) -> Tensor:
         """See ``TwoNetworks.compute_cross_supervision_loss``."""
-        return gradient_aware_cross_entropy(logits, labels, self.own.hardest_crossed, self.own.power)
+        return gradient_aware_cross_entropy(
+            logits, labels, self.strategy_options.hardest_crossed, self.strategy_options.power
+        )

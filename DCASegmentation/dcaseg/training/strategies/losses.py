@@ -78,7 +78,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
     return (of_voxel * voxel_cross_entropy(logits, labels)).sum() / of_voxel.sum().clamp(min=_SMALL)
 
 
-def foreground_dice(
+def foreground_dice_loss(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
     """The soft Dice loss of DHC and related methods: minus the weighted mean Dice of the organs over the whole batch.
@@ -93,16 +93,16 @@ def foreground_dice(
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """``weighted_cross_entropy`` + ``foreground_dice``, both with the same ``weights`` (channel,)."""
-    return weighted_cross_entropy(logits, labels, weights) + foreground_dice(logits, labels, weights)
+    """``weighted_cross_entropy`` + ``foreground_dice_loss``, both with the same ``weights`` (channel,)."""
+    return weighted_cross_entropy(logits, labels, weights) + foreground_dice_loss(logits, labels, weights)
 
 
 def unweighted_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """``weighted_loss`` with weights of 1: mean cross-entropy + ``foreground_dice``."""
-    return voxel_loss(logits, labels) + foreground_dice(logits, labels)
+    """``weighted_loss`` with weights of 1: mean cross-entropy + ``foreground_dice_loss``."""
+    return voxel_loss(logits, labels) + foreground_dice_loss(logits, labels)
 
 
-def square_dice(probabilities: Tensor, labels: Tensor) -> Tensor:
+def squared_dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
     """1 - mean Dice, with squared sums in the denominator, of the whole batch, including the background."""
     probabilities = probabilities.float()
     overlap, _, true = _compute_sums(probabilities, labels)
@@ -111,11 +111,13 @@ def square_dice(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def cross_entropy_and_square_dice(logits: Tensor, labels: Tensor) -> Tensor:
-    """(cross-entropy + ``square_dice``) / 2."""
-    return (functional.cross_entropy(logits.float(), labels) + square_dice(logits.float().softmax(dim=1), labels)) / 2
+    """(cross-entropy + ``squared_dice_loss``) / 2."""
+    return (
+        functional.cross_entropy(logits.float(), labels) + squared_dice_loss(logits.float().softmax(dim=1), labels)
+    ) / 2
 
 
-def soft_dice(one: Tensor, other: Tensor) -> Tensor:
+def soft_dice_loss(one: Tensor, other: Tensor) -> Tensor:
     """1 - mean Dice between two probability maps, with squared sums in the denominator, of the whole batch."""
     one, other = one.float(), other.float()
     axes = (0, 2, 3, 4)

@@ -37,10 +37,10 @@ from ...method.network import DCANet
 from ...option_fields import option
 from ..ema import compute_warmup_decay, update_teacher
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy, build_vnet
+from .base import Batch, DatasetFingerprint, Loss, StepState, Strategy, build_vnet
 from .class_statistics import count_voxels
-from .ga import gradient_aware_cross_entropy, gradient_aware_dice
-from .losses import compute_agreement, square_dice, supervised_loss, voxel_loss
+from .ga import gradient_aware_cross_entropy, gradient_aware_dice_loss
+from .losses import compute_agreement, squared_dice_loss, supervised_loss, voxel_loss
 from .mixing import assemble_cubes, draw_permutations, split_into_cubes, swap_cubes, swap_cubes_back
 from .perturbation import add_clipped_noise
 
@@ -104,7 +104,7 @@ class MagicNet(Strategy):
                 if isinstance(layer, nn.InstanceNorm3d):
                     part[index] = _VoxelNorm(layer.num_features, affine=True)
         self.teacher: DCANet = copy.deepcopy(self.network).requires_grad_(False)
-        count = self.own.cubes
+        count = self.strategy_options.cubes
         deepest = 16 * options.n_filters
         for side in options.patch:
             deepest *= side // (count * _DIVISOR)
@@ -116,16 +116,16 @@ class MagicNet(Strategy):
         self._pseudo: Tensor | None = None
 
     @classmethod
-    def require(cls, options: TrainingOptions, facts: Facts) -> None:
+    def require(cls, options: TrainingOptions, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.require``."""
-        super().require(options, facts)
-        cls.require_grid(options, cls.read(options).cubes, "cubes", _DIVISOR)
+        super().require(options, fingerprint)
+        cls.require_grid(options, cls.parse_options(options).cubes, "cubes", _DIVISOR)
 
     @classmethod
     def adapt_options(cls, options: TrainingOptions) -> TrainingOptions:
         """Three or two cubes along each side, whichever divides the patch."""
         given = "cubes" in options.strategy_options
-        for count in (cls.read(options).cubes,) if given else (3, 2):
+        for count in (cls.parse_options(options).cubes,) if given else (3, 2):
             if all(side % (count * _DIVISOR) == 0 for side in options.patch):
                 return replace(options, strategy_options={"cubes": count, **options.strategy_options})
         return options
@@ -147,10 +147,12 @@ class MagicNet(Strategy):
         volumes = torch.cat([batch.volumes, batch.unlabeled])
         if loss_name == "cubes":
             return self._compute_cube_loss(volumes, batch.labels, step_state)
-        order = draw_permutations(self.own.cubes**3, len(volumes), self.make_generator(step_state))
-        mixture = assemble_cubes(swap_cubes(split_into_cubes(volumes, self.own.cubes), order))
+        order = draw_permutations(self.strategy_options.cubes**3, len(volumes), self.make_generator(step_state))
+        mixture = assemble_cubes(swap_cubes(split_into_cubes(volumes, self.strategy_options.cubes), order))
         features = self._decoder(self.network.encoder(mixture)).features[-1]
-        logits = self._apply_head(assemble_cubes(swap_cubes_back(split_into_cubes(features, self.own.cubes), order)))
+        logits = self._apply_head(
+            assemble_cubes(swap_cubes_back(split_into_cubes(features, self.strategy_options.cubes), order))
+        )
         supervised = self._compute_supervised_loss(logits[:labeled], batch.labels, step_state, self._dice)
         assert self._pseudo is not None
         loss = self._dice(logits[labeled:], self._pseudo)
@@ -172,7 +174,7 @@ class MagicNet(Strategy):
     def _compute_cube_loss(self, volumes: Tensor, labels: Tensor, step_state: StepState) -> Loss:
         """The loss of single cubes. Also computes the pseudo-label for the exchanged ones."""
         labeled = len(labels)
-        parts = split_into_cubes(volumes, self.own.cubes)
+        parts = split_into_cubes(volumes, self.strategy_options.cubes)
         order = torch.randperm(len(parts) * len(volumes), generator=self.make_generator(step_state, 1)).to(
             volumes.device
         )
@@ -191,9 +193,11 @@ class MagicNet(Strategy):
     def _compute_pseudo_labels(self, unlabeled: Tensor, from_cubes: Tensor, step_state: StepState) -> Tensor:
         teacher = self.teacher(add_clipped_noise(unlabeled, self.make_generator(step_state, 2))).float()
         voxels = self.counts.sum(dim=0)
-        if step_state.step >= self.own.blend_from and voxels.any():
+        if step_state.step >= self.strategy_options.blend_from and voxels.any():
             share = voxels / voxels.max()
-            labels = blend_pseudo_labels(teacher, from_cubes, share if self.own.blend == "frequent" else 1 - share)
+            labels = blend_pseudo_labels(
+                teacher, from_cubes, share if self.strategy_options.blend == "frequent" else 1 - share
+            )
         else:
             labels = teacher.argmax(dim=1)
         self.counts[step_state.step % self._WINDOW] = count_voxels(labels, self.network.out_channels)
@@ -208,7 +212,7 @@ class MagicNet(Strategy):
         scale: float = 1.0,
     ) -> Tensor:
         """One of the supervised losses, with its published weight of a quarter for each of their four terms."""
-        if self.own.losses == "gradient_aware":
+        if self.strategy_options.losses == "gradient_aware":
             return published(logits, labels) / 4
         return supervised_loss(logits, labels, self.options, step_state, published, scale=scale) / 4
 
@@ -216,11 +220,11 @@ class MagicNet(Strategy):
         return self._cross_entropy(logits, labels) + self._dice(logits, labels)
 
     def _dice(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.own.losses == "gradient_aware":
-            return gradient_aware_dice(logits, labels)
-        return square_dice(logits.softmax(dim=1), labels)
+        if self.strategy_options.losses == "gradient_aware":
+            return gradient_aware_dice_loss(logits, labels)
+        return squared_dice_loss(logits.softmax(dim=1), labels)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.own.losses == "gradient_aware":
+        if self.strategy_options.losses == "gradient_aware":
             return gradient_aware_cross_entropy(logits, labels, share=0.1)
         return voxel_loss(logits, labels)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .losses import soft_dice
+from .losses import soft_dice_loss
 
 
 def sample_normal(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
@@ -121,6 +121,6 @@ def compute_adversarial_direction(
     start = normalize_l2(torch.rand(volumes.shape, generator=generator).to(volumes.device) - 0.5)
     with torch.enable_grad(), torch.autocast(volumes.device.type, enabled=False):
         direction = start.requires_grad_(True)
-        distance = soft_dice(predict(volumes.float() + radius * direction), clean)
+        distance = soft_dice_loss(predict(volumes.float() + radius * direction), clean)
         (gradient,) = torch.autograd.grad(distance, direction)
     return normalize_l2(gradient)

@@ -10,7 +10,7 @@ from .a_and_d import AggregatingAndDecoupling
 from .abd import ABD
 from .adsh import Adsh
 from .basak import Basak
-from .base import Facts, Strategy
+from .base import DatasetFingerprint, Strategy
 from .bcp import BCP
 from .beta_fft import BetaFFT
 from .cld import CLD
@@ -86,22 +86,24 @@ def get_strategy_class(options: TrainingOptions) -> type[Strategy]:
     return published if published is not None and options.strategy_options.get("variant") == "published" else cls
 
 
-def require(options: TrainingOptions, facts: Facts) -> None:
+def require(options: TrainingOptions, fingerprint: DatasetFingerprint) -> None:
     """Raise UserError if the strategy does not support these options or cases. Nothing is built yet."""
-    get_strategy_class(options).require(options, facts)
+    get_strategy_class(options).require(options, fingerprint)
 
 
-def make_strategy(options: TrainingOptions, groups: Partition, facts: Facts | None = None) -> Strategy:
+def make_strategy(
+    options: TrainingOptions, groups: Partition, fingerprint: DatasetFingerprint | None = None
+) -> Strategy:
     """Create the strategy of the options, with initial weights.
 
-    ``facts`` are those of its training cases; without them, only its networks can be used. Raises UserError as
+    ``fingerprint`` is that of its training cases; without them, only its networks can be used. Raises UserError as
     ``require`` does.
     """
-    if facts is not None:
-        require(options, facts)
+    if fingerprint is not None:
+        require(options, fingerprint)
     strategy = get_strategy_class(options)(options, groups)  # type: ignore[call-arg]  # strategies take the groups, too
-    if facts is not None:
-        strategy.prepare(facts)
+    if fingerprint is not None:
+        strategy.prepare(fingerprint)
     return strategy
 
 

@@ -26,7 +26,7 @@ from ...method.log_gap import Partition
 from ...option_fields import option
 from ..cases import Case
 from ..options import TrainingOptions
-from .base import Facts, Pool, StepState
+from .base import DatasetFingerprint, Pool, StepState
 from .class_statistics import compute_deficit_weights
 from .fixmatch import FixMatch, make_pseudo_labeled_cases
 from .stages import Stages, split_into_equal_stages
@@ -61,18 +61,18 @@ class PublishedSimiS(FixMatch):
         super().__init__(options, groups)
         self.voxels: Tensor
         self.register_buffer("voxels", torch.ones(self.channels - 1))
-        self.stages = Stages(lambda steps: split_into_equal_stages(steps, self.own.rounds), options.steps)
+        self.stages = Stages(lambda steps: split_into_equal_stages(steps, self.strategy_options.rounds), options.steps)
 
     @classmethod
-    def require(cls, options: TrainingOptions, facts: Facts) -> None:
+    def require(cls, options: TrainingOptions, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.require``."""
-        super().require(options, facts)
-        cls.require_steps(options, "rounds", cls.read(options).rounds)
+        super().require(options, fingerprint)
+        cls.require_steps(options, "rounds", cls.parse_options(options).rounds)
 
-    def prepare(self, facts: Facts) -> None:
+    def prepare(self, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.prepare``."""
-        super().prepare(facts)
-        self.voxels.copy_(torch.tensor(facts.voxels[1:]))
+        super().prepare(fingerprint)
+        self.voxels.copy_(torch.tensor(fingerprint.voxels[1:]))
 
     def resume(self, step: int, saved: TrainingOptions, stored: Mapping[str, Tensor]) -> None:
         """See ``Strategy.resume``."""
@@ -82,8 +82,8 @@ class PublishedSimiS(FixMatch):
         """See ``Strategy.select_new_cases``."""
         if not self.stages.begins(step_state.step):
             return None
-        assert self.facts is not None
-        labeled = torch.tensor(self.facts.voxels[1:])
+        assert self.fingerprint is not None
+        labeled = torch.tensor(self.fingerprint.voxels[1:])
         shares = self.voxels.cpu().double() / self.voxels.sum().clamp(min=1).cpu().double()
         counts = compute_appended_voxels(shares, float(labeled.sum()), step_state.step / self.options.steps)
         cases = make_pseudo_labeled_cases(pool, [0, *counts.tolist()], of_predicted=False)
@@ -99,9 +99,9 @@ class SimiS(WeightedNetworks):
     published = PublishedSimiS
     Options: ClassVar[type[SimiSOptions]] = SimiSOptions
 
-    def prepare(self, facts: Facts) -> None:
+    def prepare(self, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.prepare``. The running mean starts from equal weights."""
-        super().prepare(facts)
+        super().prepare(fingerprint)
         self.weights.mul_(1 - self._DECAY).add_(self._DECAY * self.channels)
 
     def compute_class_weights(self, voxels: Tensor) -> Tensor:

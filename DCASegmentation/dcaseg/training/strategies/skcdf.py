@@ -32,9 +32,9 @@ from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.vnet import initialize_kaiming
 from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy, choose_ema_decay
+from .base import Batch, DatasetFingerprint, Loss, StepState, Strategy, choose_ema_decay
 from .class_statistics import compute_balance_ratio
-from .losses import compute_agreement, foreground_dice, sample_mask, supervised_loss, voxel_loss
+from .losses import compute_agreement, foreground_dice_loss, sample_mask, supervised_loss, voxel_loss
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ class SKCDF(Strategy):
         self.ratio: Tensor
         self.register_buffer("ratio", torch.ones(channels))
         self._pseudo: list[Tensor] = []
-        self._head_decay = choose_ema_decay(self.own.head_decay, options)
+        self._head_decay = choose_ema_decay(self.strategy_options.head_decay, options)
 
-    def prepare(self, facts: Facts) -> None:
+    def prepare(self, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.prepare``."""
-        super().prepare(facts)
-        self.ratio.copy_(compute_balance_ratio(torch.tensor(facts.voxels, dtype=torch.float)))
+        super().prepare(fingerprint)
+        self.ratio.copy_(compute_balance_ratio(torch.tensor(fingerprint.voxels, dtype=torch.float)))
 
     def get_loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.get_loss_names``."""
@@ -131,7 +131,7 @@ class SKCDF(Strategy):
             (decoder.head, self.balanced["unlabelled"]),
         )
         for follower, leader in pairs:
-            decay = self.own.decay if leader is self.labelled else self._head_decay
+            decay = self.strategy_options.decay if leader is self.labelled else self._head_decay
             for average, new in zip(follower.parameters(), leader.parameters(), strict=True):
                 average.lerp_(new, 1 - decay)
 
@@ -154,4 +154,4 @@ class SKCDF(Strategy):
         return [decoded.logits.float(), self.balanced[which](decoded.features[-1]).float()]
 
     def _compute_loss(self, logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-        return voxel_loss(logits, labels, mask=mask, over="kept") + 1 + foreground_dice(logits, labels, mask=mask)
+        return voxel_loss(logits, labels, mask=mask, over="kept") + 1 + foreground_dice_loss(logits, labels, mask=mask)

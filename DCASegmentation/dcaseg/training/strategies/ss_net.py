@@ -30,7 +30,7 @@ from ...method.log_gap import Partition
 from ...option_fields import option
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, build_vnet, get_published_dropout
-from .losses import compute_agreement, soft_dice, square_dice, supervised_loss
+from .losses import compute_agreement, soft_dice_loss, squared_dice_loss, supervised_loss
 from .perturbation import compute_adversarial_direction, frozen_statistics, without_dropout
 
 _BANK = 32
@@ -118,12 +118,12 @@ class SSNet(Strategy):
         with frozen_statistics(self.network), without_dropout(self.network):
             with torch.no_grad():
                 clean = self._predict_probabilities(volumes)
-            radius = self.own.radius * float(volumes.std()) * volumes[0].numel() ** 0.5
+            radius = self.strategy_options.radius * float(volumes.std()) * volumes[0].numel() ** 0.5
             direction = compute_adversarial_direction(
                 self._predict_probabilities, volumes, clean, radius, self.make_generator(step_state, 2)
             )
             perturbed = self._predict_probabilities(volumes + (radius * direction).to(volumes.dtype))
-        loss = soft_dice(perturbed, clean)
+        loss = soft_dice_loss(perturbed, clean)
         same = compute_agreement(perturbed.argmax(dim=1), clean.argmax(dim=1))
         return Loss(weight * loss, {"unsupervised": loss.detach(), "agreement": same})
 
@@ -175,7 +175,7 @@ class SSNet(Strategy):
 
 
 def _dice(logits: Tensor, labels: Tensor) -> Tensor:
-    return square_dice(logits.softmax(dim=1), labels)
+    return squared_dice_loss(logits.softmax(dim=1), labels)
 
 
 def _sample_label_features(features: Tensor, labels: Tensor, label: int, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...method.log_gap import Partition
 from ..ema import update_average
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, MeanOfNetworks, ScoredNetwork, StepState, Strategy, build_vnet
+from .base import Batch, DatasetFingerprint, Loss, MeanOfNetworks, ScoredNetwork, StepState, Strategy, build_vnet
 from .class_statistics import count_voxels
 from .losses import compute_agreement, weighted_cross_entropy, weighted_loss
 
@@ -92,10 +92,10 @@ class WeightedNetworks(TwoNetworks):
         self.register_buffer("weights", torch.ones(2, self.channels))
         self._current = self.weights
 
-    def prepare(self, facts: Facts) -> None:
+    def prepare(self, fingerprint: DatasetFingerprint) -> None:
         """See ``Strategy.prepare``."""
-        super().prepare(facts)
-        self.weights.copy_(self.compute_class_weights(torch.tensor(facts.voxels, dtype=torch.float)))
+        super().prepare(fingerprint)
+        self.weights.copy_(self.compute_class_weights(torch.tensor(fingerprint.voxels, dtype=torch.float)))
 
     def compute_class_weights(self, voxels: Tensor) -> Tensor:
         """The class weights (channel,) for the number of voxels of each class (channel,)."""
