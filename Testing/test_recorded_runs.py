@@ -76,11 +76,23 @@ DIFFERENCES = {
     "DCA minus three averaged experts": ("dca", "experts"),
     "DCA minus stitched experts with all 2000 steps": ("dca", "stitched"),
     "DCA minus DCA without DFAM": ("dca", "no-dfam"),
+    "DCA minus URPC": ("dca", "urpc"),
+    "DCA minus CPS": ("dca", "cps"),
+    "DCA minus Adsh": ("dca", "adsh"),
+    "DCA minus CLD": ("dca", "cld"),
+    "URPC minus V-Net, labeled part": ("urpc", "vnet"),
+    "CPS minus V-Net, labeled part": ("cps", "vnet"),
+    "V-Net (fully) minus V-Net, labeled part": ("vnet-full", "vnet"),
 }
 
 
 # The test cases of each person, in the order of the columns.
 PEOPLE = {"BodyParts3D": slice(0, 3), "SPL atlas": slice(3, 6)}
+
+
+def format_difference(value: float) -> str:
+    """Three decimals; a small negative difference is 0.000, without a sign."""
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
 def difference_cells(title: str) -> list[str]:
@@ -96,10 +108,10 @@ def difference_cells(title: str) -> list[str]:
         for rows in PEOPLE.values()
     ]
     return [
-        f"{difference.mean:.3f}",
-        f"{difference.low:.3f} to {difference.high:.3f}",
-        ", ".join(f"{each:.3f}" for each in by_seed),
-        ", ".join(f"{each:.3f}" for each in by_person),
+        format_difference(difference.mean),
+        f"{format_difference(difference.low)} to {format_difference(difference.high)}",
+        ", ".join(map(format_difference, by_seed)),
+        ", ".join(map(format_difference, by_person)),
     ]
 
 

@@ -217,7 +217,7 @@ def import_result(
 def take_maps(
     files: ResultFiles, nodes: CaseNodes, keepFiles: bool = False, placement: CTPlacement | None = None
 ) -> None:
-    """Keep the map files for this session, for :func:`scene.maps.map_volume`. Raises OutputError.
+    """Keep the map files for this session, for :func:`scene.maps.load_map_volume`. Raises OutputError.
 
     They are moved out of the result folder, or copied with ``keepFiles``. ``placement`` is where the CT was when it
     was exported, None if it has not moved since.
@@ -261,11 +261,11 @@ def show_result(
 ) -> CaseNodes:
     """Show results, which must have been read already, for the CT that they were computed from.
 
-    ``region`` is the region that :func:`export_ct` returned. The organs become a new segmentation named after the CT,
-    or replace those that this module put into ``segmentation`` earlier, except the ``kept`` ones. Organs that were not
-    ``requested`` (keys or names; None for all of the vocabulary) and all voxels outside the region stay as they are.
-    The earlier maps are removed. The segmentation is put under the CT's transform and, in the subject hierarchy, under
-    its patient and study.
+    ``region`` is the region that :func:`scene.ct_export.export_ct` returned. The organs become a new segmentation named
+    after the CT, or replace those that this module put into ``segmentation`` earlier, except the ``kept`` ones. Organs
+    that were not ``requested`` (keys or names; None for all of the vocabulary) and all voxels outside the region stay
+    as they are. The earlier maps are removed. The segmentation is put under the CT's transform and, in the subject
+    hierarchy, under its patient and study.
 
     Raises UserError, with the scene unchanged, if the results do not match the CT or the vocabulary.
     """

@@ -47,15 +47,15 @@ def resample(
 
     Linear interpolation, for CT and probabilities, returns float32. Nearest neighbor, for labels, keeps the type.
 
-    A grid from ``model_grid`` may reach up to half of its own spacing beyond the outermost voxel centers; the outermost
-    voxels are repeated there, as MONAI's ``padding_mode="border"`` does. Voxels further out get ``outside`` (by default
-    -1024, air, for linear and 0, background, for nearest).
+    A grid from ``make_model_grid`` may reach up to half of its own spacing beyond the outermost voxel centers; the
+    outermost voxels are repeated there, as MONAI's ``padding_mode="border"`` does. Voxels further out get ``outside``
+    (by default -1024, air, for linear and 0, background, for nearest).
 
     ``anti_aliasing`` smooths along each axis that becomes coarser (see ``anti_aliasing_sigma``) before the linear
     interpolation, with the outermost voxels repeated. Without it, the noise of a fine CT remains on a coarse grid, as
     linear interpolation uses only two voxels, however many lie between two samples. It needs a grid whose axes are
-    those of the image, permuted and flipped but not rotated, as from ``model_grid``; for another grid, and for labels,
-    it raises ValueError.
+    those of the image, permuted and flipped but not rotated, as from ``make_model_grid``; for another grid, and for
+    labels, it raises ValueError.
 
     Memory: the result, and a copy of ``image`` with the repeated border if the grid reaches beyond its voxels. With
     anti-aliasing: the planes of ``image`` at the in-plane size of ``grid``, and a few of its planes as float32.

@@ -29,7 +29,7 @@ Indices = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
 class NearestResampler:
     """Resamples maps of the grid ``model`` to the grid ``ct`` with nearest neighbors.
 
-    The axes of ``model`` are those of ``ct``, permuted and flipped (see ``imaging.grid.model_grid``). ``indices``
+    The axes of ``model`` are those of ``ct``, permuted and flipped (see ``imaging.grid.make_model_grid``). ``indices``
     holds, for each axis (z, y, x) of ``model``, the model voxel nearest to each CT voxel.
     """
 
@@ -118,8 +118,8 @@ class AxisInterpolation:
 def make_axis_interpolations(ct: Grid, model: Grid) -> tuple[AxisInterpolation, AxisInterpolation, AxisInterpolation]:
     """Return the interpolation along (z, y, x) of the model grid, for a CT whose array is viewed along the same axes.
 
-    The axes of ``model`` are those of ``ct``, permuted and flipped (see ``imaging.grid.model_grid``). Raises ValueError
-    for grids that are rotated against each other.
+    The axes of ``model`` are those of ``ct``, permuted and flipped (see ``imaging.grid.make_model_grid``). Raises
+    ValueError for grids that are rotated against each other.
     """
     to_model = np.linalg.inv(np.reshape(model.direction, (3, 3)) * np.asarray(model.spacing))
     steps = to_model @ (np.reshape(ct.direction, (3, 3)) * np.asarray(ct.spacing))
@@ -143,8 +143,8 @@ class LabelResampler:
     """Takes probability planes of the model grid in order and fills in the labels on the CT's grid.
 
     ``labels`` is a writable uint8 view (depth, height, width) of the CT-sized label array, with the axes of the model
-    grid (see ``imaging.grid.canonical_view``) and any strides. ``kept`` are the labels to write, None for all. Raises
-    ValueError if the shape of ``labels`` is not that of the CT.
+    grid (see ``imaging.grid.get_canonical_view``) and any strides. ``kept`` are the labels to write, None for all.
+    Raises ValueError if the shape of ``labels`` is not that of the CT.
     """
 
     def __init__(self, labels: NDArray[np.uint8], ct: Grid, model: Grid, kept: frozenset[int] | None = None) -> None:

@@ -102,8 +102,8 @@ class Metadata:
     order of the network's arrays. ``overlap`` is the fraction of their sides by which neighboring windows overlap
     unless a run asks for another value; the model was measured with it. ``anti_aliasing`` says whether CTs are filtered
     before they are resampled to a coarser model grid, as in training. ``network`` are the options of its class
-    (``method.ensemble.network_class``); ``network`` and ``weights`` are set when the bundle is saved. ``licence`` is
-    the license of the weights. ``limits`` are sentences on what the model cannot do.
+    (``method.ensemble.get_network_class``); ``network`` and ``weights`` are set when the bundle is saved. ``licence``
+    is the license of the weights. ``limits`` are sentences on what the model cannot do.
     """
 
     name: str

@@ -22,6 +22,6 @@
     write_record(run, RunRecord(AMOS, options, data, trainer.partition))
     export_bundle(run, Path("model"))
 
-To train on your own CTs, make ``data`` with ``training_set_of(read_datalist(path))`` (``training_set``, ``datalist``).
-A new method is a class in ``strategies`` (Resources/Docs/how-to/add-a-training-method.md).
+To train on your own CTs, make ``data`` with ``make_training_set(read_datalist(path))`` (``training_set``,
+``datalist``). A new method is a class in ``strategies`` (Resources/Docs/how-to/add-a-training-method.md).
 """
