@@ -90,6 +90,7 @@ def test_organ_names_can_be_spelled_freely(segmenter, ct, small_bundle):
         segmenter.segment(ct, organs="livr")
 
 
+@pytest.mark.slow
 def test_save_writes_the_same_files_as_the_command(result, ct, small_bundle, tmp_path, dca):
     folder = result.save(tmp_path / "parents" / "of" / "it" / "result", extension=".nii.gz")
     done = dca(

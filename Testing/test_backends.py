@@ -81,6 +81,7 @@ def assert_same_answer(given, expected):
         assert len(theirs.argmax(1).unique()) > 3, "one label everywhere would prove nothing"
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.parametrize(
     ("wanted", "options"),
@@ -283,6 +284,7 @@ def allow_bfloat16(monkeypatch):
     monkeypatch.setenv(selection.PRECISION_VARIABLE, "bfloat16")
 
 
+@pytest.mark.slow
 def test_bfloat16_is_chosen_only_if_it_is_allowed(windows, stands, monkeypatch):
     assert choose("auto", windows).name == "openvino"
     assert choose("measure", windows).name == "compile"
@@ -451,6 +453,7 @@ def test_without_memory_for_the_measurement_eager_runs_and_nothing_is_recorded(w
     assert choose("auto", windows).name == "openvino"
 
 
+@pytest.mark.slow
 def test_if_memory_runs_out_while_backends_are_measured_smaller_batches_are_used(stands, monkeypatch):
     """Another program uses most of the memory: it is too short for the measurement, and then for two windows."""
     original, calls = EagerBackend.__call__, []
@@ -470,6 +473,7 @@ def test_if_memory_runs_out_while_backends_are_measured_smaller_batches_are_used
     assert sitk.Hash(result.labels) == sitk.Hash(expected.labels)
 
 
+@pytest.mark.slow
 def test_a_scan_without_a_body_is_not_measured_and_has_no_organ(stands, own_cache):
     noise = np.random.default_rng(0).normal(-1000, 10, (40, 40, 40)).astype(np.int16)
     air = sitk.GetImageFromArray(noise)

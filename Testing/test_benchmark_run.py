@@ -20,6 +20,7 @@ def case(coarse_phantom) -> LabeledCase:
     return LabeledCase("phantom", read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz"))
 
 
+@pytest.mark.slow
 def test_the_plain_pipeline_and_ours_agree(case, tmp_path):
     # 13 mm, since a grid twice as coarse would have ties halfway between two voxels.
     bundle = create_random_bundle(tmp_path, 13.0, n_filters=2, norm="instance", patch=(32, 32, 32))

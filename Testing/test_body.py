@@ -169,6 +169,7 @@ def bent_ct():
     return ct, body
 
 
+@pytest.mark.slow
 def test_skipping_windows_changes_nothing_in_the_body(bent_ct):
     ct, body = bent_ct
     assert Grid.from_image(ct).is_same_as(make_model_grid(ct, SPACING, "RAS"))

@@ -132,6 +132,7 @@ def test_a_bundle_has_the_files_of_a_monai_bundle(folder):
     assert output["channel_def"]["10"] == "Pancreas"
 
 
+@pytest.mark.slow
 def test_half_precision_halves_the_file_and_is_loaded_as_float32(tmp_path, network):
     whole = save_bundle(tmp_path / "whole", network, metadata(), dtype="float32")
     half = save_bundle(tmp_path / "half", network, metadata())

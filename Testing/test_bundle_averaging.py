@@ -36,6 +36,7 @@ def saved(folder: Path, seed: int, changes=None, **options) -> Bundle:
     return save_bundle(folder / str(next(_number)), network, about, dtype="float32")
 
 
+@pytest.mark.slow
 def test_the_weights_are_the_mean_and_the_data_those_of_all(tmp_path):
     bundles = [saved(tmp_path, seed) for seed in (1, 2, 3)]
     mean = average_bundles(bundles, tmp_path / "mean")

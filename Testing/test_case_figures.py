@@ -100,6 +100,7 @@ def test_a_map_is_drawn_in_the_body_and_not_in_the_air_around_it():
     assert changed[hu > -300].mean() > 0.6
 
 
+@pytest.mark.slow
 def test_a_case_without_maps_gives_a_picture_of_one_row(tmp_path):
     result = small_result()
     draw_case(tmp_path / "full.png", small_ct(), result, AMOS, "Case")

@@ -203,6 +203,7 @@ def test_segment_without_slicer_skips_the_scene_and_names_the_package(
     assert len(notes) == 1 and "pip install slicer-core" in notes[0]
 
 
+@pytest.mark.slow
 def test_segment_without_opengl_draws_the_picture_with_a_note(dca, coarse_phantom, small_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "DCASegmentationLib.scene.offscreen.find_rendering_problem", lambda: "No OpenGL: install libegl1."

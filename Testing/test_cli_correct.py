@@ -345,6 +345,7 @@ def test_simulated_clicks_repair_a_phantom_and_beat_the_brush(coarse_phantom, tr
     assert len(rows) == 4 and float(rows[0]["dice_0"]) < float(rows[0]["dice_4"])
 
 
+@pytest.mark.slow
 def test_evaluate_clicks_writes_table_json_and_plot(dca, coarse_phantom, small_bundle, tmp_path):
     out = tmp_path / "clicks"
     run = dca("evaluate-clicks", "-o", out, "--bundle", small_bundle, "--ct", coarse_phantom / "ct.nii.gz", "--labels",

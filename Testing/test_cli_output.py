@@ -77,6 +77,7 @@ def test_errors_and_tracebacks_are_escaped(dca, tmp_path):
     assert done.code == 2 and "\x1b" not in done.err and "a\\x1b[2J.nii.gz" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.slow)])
 def test_characters_that_the_encoding_lacks_are_replaced(encoding, coarse_phantom, small_bundle, tmp_path):
     ct = tmp_path / "肝臓 Bäuche.nii.gz"

@@ -58,6 +58,7 @@ def test_a_stopped_run_is_resumed_exported_and_evaluated(dca, run_folder, cache,
     assert len(scores.read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_exported_weights_are_those_of_the_best_validation(dca, run_folder, cache, tmp_path):
     from dcaseg.models.bundle import Bundle
 

@@ -147,6 +147,7 @@ def ignored_files() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_ignored_files_are_counted_quickly_and_take_no_memory(ignored_files):
     reported: list[int] = []
     cpu = time.process_time()

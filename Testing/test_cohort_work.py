@@ -85,6 +85,7 @@ def test_a_dicom_series_becomes_a_complete_result_folder_and_is_not_segmented_ag
     assert replace(work.process(dicom_case, settings), peak_mb=0.0) == replace(outcome, peak_mb=0.0)
 
 
+@pytest.mark.slow
 def test_a_review_gives_the_case_its_concern(dicom_case, settings):
     reviewed = replace(settings, options=SegmentOptions(overlap=0.0, review=True))
     outcome = work.process(dicom_case, reviewed)
@@ -100,6 +101,7 @@ def test_an_image_file_gets_labels_but_no_dicom_seg(coarse_phantom, settings, ca
     assert not (settings.get_case_folder(case.name) / "segmentation.dcm").exists()
 
 
+@pytest.mark.slow
 def test_a_series_and_a_file_get_the_same_labels_from_a_model_that_is_loaded_once(
     dicom_case, coarse_phantom, settings, case_in
 ):
@@ -112,6 +114,7 @@ def test_a_series_and_a_file_get_the_same_labels_from_a_model_that_is_loaded_onc
     assert MODEL_CACHE.get_segmenter(settings) is MODEL_CACHE.get_segmenter(settings)
 
 
+@pytest.mark.slow
 def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
     coarse_phantom, settings, case_in, tmp_path, monkeypatch
 ):
@@ -230,6 +233,7 @@ def test_corrections_of_cases_of_earlier_versions_are_kept_too(dicom_case, setti
     assert len(left_in(settings)) == 1 + corrected
 
 
+@pytest.mark.slow
 def test_files_of_the_user_in_a_case_folder_are_not_lost(dicom_case, settings):
     work.process(dicom_case, settings)
     folder = settings.get_case_folder(dicom_case.name)
@@ -309,6 +313,7 @@ def test_a_lack_of_memory_is_reported_and_retried(dicom_case, settings, monkeypa
     assert (outcome.again, outcome.reason) == (True, "The worker does not have enough memory for this CT.")
 
 
+@pytest.mark.slow
 def test_a_case_runs_on_the_cpu_if_the_model_does_not_fit_on_the_gpu(dicom_case, settings, monkeypatch):
     on_cpu = MODEL_CACHE.get_segmenter(settings)
     on_gpu = SimpleNamespace(device=Device(torch.device("cuda"), "a small GPU"))

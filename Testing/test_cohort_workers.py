@@ -114,6 +114,7 @@ def test_nobody_else_can_connect_to_the_workers_and_no_page_is_served():
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=3)
 
 
+@pytest.mark.slow
 def test_workers_have_no_profiler_and_the_optional_dashboard_answers_only_to_its_own_name():
     with local_client(LocalWorkers(1, 1, 2 * GIB), 0) as client:
         (recurring,) = client.run(_recurring).values()

@@ -172,6 +172,7 @@ def zipped(path: Path, files: dict[str, bytes | Path], compression: int = zipfil
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["other files", "weights", "metadata", "many files", "other compression"])
 def test_zip_bombs_are_refused_before_they_are_unpacked(small_bundle, tmp_path, monkeypatch, kind):
     files: dict[str, bytes | Path] = {

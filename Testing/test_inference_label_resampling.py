@@ -145,6 +145,7 @@ def peak_while_streaming(n_slices):
     return peak
 
 
+@pytest.mark.slow
 def test_memory_of_a_longer_scan_grows_only_by_its_labels():
     # In a process of its own: here, threads that other tests left behind allocate at the same time.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

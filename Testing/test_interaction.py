@@ -198,6 +198,7 @@ def test_a_click_for_one_organ_is_not_overwritten_by_the_next_organ(scene):
     assert session.labels[own] == LIVER
 
 
+@pytest.mark.slow
 def test_undo_restores_every_voxel_stroke_by_stroke(scene):
     session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)))
     z, y, x = scene.spleen_at

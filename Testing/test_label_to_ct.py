@@ -237,6 +237,7 @@ def test_the_gallbladder_is_sometimes_removed(anatomy):
     assert 1 <= sum(count == 0 for count in counts) <= 25
 
 
+@pytest.mark.slow
 def test_cases_are_cached_and_only_missing_ones_are_rendered_again(folder, tmp_path):
     source = SynthesizedCTs((LabelMapFolder(str(folder)),), 10, 3)
     fractions = []
@@ -367,6 +368,7 @@ def test_the_sampler_draws_patches_of_new_cts_and_the_same_ones_for_the_same_see
     assert not torch.equal(again.volumes[0], patches.volumes[0])
 
 
+@pytest.mark.slow
 def test_patches_show_small_organs_as_often_as_large_ones(renderer):
     options = TrainingOptions(grid=GRID, patch=(16, 16, 16), foreground_fraction=1.0)
     sampler = RecipeSampler(renderer, options, np.random.default_rng(0))

@@ -83,6 +83,7 @@ def test_a_resumed_run_keeps_the_groups_of_the_model(dca, run):
     assert "step 3 of 3" in resumed.out
 
 
+@pytest.mark.slow
 def test_a_model_replaces_another_only_if_it_is_at_least_as_good(dca, run, tmp_path):
     model = tmp_path / "models" / "mine"
     model.parent.mkdir()

@@ -21,6 +21,7 @@ def losses_of(tmp_path, options, steps=20):
     return trainer, [line for line in log_of(trainer) if line["step"] <= steps]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     mixed_precision.select_autocast_dtype(torch.device("cpu")) is None, reason="this processor has no AMX"
 )

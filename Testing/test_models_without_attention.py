@@ -107,6 +107,7 @@ def test_only_the_maps_that_a_network_lacks_are_left_out():
     assert drop_unavailable_maps(SegmentOptions(review=True), PLAIN) == (SegmentOptions(review=True), "")
 
 
+@pytest.mark.slow
 def test_the_command_leaves_maps_out_with_one_note(dca, plain, coarse_phantom, tmp_path):
     out = tmp_path / "out"
     # Rendering takes most of the time.

@@ -198,6 +198,7 @@ def test_a_damaged_model_is_named(panel, small_bundle, monkeypatch, tmp_path, re
     refuses("model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_model_deleted_during_a_run_affects_only_the_next_run(
     panel, fake_slicer, small_bundle, monkeypatch, tmp_path
 ):
@@ -391,6 +392,7 @@ def test_a_temporary_folder_with_an_open_file_is_deleted_later(panel, fake_slice
     assert len(attempts) == 3
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_not_json_is_reported_and_the_next_run_works(worker_from, cold_panel, fake_slicer, tmp_path):
     worker_from(
         "import os, pathlib, sys\n"

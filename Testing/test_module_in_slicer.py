@@ -114,6 +114,7 @@ def test_the_comparison_opens_at_the_usual_slice_with_the_whole_ct_and_legends(p
     assert set(views.sliceViewNames()) == {"DCAHead", "DCAMedium", "DCATail"}
 
 
+@pytest.mark.slow
 def test_a_second_run_hides_the_first_result_and_keeps_the_users_views_and_both_are_outlined_under_a_map(
     panel, fake_slicer
 ):

@@ -197,6 +197,7 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(found[key], array, err_msg=key)
 
 
+@pytest.mark.slow
 def test_a_run_for_one_organ_asks_for_it_leaves_the_others_and_can_be_undone(panel, ct, fake_slicer):
     apply(panel)
     wait_for_end(panel, fake_slicer)
@@ -225,6 +226,7 @@ def test_a_run_for_one_organ_asks_for_it_leaves_the_others_and_can_be_undone(pan
     assert_same(voxels(segmentation, ct), edited)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_region_asks_for_the_organs_in_it_and_changes_nothing_outside(panel, ct, fake_slicer):
     from DCASegmentationLib.scene.ct_export import convert_roi_to_region
     from DCASegmentationLib.scene.volumes import get_ijk_to_world
@@ -260,6 +262,7 @@ def test_a_run_in_a_region_asks_for_the_organs_in_it_and_changes_nothing_outside
     assert_same(voxels(segmentation, ct), before)
 
 
+@pytest.mark.slow
 def test_a_result_is_shown_on_its_ct_unless_the_user_went_on_to_another_one(panel, ct, fake_slicer):
     layouts = fake_slicer.app.layoutManager()
     views = [layouts.sliceWidget(name).mrmlSliceCompositeNode() for name in layouts.sliceViewNames()]
@@ -341,6 +344,7 @@ def test_the_segmentation_follows_a_ct_under_a_linear_transform(panel, ct, fake_
     assert segmentation.GetParentTransformNode() is transform
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_hardened", [False, True])
 def test_maps_and_findings_follow_a_ct_that_is_moved_during_the_run(panel, ct, fake_slicer, is_hardened):
     import vtk
@@ -404,6 +408,7 @@ def test_an_error_after_the_organs_were_added_leaves_no_half_result(panel, fake_
         assert [each for each in node_ids() - nodes if "SubjectHierarchy" not in each] == []
 
 
+@pytest.mark.slow
 def test_a_target_that_cannot_take_the_organs_any_more_is_left_alone(panel, ct, fake_slicer):
     apply(panel)
     wait_for_end(panel, fake_slicer)

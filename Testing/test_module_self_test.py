@@ -40,6 +40,7 @@ def test_with_pytorch_a_phantom_is_segmented_and_no_process_is_left_running(modu
     assert fake_slicer.dialogs.shown == []
 
 
+@pytest.mark.slow
 def test_without_pytorch_it_fails_unless_told_to_skip(module_widget, fake_slicer, caplog, monkeypatch):
     monkeypatch.delenv("DCA_TEST_MAY_SKIP", raising=False)
     fake_slicer.torch.is_installed = False

@@ -268,6 +268,7 @@ def own_model_files(tmp_path: Path) -> list[str]:
     return sorted(path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_apply_during_a_download_does_not_wait_for_it_and_canceling_does_not_end_it(
     held_download, warm_worker, module_panel, setup, fake_slicer, tmp_path
 ):

@@ -33,12 +33,14 @@ def segment(tmp_path: Path) -> list[str]:
     return ["-m", "dcaseg.cli", "segment", str(tmp_path / "none.nii.gz"), "-o", str(tmp_path / "out")]
 
 
+@pytest.mark.slow
 def test_idle_threads_sleep_in_dca_segment(tmp_path):
     said = openmp_output(segment(tmp_path))
     assert SLEEP in said
     assert "There is no file" in said
 
 
+@pytest.mark.slow
 def test_the_users_setting_for_idle_threads_stays(tmp_path):
     assert TURN in openmp_output(segment(tmp_path), OMP_WAIT_POLICY="active")
 

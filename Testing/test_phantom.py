@@ -50,6 +50,7 @@ def test_ct_and_labels_share_a_grid_and_have_the_documented_types() -> None:
     assert phantom.ct.GetSpacing() == COARSE
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_voxels() -> None:
     first = generate(SEED, spacing=(8, 8, 8), noise_hu=12)
     _build_anatomy.cache_clear()
@@ -80,6 +81,7 @@ def test_a_tilted_scan_has_oblique_axes_and_the_same_person() -> None:
         assert np.allclose(centroid(phantom, key), centroid(scan(), key), atol=1.5), key
 
 
+@pytest.mark.slow
 def test_a_finer_scan_shows_the_same_person_in_more_detail() -> None:
     """Voxels that are longer along one axis are sampled and labeled in another way, but with the same labels."""
     fine = scan(spacing=(6.0, 6.0, 3.0))

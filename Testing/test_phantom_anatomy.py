@@ -52,6 +52,7 @@ def scanned(seed: int, spacing: tuple[float, float, float] = (4.0, 4.0, 4.0)) ->
     return Scanned(phantom.person, points, float(np.prod(spacing)) / 1000.0, phantom.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_organ_is_present_in_adult_size(seed: int) -> None:
     for organ in AMOS:

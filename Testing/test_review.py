@@ -196,6 +196,7 @@ def test_an_organ_on_the_wrong_side_of_the_body_is_misplaced():
     assert [finding.organ for finding in result.review.findings if "position" in kinds(finding)] == ["spleen"]
 
 
+@pytest.mark.slow
 def test_a_border_is_a_finding_if_it_is_less_certain_than_usual_for_its_organ():
     labels = body()
 
@@ -419,6 +420,7 @@ def test_the_two_images_lie_on_the_ct_and_differ_from_the_labels_only_within_fin
         assert result.ranks[index] == finding.rank, "the point to look at lies in the finding"
 
 
+@pytest.mark.slow
 def test_the_same_evidence_gives_the_same_review():
     labels, other = body(), body()
     labels[4:6, 30:32, 30:32] = LIVER

@@ -143,6 +143,7 @@ def test_phantoms_differ_from_training_and_tuning_seeds_from_reporting_seeds():
     assert min(abs(a - b) for a in seeds for b in seeds if a != b) >= 100_000
 
 
+@pytest.mark.slow
 def test_a_phantom_with_missing_organs_is_otherwise_the_same_person():
     whole = generate(5, spacing=(8.0, 8.0, 8.0))
     without = generate(5, spacing=(8.0, 8.0, 8.0), missing=("spleen", "left_kidney"))

@@ -88,6 +88,7 @@ def test_models_without_attention_or_aggregation_are_reviewed_with_less_evidence
     assert ("disagreement" in reported) == network.get("aggregation", True)
 
 
+@pytest.mark.slow
 def test_the_experts_result_is_reviewed_against_the_decoder(segmenter, ct):
     result = segmenter.segment(ct, replace(WITH_REVIEW, output="experts"))
     sources = {finding.alternative.source for finding in result.review.review.findings if finding.alternative}
@@ -125,6 +126,7 @@ def test_the_command_writes_the_review_files_on_request_and_prints_the_findings(
     assert request["options"]["review"] is True
 
 
+@pytest.mark.slow
 def test_the_worker_makes_a_review_on_request(small_bundle, coarse_phantom, tmp_path):
     out = tmp_path / "result"
     options = {"overlap": 0.0, "review": True}

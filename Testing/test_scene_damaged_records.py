@@ -81,6 +81,7 @@ def test_a_damaged_suggestion_is_ignored(node, packed):
     assert read_suggestion(node, 1) is None
 
 
+@pytest.mark.slow
 def test_a_suggestion_that_decompresses_to_a_gigabyte_uses_little_memory(node):
     packed = bomb()
     node.SetAttribute(SUGGESTIONS, json.dumps({"1": packed}))

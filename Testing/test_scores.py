@@ -69,6 +69,7 @@ def test_too_few_cases_have_no_interval():
         compute_bootstrap_interval(scores_of([]))
 
 
+@pytest.mark.slow
 def test_the_interval_of_few_cases_covers_the_mean_as_often_as_it_says():
     """The plain percentile interval of six cases covers it in 84 % of the draws of normal scores."""
     generator = np.random.default_rng(0)

@@ -94,6 +94,7 @@ def test_labels_come_back_on_exactly_the_input_grid(segmenter, direction, pixel_
     assert labels.GetPixelID() == sitk.sitkUInt8
 
 
+@pytest.mark.slow
 def test_the_default_overlap_is_the_models(network, ct):
     model = SmallModel(network)
     model.metadata.overlap = 0.7

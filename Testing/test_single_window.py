@@ -45,6 +45,7 @@ def test_a_single_window_gives_the_result_it_gives_in_a_batch(task, windows):
         assert_same(backend(windows[one]), both, one)
 
 
+@pytest.mark.slow
 @needs_onednn
 def test_a_window_of_the_shipped_model_takes_little_more_than_half_the_memory_of_two():
     bundle = Bundle.load(find_default_bundle())

@@ -68,6 +68,7 @@ def shuffled(image: sitk.Image) -> sitk.Image:
     return like(np.random.default_rng(0).permutation(sitk.GetArrayFromImage(image)), image)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared CTs are not here")
 @pytest.mark.parametrize("case", REAL_CTS)
 def test_a_real_ct_is_noted_only_if_its_slices_are_wrong(case: str) -> None:
@@ -87,6 +88,7 @@ def test_a_real_ct_is_noted_only_if_its_slices_are_wrong(case: str) -> None:
         assert ABRUPT in note
 
 
+@pytest.mark.slow
 def test_phantoms_are_not_noted() -> None:
     for seed in range(4):
         assert check_slices(generate(seed, spacing=(6.0, 6.0, 8.0), orientation="LPS").ct) == ()

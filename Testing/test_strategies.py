@@ -201,6 +201,7 @@ class TwoWeightedNetworks(Strategy):
         self.weights.mul_(decay).add_((1 - decay) * rare)
 
 
+@pytest.mark.slow
 def test_a_strategy_with_two_networks_and_class_weights_resumes(tmp_path, monkeypatch):
     from dcaseg.training.strategies import registry
 

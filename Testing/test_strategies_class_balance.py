@@ -111,6 +111,7 @@ def test_crest_row_weights_by_reversed_frequency_with_a_running_mean(average):
     )
 
 
+@pytest.mark.slow
 def test_crest_row_does_not_take_an_organ_that_is_absent_from_some_patches_for_the_rarest():
     strategy = strategy_for("crest")
     for step in range(300):

@@ -226,6 +226,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_previous_one(tmp_path):
     assert load_checkpoint(path)["step"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_the_previous_checkpoint_if_the_last_is_truncated(make_trainer):
     options = replace(OPTIONS, steps=4)
     whole = make_trainer("whole", options)

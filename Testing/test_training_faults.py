@@ -106,6 +106,7 @@ def in_a_validation(monkeypatch, send) -> None:
     monkeypatch.setattr(training, "validate", validate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
     [
@@ -149,6 +150,7 @@ def test_an_interrupted_last_validation_is_repeated_after_resuming(uninterrupted
     assert "dice" in log_of(again)[-1] and (tmp_path / BEST).exists()
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_immediately_with_a_complete_checkpoint(uninterrupted, tmp_path, monkeypatch):
     from dcaseg.training import interruption
 
@@ -209,6 +211,7 @@ def test_two_runs_cannot_train_in_one_folder(tmp_path, dca):
     assert not (tmp_path / CHECKPOINT).exists() and not (tmp_path / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_a_longer_run_stays_in_its_stage(tmp_path):
     trainer = trainer_in(tmp_path)
     trainer.run()
@@ -320,6 +323,7 @@ def test_a_copy_paste_run_of_an_earlier_version_keeps_its_first_stage(tmp_path):
         again.save()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "option"), [("crest published", "generations"), ("simis published", "rounds")])
 def test_a_resumed_run_neither_skips_nor_repeats_a_pseudo_labeling(tmp_path, name, option, monkeypatch):
     labeled_at: list[int] = []
@@ -424,6 +428,7 @@ save_checkpoint(path, {"step": 2})
 """
 
 
+@pytest.mark.slow
 def test_the_next_run_removes_temporary_files_of_a_killed_process(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / CHECKPOINT)], check=False)
     assert len(list(tmp_path.iterdir())) == 2 and load_checkpoint(tmp_path / CHECKPOINT)["step"] == 1

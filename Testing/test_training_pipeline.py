@@ -84,6 +84,7 @@ def test_the_next_step_is_drawn_during_the_current_one():
     ahead.close()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_process_is_replaced_with_one_message(tmp_path):
     said: list[str] = []
     whole = Trainer(tmp_path / "whole", SHORT, THREE_BALLS, *CASES)
@@ -136,6 +137,7 @@ def gradients(trainer: Trainer) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in trainer.strategy.parameters() if parameter.grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "norm"),
     [
@@ -176,6 +178,7 @@ def test_checkpointing_stores_less_for_the_backward_pass(tmp_path):
     assert kept[1] < 0.7 * kept[0]
 
 
+@pytest.mark.slow
 def test_a_run_out_of_memory_continues_with_less_and_one_message(tmp_path, monkeypatch):
     said: list[str] = []
     whole = Trainer(tmp_path / "whole", SHORT, THREE_BALLS, *CASES)
@@ -229,6 +232,7 @@ class PaintedSampler:
         return drawn._replace(volumes=torch.from_numpy(drawn.volumes), labels=torch.from_numpy(drawn.labels))
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_any_sampler_and_resumes_bit_for_bit(tmp_path):
     def trainer(name: str) -> Trainer:
         groups = Trainer(tmp_path, SHORT, THREE_BALLS, *CASES).partition
@@ -277,6 +281,7 @@ def test_short_scans_repeat_pads_with_end_slices():
     assert (drawn[0, :, :4] == 0).all() and (volumes[0, 0, :, :4] == 0).all()
 
 
+@pytest.mark.slow
 def test_norms_and_biases_do_not_decay(tmp_path):
     trainer = Trainer(tmp_path, SHORT, THREE_BALLS, *CASES)
     decaying, spared = trainer.optimizer.param_groups
@@ -296,6 +301,7 @@ def test_all_parameters_decay_in_the_papers_preset_and_in_runs_of_earlier_versio
     assert TrainingOptions.from_json(written).decay == "all"
 
 
+@pytest.mark.slow
 def test_the_fused_optimizer_takes_the_same_steps_as_the_plain_one(tmp_path):
     fused = Trainer(tmp_path / "fused", SHORT, THREE_BALLS, *CASES)
     plain = Trainer(tmp_path / "plain", SHORT, THREE_BALLS, *CASES)

@@ -114,6 +114,7 @@ def test_an_invalid_stream_is_rejected(stream):
             TrainingSet(*groups)
 
 
+@pytest.mark.slow
 def test_a_draw_depends_only_on_its_generator(stream, cache):
     one, other = (stream.make_sampler(cache, OPTIONS) for _ in range(2))
     other.draw(2)
@@ -138,6 +139,7 @@ def test_a_worker_process_draws_the_same_patches(stream, cache):
         ahead.close()
 
 
+@pytest.mark.slow
 def test_drawn_patches_are_not_kept(stream, cache):
     sampler = stream.make_sampler(cache, OPTIONS)
     sampler.draw(2, np.random.default_rng(0))
@@ -254,6 +256,7 @@ def test_registrations_change_what_is_drawn(stream, warps, cache):
     assert not torch.equal(case, plain.render_case(plain.draw_recipe(seed)).labels)
 
 
+@pytest.mark.slow
 def test_a_run_with_listed_cts_is_exported_with_its_training_data(dca, folders, cache, coarse_phantom, tmp_path):
     ct = {"image": os.fspath(coarse_phantom / "ct.nii.gz")}
     truth = {**ct, "label": os.fspath(coarse_phantom / "labels.nii.gz")}
@@ -273,6 +276,7 @@ def test_a_run_with_listed_cts_is_exported_with_its_training_data(dca, folders, 
     ]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_stream_alone_is_exported_as_synthetic(dca, folders, cache, tmp_path):
     trained = train(dca, tmp_path / "run", folders, cache, *NOBODY, "--steps", 1)
     assert trained.code == 0, trained.err
@@ -328,6 +332,7 @@ def test_registrations_of_other_label_maps_give_a_warning(dca, folders, warps, c
     assert kept.code == 2 and "synthesize-ahead" in kept.err and "warps" in kept.err
 
 
+@pytest.mark.slow
 def test_resuming_without_the_label_map_is_an_error(dca, folders, cache, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()

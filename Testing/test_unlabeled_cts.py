@@ -126,6 +126,7 @@ def test_the_command_adds_files_and_reports_failures(dca, phantoms, tmp_path):
     assert again.code == 0 and again.out.count("This CT is already in") == 2
 
 
+@pytest.mark.slow
 def test_training_with_corrected_and_unlabeled_cases(dca, small_bundle, phantoms, tmp_path):
     folder, file = tmp_path / "training", tmp_path / "ct.nii.gz"
     add_corrected(folder, phantoms[0], "case-1")

@@ -460,6 +460,7 @@ def test_preparing_a_training_case_logs_the_notes_on_its_ct(tmp_path: Path, capl
     assert "that are not in label_map count as background" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_result_finds_its_ct_again_among_other_series_and_resampled(dca, small_bundle, tmp_path: Path) -> None:
     """``dca report`` and ``dca correct`` read the slices that were segmented, as they were read then."""
     tilted(10)(tmp_path)

@@ -375,6 +375,7 @@ def test_the_log_of_the_worker_reaches_slicers_log_with_its_levels(panel_with, t
     panel.fake.log.clear()
 
 
+@pytest.mark.slow
 def test_the_next_run_can_be_started_when_the_last_one_ends(panel, request_for, tmp_path):
     first, second = Outcome(), Outcome()
     next_request = request_for("2", out=str(tmp_path / "second"))
