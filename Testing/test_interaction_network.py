@@ -332,6 +332,8 @@ def test_train_clicks_trains_resumes_and_writes_a_bundle_for_dca_correct(dca, tm
     assert run.code == 0, run.err
     assert "at step 0 of 3" in run.out
     assert dca(*common, "--phantoms", 1).code == 2
+    changed = dca(*common, "--resume", "--phantoms", 2, "--batch", 2)
+    assert changed.code == 2 and "cannot be changed: --phantoms, --batch." in changed.err
     run = dca(*common, "--resume", "--steps", 4, "--bundle", made)
     assert run.code == 0, run.err
     assert "at step 4 of 4" in run.out

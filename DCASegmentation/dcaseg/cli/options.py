@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,6 +108,24 @@ class NetworkGroup:
         # The deepest features are 1/16 as large. A single voxel there has no statistics for normalization.
         patch = {} if self.patch is None else {"patch": parse_patch(self.patch, smallest=32)}
         return {**self.grid.changes(), **patch, **self.size}
+
+
+def require_unchanged_options(context: typer.Context, changeable: Collection[str]) -> None:
+    """Raise UserError if options were given that a resumed run cannot change.
+
+    ``changeable`` are the other parameters of the command, by name. An option counts as given even if its value is the
+    default, because the run may have another value.
+    """
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name) if parameter.name else None
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in changeable:
+            given.append(next(name for name in parameter.opts if name.startswith("--")))
+    if given:
+        raise UserError(
+            f"A resumed run keeps its options, so these cannot be changed: {', '.join(given)}.",
+            "Omit them, or start a new run in another folder.",
+        )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from ..errors import UserError
 from .console import cancellation_message, make_table, print_line, print_table, progress_bar, warn
 from .field_options import expand
 from .option_values import require_new_file
+from .options import require_unchanged_options
 from .train_data import get_case_warnings, get_group_warnings
 from .train_options import DataGroup, ModelGroup, RunGroup, ScheduleGroup, SynthesisGroup
 from .train_setup import plan_new_run, plan_resumed_run
@@ -30,9 +32,15 @@ EXAMPLES = (
 
 CURVE = "curve.png"
 
+# The options that a resumed run may have: its length, and how it is computed.
+RESUMABLE = {"out", "cache", "steps", "minutes", "validate_every", "save_every"} | {
+    item.name for item in fields(RunGroup)
+}
+
 
 @expand
 def run(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: checkpoints, log and learning curve.")],
     data: DataGroup,
     synthesis: SynthesisGroup,
@@ -71,7 +79,8 @@ def run(
     if running.export_state is not None and processes.first:
         require_new_file(running.export_state, overwrite=False)
     if running.resume or running.from_state is not None:
-        plan = plan_resumed_run(out, running.from_state, data, synthesis, model, schedule)
+        require_unchanged_options(context, RESUMABLE)
+        plan = plan_resumed_run(out, running.from_state, schedule)
     else:
         plan = plan_new_run(out, data, synthesis, model, schedule)
     with ExitStack() as stack:

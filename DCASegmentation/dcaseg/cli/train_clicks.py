@@ -26,6 +26,7 @@ from .options import (
     LabelMapGroup,
     MinutesOption,
     ResumeOption,
+    require_unchanged_options,
 )
 
 NAME = "train-clicks"
@@ -33,6 +34,8 @@ EXAMPLES = "Example: dca train-clicks -o runs/clicks --phantoms 12 --minutes 30"
 
 _RECORD = "run.json"
 _DEFAULTS = ClickTrainingOptions()
+# The options that a resumed run may have: its length, how it is computed, and what is written at the end.
+_RESUMABLE = {"out", "cache", "steps", "minutes", "resume", "device", "bundle", "name"}
 _STEPS_HELP = f"Length of the whole run in steps; with --resume, its new length. Default: {_DEFAULTS.steps}."
 
 
@@ -56,6 +59,7 @@ class _Record:
 
 @expand
 def run(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: last.pt, log.jsonl and run.json.")],
     *,
     phantoms: Annotated[
@@ -116,6 +120,7 @@ def run(
     if bundle is not None and bundle.exists():
         raise OutputError(f"The folder {bundle} already exists.", "Choose another name for --bundle.")
     if resume:
+        require_unchanged_options(context, _RESUMABLE)
         try:
             record = load(_Record, read_json(out / _RECORD))
         except (OSError, ValueError):

@@ -92,10 +92,6 @@ class DataGroup:
         """Whether training uses a list alone, without phantoms."""
         return self.data is not None and not self.labeled and not self.unlabeled
 
-    def get_given_options(self) -> dict[str, Any]:
-        """The given options that decide on the cases, by name; a resumed run cannot change them."""
-        return {"data": self.data, "all-labels": self.all_labels or None}
-
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisGroup:

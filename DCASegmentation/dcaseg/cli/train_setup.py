@@ -43,19 +43,11 @@ class TrainingPlan(NamedTuple):
     save_every: int
 
 
-def plan_resumed_run(
-    out: Path,
-    from_state: Path | None,
-    data: DataGroup,
-    synthesis: SynthesisGroup,
-    model: ModelGroup,
-    schedule: ScheduleGroup,
-) -> TrainingPlan:
+def plan_resumed_run(out: Path, from_state: Path | None, schedule: ScheduleGroup) -> TrainingPlan:
     """Plan to continue the run in the folder ``out``, or that of an exported state in a new folder ``out``.
 
-    Of the options, only the steps can change. Raises UserError if others are given.
+    Of the run's options, only the number of steps can change.
     """
-    changes = {**model.changes(), **schedule.changes()}
     if from_state is None:
         from ..training.checkpoints import read_record
 
@@ -63,23 +55,9 @@ def plan_resumed_run(
     else:
         _require_no_run(out)
         record = _record_of(from_state)
-    given = {
-        "init": model.init,
-        **data.get_given_options(),
-        "synthesize": synthesis.maps.label_maps,
-        **synthesis.get_given_options(),
-    }
-    unchangeable = sorted(set(changes) - {"steps"})
-    unchangeable += [name for name, value in given.items() if value is not None]
-    unchangeable += ["strategy"] * (model.strategy not in ("dca", record.options.strategy))
-    if unchangeable:
-        raise UserError(
-            f"A resumed run keeps its options, so these cannot be changed: {', '.join(unchangeable)}.",
-            "Omit them, or start a new run in another folder.",
-        )
     return TrainingPlan(
-        record.vocabulary, replace(record.options, **changes), record.cohort, record.partition, record.initial, None,
-        record.validate_every, record.save_every,
+        record.vocabulary, replace(record.options, **schedule.length), record.cohort, record.partition, record.initial,
+        None, record.validate_every, record.save_every,
     )  # fmt: skip
 
 

@@ -489,8 +489,8 @@ def _read_costs(path: Path) -> dict[str, StepCost]:
         ) from None
 
 
-def round_or_none(value: float, digits: int = 4) -> float | None:
-    """A rounded number for JSON; None for NaN and infinity."""
+def round_or_none(value: float, digits: int = 6) -> float | None:
+    """A rounded number for JSON; None for NaN and infinity. By default, twice as many digits as tables show."""
     return round(float(value), digits) if np.isfinite(value) else None
 
 
